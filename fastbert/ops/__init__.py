@@ -1,0 +1,1 @@
+"""The ops: each file is one op and says everything about it."""
