@@ -1,0 +1,238 @@
+"""BatchEncoding: what a tokenizer's call returns."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fastbert.tokenizers.encoding import Encoding
+
+
+class TokenSpan(NamedTuple):
+    """Half-open range of token positions."""
+
+    start: int
+    end: int
+
+
+class CharSpan(NamedTuple):
+    """Half-open range of character positions in the original text (or in the given word, for
+    pre-split input)."""
+
+    start: int
+    end: int
+
+
+# Columns with one number per row rather than one per token.
+_FLAT = ("length", "overflow_to_sample_mapping")
+
+
+def as_tensor(key: str, rows: Any, kind: str) -> Any:
+    """`rows` (numbers, or equally long lists of them) as an int64/float tensor or array.
+
+    `kind` is "pt" or "np". Raises ValueError naming `key` where the rows differ in length.
+    """
+    if isinstance(rows, torch.Tensor):
+        return rows if kind == "pt" else rows.numpy()
+    if isinstance(rows, list) and not rows and key not in _FLAT:
+        rows = np.zeros((0, 0, 2) if key == "offset_mapping" else (0, 0), dtype=np.int64)
+    try:
+        # numpy reads nested lists several times faster than torch.tensor does.
+        array = rows if isinstance(rows, np.ndarray) else np.array(rows)
+        if array.dtype == object:
+            raise ValueError("ragged")
+    except ValueError as error:
+        raise ValueError(
+            f"The rows of '{key}' differ in length, so they cannot become one tensor; pass "
+            "padding=True, and truncation=True where a length limit is wanted, or leave out "
+            "return_tensors."
+        ) from error
+    if array.size == 0 and array.dtype != np.int64:
+        array = array.astype(np.int64)
+    return torch.from_numpy(array) if kind == "pt" else array
+
+
+def tensor_kind(return_tensors: Any) -> str | None:
+    """Checks `return_tensors`: None, "pt" or "np" (an enum with such a value is accepted)."""
+    kind = getattr(return_tensors, "value", return_tensors)
+    if kind not in (None, "pt", "np"):
+        raise ValueError(
+            f"return_tensors is {return_tensors!r}; it must be 'pt' (torch), 'np' (numpy) or None "
+            "(lists)."
+        )
+    return kind
+
+
+class BatchEncoding(UserDict[str, Any]):
+    """A dict of model inputs (`input_ids`, `attention_mask`, ...), which also knows how tokens,
+    words and characters of the original texts correspond.
+
+    Values are lists, or int64 tensors of shape (batch, seqlen) after `return_tensors`. Passed as
+    `model(**encoding)`. An integer index gives the row's Encoding, a slice the sliced lists.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        encoding: Encoding | Sequence[Encoding] | None = None,
+        tensor_type: Any = None,
+        prepend_batch_axis: bool = False,
+        n_sequences: int | None = None,
+    ) -> None:
+        super().__init__(data or {})
+        if encoding is not None and not isinstance(encoding, (list, tuple)):
+            encoding = [encoding]  # type: ignore[list-item]
+        self._encodings: list[Encoding] | None = None if encoding is None else list(encoding)
+        if n_sequences is None and self._encodings:
+            n_sequences = self._encodings[0].n_sequences
+        self._n_sequences = n_sequences
+        self.convert_to_tensors(tensor_type, prepend_batch_axis)
+
+    @property
+    def n_sequences(self) -> int | None:
+        """1 for single texts, 2 for pairs, None where it is not known."""
+        return self._n_sequences
+
+    @property
+    def encodings(self) -> list[Encoding] | None:
+        """One Encoding per row, or None for a BatchEncoding made from bare values."""
+        return self._encodings
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether tokens, words and characters can be mapped onto one another."""
+        return self._encodings is not None
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, str):
+            return self.data[item]
+        if isinstance(item, int):
+            return self._row(item)
+        if isinstance(item, slice):
+            return {key: values[item] for key, values in self.data.items()}
+        raise KeyError(
+            f"A BatchEncoding is indexed by a key, a row number or a slice, not {item!r}."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "data" or name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(
+                f"This BatchEncoding has no '{name}'; it holds {', '.join(self.data) or 'nothing'}."
+            ) from None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def _row(self, index: int) -> Encoding:
+        if self._encodings is None:
+            raise ValueError(
+                "This BatchEncoding holds only values: it was not made by calling a tokenizer on "
+                "texts, so it does not know tokens, words or characters."
+            )
+        return self._encodings[index]
+
+    def _locate(self, batch_or_index: int, index: int | None) -> tuple[Encoding, int]:
+        """The row and the index in it; a single argument means row 0."""
+        batch = 0 if index is None else batch_or_index
+        position = batch_or_index if index is None else index
+        return self._row(batch), position
+
+    def tokens(self, batch_index: int = 0) -> list[str]:
+        """The token strings of a row, special tokens and padding included."""
+        return self._row(batch_index).tokens
+
+    def word_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each token the index of its word, None for special tokens and padding."""
+        return self._row(batch_index).word_ids
+
+    def words(self, batch_index: int = 0) -> list[int | None]:
+        """The older name of `word_ids`."""
+        return self.word_ids(batch_index)
+
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
+        """For each token 0 (first text), 1 (second) or None (special tokens and padding)."""
+        return self._row(batch_index).sequence_ids
+
+    def token_to_sequence(
+        self, batch_or_token_index: int, token_index: int | None = None
+    ) -> int | None:
+        """The sequence (0, 1 or None) of a token; (token) or (row, token)."""
+        row, token = self._locate(batch_or_token_index, token_index)
+        return row.token_to_sequence(token % len(row.ids) if token < 0 else token)
+
+    def token_to_word(
+        self, batch_or_token_index: int, token_index: int | None = None
+    ) -> int | None:
+        """The word index of a token, or None; (token) or (row, token)."""
+        row, token = self._locate(batch_or_token_index, token_index)
+        return row.token_to_word(token % len(row.ids) if token < 0 else token)
+
+    def word_to_tokens(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> TokenSpan | None:
+        """The tokens of a word, or None; (word) or (row, word)."""
+        row, word = self._locate(batch_or_word_index, word_index)
+        span = row.word_to_tokens(word, sequence_index)
+        return None if span is None else TokenSpan(*span)
+
+    def token_to_chars(
+        self, batch_or_token_index: int, token_index: int | None = None
+    ) -> CharSpan | None:
+        """The characters of a token, None for special tokens; (token) or (row, token)."""
+        row, token = self._locate(batch_or_token_index, token_index)
+        span = row.token_to_chars(token % len(row.ids) if token < 0 else token)
+        return None if span is None else CharSpan(*span)
+
+    def char_to_token(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
+        """The token that holds a character, or None (a space); (char) or (row, char)."""
+        row, char = self._locate(batch_or_char_index, char_index)
+        return row.char_to_token(char, sequence_index)
+
+    def word_to_chars(
+        self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
+    ) -> CharSpan | None:
+        """The characters of a word, or None; (word) or (row, word)."""
+        row, word = self._locate(batch_or_word_index, word_index)
+        span = row.word_to_chars(word, sequence_index)
+        return None if span is None else CharSpan(*span)
+
+    def char_to_word(
+        self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
+    ) -> int | None:
+        """The word that holds a character, or None; (char) or (row, char)."""
+        row, char = self._locate(batch_or_char_index, char_index)
+        return row.char_to_word(char, sequence_index)
+
+    def convert_to_tensors(
+        self, tensor_type: Any = None, prepend_batch_axis: bool = False
+    ) -> BatchEncoding:
+        """Turns every value into a tensor ("pt") or array ("np"), in place; None does nothing.
+
+        `prepend_batch_axis` makes a single row a batch of one. Returns self.
+        """
+        kind = tensor_kind(tensor_type)
+        if kind is None:
+            return self
+        for key, value in self.data.items():
+            self.data[key] = as_tensor(key, [value] if prepend_batch_axis else value, kind)
+        return self
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> BatchEncoding:
+        """Moves every tensor to a torch device, in place. Returns self."""
+        for key, value in self.data.items():
+            if isinstance(value, torch.Tensor):
+                self.data[key] = value.to(device=device, non_blocking=non_blocking)
+        return self

@@ -1,0 +1,302 @@
+"""Calling a tokenizer: one contract for every family and both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from fastbert.tokenizers.batch_encoding import BatchEncoding, tensor_kind
+from fastbert.tokenizers.encoding import Encoding
+from fastbert.tokenizers.layout import Layout
+from fastbert.tokenizers.strategies import WarnOnce, check_side, resolve
+from fastbert.tokenizers.vocabulary import Vocabulary
+
+Texts = str | Sequence[str] | Sequence[Sequence[str]]
+
+
+def _checked(name: str, text: Any, is_split: bool) -> tuple[list[Any], bool]:
+    """`text` as a list of examples, and whether it was a batch.
+
+    An example is a str, or a list of str where `is_split`. Raises TypeError at the first that is
+    not.
+    """
+    expected = (
+        "a list of words, or a batch (list) of such lists, with is_split_into_words=True"
+        if is_split
+        else "a str, or a batch (list) of str"
+    )
+    if is_split:
+        if not isinstance(text, (list, tuple)):
+            raise TypeError(f"{name} is {type(text).__name__}; it must be {expected}.")
+        batched = bool(text) and isinstance(text[0], (list, tuple))
+        examples = [list(words) if isinstance(words, tuple) else words for words in text]
+        examples = examples if batched else [examples]
+        for row, words in enumerate(examples):
+            if not isinstance(words, list):
+                raise TypeError(f"{name}[{row}] is {words!r}; it must be a list of words.")
+            for word in words:
+                if not isinstance(word, str):
+                    raise TypeError(
+                        f"{name}[{row}] holds {word!r} ({type(word).__name__}); a word must be a "
+                        "str."
+                    )
+        return examples, batched
+    if isinstance(text, str):
+        return [text], False
+    if not isinstance(text, (list, tuple)):
+        raise TypeError(f"{name} is {type(text).__name__}; it must be {expected}.")
+    for row, one in enumerate(text):
+        if not isinstance(one, str):
+            hint = " (pass is_split_into_words=True for lists of words)" if row == 0 else ""
+            raise TypeError(
+                f"{name}[{row}] is {type(one).__name__}; it must be a str{hint}. A pair of texts "
+                "is given as two arguments: tokenizer(texts, text_pair=others)."
+            )
+    return list(text), True
+
+
+def _silent(name: str, message: str) -> None:
+    """The warner of verbose=False."""
+
+
+class Calling(Vocabulary):
+    """Turns texts into a BatchEncoding. Attributes:
+
+    model_max_length: tokens the model can take (1e30 where unknown); padding_side and
+    truncation_side: "right" or "left"; model_input_names: the keys returned by default.
+    """
+
+    layout: ClassVar[Layout]
+    model_max_length: int
+    padding_side: str
+    truncation_side: str
+    model_input_names: list[str]
+    split_special_tokens: bool
+    pad_token_type_id: int
+    _warn: WarnOnce
+
+    def __call__(
+        self,
+        text: Texts | None = None,
+        text_pair: Texts | None = None,
+        text_target: Texts | None = None,
+        text_pair_target: Texts | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        split_special_tokens: bool | None = None,
+    ) -> BatchEncoding:
+        """Encodes a text, a batch of texts, or pairs of them.
+
+        text, text_pair: a str or a list of str; with `is_split_into_words` a list of words or a
+            list of such lists. text_target, text_pair_target: encoded alike; beside `text` their
+            ids become the key "labels", alone they are the result.
+        padding: True or "longest", "max_length", or False. truncation: True or "longest_first",
+            "only_first", "only_second", or False. max_length: None means `model_max_length`.
+            A text that is too long is shortened only when asked; otherwise it is kept whole.
+        stride: tokens repeated between a row and its overflow. With `return_overflowing_tokens`
+            what was cut off follows as rows of its own, and "overflow_to_sample_mapping" says
+            which text each row is from.
+        return_tensors: "pt" (int64 torch tensors of shape (batch, seqlen)), "np", or None: lists.
+        return_offsets_mapping: "offset_mapping" holds (start, end) characters of each token.
+        split_special_tokens: treat literal special tokens in the text as ordinary characters.
+
+        Returns the keys input_ids, token_type_ids and attention_mask (those in
+        `model_input_names`), then what was asked for. One text without `return_tensors` gives flat
+        lists. Raises TypeError for anything but texts, ValueError for contradictory arguments.
+        """
+        if text is None and text_target is None:
+            raise ValueError("There is nothing to encode: pass text or text_target.")
+        options: dict[str, Any] = {
+            "add_special_tokens": add_special_tokens,
+            "padding": padding,
+            "truncation": truncation,
+            "max_length": max_length,
+            "stride": stride,
+            "is_split": is_split_into_words,
+            "pad_to_multiple_of": pad_to_multiple_of,
+            "padding_side": padding_side,
+            "return_tensors": return_tensors,
+            "return_token_type_ids": return_token_type_ids,
+            "return_attention_mask": return_attention_mask,
+            "return_overflowing_tokens": return_overflowing_tokens,
+            "return_special_tokens_mask": return_special_tokens_mask,
+            "return_offsets_mapping": return_offsets_mapping,
+            "return_length": return_length,
+            "verbose": verbose,
+            "split_special_tokens": split_special_tokens,
+        }
+        encoded = None if text is None else self._encode("text", text, text_pair, **options)
+        if text_target is None:
+            assert encoded is not None
+            return encoded
+        target = self._encode("text_target", text_target, text_pair_target, **options)
+        if encoded is None:
+            return target
+        encoded["labels"] = target["input_ids"]
+        return encoded
+
+    def _encode(
+        self,
+        name: str,
+        text: Any,
+        text_pair: Any,
+        *,
+        add_special_tokens: bool,
+        padding: Any,
+        truncation: Any,
+        max_length: int | None,
+        stride: int,
+        is_split: bool,
+        pad_to_multiple_of: int | None,
+        padding_side: str | None,
+        return_tensors: Any,
+        return_token_type_ids: bool | None,
+        return_attention_mask: bool | None,
+        return_overflowing_tokens: bool,
+        return_special_tokens_mask: bool,
+        return_offsets_mapping: bool,
+        return_length: bool,
+        verbose: bool,
+        split_special_tokens: bool | None,
+    ) -> BatchEncoding:
+        kind = tensor_kind(return_tensors)
+        inputs, batched = self._examples(name, text, text_pair, is_split)
+        side = self.padding_side if padding_side is None else padding_side
+        cut, pad = resolve(
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            stride=stride,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=check_side("padding_side", side),
+            truncation_side=check_side("truncation_side", self.truncation_side),
+            model_max_length=self.model_max_length,
+            pad=(self.pad_token, self.pad_token_id, self.pad_token_type_id),
+            warn=self._warn if verbose else _silent,
+        )
+        if cut is not None:
+            self._check_room(cut.max_length, cut.stride, inputs, add_special_tokens)
+        split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
+        encodings = self.engine.encode(
+            inputs,
+            is_split=is_split,
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=split,
+            truncation=cut,
+            padding=pad,
+        )
+        rows: list[Encoding] = list(encodings)
+        source = list(range(len(rows)))
+        if return_overflowing_tokens:
+            groups = [[one, *one.overflowing] for one in encodings]
+            rows = [row for group in groups for row in group]
+            source = [i for i, group in enumerate(groups) for _ in group]
+        wanted = self.model_input_names
+        types, mask = return_token_type_ids, return_attention_mask
+        data: dict[str, list[Any]] = {"input_ids": [row.ids for row in rows]}
+        if "token_type_ids" in wanted if types is None else types:
+            data["token_type_ids"] = [row.type_ids for row in rows]
+        if "attention_mask" in wanted if mask is None else mask:
+            data["attention_mask"] = [row.attention_mask for row in rows]
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = [row.special_tokens_mask for row in rows]
+        if return_offsets_mapping:
+            data["offset_mapping"] = [row.offsets for row in rows]
+        if return_length:
+            data["length"] = [len(ids) for ids in data["input_ids"]]
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = source
+        if verbose and max_length is None and cut is None:
+            self._warn_too_long(data["input_ids"])
+        if not batched and kind is None and not return_overflowing_tokens:
+            flat = {key: value if key == "length" else value[0] for key, value in data.items()}
+            return BatchEncoding(flat, rows)
+        return BatchEncoding(data, rows, tensor_type=kind)
+
+    def _examples(
+        self, name: str, text: Any, text_pair: Any, is_split: bool
+    ) -> tuple[list[Any], bool]:
+        """The engine's inputs: texts, or (text, pair) tuples; and whether `text` was a batch."""
+        first, batched = _checked(name, text, is_split)
+        if text_pair is None:
+            return first, batched
+        pair_name = name.replace("text", "text_pair")
+        second, pair_batched = _checked(pair_name, text_pair, is_split)
+        if batched and not pair_batched:
+            raise TypeError(
+                f"{name} is a batch of {len(first)}, so {pair_name} must be a batch of as many, "
+                "not a single text."
+            )
+        if len(first) != len(second):
+            raise ValueError(
+                f"{name} holds {len(first)} texts and {pair_name} {len(second)}; they must be as "
+                "many."
+            )
+        return list(zip(first, second, strict=True)), batched
+
+    def _check_room(
+        self, max_length: int, stride: int, inputs: list[Any], add_special_tokens: bool
+    ) -> None:
+        """Raises where special tokens and stride leave no room for text."""
+        pair = bool(inputs) and isinstance(inputs[0], tuple)
+        specials = self.engine.num_special_tokens_to_add(pair) if add_special_tokens else 0
+        if max_length < specials:
+            raise ValueError(
+                f"max_length is {max_length}, but the {specials} special tokens alone are longer; "
+                "use a larger max_length, or add_special_tokens=False."
+            )
+        if stride and stride >= max_length - specials:
+            raise ValueError(
+                f"stride is {stride}, but max_length {max_length} leaves "
+                f"{max_length - specials} tokens for text in a row; the stride must be smaller."
+            )
+
+    def _warn_too_long(self, ids: list[list[int]]) -> None:
+        longest = max(map(len, ids), default=0)
+        if longest > self.model_max_length:
+            self._warn(
+                "too long",
+                f"A text has {longest} tokens, but the model takes at most "
+                f"{self.model_max_length}; it was kept whole and the model will refuse it. Pass "
+                "truncation=True to shorten such texts.",
+            )
+
+    def encode(self, text: Texts, text_pair: Texts | None = None, **options: Any) -> Any:
+        """The `input_ids` of the call with the same arguments."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def encode_plus(
+        self, text: Texts, text_pair: Texts | None = None, **options: Any
+    ) -> BatchEncoding:
+        """The older name of the call, for one example."""
+        return self(text, text_pair, **options)
+
+    def batch_encode_plus(
+        self, batch_text_or_text_pairs: Sequence[Any], **options: Any
+    ) -> BatchEncoding:
+        """The older name of the call for a batch of texts, or of (text, pair) tuples."""
+        batch = list(batch_text_or_text_pairs)
+        pairs = bool(batch) and isinstance(batch[0], tuple) and len(batch[0]) == 2
+        if not pairs:
+            return self(batch, **options)
+        return self([one for one, _ in batch], [other for _, other in batch], **options)
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of a text (and of a second one) as strings."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()

@@ -1,0 +1,145 @@
+"""The Encoding of one text or pair: what both engines hand to the call contract.
+
+`tokenizers.Encoding` (Rust) satisfies the protocol as it is; `PieceEncoding` is the same in Python
+for the algorithms that `tokenizers` cannot express.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+Span = tuple[int, int]
+
+
+class Encoding(Protocol):
+    """Token ids of one row, with everything known about where each token came from."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def type_ids(self) -> list[int]: ...
+    @property
+    def attention_mask(self) -> list[int]: ...
+    @property
+    def special_tokens_mask(self) -> list[int]: ...
+    @property
+    def tokens(self) -> list[str]: ...
+    @property
+    def offsets(self) -> list[Span]: ...
+    @property
+    def word_ids(self) -> list[int | None]: ...
+    @property
+    def sequence_ids(self) -> list[int | None]: ...
+    @property
+    def overflowing(self) -> Sequence[Encoding]: ...
+    @property
+    def n_sequences(self) -> int: ...
+    def token_to_sequence(self, token_index: int) -> int | None: ...
+    def token_to_word(self, token_index: int) -> int | None: ...
+    def token_to_chars(self, token_index: int) -> Span | None: ...
+    def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> Span | None: ...
+    def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None: ...
+    def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None: ...
+    def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None: ...
+
+
+class Truncation(NamedTuple):
+    """`strategy` is longest_first, only_first or only_second; `side` is right or left; `stride`
+    tokens are repeated between a row and its overflow."""
+
+    max_length: int
+    strategy: str
+    stride: int
+    side: str
+
+
+class Padding(NamedTuple):
+    """`length` None pads to the longest row; `multiple` rounds the length up."""
+
+    length: int | None
+    multiple: int | None
+    side: str
+    token: str
+    token_id: int
+    type_id: int
+
+
+class Word(NamedTuple):
+    """A token before special tokens are added. `start`, `end`: characters of the original."""
+
+    token: str
+    id: int
+    start: int
+    end: int
+    word: int
+
+
+@dataclass
+class PieceEncoding:
+    """An Encoding made in Python. All lists are as long as `ids`."""
+
+    ids: list[int]
+    type_ids: list[int]
+    attention_mask: list[int]
+    special_tokens_mask: list[int]
+    tokens: list[str]
+    offsets: list[Span]
+    word_ids: list[int | None]
+    sequence_ids: list[int | None]
+    overflowing: list[PieceEncoding]
+    n_sequences: int
+
+    def _find(self, wanted: Callable[[int], bool], sequence_index: int) -> list[int]:
+        return [i for i, seq in enumerate(self.sequence_ids) if seq == sequence_index and wanted(i)]
+
+    def token_to_sequence(self, token_index: int) -> int | None:
+        return self.sequence_ids[token_index] if token_index < len(self.ids) else None
+
+    def token_to_word(self, token_index: int) -> int | None:
+        return self.word_ids[token_index] if token_index < len(self.ids) else None
+
+    def token_to_chars(self, token_index: int) -> Span | None:
+        known = token_index < len(self.ids) and self.sequence_ids[token_index] is not None
+        return self.offsets[token_index] if known else None
+
+    def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> Span | None:
+        found = self._find(lambda i: self.word_ids[i] == word_index, sequence_index)
+        return (found[0], found[-1] + 1) if found else None
+
+    def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None:
+        span = self.word_to_tokens(word_index, sequence_index)
+        return None if span is None else (self.offsets[span[0]][0], self.offsets[span[1] - 1][1])
+
+    def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None:
+        found = self._find(
+            lambda i: self.offsets[i][0] <= char_pos < self.offsets[i][1], sequence_index
+        )
+        return found[0] if found else None
+
+    def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None:
+        token = self.char_to_token(char_pos, sequence_index)
+        return None if token is None else self.word_ids[token]
+
+    def pad(self, length: int, padding: Padding) -> None:
+        """Pads this row (not its overflow) to `length` tokens, in place."""
+        missing = length - len(self.ids)
+        if missing <= 0:
+            return
+        fill: list[tuple[list, object]] = [
+            (self.ids, padding.token_id),
+            (self.type_ids, padding.type_id),
+            (self.attention_mask, 0),
+            (self.special_tokens_mask, 1),
+            (self.tokens, padding.token),
+            (self.offsets, (0, 0)),
+            (self.word_ids, None),
+            (self.sequence_ids, None),
+        ]
+        for column, value in fill:
+            column[:] = (
+                column + [value] * missing
+                if padding.side == "right"
+                else [value] * missing + column
+            )

@@ -1,0 +1,153 @@
+"""The engine over the Rust library `tokenizers`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastbert.tokenizers import files
+from fastbert.tokenizers.encoding import Encoding, Padding, Truncation
+from tokenizers import AddedToken, Tokenizer
+
+
+class RustEngine:
+    """Wraps a `tokenizers.Tokenizer`. A lock guards its truncation and padding, which are state."""
+
+    is_fast = True
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self.backend = backend
+        self._lock = threading.Lock()
+        backend.no_truncation()
+        backend.no_padding()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["backend"])  # type: ignore[misc]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def total_size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def vocab(self) -> dict[str, int]:
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    def token_to_id(self, token: str) -> int | None:
+        return self.backend.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        return self.backend.id_to_token(token_id) if token_id >= 0 else None
+
+    @property
+    def added_tokens(self) -> dict[int, AddedToken]:
+        return dict(sorted(self.backend.get_added_tokens_decoder().items()))
+
+    def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
+        return self.backend.add_tokens(list(tokens))
+
+    def restore_added(self, tokens: dict[int, AddedToken]) -> None:
+        """Adds tokens saved with their ids; ValueError where they would get other ids."""
+        present = self.backend.get_added_tokens_decoder()
+        self.add_tokens([token for index, token in tokens.items() if present.get(index) != token])
+        moved = {
+            token.content: (index, now)
+            for index, token in tokens.items()
+            if token.content and (now := self.token_to_id(token.content)) != index
+        }
+        if moved:
+            listed = ", ".join(f"'{t}' was {was}, is {now}" for t, (was, now) in moved.items())
+            raise ValueError(
+                f"Added tokens were saved with other ids than this vocabulary gives ({listed}): "
+                "the tokenizer's files do not belong together."
+            )
+
+    def set_specials(self, names: dict[str, str]) -> None:
+        """Nothing to do: the post-processor holds the special tokens it was built with."""
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return self.backend.num_special_tokens_to_add(pair)
+
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        *,
+        is_split: bool,
+        add_special_tokens: bool,
+        split_special_tokens: bool,
+        truncation: Truncation | None,
+        padding: Padding | None,
+    ) -> Sequence[Encoding]:
+        """Encodes texts, (text, pair) tuples, or those of word lists where `is_split`."""
+        with self._lock:
+            self._configure(truncation, padding, split_special_tokens)
+            return self.backend.encode_batch(
+                list(inputs), is_pretokenized=is_split, add_special_tokens=add_special_tokens
+            )
+
+    def _configure(
+        self, truncation: Truncation | None, padding: Padding | None, split_special_tokens: bool
+    ) -> None:
+        backend = self.backend
+        if truncation is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(
+                truncation.max_length,
+                stride=truncation.stride,
+                strategy=truncation.strategy,
+                direction=truncation.side,
+            )
+        if padding is None:
+            backend.no_padding()
+        else:
+            backend.enable_padding(
+                direction=padding.side,
+                pad_id=padding.token_id,
+                pad_type_id=padding.type_id,
+                pad_token=padding.token,
+                length=padding.length,
+                pad_to_multiple_of=padding.multiple,
+            )
+        if backend.encode_special_tokens != split_special_tokens:
+            backend.encode_special_tokens = split_special_tokens
+
+    def serialized(self) -> str:
+        """The content of tokenizer.json, without the truncation and padding of the last call."""
+        with self._lock:
+            self._configure(None, None, self.backend.encode_special_tokens)
+            return self.backend.to_str(pretty=True)
+
+    def decode(
+        self, ids: Sequence[int], *, skip: set[str], skip_special_tokens: bool, **options: Any
+    ) -> str:
+        """The text of `ids`; `skip` is not consulted, the added tokens know what is special."""
+        if options:
+            raise TypeError(
+                f"decode() does not take {', '.join(sorted(options))} with this tokenizer; it "
+                "takes token_ids, skip_special_tokens and clean_up_tokenization_spaces."
+            )
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def join(self, tokens: Sequence[str]) -> str:
+        decoder = self.backend.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+
+
+def read_rust_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a tokenizer.json; FileNotFoundError or ValueError (broken file) otherwise."""
+    found = files.existing_file(path, "tokenizer file", "pass the path of a tokenizer.json.")
+    try:
+        return Tokenizer.from_file(str(found))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise ValueError(
+            f"'{found}' is not a tokenizer.json that this tokenizers library reads ({error}); it "
+            "is broken or cut short: fetch it again."
+        ) from error

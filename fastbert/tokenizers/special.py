@@ -1,0 +1,171 @@
+"""The special-token attributes every tokenizer has: `cls_token`, `cls_token_id`, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import AddedToken
+
+SPECIAL_NAMES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+ADDITIONAL = "additional_special_tokens"
+
+TokenLike = str | AddedToken
+
+
+def as_added_token(value: Any, *, special: bool | None = None) -> AddedToken:
+    """A str, an AddedToken or the dict that configuration files hold, as an AddedToken.
+
+    A str becomes a token that strips nothing and, when special, is matched before normalisation.
+    Raises TypeError for anything else.
+    """
+    if isinstance(value, AddedToken):
+        return value
+    if isinstance(value, str):
+        is_special = bool(special)
+        return AddedToken(value, special=is_special, normalized=not is_special)
+    if isinstance(value, dict) and "content" in value:
+        fields = {k: v for k, v in value.items() if k != "__type"}
+        if special is not None:
+            fields["special"] = special
+        return AddedToken(**fields)
+    raise TypeError(f"A token must be a str or an AddedToken, not {value!r}.")
+
+
+def token_fields(token: AddedToken) -> dict[str, Any]:
+    """An AddedToken as the dict that configuration files hold."""
+    return {
+        "content": token.content,
+        "lstrip": token.lstrip,
+        "normalized": token.normalized,
+        "rstrip": token.rstrip,
+        "single_word": token.single_word,
+        "special": token.special,
+    }
+
+
+class _SpecialToken:
+    """Descriptor of one special token: reads as str or None, takes str, AddedToken or None."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: SpecialTokens | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        token = instance._special.get(self.name)
+        return None if token is None else token.content
+
+    def __set__(self, instance: SpecialTokens, value: TokenLike | None) -> None:
+        instance._set_special(self.name, value)
+
+
+class _SpecialTokenId:
+    """Descriptor of a special token's id: int, or None where there is no such token."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name.removesuffix("_id")
+
+    def __get__(self, instance: SpecialTokens | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        token = instance._special.get(self.name)
+        return None if token is None else instance.convert_tokens_to_ids(token.content)
+
+    def __set__(self, instance: SpecialTokens, value: int | None) -> None:
+        token = None if value is None else instance.convert_ids_to_tokens(value)
+        if value is not None and not isinstance(token, str):
+            raise ValueError(f"{self.name}_id cannot be {value}: no token has that id.")
+        instance._set_special(self.name, token)
+
+
+class SpecialTokens:
+    """Holds the special tokens; the tokenizer classes derive from it."""
+
+    bos_token = _SpecialToken()
+    eos_token = _SpecialToken()
+    unk_token = _SpecialToken()
+    sep_token = _SpecialToken()
+    pad_token = _SpecialToken()
+    cls_token = _SpecialToken()
+    mask_token = _SpecialToken()
+    bos_token_id = _SpecialTokenId()
+    eos_token_id = _SpecialTokenId()
+    unk_token_id = _SpecialTokenId()
+    sep_token_id = _SpecialTokenId()
+    pad_token_id = _SpecialTokenId()
+    cls_token_id = _SpecialTokenId()
+    mask_token_id = _SpecialTokenId()
+
+    _special: dict[str, AddedToken | None]
+    _additional: list[AddedToken]
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        raise NotImplementedError
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        raise NotImplementedError
+
+    def _set_special(self, name: str, value: TokenLike | None) -> None:
+        if value is not None and not isinstance(value, (str, AddedToken)):
+            raise TypeError(f"{name} must be a str, an AddedToken or None, not {value!r}.")
+        self._special[name] = None if value is None else as_added_token(value, special=True)
+
+    @property
+    def additional_special_tokens(self) -> list[str]:
+        """Special tokens that have no role of their own."""
+        return [token.content for token in self._additional]
+
+    @additional_special_tokens.setter
+    def additional_special_tokens(self, values: Iterable[TokenLike] | None) -> None:
+        self._additional = [as_added_token(value, special=True) for value in values or []]
+
+    @property
+    def additional_special_tokens_ids(self) -> list[int]:
+        """Their ids."""
+        return self.convert_tokens_to_ids(self.additional_special_tokens)
+
+    @property
+    def all_special_tokens_extended(self) -> list[AddedToken]:
+        """Every special token once, in the order of the attributes."""
+        seen: dict[str, AddedToken] = {}
+        for token in [*(self._special.get(name) for name in SPECIAL_NAMES), *self._additional]:
+            if token is not None:
+                seen.setdefault(token.content, token)
+        return list(seen.values())
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The strings of every special token, each once."""
+        return [token.content for token in self.all_special_tokens_extended]
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """The ids of `all_special_tokens`."""
+        return self.convert_tokens_to_ids(self.all_special_tokens)
+
+    @property
+    def special_tokens_map_extended(self) -> dict[str, AddedToken | list[AddedToken]]:
+        """Attribute name to AddedToken, only those that are set."""
+        found: dict[str, AddedToken | list[AddedToken]] = {
+            name: token for name in SPECIAL_NAMES if (token := self._special.get(name)) is not None
+        }
+        if self._additional:
+            found[ADDITIONAL] = list(self._additional)
+        return found
+
+    @property
+    def special_tokens_map(self) -> dict[str, str | list[str]]:
+        """Attribute name to string, only those that are set."""
+        return {
+            name: [t.content for t in value] if isinstance(value, list) else value.content
+            for name, value in self.special_tokens_map_extended.items()
+        }
