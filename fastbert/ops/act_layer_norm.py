@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from fastbert.ops.add_layer_norm import layer_norm
-from fastbert.ops.bias_act import bias_act
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._sample import Sampler
+from fastbert.ops.activations import KERNEL_ACTIVATIONS, unsupported_activation
+from fastbert.ops.add_layer_norm import layer_norm, one_pass_layer_norm, wrong_eps
+from fastbert.ops.bias_act import bias_act, other_gelu
 
 SCHEMA = (
     "(Tensor x, Tensor? bias, Tensor weight, Tensor ln_bias, float eps, str activation) -> Tensor"
@@ -28,3 +36,111 @@ def act_layer_norm(
         (rows, hidden), x.dtype.
     """
     return layer_norm(bias_act(x, bias, activation), weight, ln_bias, eps)
+
+
+def fake(
+    x: Tensor, bias: Tensor | None, weight: Tensor, ln_bias: Tensor, eps: float, activation: str
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    return unsupported_activation(traits.activation)
+
+
+def _make(
+    dtype: torch.dtype,
+    *,
+    rows: int,
+    hidden: int,
+    activation: str = "gelu",
+    bias: bool = True,
+    eps: float = 1e-12,
+    std: float = 1.0,
+    mean: float = 0.0,
+) -> Arguments:
+    sample = Sampler(rows * 1009 + hidden, dtype)
+    return {
+        "x": sample.normal(rows, hidden, std=std, mean=mean),
+        "bias": sample.normal(hidden, std=std) if bias else None,
+        "weight": sample.around_one(hidden),
+        "ln_bias": sample.normal(hidden, std=0.5),
+        "eps": eps,
+        "activation": activation,
+    }
+
+
+def cases() -> Iterator[Case]:
+    sizes = [
+        (0, 8),
+        (3, 7),
+        (2, 8),
+        (5, 9),
+        (1, 15),
+        (4, 16),
+        (3, 17),
+        (7, 37),
+        (5, 768),
+        (2, 1031),
+    ]
+    for rows, hidden in sizes:
+        yield Case(f"gelu-{rows}x{hidden}", partial(_make, rows=rows, hidden=hidden))
+    for activation in KERNEL_ACTIVATIONS:
+        yield Case(
+            f"{activation}-no-bias",
+            partial(_make, rows=3, hidden=129, activation=activation, bias=False, eps=1e-5),
+        )
+        # Rows whose values all lie where the gelus differ most, relative to their spread.
+        yield Case(
+            f"{activation}-tail",
+            partial(
+                _make, rows=5, hidden=384, activation=activation, bias=False, std=0.3, mean=-2.3
+            ),
+        )
+    for eps in (1e-12, 1e-5):
+        yield Case(
+            f"low-variance-{eps}",
+            partial(_make, rows=4, hidden=768, activation="relu", std=1e-3, eps=eps),
+        )
+    yield Case("large-mean", partial(_make, rows=8, hidden=768, activation="none", mean=100.0))
+
+
+def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
+    def mutated(**arguments: Any) -> Tensor:
+        return act_layer_norm(
+            **{name: changes.get(name, lambda v: v)(value) for name, value in arguments.items()}
+        )
+
+    return mutated
+
+
+def _one_pass(
+    x: Tensor, bias: Tensor | None, weight: Tensor, ln_bias: Tensor, eps: float, activation: str
+) -> Tensor:
+    return one_pass_layer_norm(bias_act(x, bias, activation), weight, ln_bias, eps)
+
+
+def _activation_after(
+    x: Tensor, bias: Tensor | None, weight: Tensor, ln_bias: Tensor, eps: float, activation: str
+) -> Tensor:
+    return bias_act(layer_norm(bias_act(x, bias, "none"), weight, ln_bias, eps), None, activation)
+
+
+OP = Op(
+    name="act_layer_norm",
+    schema=SCHEMA,
+    reference=act_layer_norm,
+    fake=fake,
+    supports=supports,
+    tolerances=STANDARD_TOLERANCES,
+    cases=cases,
+    mistakes=(
+        Mistake("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+        Mistake("wrong eps", _changed(eps=wrong_eps)),
+        Mistake("bias dropped", _changed(bias=lambda _: None)),
+        Mistake("LayerNorm bias dropped", _changed(ln_bias=torch.zeros_like)),
+        Mistake("gain dropped", _changed(weight=torch.ones_like)),
+        Mistake("one-pass variance", _one_pass),
+        Mistake("activation after the LayerNorm", _activation_after),
+    ),
+)

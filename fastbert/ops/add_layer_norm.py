@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._sample import Sampler
 
 SCHEMA = (
     "(Tensor x, Tensor weight, Tensor bias, float eps, Tensor? residual=None, "
@@ -56,3 +63,164 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(
         x.to(torch.promote_types(x.dtype, weight.dtype)), (x.shape[-1],), weight, bias, eps
     )
+
+
+def fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    x_bias: Tensor | None = None,
+    return_sum: bool = False,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape if return_sum else 0)
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    return None
+
+
+def _make(
+    dtype: torch.dtype,
+    *,
+    rows: int,
+    hidden: int,
+    eps: float = 1e-12,
+    std: float = 1.0,
+    mean: float = 0.0,
+    residual: bool = False,
+    x_bias: bool = False,
+    return_sum: bool = False,
+) -> Arguments:
+    sample = Sampler(rows * 1009 + hidden, dtype)
+    return {
+        "x": sample.normal(rows, hidden, std=std, mean=mean),
+        "weight": sample.around_one(hidden),
+        "bias": sample.normal(hidden, std=0.5),
+        "eps": eps,
+        "residual": sample.normal(rows, hidden, std=std) if residual else None,
+        "x_bias": sample.normal(hidden, std=std) if x_bias else None,
+        "return_sum": return_sum,
+    }
+
+
+def cases() -> Iterator[Case]:
+    sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
+    for rows, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:
+        yield Case(f"plain-{rows}x{hidden}", partial(_make, rows=rows, hidden=hidden, eps=1e-5))
+        yield Case(
+            f"all-{rows}x{hidden}",
+            partial(_make, rows=rows, hidden=hidden, residual=True, x_bias=True, return_sum=True),
+        )
+    yield Case("residual", partial(_make, rows=6, hidden=97, residual=True))
+    yield Case("bias", partial(_make, rows=6, hidden=97, x_bias=True, return_sum=True))
+    # One column: the variance is 0, eps alone keeps the result finite.
+    yield Case("one-column", partial(_make, rows=3, hidden=1, eps=1e-5))
+    # Ordinary rows cannot show a wrong eps (2e-6 of error for 1e-6 in place of 1e-12), these can.
+    for eps in (1e-12, 1e-6, 1e-5):
+        yield Case(f"low-variance-{eps}", partial(_make, rows=4, hidden=768, std=1e-3, eps=eps))
+    # Ordinary rows cannot show a one-pass variance either (5e-2 of error at mean / std = 100).
+    yield Case("large-mean", partial(_make, rows=8, hidden=768, mean=100.0))
+    yield Case("large-mean-sum", partial(_make, rows=4, hidden=129, mean=100.0, residual=True))
+
+
+def wrong_eps(eps: float) -> float:
+    """What a kernel with a fixed eps would use."""
+    return 1e-6 if eps == 1e-12 else 1e-12
+
+
+def one_pass_layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm with E[x^2] - E[x]^2 in float32."""
+    values = x.to(torch.float32)
+    mean = values.mean(-1, keepdim=True)
+    variance = ((values * values).mean(-1, keepdim=True) - mean * mean).clamp(min=0)
+    return ((values - mean) / torch.sqrt(variance + eps) * weight + bias).to(x.dtype)
+
+
+def _sum_of(x: Tensor, residual: Tensor | None, x_bias: Tensor | None) -> Tensor:
+    total = x if x_bias is None else x + x_bias
+    return total if residual is None else total + residual
+
+
+def _normalise(
+    norm: Callable[[Tensor, Tensor, Tensor, float], Tensor],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    def mutated(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        residual: Tensor | None = None,
+        x_bias: Tensor | None = None,
+        return_sum: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        total = _sum_of(x, residual, x_bias)
+        return norm(total, weight, bias, eps), total if return_sum else x.new_empty(0)
+
+    return mutated
+
+
+def _changed(**changes: Callable[[Any], Any]) -> Callable[..., tuple[Tensor, Tensor]]:
+    def mutated(**arguments: Any) -> tuple[Tensor, Tensor]:
+        return add_layer_norm(
+            **{name: changes.get(name, lambda v: v)(value) for name, value in arguments.items()}
+        )
+
+    return mutated
+
+
+def _variance(values: Tensor, divisor: int) -> Tensor:
+    centred = values - values.mean(-1, keepdim=True)
+    return (centred * centred).sum(-1, keepdim=True) / divisor
+
+
+def _unbiased(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    values = x.to(torch.float32)
+    variance = _variance(values, max(1, x.shape[1] - 1))
+    centred = values - values.mean(-1, keepdim=True)
+    return (centred / torch.sqrt(variance + eps) * weight + bias).to(x.dtype)
+
+
+def _rounded_statistics(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    values = x.to(torch.float32)
+    mean = values.mean(-1, keepdim=True).to(torch.bfloat16).to(torch.float32)
+    rstd = torch.rsqrt(_variance(values, x.shape[1]) + eps)
+    rstd = rstd.to(torch.bfloat16).to(torch.float32)
+    return ((values - mean) * rstd * weight + bias).to(x.dtype)
+
+
+def _short_row(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    values = x.to(torch.float32)
+    part = values[:, : max(1, x.shape[1] - 1)]
+    variance = _variance(part, part.shape[1])
+    centred = values - part.mean(-1, keepdim=True)
+    return (centred / torch.sqrt(variance + eps) * weight + bias).to(x.dtype)
+
+
+def _sum_without_residual(**arguments: Any) -> tuple[Tensor, Tensor]:
+    out, total = add_layer_norm(**arguments)
+    return out, arguments["x"] if arguments["return_sum"] else total
+
+
+OP = Op(
+    name="add_layer_norm",
+    schema=SCHEMA,
+    reference=add_layer_norm,
+    fake=fake,
+    supports=supports,
+    tolerances=STANDARD_TOLERANCES,
+    cases=cases,
+    mistakes=(
+        Mistake("wrong eps", _changed(eps=wrong_eps)),
+        Mistake("bias dropped", _changed(bias=torch.zeros_like)),
+        Mistake("gain dropped", _changed(weight=torch.ones_like)),
+        Mistake("residual dropped", _changed(residual=lambda _: None)),
+        Mistake("x_bias dropped", _changed(x_bias=lambda _: None)),
+        Mistake("one-pass variance", _normalise(one_pass_layer_norm)),
+        Mistake("unbiased variance", _normalise(_unbiased)),
+        Mistake("statistics rounded to bfloat16", _normalise(_rounded_statistics)),
+        Mistake("statistics without the last column", _normalise(_short_row)),
+        Mistake("sum returned without bias and residual", _sum_without_residual),
+    ),
+)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._sample import Sampler, offsets
 
 SCHEMA = (
     "(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, Tensor cu_seqlens_k, "
@@ -219,3 +226,226 @@ def _grid_positions(cu_seqlens: Tensor, max_seqlen: int, total: int) -> Tensor:
     starts = cu_seqlens.to(torch.int64)
     sequence = torch.searchsorted(starts[1:].contiguous(), rows, right=True)
     return sequence * max_seqlen + rows - starts[sequence]
+
+
+def fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    scale: float,
+    causal: bool = False,
+    key_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    if traits.attention_dropout > 0.0:
+        return "no kernel drops attention weights, and dropout is active"
+    return None
+
+
+def _make(
+    dtype: torch.dtype,
+    *,
+    lengths: list[int],
+    key_lengths: list[int] | None = None,
+    heads: int = 2,
+    dim: int = 64,
+    std: float = 1.0,
+    causal: bool = False,
+    masked: bool = False,
+    bias: tuple[int, int] | None = None,
+    spare: int = 0,
+) -> Arguments:
+    """`spare` widens the declared maximal lengths; `bias` is (batch or 1, heads or 1)."""
+    key_lengths = lengths if key_lengths is None else key_lengths
+    sample = Sampler(sum(lengths) * 1009 + sum(key_lengths) * 31 + dim, dtype)
+    total_q, total_k = sum(lengths), sum(key_lengths)
+    max_q, max_k = max(lengths) + spare, max(key_lengths) + spare
+    if key_lengths == lengths:
+        # Views into one projection, as models make them.
+        q, k, v = (
+            sample.normal(total_q, 3 * heads * dim, std=std).view(total_q, 3, heads, dim).unbind(1)
+        )
+    else:
+        q = sample.normal(total_q, heads, dim, std=std)
+        k = sample.normal(total_k, heads, dim, std=std)
+        v = sample.normal(total_k, heads, dim)
+    key_bias = None
+    if masked:
+        hidden = sample.ids(total_k, 3) == 0
+        hidden[-1:] = True
+        key_bias = torch.zeros(total_k).masked_fill(hidden, torch.finfo(torch.float32).min)
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "cu_seqlens_q": offsets(lengths),
+        "cu_seqlens_k": offsets(key_lengths),
+        "max_seqlen_q": max_q,
+        "max_seqlen_k": max_k,
+        "scale": dim**-0.5,
+        "causal": causal,
+        "key_bias": key_bias,
+        "bias": None if bias is None else sample.normal(*bias, max_q, max_k),
+    }
+
+
+def _make_all_masked(dtype: torch.dtype) -> Arguments:
+    out = _make(dtype, lengths=[5, 9])
+    out["key_bias"] = torch.zeros(14)
+    out["key_bias"][:5] = torch.finfo(torch.float32).min
+    return out
+
+
+def cases() -> Iterator[Case]:
+    yield Case("empty", partial(_make, lengths=[0, 0]))
+    yield Case("single", partial(_make, lengths=[1], heads=1))
+    for dim in (1, 8, 20, 31, 32, 64, 80, 96, 128):
+        yield Case(f"dim-{dim}", partial(_make, lengths=[13, 1, 37], dim=dim))
+    for length in (2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 131, 257):
+        yield Case(f"length-{length}", partial(_make, lengths=[length], heads=3))
+    ragged = [3, 0, 40, 1, 0, 129, 17]
+    yield Case("ragged", partial(_make, lengths=ragged, heads=3))
+    yield Case("ragged-wide", partial(_make, lengths=ragged, spare=5))
+    yield Case("ragged-causal", partial(_make, lengths=ragged, causal=True))
+    yield Case("ragged-masked", partial(_make, lengths=ragged, masked=True))
+    yield Case("all-masked", _make_all_masked)
+    cross = [5, 2, 0, 70, 33]
+    other = [9, 0, 3, 41, 130]
+    yield Case("cross", partial(_make, lengths=cross, key_lengths=other))
+    yield Case("cross-causal", partial(_make, lengths=cross, key_lengths=other, causal=True))
+    yield Case("decode", partial(_make, lengths=[1, 1], key_lengths=[9, 40], causal=True))
+    for batch, heads in ((1, 1), (1, 2), (3, 1), (3, 2)):
+        yield Case(
+            f"bias-{batch}x{heads}",
+            partial(_make, lengths=[19, 5, 66], bias=(batch, heads), spare=batch - 1),
+        )
+    yield Case(
+        "everything",
+        partial(_make, lengths=[19, 5, 66], bias=(3, 2), masked=True, causal=True, dim=32),
+    )
+    # Scores of several hundred: exp overflows unless the maximum is taken out first.
+    yield Case("peaked", partial(_make, lengths=[21, 70], std=6.0))
+
+
+def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
+    def mutated(**arguments: Any) -> Tensor:
+        return attention_varlen(
+            **{name: changes.get(name, lambda v: v)(value) for name, value in arguments.items()}
+        )
+
+    return mutated
+
+
+def _with_visibility(
+    visibility: Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor],
+) -> Callable[..., Tensor]:
+    """The op with another rule, of (query, key, len_q, len_k, causal), for what is visible."""
+
+    def mutated(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        scale: float,
+        causal: bool,
+        key_bias: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        queries = torch.arange(max_seqlen_q)[None, None, :, None]
+        keys = torch.arange(max_seqlen_k)[None, None, None, :]
+        len_q = _lengths(cu_seqlens_q)[:, None, None, None]
+        len_k = _lengths(cu_seqlens_k)[:, None, None, None]
+        visible = visibility(queries, keys, len_q, len_k, causal)
+        query_grid = to_grid(q, cu_seqlens_q, max_seqlen_q).transpose(1, 2)
+        key_grid = to_grid(k, cu_seqlens_k, max_seqlen_k).transpose(1, 2)
+        scores = torch.matmul(query_grid, key_grid.transpose(2, 3)).float() * scale
+        if key_bias is not None:
+            scores = scores + to_grid(key_bias, cu_seqlens_k, max_seqlen_k)[:, None, None, :]
+        if bias is not None:
+            scores = scores + bias
+        probs = masked_softmax(scores, visible).to(q.dtype)
+        return attention_context(probs, v, cu_seqlens_q, cu_seqlens_k, q.shape[0])
+
+    return mutated
+
+
+def _one_future_key(i: Tensor, j: Tensor, len_q: Tensor, len_k: Tensor, causal: bool) -> Tensor:
+    return (j < len_k) & ((j <= i + len_k - len_q + 1) if causal else (j >= 0))
+
+
+def _aligned_at_start(i: Tensor, j: Tensor, len_q: Tensor, len_k: Tensor, causal: bool) -> Tensor:
+    return (j < len_k) & ((j <= i) if causal else (j >= 0))
+
+
+def _last_key_ignored(i: Tensor, j: Tensor, len_q: Tensor, len_k: Tensor, causal: bool) -> Tensor:
+    return (j < len_k - 1) & ((j <= i + len_k - len_q) if causal else (j >= 0))
+
+
+def _padding_seen(i: Tensor, j: Tensor, len_q: Tensor, len_k: Tensor, causal: bool) -> Tensor:
+    return (j <= len_k) & ((j <= i + len_k - len_q) if causal else (j >= 0))
+
+
+def _neighbours_seen(**arguments: Any) -> Tensor:
+    for side in ("q", "k"):
+        cu_seqlens = arguments[f"cu_seqlens_{side}"]
+        arguments[f"cu_seqlens_{side}"] = cu_seqlens[[0, -1]]
+        arguments[f"max_seqlen_{side}"] = int(cu_seqlens[-1])
+    arguments["bias"] = None
+    return attention_varlen(**arguments)
+
+
+def _no_maximum(**arguments: Any) -> Tensor:
+    q, k = arguments["q"].float(), arguments["k"].float()
+    if q.shape != k.shape or q.shape[0] == 0:
+        return attention_varlen(**arguments)
+    overflowed = torch.exp(torch.einsum("ihd,jhd->hij", q, k) * arguments["scale"])
+    finite = torch.isfinite(overflowed).all()
+    out = attention_varlen(**arguments)
+    return out if finite else torch.full_like(out, float("nan"))
+
+
+def _heads_swapped(**arguments: Any) -> Tensor:
+    arguments["v"] = arguments["v"].roll(1, dims=1)
+    return attention_varlen(**arguments)
+
+
+def _bias_transposed(**arguments: Any) -> Tensor:
+    bias = arguments["bias"]
+    arguments["bias"] = None if bias is None else bias.transpose(2, 3)
+    return attention_varlen(**arguments)
+
+
+OP = Op(
+    name="attention_varlen",
+    schema=SCHEMA,
+    reference=attention_varlen,
+    fake=fake,
+    supports=supports,
+    tolerances=STANDARD_TOLERANCES,
+    cases=cases,
+    mistakes=(
+        Mistake("scale missing", _changed(scale=lambda _: 1.0)),
+        Mistake("causal mask shows one future key", _with_visibility(_one_future_key)),
+        Mistake("causal mask aligned at the start", _with_visibility(_aligned_at_start)),
+        Mistake("causal mask ignored", _changed(causal=lambda _: False)),
+        Mistake("last key ignored", _with_visibility(_last_key_ignored)),
+        Mistake("one key of padding seen", _with_visibility(_padding_seen)),
+        Mistake("keys of other sequences seen", _neighbours_seen),
+        Mistake("key_bias ignored", _changed(key_bias=lambda _: None)),
+        Mistake("bias ignored", _changed(bias=lambda _: None)),
+        Mistake("bias transposed", _bias_transposed),
+        Mistake("maximum not taken out of the exponent", _no_maximum),
+        Mistake("heads swapped", _heads_swapped),
+    ),
+)

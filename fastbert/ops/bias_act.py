@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
+import torch
 from torch import Tensor
 
-from fastbert.ops.activations import activate
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._sample import Sampler
+from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
 
 SCHEMA = "(Tensor x, Tensor? bias, str activation) -> Tensor"
 
@@ -24,3 +30,94 @@ def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     Source: gelu is Hendrycks, Gimpel 2016: x * Phi(x) = x / 2 * (1 + erf(x / sqrt(2))).
     """
     return activate(x if bias is None else x + bias, activation)
+
+
+def fake(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    return unsupported_activation(traits.activation)
+
+
+def _make(dtype: torch.dtype, *, rows: int, hidden: int, activation: str, bias: bool) -> Arguments:
+    sample = Sampler(rows * 1009 + hidden, dtype)
+    return {
+        "x": sample.normal(rows, hidden, std=2.0),
+        "bias": sample.normal(hidden) if bias else None,
+        "activation": activation,
+    }
+
+
+def _make_range(dtype: torch.dtype, *, low: float, high: float, activation: str) -> Arguments:
+    x = Sampler(3, dtype).uniform(7, 331, low=low, high=high)
+    return {"x": x, "bias": None, "activation": activation}
+
+
+def cases() -> Iterator[Case]:
+    sizes = [(0, 5), (1, 1), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (11, 31), (7, 1031)]
+    for activation in KERNEL_ACTIVATIONS:
+        for index, (rows, hidden) in enumerate(sizes):
+            make = partial(
+                _make, rows=rows, hidden=hidden, activation=activation, bias=index % 3 != 1
+            )
+            yield Case(f"{activation}-{rows}x{hidden}", make)
+        yield Case(
+            f"{activation}-wide", partial(_make_range, low=-15, high=15, activation=activation)
+        )
+        # Where erf-gelu and tanh-gelu differ most, relative to their value; below -3 the
+        # cancellation in 1 + erf hides it.
+        yield Case(
+            f"{activation}-tail", partial(_make_range, low=-3, high=-2, activation=activation)
+        )
+        # Near zero an absolute error would go unnoticed among larger values.
+        yield Case(
+            f"{activation}-small", partial(_make_range, low=-1e-3, high=1e-3, activation=activation)
+        )
+
+
+def other_gelu(activation: str) -> str:
+    """The gelu that a careless kernel would compute instead of this one."""
+    swapped = {"gelu": "gelu_new", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
+    return swapped.get(activation, activation)
+
+
+def _wrong_gelu(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return bias_act(x, bias, other_gelu(activation))
+
+
+def _bias_dropped(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return bias_act(x, None, activation)
+
+
+def _bias_after(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    out = activate(x, activation)
+    return out if bias is None else out + bias
+
+
+def _last_column_kept(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    out = bias_act(x, bias, activation).clone()
+    out[:, -1:] = x[:, -1:]
+    return out
+
+
+def _silu_for_gelu(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return bias_act(x, bias, "silu" if activation == "gelu" else activation)
+
+
+OP = Op(
+    name="bias_act",
+    schema=SCHEMA,
+    reference=bias_act,
+    fake=fake,
+    supports=supports,
+    tolerances=STANDARD_TOLERANCES,
+    cases=cases,
+    mistakes=(
+        Mistake("tanh-gelu for erf-gelu and the reverse", _wrong_gelu),
+        Mistake("bias dropped", _bias_dropped),
+        Mistake("bias added after the activation", _bias_after),
+        Mistake("last column left as it was", _last_column_kept),
+        Mistake("silu for gelu", _silu_for_gelu),
+    ),
+)

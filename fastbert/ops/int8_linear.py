@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from fastbert.ops.activations import activate
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._sample import Sampler
+from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate
+from fastbert.ops.bias_act import other_gelu
+from fastbert.ops.linear import SIZES
 from fastbert.ops.quantize_rows import quantize_rows
 
 SCHEMA = (
@@ -58,3 +66,172 @@ def int8_linear(
     if residual is not None:
         out = out + residual.to(compute)
     return out.to(x.dtype)
+
+
+def fake(
+    x: Tensor,
+    qweight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty((x.shape[0], qweight.shape[0]))
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    # An activation that kernels do not know is computed behind the product (see backend.py).
+    return None
+
+
+def _make(
+    dtype: torch.dtype,
+    *,
+    rows: int,
+    inner: int,
+    outer: int,
+    activation: str = "none",
+    bias: bool = True,
+    residual: bool = False,
+    mean: float = 0.5,
+    shift: float = 0.0,
+    spread: float = 1.0,
+) -> Arguments:
+    sample = Sampler(rows * 10007 + inner * 101 + outer, dtype)
+    return {
+        "x": sample.normal(rows, inner, mean=mean),
+        "qweight": sample.int8(outer, inner),
+        # Channels of widely different size, as in trained weights.
+        "weight_scale": spread * torch.exp(sample.normal32(outer)) / (73.0 * inner**0.5),
+        "bias": sample.normal(outer, std=0.5 * spread, mean=shift) if bias else None,
+        "activation": activation,
+        "residual": sample.normal(rows, outer) if residual else None,
+        "packed": None,
+    }
+
+
+def _make_extreme(dtype: torch.dtype, *, sign: int) -> Arguments:
+    # Every product is the largest there is: pairs of them do not fit into 16 bits.
+    sample = Sampler(5, dtype)
+    inner, outer = 259, 35
+    qweight = torch.full((outer, inner), 127 * sign, dtype=torch.int8)
+    qweight[::2] = -128
+    return {
+        "x": sample.uniform(6, inner, low=3.0, high=3.1),
+        "qweight": qweight,
+        "weight_scale": torch.full((outer,), 1e-4),
+        "bias": None,
+        "activation": "none",
+        "residual": None,
+        "packed": None,
+    }
+
+
+def cases() -> Iterator[Case]:
+    for index, (rows, inner, outer) in enumerate(SIZES):
+        make = partial(_make, rows=rows, inner=inner, outer=outer)
+        yield Case(f"plain-{rows}x{inner}x{outer}", partial(make, bias=index % 2 == 0))
+        yield Case(f"fused-{rows}x{inner}x{outer}", partial(make, activation="gelu", residual=True))
+    for activation in KERNEL_ACTIVATIONS:
+        make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
+        yield Case(f"{activation}-residual", partial(make, residual=True))
+        yield Case(f"{activation}-tail", partial(make, shift=-2.3, spread=0.05))
+    for sign in (1, -1):
+        yield Case(f"extreme{sign:+d}", partial(_make_extreme, sign=sign))
+
+
+def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
+    def mutated(**arguments: Any) -> Tensor:
+        return int8_linear(
+            **{name: changes.get(name, lambda v: v)(value) for name, value in arguments.items()}
+        )
+
+    return mutated
+
+
+def _from_product(
+    product: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Callable[..., Tensor]:
+    """The op with another integer product of (q, zero_point, qweight), all float64."""
+
+    def mutated(
+        x: Tensor,
+        qweight: Tensor,
+        weight_scale: Tensor,
+        bias: Tensor | None,
+        activation: str,
+        residual: Tensor | None,
+        packed: Tensor | None,
+    ) -> Tensor:
+        quantised, scale, zero_point = quantize_rows(x)
+        total = product(
+            quantised.to(torch.float64), zero_point.to(torch.float64), qweight.to(torch.float64)
+        )
+        out = (total * scale[:, None]).to(torch.float32) * weight_scale
+        out = activate(out if bias is None else out + bias, activation)
+        return (out if residual is None else out + residual).to(x.dtype)
+
+    return mutated
+
+
+def _no_compensation(q: Tensor, zero_point: Tensor, weight: Tensor) -> Tensor:
+    return q @ weight.t()
+
+
+def _saturating_pairs(q: Tensor, zero_point: Tensor, weight: Tensor) -> Tensor:
+    # vpmaddubsw adds neighbouring products in 16 bits, saturating. The products are all made here,
+    # so large cases are left right.
+    if q.shape[0] * weight.numel() > 1_000_000:
+        return (q - zero_point[:, None]) @ weight.t()
+    products = q[:, None, :] * weight[None, :, :]
+    if products.shape[2] % 2:
+        products = torch.nn.functional.pad(products, (0, 1))
+    pairs = products.unflatten(2, (-1, 2)).sum(3).clamp(-32768, 32767)
+    return pairs.sum(2) - zero_point[:, None] * weight.sum(1)
+
+
+def _signed_activations(q: Tensor, zero_point: Tensor, weight: Tensor) -> Tensor:
+    wrapped = torch.where(q > 127, q - 256, q)
+    return (wrapped - zero_point[:, None]) @ weight.t()
+
+
+def _last_inner_ignored(q: Tensor, zero_point: Tensor, weight: Tensor) -> Tensor:
+    return (q - zero_point[:, None])[:, :-1] @ weight[:, :-1].t()
+
+
+def _one_weight_scale(weight_scale: Tensor) -> Tensor:
+    return weight_scale.mean().expand_as(weight_scale)
+
+
+def _shifted_weight_scale(weight_scale: Tensor) -> Tensor:
+    return weight_scale.roll(1)
+
+
+def _residual_before(**arguments: Any) -> Tensor:
+    residual, activation = arguments.pop("residual"), arguments.pop("activation")
+    out = int8_linear(**arguments)
+    return activate(out if residual is None else out + residual, activation)
+
+
+OP = Op(
+    name="int8_linear",
+    schema=SCHEMA,
+    reference=int8_linear,
+    fake=fake,
+    supports=supports,
+    tolerances=STANDARD_TOLERANCES,
+    cases=cases,
+    mistakes=(
+        Mistake("u8s8 compensation missing", _from_product(_no_compensation)),
+        Mistake("pairs of products saturate at 16 bits", _from_product(_saturating_pairs)),
+        Mistake("activations read as signed", _from_product(_signed_activations)),
+        Mistake("last of K ignored", _from_product(_last_inner_ignored)),
+        Mistake("one weight scale for all channels", _changed(weight_scale=_one_weight_scale)),
+        Mistake("weight scales shifted by one", _changed(weight_scale=_shifted_weight_scale)),
+        Mistake("bias dropped", _changed(bias=lambda _: None)),
+        Mistake("residual dropped", _changed(residual=lambda _: None)),
+        Mistake("residual added before the activation", _residual_before),
+        Mistake("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+    ),
+)

@@ -1,0 +1,99 @@
+"""Where kernels are found: one module per backend, asked by name and only when needed.
+
+A backend answers three questions: can it run on this device at all (`missing`), does it have a
+kernel for this op and these traits (`refusal`), and which function is it (`kernel`). The first two
+answer None for yes and otherwise a reason that a person can act on.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from fastbert.ops._op import Traits
+
+NAMES = ("cpu", "cuda", "triton")
+
+
+class Unavailable(RuntimeError):
+    """A kernel was asked for that cannot run here; the message says why."""
+
+
+def missing(backend: str, device: torch.device) -> str | None:
+    """None when the backend can run on the device, else the reason."""
+    if backend == "triton":
+        return _triton_missing(device)
+    if device.type != backend:
+        return f"its kernels run on {backend} tensors, these are on {device.type}"
+    module, reason = _module(f"fastbert.kernels.{backend}")
+    return reason if module is None else module.unavailable()
+
+
+def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | None:
+    """None when the backend, which is not `missing`, has a kernel for this, else the reason."""
+    module, reason = _op_module(backend, op)
+    if module is None:
+        return reason
+    if dtype not in _DTYPES:
+        return f"kernels compute in {', '.join(map(_short, _DTYPES))}, not in {_short(dtype)}"
+    if backend == "triton":
+        return module.supports(traits)
+    return module.supports(op, traits)
+
+
+@functools.cache
+def kernel(backend: str, op: str) -> Callable[..., Any]:
+    """The function that runs the op on the backend, with the signature of the op's reference.
+
+    Raises:
+        Unavailable: when the backend cannot be loaded or has no such kernel.
+    """
+    module, reason = _op_module(backend, op)
+    if module is None:
+        raise Unavailable(f"{op} has no {backend} kernel here: {reason}.")
+    return getattr(module, op)
+
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _op_module(backend: str, op: str) -> tuple[ModuleType | None, str]:
+    if backend == "triton":
+        return _module(f"fastbert.triton_kernels.{op}")
+    module, reason = _module(f"fastbert.kernels.{backend}")
+    if module is not None and not hasattr(module, op):
+        return None, f"the {backend} backend has no {op}"
+    return module, reason
+
+
+def _triton_missing(device: torch.device) -> str | None:
+    module, reason = _module("triton")
+    if module is None:
+        return reason
+    package, reason = _module("fastbert.triton_kernels")
+    if package is None:
+        return reason
+    if device.type == "cuda":
+        return None
+    if device.type == "cpu" and module.knobs.runtime.interpret:
+        return None
+    return (
+        f"its kernels run on cuda tensors (or under TRITON_INTERPRET=1), these are on {device.type}"
+    )
+
+
+@functools.cache
+def _module(name: str) -> tuple[ModuleType | None, str]:
+    try:
+        return importlib.import_module(name), ""
+    except ImportError as error:
+        return None, f"{name} cannot be imported: {error}"
