@@ -4,36 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
+import inspect
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fastbert.ops._op import Traits
-from fastbert.ops.act_layer_norm import act_layer_norm
-from fastbert.ops.add_layer_norm import add_layer_norm
-from fastbert.ops.attention_varlen import attention_varlen
-from fastbert.ops.bias_act import bias_act
-from fastbert.ops.embed_layer_norm import embed_layer_norm
-from fastbert.ops.int8_linear import int8_linear
-from fastbert.ops.linear import linear
-from fastbert.ops.quantize_rows import quantize_rows
+from fastbert import kernels, native
+from fastbert.errors import Unavailable
+from fastbert.ops import REGISTRY, Traits
+from fastbert.ops._register import overload
+from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
 
-__all__ = ["BACKENDS", "Choice", "Plan", "Traits", "build_plan", "forced_backend", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "Choice",
+    "Plan",
+    "Traits",
+    "Unavailable",
+    "build_plan",
+    "forced_backend",
+    "use_backend",
+]
 
-BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
-_REFERENCES: dict[str, Callable[..., Any]] = {
-    "embed_layer_norm": embed_layer_norm,
-    "linear": linear,
-    "int8_linear": int8_linear,
-    "quantize_rows": quantize_rows,
-    "attention_varlen": attention_varlen,
-    "add_layer_norm": add_layer_norm,
-    "bias_act": bias_act,
-    "act_layer_norm": act_layer_norm,
-}
+BACKENDS = ("auto", "reference", *kernels.NAMES)
+# Which backends "auto" tries on a device, the preferred one first.
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+_PRODUCTS = ("linear", "int8_linear")
 _log = logging.getLogger("fastbert")
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
@@ -64,9 +65,10 @@ class Choice:
     Attributes:
         op: name of the op.
         backend: "reference", "cpu", "cuda" or "triton".
-        isa: the instruction set of the kernel, "" for the reference.
-        passed_over: (backend, reason) of every better one that does not serve.
+        isa: what the kernel is compiled for, "" for the reference.
+        passed_over: (backend, reason) of every other one.
         function: the callable, with the signature of the op's reference.
+        note: what else there is to know, "" for nothing.
     """
 
     op: str
@@ -74,6 +76,7 @@ class Choice:
     isa: str
     passed_over: tuple[tuple[str, str], ...]
     function: Callable[..., Any]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,30 @@ class Plan:
         """The choice made for an op, by its name."""
         return next(choice for choice in self.choices if choice.op == op)
 
+    def prepack(self, op: str, weight: Tensor) -> Tensor | None:
+        """The weight of `linear` or `int8_linear` in the order of this plan's kernel, uint8; None
+        where that kernel takes the weight as it is."""
+        choice = self.choice(op)
+        if choice.backend == "reference":
+            return None
+        packer = kernels.packer(choice.backend, op)
+        return None if packer is None else packer(weight)
+
     def lines(self) -> list[str]:
-        """One line per op: its name, backend, instruction set, and who was passed over and why."""
+        """One line per op (its name, backend, instruction set, who was passed over and why), then
+        one for each reason that holds for all of them."""
+        common = set(self.choices[0].passed_over)
+        for choice in self.choices:
+            common &= set(choice.passed_over)
         lines = []
         for choice in self.choices:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.passed_over)
-            head = f"{choice.op:<17} {choice.backend:<10} {choice.isa:<12}"
-            lines.append(f"{head} {reasons}".rstrip())
+            told = [f"not {n}: {why}" for n, why in choice.passed_over if (n, why) not in common]
+            told += [choice.note] if choice.note else []
+            head = f"{choice.op:<16}  {choice.backend:<9}  {choice.isa:<12}"
+            lines.append(f"{head}  {'; '.join(told)}".rstrip())
+        for name, why in self.choices[0].passed_over:
+            if (name, why) in common:
+                lines.append(f"{'all of them':<16}  not {name}: {why}")
         return lines
 
     def __str__(self) -> str:
@@ -117,18 +137,175 @@ def build_plan(
     strict: bool = False,
     needs_grad: bool = False,
 ) -> Plan:
-    """Chooses the backend of every op."""
-    _known(_forced.get() or backend)
-    reason = (
-        "kernels have no backward pass yet, and gradients are needed"
-        if needs_grad
-        else "not connected"
+    """Chooses the backend of every op.
+
+    The same question gets the same Plan back, without work. A Plan in which an op runs on the
+    reference though a kernel was wanted is announced once, in one line, by the logger "fastbert".
+
+    Args:
+        traits: what is known about the caller's shapes and habits.
+        device: where the tensors are.
+        dtype: of the activations.
+        backend: one of BACKENDS; a `use_backend` block around the call goes before it.
+        strict: raise where an op would run on the reference without having been asked to.
+        needs_grad: gradients are wanted, which only the reference gives.
+
+    Raises:
+        ValueError: for an unknown backend.
+        Unavailable: when the backend asked for cannot run here, or, if strict, does not serve
+            every op; with all the reasons.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    wanted = _known(_forced.get() or backend)
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(
+        device.type
     )
+    plan, complaint = _build(
+        traits,
+        device,
+        dtype,
+        wanted,
+        needs_grad,
+        autocast,
+        native.isa() if wanted != "reference" else "",
+    )
+    if complaint:
+        if strict:
+            raise Unavailable(f"strict=True allows no fallback, but {complaint}.")
+        _announce(complaint)
+    return plan
+
+
+@functools.lru_cache(maxsize=256)
+def _build(
+    traits: Traits,
+    device: torch.device,
+    dtype: torch.dtype,
+    wanted: str,
+    needs_grad: bool,
+    autocast: bool,
+    isa: str,
+) -> tuple[Plan, str]:
+    """The plan, and what fell back to the reference in it ("" for nothing)."""
+    if wanted in kernels.NAMES:
+        reason = kernels.missing(wanted, device)
+        if reason is not None:
+            raise Unavailable(
+                f"The backend {wanted!r} was asked for and cannot run here: {reason}. "
+                'Remove the cause, or use backend="auto" or "reference".'
+            )
+    candidates = (wanted,) if wanted in kernels.NAMES else _PREFERENCE.get(device.type, ())
+    general = _general_reason(wanted, needs_grad, autocast)
+    absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
     choices = tuple(
-        Choice(name, "reference", "", (("cpu", reason),), function)
-        for name, function in _REFERENCES.items()
+        _choose(op, traits, device, dtype, wanted, candidates, general, absent) for op in REGISTRY
     )
-    return Plan(torch.device(device), dtype, choices, **_REFERENCES)
+    functions = {choice.op: choice.function for choice in choices}
+    return Plan(device, dtype, choices, **functions), _complaint(choices, wanted, candidates)
+
+
+def _general_reason(wanted: str, needs_grad: bool, autocast: bool) -> str | None:
+    if wanted == "reference":
+        return "the reference was asked for"
+    if needs_grad:
+        return "gradients are wanted, and kernels have no backward pass"
+    if autocast:
+        return "autocast is on, and only the reference follows it"
+    return None
+
+
+def _choose(
+    op: str,
+    traits: Traits,
+    device: torch.device,
+    dtype: torch.dtype,
+    wanted: str,
+    candidates: tuple[str, ...],
+    general: str | None,
+    absent: dict[str, str | None],
+) -> Choice:
+    unknown = unsupported_activation(traits.activation) if op in _PRODUCTS else None
+    # A product with an activation that kernels do not know is still worth its kernel.
+    judged = replace(traits, activation=None) if unknown else traits
+    passed_over: list[tuple[str, str]] = []
+    chosen = ""
+    for name in (*candidates, *(n for n in kernels.NAMES if n not in candidates)):
+        reason = absent[name] or general
+        if reason is None and name not in candidates:
+            reason = f"backend={wanted!r} does not choose it here"
+        if reason is None and chosen:
+            reason = f"{chosen} is preferred"
+        if reason is None:
+            reason = REGISTRY[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
+        if reason is None:
+            chosen = name
+        else:
+            passed_over.append((name, reason))
+    if not chosen:
+        return Choice(op, "reference", "", tuple(passed_over), REGISTRY[op].reference)
+    function = _entry(op, chosen)
+    notes = []
+    if unknown:
+        function = _activation_behind(op, function)
+        notes.append(f"{unknown}; the reference applies it to the product")
+    if chosen == "cpu" and dtype == torch.float16:
+        notes.append("float16 is stored, float32 is computed")
+    isa = kernels.instruction_set(chosen, device)
+    return Choice(op, chosen, isa, tuple(passed_over), function, "; ".join(notes))
+
+
+def _entry(op: str, backend: str) -> Callable[..., Any]:
+    kernel, registered = kernels.kernel(backend, op), overload(op, backend)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # The dispatcher costs 2 to 6 us a call; only those who look over its shoulder need it.
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.jit.is_tracing():
+            return registered(*args, **kwargs)
+        return kernel(*args, **kwargs)
+
+    return call
+
+
+def _activation_behind(op: str, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    signature = inspect.signature(REGISTRY[op].reference)
+
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        given = signature.bind(*args, **kwargs).arguments
+        name = given.get("activation", "none")
+        if name in KERNEL_ACTIVATIONS:
+            return product(**given)
+        residual = given.pop("residual", None)
+        out = activate(product(**{**given, "activation": "none"}), name)
+        return out if residual is None else out + residual
+
+    return call
+
+
+def _complaint(choices: tuple[Choice, ...], wanted: str, candidates: tuple[str, ...]) -> str:
+    if wanted == "reference":
+        return ""
+    by_reason: dict[str, list[str]] = {}
+    for choice in choices:
+        reasons = dict(choice.passed_over)
+        if choice.backend == "reference":
+            why = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
+            by_reason.setdefault(why or "no backend has kernels for this device", []).append(
+                choice.op
+            )
+        elif "the reference applies it" in choice.note:
+            by_reason.setdefault(choice.note, []).append(choice.op)
+    parts = []
+    for why, ops in by_reason.items():
+        names = "every op" if len(ops) == len(choices) else ", ".join(ops)
+        parts.append(f"{names} on the reference ({why})")
+    return "; ".join(parts)
+
+
+@functools.cache
+def _announce(complaint: str) -> None:
+    _log.warning("fastbert runs %s", complaint)
 
 
 def _known(name: str) -> str:

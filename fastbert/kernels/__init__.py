@@ -11,17 +11,17 @@ import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastbert.ops._op import Traits
+from fastbert import native
+from fastbert.errors import Unavailable
+
+if TYPE_CHECKING:
+    from fastbert.ops._op import Traits
 
 NAMES = ("cpu", "cuda", "triton")
-
-
-class Unavailable(RuntimeError):
-    """A kernel was asked for that cannot run here; the message says why."""
 
 
 def missing(backend: str, device: torch.device) -> str | None:
@@ -32,6 +32,16 @@ def missing(backend: str, device: torch.device) -> str | None:
         return f"its kernels run on {backend} tensors, these are on {device.type}"
     module, reason = _module(f"fastbert.kernels.{backend}")
     return reason if module is None else module.unavailable()
+
+
+def instruction_set(backend: str, device: torch.device) -> str:
+    """What the kernels of a backend, which is not `missing`, are compiled for on this device."""
+    if backend == "cpu":
+        return native.isa()
+    if device.type == "cpu":
+        return "interpreter"
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
 
 
 def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | None:
@@ -57,6 +67,12 @@ def kernel(backend: str, op: str) -> Callable[..., Any]:
     if module is None:
         raise Unavailable(f"{op} has no {backend} kernel here: {reason}.")
     return getattr(module, op)
+
+
+def packer(backend: str, op: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The function that puts a weight into the order of a product's kernel; None if it has none."""
+    module, _ = _op_module(backend, op)
+    return None if module is None else getattr(module, f"{op}_prepack", None)
 
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -1,0 +1,7 @@
+"""Errors that callers may want to tell apart."""
+
+from __future__ import annotations
+
+
+class Unavailable(RuntimeError):
+    """A backend or kernel was asked for that cannot run here; the message says why."""
