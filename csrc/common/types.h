@@ -1,5 +1,4 @@
-// The vocabulary every kernel shares: element types, activations, sizes. Plain C++17, no
-// intrinsics.
+// The vocabulary every kernel shares: element types, activations, sizes. Plain C++17, no intrinsics.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,0 @@
-#include "cpu/vec/scalar.h"
-
-#define FASTBERT_KERNEL_TABLE kernels_scalar
-#include "cpu/isa/table.inl"

@@ -1,0 +1,136 @@
+"""Self- and cross-attention over packed rows, with everything a caller may ask of the scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastbert.backend import Plan
+from fastbert.layers.block import Distances
+from fastbert.ops.attention_varlen import attention_probs, attention_with_probs
+from fastbert.packing import PackedBatch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What happens to the scores of one attention.
+
+    Attributes:
+        scale: multiplies q @ k.T.
+        causal: a query sees no key after itself (aligned at the end).
+        bias: (batch or 1, heads or 1, queries, keys), added to the scores; None for none.
+        head_mask: multiplies the weights, broadcast to (batch, heads, queries, keys).
+        dropout: probability that a weight is dropped.
+        wanted: whether the weights are to be returned.
+        differentiable: whether the returned weights must lie on the path to the context.
+    """
+
+    scale: float
+    causal: bool = False
+    bias: Tensor | None = None
+    head_mask: Tensor | None = None
+    dropout: float = 0.0
+    wanted: bool = False
+    differentiable: bool = False
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    queries: PackedBatch,
+    keys: PackedBatch,
+    plan: Plan,
+    scores: Scores,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of the rows of `queries` to the rows of `keys`.
+
+    Args:
+        q: (queries.total, heads, head_dim); k, v: (keys.total, heads, head_dim).
+
+    Returns:
+        The context (queries.total, heads * head_dim), and the weights
+        (batch, heads, queries.seqlen, keys.seqlen) where they are wanted, zero for removed tokens.
+    """
+    arguments = (
+        queries.cu_seqlens,
+        keys.cu_seqlens,
+        queries.max_seqlen,
+        keys.max_seqlen,
+        scores.scale,
+        scores.causal,
+        keys.key_bias,
+        scores.bias,
+    )
+    probs = None
+    # The kernels keep no weights. Where only their values are wanted, the context still comes
+    # from the kernel, so that asking for attentions changes no other output.
+    explicit = scores.dropout > 0.0 or scores.head_mask is not None
+    if explicit or (scores.wanted and scores.differentiable):
+        context, probs = attention_with_probs(
+            q, k, v, *arguments, dropout_p=scores.dropout, head_mask=scores.head_mask
+        )
+    else:
+        context = plan.attention_varlen(q, k, v, *arguments)
+        if scores.wanted:
+            probs = attention_probs(q, k, *arguments)
+    if not scores.wanted or probs is None:
+        return context.reshape(context.shape[0], -1), None
+    return context.reshape(context.shape[0], -1), _to_columns(probs, queries, keys)
+
+
+def distance_bias(
+    q: Tensor, k: Tensor, batch: PackedBatch, keys: PackedBatch, distances: Distances, scale: float
+) -> Tensor:
+    """The scores that distances between tokens add, (batch, heads, queries, keys), times scale.
+
+    A distance is that of the columns in the padded grid. Queries stand at the last columns of the
+    keys' grid, as they do behind a cache.
+    """
+    heads = q.shape[1]
+    offset = keys.seqlen - batch.seqlen
+    key_columns = columns(keys)
+    distance = (columns(batch) + offset)[:, :, None] - key_columns[:, None, :]
+    rows = distances.table(distance + distances.max_position - 1).to(q.dtype)
+    query_grid = _compact(q, batch).reshape(batch.batch_size, -1, heads, q.shape[2])
+    bias = torch.einsum("blhd,blrd->bhlr", query_grid, rows)
+    if distances.with_keys:
+        key_grid = _compact(k, keys).reshape(batch.batch_size, -1, heads, q.shape[2])
+        bias = bias + torch.einsum("brhd,blrd->bhlr", key_grid, rows)
+    return bias * scale
+
+
+def columns(batch: PackedBatch, beyond: int = 0) -> Tensor:
+    """int64 (batch, max_seqlen): the column of the padded grid that each token came from, `beyond`
+    after the end of a sequence."""
+    device = batch.cu_seqlens.device
+    if batch.indices is None:
+        return torch.arange(batch.max_seqlen, device=device).expand(batch.batch_size, -1)
+    return _compact(batch.indices % max(batch.seqlen, 1) - beyond, batch) + beyond
+
+
+def _compact(x: Tensor, batch: PackedBatch) -> Tensor:
+    """(total, ...) -> (batch, max_seqlen, ...): each sequence from its first column on."""
+    if batch.indices is None:
+        return x.reshape(batch.batch_size, batch.max_seqlen, *x.shape[1:])
+    starts = batch.cu_seqlens.to(torch.int64)
+    sequence = torch.repeat_interleave(starts[1:] - starts[:-1])
+    place = torch.arange(x.shape[0], device=x.device) - starts[sequence]
+    grid = x.new_zeros(batch.batch_size, batch.max_seqlen, *x.shape[1:])
+    return grid.index_put((sequence, place), x)
+
+
+def _to_columns(probs: Tensor, queries: PackedBatch, keys: PackedBatch) -> Tensor:
+    """Weights by position within the sequence -> weights by column of the padded grid."""
+    if queries.indices is None and keys.indices is None:
+        return probs
+    batch, heads, rows, _ = probs.shape
+    # What lies beyond the end of a sequence goes to one column more, which is cut off.
+    to = columns(keys, keys.seqlen)[:, None, None, :].expand(batch, heads, rows, -1)
+    wide = probs.new_zeros(batch, heads, rows, keys.seqlen + 1).scatter(3, to, probs)
+    wide = wide[..., : keys.seqlen]
+    to = columns(queries, queries.seqlen)[:, None, :, None].expand(batch, heads, -1, keys.seqlen)
+    tall = probs.new_zeros(batch, heads, queries.seqlen + 1, keys.seqlen).scatter(2, to, wide)
+    return tall[:, :, : queries.seqlen].contiguous()

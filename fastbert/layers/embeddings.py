@@ -1,0 +1,101 @@
+"""Embedding tables and what goes into them, on packed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.backend import Plan
+from fastbert.layers.linear import Linear
+from fastbert.layers.norm import LayerNorm
+
+
+@dataclass(frozen=True)
+class EmbeddingTables:
+    """One view of a family's embedding tables.
+
+    Attributes:
+        word: (vocabulary, width); position: (positions, width), or None without absolute
+            positions; kind: token types; extra: one more table, such as languages.
+        norm: over the sum of all.
+        projection: from the width of the tables to the hidden width, where they differ.
+    """
+
+    word: nn.Embedding
+    position: nn.Embedding | None
+    kind: nn.Embedding | None
+    extra: nn.Embedding | None
+    norm: LayerNorm
+    projection: Linear | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddingInput:
+    """Packed indices, each int64 (total,), or None where that table adds nothing; `embeds`
+    (total, width) takes the place of the word ids."""
+
+    ids: Tensor | None
+    positions: Tensor | None = None
+    kinds: Tensor | None = None
+    extras: Tensor | None = None
+    embeds: Tensor | None = None
+
+
+def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
+    """norm(word + kind + position + extra), before dropout and projection: (total, width).
+
+    Raises:
+        IndexError: for an index outside its table (checked for tensors on the CPU).
+    """
+    check_indices("input_ids", rows.ids, tables.word, "the vocabulary")
+    check_indices("position_ids", rows.positions, tables.position, "the model's positions")
+    check_indices("token_type_ids", rows.kinds, tables.kind, "the token types")
+    check_indices("langs", rows.extras, tables.extra, "the languages")
+    ids, embeds = rows.ids, rows.embeds
+    if embeds is None and (type(tables.word) is not nn.Embedding or tables.word._forward_hooks):
+        # Someone hooked or replaced the table (adapters, input gradients): theirs is what counts.
+        ids, embeds = None, tables.word(ids)
+    return plan.embed_layer_norm(
+        ids if embeds is None else None,
+        None if embeds is not None else tables.word.weight,
+        tables.norm.weight,
+        tables.norm.bias,
+        tables.norm.eps,
+        rows.positions,
+        _weight(tables.position, rows.positions),
+        rows.kinds,
+        _weight(tables.kind, rows.kinds),
+        rows.extras,
+        _weight(tables.extra, rows.extras),
+        embeds,
+        padding_idx=_padding(tables.word),
+        position_padding_idx=_padding(tables.position),
+    )
+
+
+def _weight(table: nn.Embedding | None, indices: Tensor | None) -> Tensor | None:
+    return None if table is None or indices is None else table.weight
+
+
+def _padding(table: nn.Embedding | None) -> int:
+    index = None if table is None else table.padding_idx
+    return -1 if index is None else index
+
+
+def check_indices(name: str, indices: Tensor | None, table: nn.Embedding | None, what: str) -> None:
+    """Refuse indices that lie outside a table, in a sentence.
+
+    On an accelerator nothing is checked, since looking at the values would wait for the device.
+    """
+    if indices is None or table is None or indices.device.type != "cpu" or indices.numel() == 0:
+        return
+    if torch.compiler.is_compiling():
+        return
+    low, high = (int(value) for value in torch.aminmax(indices))
+    if low < 0 or high >= table.num_embeddings:
+        raise IndexError(
+            f"{name} reach from {low} to {high}, but {what} go from 0 to "
+            f"{table.num_embeddings - 1}; check that tokenizer and model belong together."
+        )

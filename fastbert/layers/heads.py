@@ -1,0 +1,18 @@
+"""The transform of a masked-language-model head."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastbert.backend import Plan
+from fastbert.layers.linear import Linear
+from fastbert.layers.norm import LayerNorm
+
+
+def vocabulary_scores(
+    rows: Tensor, plan: Plan, dense: Linear, activation: str, norm: LayerNorm, decoder: Linear
+) -> Tensor:
+    """decoder(norm(activation(dense(rows)))): (rows, hidden) -> (rows, vocabulary)."""
+    product = dense(rows, plan, bias=False)
+    hidden = plan.act_layer_norm(product, dense.bias, norm.weight, norm.bias, norm.eps, activation)
+    return decoder(hidden, plan)

@@ -1,0 +1,124 @@
+"""Linear projections: nn.Linear's parameters, the product done by the Plan's op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.backend import Plan
+
+
+class _Prepacked:
+    """A weight in a kernel's own order, made again whenever the weight has changed."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._packed: Tensor | None = None
+
+    def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
+        """The packed weight for a plan, None where its backend takes the plain one."""
+        version = 0 if weight.is_inference() else weight._version
+        key = (op, weight.data_ptr(), version, weight.shape, weight.dtype, plan.choice(op))
+        if key != self._key:
+            self._packed = plan.prepack(op, weight)
+            self._key = key
+        return self._packed
+
+
+class Linear(nn.Linear):
+    """activation(x @ weight.T + bias) + residual.
+
+    Parameters are those of nn.Linear: weight (out_features, in_features), bias (out_features,).
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self._prepacked = _Prepacked()
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        plan: Plan,
+        activation: str = "none",
+        residual: Tensor | None = None,
+        bias: bool = True,
+    ) -> Tensor:
+        """One product.
+
+        Args:
+            x: (rows, in_features).
+            plan: the backends.
+            activation: as in the op `linear`.
+            residual: (rows, out_features), added last.
+            bias: False leaves the bias to a later op.
+
+        Returns:
+            (rows, out_features), x.dtype.
+        """
+        return plan.linear(
+            x,
+            self.weight,
+            self.bias if bias else None,
+            activation,
+            residual,
+            self._prepacked.get("linear", self.weight, plan),
+        )
+
+
+class Int8Linear(nn.Module):
+    """A Linear whose weight is int8 with one scale per output channel.
+
+    Attributes:
+        qweight: int8 (out_features, in_features).
+        weight_scale: float32 (out_features,); weight is about qweight * weight_scale[:, None].
+        bias: (out_features,) in the precision of the activations, or None.
+    """
+
+    qweight: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.register_buffer("qweight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+        self._prepacked = _Prepacked()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
+        # model.to(torch.bfloat16) is meant for the activations; scales keep their precision.
+        scale = self.weight_scale
+        super()._apply(fn, recurse)
+        if self.weight_scale.dtype != torch.float32:
+            self.weight_scale = scale.to(self.weight_scale.device)
+        return self
+
+    def forward(
+        self,
+        x: Tensor,
+        plan: Plan,
+        activation: str = "none",
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """As Linear.forward, with the rows of x quantised on the way in."""
+        return plan.int8_linear(
+            x,
+            self.qweight,
+            self.weight_scale,
+            self.bias,
+            activation,
+            residual,
+            self._prepacked.get("int8_linear", self.qweight, plan),
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}"
+        )
+
+
+Projection = Linear | Int8Linear

@@ -1,0 +1,26 @@
+"""LayerNorm with the residual addition before it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastbert.backend import Plan
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm(x + residual) over the last dimension; parameters are those of nn.LayerNorm.
+
+    Args:
+        hidden_size: width of a row.
+        eps: added to the variance; a property of the checkpoint, so it has no default.
+    """
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__(hidden_size, eps=eps)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, plan: Plan, residual: Tensor | None = None
+    ) -> Tensor:
+        """x and residual (rows, hidden_size) -> (rows, hidden_size)."""
+        out, _ = plan.add_layer_norm(x, self.weight, self.bias, self.eps, residual)
+        return out
