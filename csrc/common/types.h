@@ -1,4 +1,5 @@
-// The vocabulary every kernel shares: element types, activations, sizes. Plain C++17, no intrinsics.
+// The vocabulary every kernel shares: element types, activations, sizes. Plain C++17, no
+// intrinsics.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,45 @@
+// out = LayerNorm(word + type + position + extra): gather, sum (in that order) and normalise.
+#pragma once
+
+#include "common/types.h"
+#include "cpu/ops/layer_norm.h"
+#include "cpu/ops/params.h"
+
+namespace fastbert {
+
+// Rows of a table chosen by ids. Absent when table is null.
+struct Lookup {
+    const std::int64_t* ids = nullptr;  // (rows)
+    const void* table = nullptr;        // (entries, hidden) of the op's dtype
+    index_t entries = 0;
+    index_t stride = 0;  // distance between table rows, in elements
+};
+
+struct EmbedArgs {
+    Lookup word;                   // or embeds
+    const void* embeds = nullptr;  // (rows, hidden) of dtype, in place of word
+    index_t embeds_stride = 0;
+    Lookup position;
+    Lookup type;
+    Lookup extra;
+    void* out = nullptr;  // (rows, hidden) of dtype
+    index_t out_stride = 0;
+    Param weight;  // (hidden)
+    Param bias;    // (hidden)
+    index_t rows = 0;
+    index_t hidden = 0;
+    DType dtype = DType::f32;
+    float eps = 0;
+};
+
+struct EmbedKernels {
+    // Rows [first, first + count), ids already checked. Indexed by DType: f32, bf16, f16.
+    void (*rows[3])(const EmbedArgs& args, const NormParams& norm, index_t first, index_t count,
+                    float* scratch);
+};
+
+// Throws std::out_of_range for an id outside its table (naming id, place and size), and
+// std::invalid_argument for arguments that do not fit together.
+void embed_layer_norm(const EmbedArgs& args);
+
+}  // namespace fastbert

@@ -1,0 +1,57 @@
+#include <string>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+#include "cpu/threads.h"
+#include "isa_table.h"
+#include "python/bind.h"
+
+namespace fastbert {
+namespace {
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = FASTBERT_VERSION;
+#if defined(__clang__)
+    info["compiler"] = "clang " __clang_version__;
+#else
+    info["compiler"] = "gcc " __VERSION__;
+#endif
+    py::list isas;
+#define ROW(name, mask) isas.append(#name);
+    FASTBERT_COMPILED_ISAS(ROW)
+#undef ROW
+    info["isas"] = isas;
+    info["cuda"] = FASTBERT_BUILT_CUDA;
+    return info;
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& m) {
+    m.def("build_info", build_info,
+          "What this build holds: version, compiler, isas (names), cuda (yes/no and why).");
+    m.def(
+        "usable_isas",
+        [] {
+            py::list names;
+            for (Isa isa : usable_isas()) names.append(name_of(isa));
+            return names;
+        },
+        "Instruction sets this machine can run, the plainest first.");
+    m.def(
+        "missing_for", [](const std::string& name) { return missing_for(isa_from_name(name)); },
+        py::arg("isa"), "CPU features this machine lacks for an instruction set; empty if none.");
+    m.def("detected_isa", [] { return name_of(detected()); });
+    m.def(
+        "active_isa", [] { return name_of(active()); },
+        "The instruction set in use: FASTBERT_CPU_ISA, else the best. ValueError if it cannot "
+        "run.");
+    m.def(
+        "set_isa", [](const std::string& name) { set_active(isa_from_name(name)); }, py::arg("isa"),
+        "Use another instruction set from now on. ValueError if unknown or not usable here.");
+    m.def("num_threads", max_threads, "Threads a call may use, the caller included.");
+    m.def("set_num_threads", set_max_threads, py::arg("threads"), "ValueError below 1.");
+}
+
+}  // namespace fastbert

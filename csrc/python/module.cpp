@@ -1,0 +1,9 @@
+#include "python/bind.h"
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "fastbert's CPU kernels. Internal: use fastbert.ops.";
+    fastbert::bind_runtime(m);
+    fastbert::bind_layer_norm(m);
+    fastbert::bind_act(m);
+    fastbert::bind_embed(m);
+}
