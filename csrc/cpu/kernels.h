@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/ops/act.h"
+#include "cpu/ops/attention.h"
 #include "cpu/ops/embed.h"
 #include "cpu/ops/layer_norm.h"
 #include "cpu/ops/vec_math.h"
@@ -16,6 +17,7 @@ struct KernelTable {
     LayerNormKernels layer_norm;
     ActKernels act;
     EmbedKernels embed;
+    AttentionKernels attention;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

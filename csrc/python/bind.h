@@ -27,5 +27,6 @@ void bind_runtime(py::module_& m);
 void bind_layer_norm(py::module_& m);
 void bind_act(py::module_& m);
 void bind_embed(py::module_& m);
+void bind_attention(py::module_& m);
 
 }  // namespace fastbert

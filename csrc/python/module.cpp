@@ -6,4 +6,5 @@ PYBIND11_MODULE(_C, m) {
     fastbert::bind_layer_norm(m);
     fastbert::bind_act(m);
     fastbert::bind_embed(m);
+    fastbert::bind_attention(m);
 }

@@ -3,6 +3,7 @@
 // flagged copy, and then crash a CPU that lacks the instructions (tests/native checks with nm).
 #include "cpu/kernels.h"
 #include "cpu/ops/act.inl"
+#include "cpu/ops/attention.inl"
 #include "cpu/ops/embed.inl"
 #include "cpu/ops/layer_norm.inl"
 #include "cpu/ops/vec_math.inl"
@@ -17,6 +18,7 @@ constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     layer_norm_kernels,
     act_kernels,
     embed_kernels,
+    attention_kernels,
 };
 
 }  // namespace fastbert

@@ -1,0 +1,66 @@
+// Scaled dot-product attention over packed sequences.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace fastbert {
+
+// For the queries i and keys j of one sequence b and every head h:
+//   out[i, h] = sum_j softmax_j(scale * <q[i, h], k[j, h]> + key_bias[j] + bias[b, h, i, j]) v[j,
+//   h]
+// A score of -inf is invisible; a query that sees no key gives zeros. Strides count elements, the
+// innermost one is 1.
+struct AttentionArgs {
+    const void* q;
+    const void* k;
+    const void* v;
+    void* out;
+    DType dtype;  // of q, k, v and out: f32, bf16 or f16
+    index_t total_q, total_k;
+    index_t num_heads, head_dim;
+    index_t q_row_stride, q_head_stride;
+    index_t k_row_stride, k_head_stride;
+    index_t v_row_stride, v_head_stride;
+    index_t out_row_stride, out_head_stride;
+    const std::int32_t* cu_seqlens_q;  // batch + 1, first 0, last total_q, never falling
+    const std::int32_t* cu_seqlens_k;  // the same for the keys
+    index_t batch;
+    index_t max_seqlen_q, max_seqlen_k;
+    float scale;
+    bool causal;            // key j is visible to query i iff j <= i + len_k - len_q
+    const float* key_bias;  // (total_k) or null
+    const float* bias;      // (batch | 1, num_heads | 1, max_seqlen_q, max_seqlen_k) or null
+    index_t bias_batch_stride, bias_head_stride, bias_query_stride;  // 0 where broadcast
+};
+
+// A slice of the queries of one head of one sequence: what one thread does at a time.
+struct AttentionTask {
+    index_t sequence, head;
+    index_t query_begin, query_count;  // query_begin counts from the first query of the sequence
+};
+
+struct AttentionKernel {
+    void (*run)(const AttentionArgs& args, const AttentionTask& task, void* scratch);
+    // Bytes of 64-byte aligned scratch for slices of up to query_count queries.
+    index_t (*scratch_bytes)(index_t head_dim, index_t query_count);
+};
+
+struct AttentionKernels {
+    AttentionKernel f32, bf16, f16;
+};
+
+// Bytes of workspace that attention_varlen() needs for these arguments with `threads` threads.
+index_t attention_workspace_bytes(const AttentionArgs& args, int threads);
+
+// Checks the arguments, then computes. Every query's result depends on its own sequence alone: it
+// has the same bits in any batch and with any number of threads.
+// Throws std::invalid_argument with a sentence where a size, stride or offset cannot be right.
+void attention_varlen(const AttentionArgs& args);
+
+// The same on up to `threads` threads and with the caller's workspace, 64-byte aligned, of
+// attention_workspace_bytes(args, threads).
+void attention_varlen(const AttentionArgs& args, void* workspace, int threads);
+
+}  // namespace fastbert
