@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.config import PreTrainedConfig
-from fastbert.generation import GenerationMixin
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear
 from fastbert.layers.masks import labelled_padding
@@ -73,7 +72,11 @@ class BertModel(BertPreTrainedModel, BertLikeModel):
         self.post_init()
 
 
-class _Predictions(BertPreTrainedModel):
+class _BertHead(BertPreTrainedModel, tasks.HeadModel):
+    encoder_class = BertModel
+
+
+class _BertPredictions(_BertHead, tasks.VocabularyHead):
     """What the models that score the vocabulary share: `cls.predictions`."""
 
     _tied_weights_keys = {
@@ -81,48 +84,40 @@ class _Predictions(BertPreTrainedModel):
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
 
+    def build_head(self, config: BertConfig) -> None:
+        self.cls: Any = Tree(
+            predictions=Tree(
+                transform=Tree(
+                    dense=Linear(config.hidden_size, config.hidden_size),
+                    LayerNorm=LayerNorm(config.hidden_size, config.layer_norm_eps),
+                ),
+                decoder=Linear(config.hidden_size, config.vocab_size),
+                bias=nn.Parameter(torch.zeros(config.vocab_size)),
+            )
+        )
+
     def get_output_embeddings(self) -> Any:
-        return self.cls.predictions.decoder  # type: ignore[union-attr]
+        return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: Any) -> None:
-        predictions: Any = self.cls.predictions  # type: ignore[union-attr]
-        predictions.decoder = new_embeddings
-        predictions.bias = new_embeddings.bias
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
 
     def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
-        parts: Any = self.cls.predictions  # type: ignore[union-attr]
-        transform = parts.transform
-        return vocabulary_scores(
-            rows,
-            encoding.plan,
-            transform.dense,
-            self.config.hidden_act,
-            transform.LayerNorm,
-            parts.decoder,
-        )
+        parts = self.cls.predictions
+        dense, norm = parts.transform.dense, parts.transform.LayerNorm
+        activation = self.config.hidden_act
+        return vocabulary_scores(rows, encoding.plan, dense, activation, norm, parts.decoder)
 
 
-def _predictions(config: BertConfig) -> Tree:
-    return Tree(
-        transform=Tree(
-            dense=Linear(config.hidden_size, config.hidden_size),
-            LayerNorm=LayerNorm(config.hidden_size, config.layer_norm_eps),
-        ),
-        decoder=Linear(config.hidden_size, config.vocab_size),
-        bias=nn.Parameter(torch.zeros(config.vocab_size)),
-    )
-
-
-class BertForPreTraining(_Predictions, tasks.VocabularyHead):
+class BertForPreTraining(_BertPredictions):
     """Both heads of BERT's training: masked tokens and next sentence."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config)
-        self.cls = Tree(
-            predictions=_predictions(config), seq_relationship=Linear(config.hidden_size, 2)
-        )
-        self.post_init()
+    pooled = True
+
+    def build_head(self, config: BertConfig) -> None:
+        super().build_head(config)
+        self.cls.seq_relationship = Linear(config.hidden_size, 2)
 
     def forward(
         self,
@@ -156,7 +151,7 @@ class BertForPreTraining(_Predictions, tasks.VocabularyHead):
             **options,
         )
         scores = self.scores(encoding)
-        follows = self.cls.seq_relationship(self.bert.pool(encoding), encoding.plan)
+        follows = self.cls.seq_relationship(self.base_model.pool(encoding), encoding.plan)
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
@@ -168,92 +163,35 @@ class BertForPreTraining(_Predictions, tasks.VocabularyHead):
         )
 
 
-class BertLMHeadModel(_Predictions, tasks.ForCausalLM, GenerationMixin):
+class BertLMHeadModel(_BertPredictions, tasks.ForCausalLM):
     """Scores of the next token; needs is_decoder=True to be causal."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self._warn_unless_decoder()
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.cls = Tree(predictions=_predictions(config))
-        self.post_init()
 
-
-class BertForMaskedLM(_Predictions, tasks.ForMaskedLM):
+class BertForMaskedLM(_BertPredictions, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.cls = Tree(predictions=_predictions(config))
-        self.post_init()
 
-
-class BertForNextSentencePrediction(BertPreTrainedModel, tasks.ForNextSentencePrediction):
+class BertForNextSentencePrediction(_BertHead, tasks.ForNextSentencePrediction):
     """Whether the second text follows the first."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config)
+    def build_head(self, config: BertConfig) -> None:
         self.cls = Tree(seq_relationship=Linear(config.hidden_size, 2))
-        self.post_init()
 
     def classify(self, encoding: Encoding) -> Tensor:
-        return self.cls.seq_relationship(self.bert.pool(encoding), encoding.plan)
+        return self.cls.seq_relationship(self.base_model.pool(encoding), encoding.plan)
 
 
-def _classifier_dropout(config: Any) -> float:
-    chosen = config.classifier_dropout
-    return config.hidden_dropout_prob if chosen is None else chosen
-
-
-class _PooledClassifier(BertPreTrainedModel, tasks.HeadModel):
-    outputs_of_one_label = False
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config)
-        self.classifier = Linear(
-            config.hidden_size, 1 if self.outputs_of_one_label else config.num_labels
-        )
-        self.post_init()
-
-    def classify(self, encoding: Encoding) -> Tensor:
-        pooled = self.dropped(self.bert.pool(encoding), _classifier_dropout(self.config))
-        return self.classifier(pooled, encoding.plan)
-
-
-class BertForSequenceClassification(_PooledClassifier, tasks.ForSequenceClassification):
+class BertForSequenceClassification(_BertHead, tasks.ForSequenceClassification):
     """A label for a whole text, from the pooler."""
 
 
-class BertForMultipleChoice(_PooledClassifier, tasks.ForMultipleChoice):
+class BertForMultipleChoice(_BertHead, tasks.ForMultipleChoice):
     """The best of several texts, from the pooler."""
 
-    outputs_of_one_label = True
 
-
-class BertForTokenClassification(BertPreTrainedModel, tasks.ForTokenClassification):
+class BertForTokenClassification(_BertHead, tasks.ForTokenClassification):
     """A label for every token."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
-    def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
-        return self.classifier(self.dropped(rows, _classifier_dropout(self.config)), encoding.plan)
-
-
-class BertForQuestionAnswering(BertPreTrainedModel, tasks.ForQuestionAnswering):
+class BertForQuestionAnswering(_BertHead, tasks.ForQuestionAnswering):
     """Both ends of an answer."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.qa_outputs = Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
-        return self.qa_outputs(rows, encoding.plan)

@@ -36,6 +36,7 @@ class BertLikeModel(EncoderModel):
 
     embeddings: nn.Module
     encoder: nn.Module
+    embeddings_class: ClassVar[type[Tree]] = Tree
     output_class: ClassVar[type[ModelOutput]] = BaseModelOutputWithPoolingAndCrossAttentions
     # Fields that hold their place in the tuple of return_dict=False even when they are None.
     kept_in_tuple: ClassVar[tuple[str, ...]] = ()
@@ -72,7 +73,7 @@ class BertLikeModel(EncoderModel):
 
     def build_embeddings(self) -> nn.Module:
         config, width = self.config, self.embedding_width()
-        return Tree(
+        return self.embeddings_class(
             word_embeddings=nn.Embedding(config.vocab_size, width, config.pad_token_id),
             position_embeddings=nn.Embedding(
                 config.max_position_embeddings, width, self.position_padding()

@@ -9,15 +9,18 @@ the keywords of `fastbert.models.encoding.Options`.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert.generation import GenerationMixin
+from fastbert.layers.linear import Linear
 from fastbert.layers.masks import labelled_padding
 from fastbert.losses import next_token_loss, sequence_loss, span_loss, token_loss
 from fastbert.models.base import PreTrainedModel
+from fastbert.models.encoder_model import EncoderModel
 from fastbert.models.encoding import Encoding, Options
 from fastbert.outputs import (
     CausalLMOutputWithCrossAttentions,
@@ -31,7 +34,34 @@ from fastbert.outputs import (
 
 
 class HeadModel(PreTrainedModel):
-    """A model with a head over `base_model`."""
+    """A model with a head over `base_model`.
+
+    Class attributes:
+        encoder_class: the family's encoder.
+        pooled: whether the head needs the encoder's pooler.
+    """
+
+    encoder_class: ClassVar[type[EncoderModel]]
+    pooled: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.build_encoder(config))
+        self.build_head(config)
+        self.post_init()
+
+    def build_encoder(self, config: Any) -> EncoderModel:
+        """The encoder that the head stands on."""
+        return self.encoder_class(config, add_pooling_layer=self.pooled)
+
+    def build_head(self, config: Any) -> None:
+        """Make the head's modules, under the names of the family's checkpoints."""
+        raise NotImplementedError
+
+    def head_dropout(self) -> float:
+        """Probability of dropout before a classifier, in training."""
+        chosen = self.config.classifier_dropout
+        return self.config.hidden_dropout_prob if chosen is None else chosen
 
     def input_embeddings_place(self) -> Any:
         return self.base_model.input_embeddings_place()
@@ -43,9 +73,13 @@ class HeadModel(PreTrainedModel):
         """The encoder's pass."""
         return self.base_model.encode(**inputs)
 
-    def dropped(self, x: Tensor, probability: float) -> Tensor:
-        """Dropout in training, nothing otherwise."""
-        return F.dropout(x, probability, training=True) if self.training and probability else x
+    def removed(self, inputs: dict[str, Any]) -> Tensor | None:
+        """The mask (batch, length) that says which tokens an encoder's inputs leave out."""
+        return inputs.get("attention_mask")
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """head_dropout in training, nothing otherwise."""
+        return F.dropout(x, self.head_dropout(), training=self.training)
 
 
 class VocabularyHead(HeadModel):
@@ -121,7 +155,7 @@ class ForMaskedLM(VocabularyHead):
         )
 
     def run(self, labels: Tensor | None, logits_to_keep: Any, **inputs: Any) -> Any:
-        keep = labelled_padding(labels, inputs.get("attention_mask"))
+        keep = labelled_padding(labels, self.removed(inputs))
         encoding = self.encode(keep_padding=keep, **inputs)
         if isinstance(logits_to_keep, str):
             if logits_to_keep != "labels" or labels is None:
@@ -144,11 +178,20 @@ def _labels_of(labels: Tensor, keep: Any) -> Tensor:
     return labels.gather(1, keep.to(labels.device))
 
 
-class ForCausalLM(VocabularyHead):
+class ForCausalLM(VocabularyHead, GenerationMixin):
     """Scores of the vocabulary for the next token."""
 
-    # Some families cache even while they train; the others never do.
+    # Some families return a cache even when labels are given; the others never do.
     caches_with_labels = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if not config.is_decoder:
+            warnings.warn(
+                f"{type(self).__name__} was built with is_decoder=False, so every token sees those "
+                "after it; set is_decoder=True in the configuration to predict the next token.",
+                stacklevel=2,
+            )
 
     def forward(
         self,
@@ -207,14 +250,6 @@ class ForCausalLM(VocabularyHead):
             )
         return encoding.finish(CausalLMOutputWithCrossAttentions, loss=loss, logits=logits)
 
-    def _warn_unless_decoder(self) -> None:
-        if not self.config.is_decoder:
-            warnings.warn(
-                f"{type(self).__name__} was built with is_decoder=False, so every token sees those "
-                "after it; set is_decoder=True in the configuration to predict the next token.",
-                stacklevel=3,
-            )
-
 
 class _WithLabels(HeadModel):
     """The forward of the tasks whose only argument of their own is `labels`."""
@@ -251,12 +286,16 @@ class ForSequenceClassification(_WithLabels):
     which. Returns SequenceClassifierOutput.
     """
 
+    pooled = True
     # Whether the head reads column 0 of every row.
     reads_first_column = True
 
+    def build_head(self, config: Any) -> None:
+        self.classifier: Any = Linear(config.hidden_size, config.num_labels)
+
     def classify(self, encoding: Encoding) -> Tensor:
         """(batch, num_labels)."""
-        raise NotImplementedError
+        return self.classifier(self.dropped(self.base_model.pool(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
         encoding = self.encode(first_column=self.reads_first_column, **inputs)
@@ -268,6 +307,8 @@ class ForSequenceClassification(_WithLabels):
 class ForNextSentencePrediction(_WithLabels):
     """Whether the second text follows the first. labels: (batch,), 0 if it does, 1 if not.
     Returns NextSentencePredictorOutput."""
+
+    pooled = True
 
     def classify(self, encoding: Encoding) -> Tensor:
         """(batch, 2)."""
@@ -284,11 +325,15 @@ class ForMultipleChoice(_WithLabels):
     """Which of several texts is right. All inputs have one dimension more, (batch, choices, ...).
     labels: (batch,) choices. Returns MultipleChoiceModelOutput."""
 
+    pooled = True
     reads_first_column = True
+
+    def build_head(self, config: Any) -> None:
+        self.classifier = Linear(config.hidden_size, 1)
 
     def classify(self, encoding: Encoding) -> Tensor:
         """(batch * choices, 1)."""
-        raise NotImplementedError
+        return self.classifier(self.dropped(self.base_model.pool(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
         given = inputs.get("input_ids")
@@ -315,12 +360,15 @@ class ForTokenClassification(_WithLabels):
     """A label for every token. labels: (batch, length), -100 where there is none. Returns
     TokenClassifierOutput."""
 
+    def build_head(self, config: Any) -> None:
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+
     def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
         """(rows, hidden) -> (rows, num_labels)."""
-        raise NotImplementedError
+        return self.classifier(self.dropped(rows), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
-        keep = labelled_padding(labels, inputs.get("attention_mask"))
+        keep = labelled_padding(labels, self.removed(inputs))
         encoding = self.encode(keep_padding=keep, **inputs)
         logits = encoding.batch.pad(self.classify(encoding.rows, encoding))
         loss = None if labels is None else token_loss(logits, labels)
@@ -330,9 +378,12 @@ class ForTokenClassification(_WithLabels):
 class ForQuestionAnswering(HeadModel):
     """Where in the text the answer stands."""
 
+    def build_head(self, config: Any) -> None:
+        self.qa_outputs: Any = Linear(config.hidden_size, config.num_labels)
+
     def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
         """(rows, hidden) -> (rows, 2)."""
-        raise NotImplementedError
+        return self.qa_outputs(rows, encoding.plan)
 
     def forward(
         self,

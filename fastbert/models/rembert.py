@@ -1,0 +1,176 @@
+"""RemBERT (Chung et al. 2020, arXiv:2010.12821): input and output embeddings of their own width."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from torch import Tensor
+
+from fastbert.config import PreTrainedConfig
+from fastbert.layers.heads import vocabulary_scores
+from fastbert.layers.linear import Linear
+from fastbert.layers.norm import LayerNorm
+from fastbert.layers.tree import Tree
+from fastbert.models import tasks
+from fastbert.models.base import PreTrainedModel
+from fastbert.models.bertlike import BertLikeModel
+from fastbert.models.encoding import Encoding, Options
+
+
+class RemBertConfig(PreTrainedConfig):
+    """Configuration of RemBERT; the defaults are those of google/rembert.
+
+    Attributes:
+        input_embedding_size: width of the embedding tables, and of inputs_embeds.
+        output_embedding_size: width of the rows that score the vocabulary.
+        tie_word_embeddings: always False; the two tables have different widths.
+    """
+
+    model_type = "rembert"
+
+    vocab_size: int = 250300
+    hidden_size: int = 1152
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 18
+    input_embedding_size: int = 256
+    output_embedding_size: int = 1664
+    intermediate_size: int = 4608
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    classifier_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 312
+    eos_token_id: int | None = 313
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = False
+
+
+class RemBertPreTrainedModel(PreTrainedModel):
+    """Base of the RemBERT models."""
+
+    config_class = RemBertConfig
+    base_model_prefix = "rembert"
+    _no_split_modules = ["RemBertEmbeddings", "RemBertLayer"]
+
+
+class RemBertModel(RemBertPreTrainedModel, BertLikeModel):
+    """The encoder (or, with is_decoder, decoder) without a head."""
+
+    kept_in_tuple = ("pooler_output",)
+
+    def __init__(self, config: RemBertConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config, add_pooling_layer)
+        encoder: Any = self.encoder
+        encoder.embedding_hidden_mapping_in = Linear(
+            config.input_embedding_size, config.hidden_size
+        )
+        self.post_init()
+
+    def embedding_width(self) -> int:
+        return int(self.config.input_embedding_size)
+
+    def embedding_projection(self) -> Linear | None:
+        return self.encoder.embedding_hidden_mapping_in  # type: ignore[return-value]
+
+
+class _RemBertHead(RemBertPreTrainedModel, tasks.HeadModel):
+    encoder_class = RemBertModel
+
+    def head_dropout(self) -> float:
+        return self.config.classifier_dropout_prob
+
+
+class _RemBertVocabulary(_RemBertHead, tasks.VocabularyHead):
+    """What the models that score the vocabulary share: `cls.predictions`, tied to nothing."""
+
+    def build_head(self, config: RemBertConfig) -> None:
+        width = config.output_embedding_size
+        self.cls: Any = Tree(
+            predictions=Tree(
+                dense=Linear(config.hidden_size, width),
+                LayerNorm=LayerNorm(width, config.layer_norm_eps),
+                decoder=Linear(width, config.vocab_size),
+            )
+        )
+
+    def get_output_embeddings(self) -> Any:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        self.cls.predictions.decoder = new_embeddings
+
+    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+        parts = self.cls.predictions
+        activation = self.config.hidden_act
+        return vocabulary_scores(
+            rows, encoding.plan, parts.dense, activation, parts.LayerNorm, parts.decoder
+        )
+
+
+class RemBertForCausalLM(_RemBertVocabulary, tasks.ForCausalLM):
+    """Scores of the next token; needs is_decoder=True to be causal."""
+
+    caches_with_labels = True
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        *,
+        logits_to_keep: int | Tensor = 0,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """As of all causal models; only the order of the arguments is this family's."""
+        return super().forward(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            labels,
+            past_key_values,
+            use_cache,
+            logits_to_keep,
+            shift_labels=shift_labels,
+            num_items_in_batch=num_items_in_batch,
+            **options,
+        )
+
+
+class RemBertForMaskedLM(_RemBertVocabulary, tasks.ForMaskedLM):
+    """Scores of the vocabulary at every token."""
+
+
+class RemBertForSequenceClassification(_RemBertHead, tasks.ForSequenceClassification):
+    """A label for a whole text, from the pooler."""
+
+
+class RemBertForMultipleChoice(_RemBertHead, tasks.ForMultipleChoice):
+    """The best of several texts, from the pooler."""
+
+
+class RemBertForTokenClassification(_RemBertHead, tasks.ForTokenClassification):
+    """A label for every token."""
+
+
+class RemBertForQuestionAnswering(_RemBertHead, tasks.ForQuestionAnswering):
+    """Both ends of an answer."""
