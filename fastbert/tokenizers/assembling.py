@@ -13,6 +13,7 @@ from fastbert.tokenizers.calling import Calling
 from fastbert.tokenizers.strategies import check_side, resolve
 from fastbert.tokenizers.strategies import truncation_strategy as named_strategy
 from fastbert.tokenizers.vocabulary import to_list
+from fastbert.tokenizers.windows import longest_first
 
 
 class Assembling(Calling):
@@ -214,16 +215,6 @@ class Assembling(Calling):
                     row + [value] * n if side == "right" else [value] * n + row
                     for row, n in zip(rows[key], missing, strict=True)
                 ]
-
-
-def longest_first(first: int, second: int, remove: int) -> tuple[int, int]:
-    """How many tokens to cut from a first and a second text so that `remove` go in all: the longer
-    loses its surplus, then both lose alike, the second one more where `remove` is odd."""
-    surplus = min(abs(first - second), remove)
-    rest = remove - surplus
-    if first > second:
-        return surplus + rest // 2, rest - rest // 2
-    return rest // 2, surplus + rest - rest // 2
 
 
 def _kind_of(values: Any) -> str | None:

@@ -14,8 +14,10 @@ from fastbert.tokenizers.rust_engine import RustEngine
 from fastbert.tokenizers.special import (
     ADDITIONAL,
     SPECIAL_NAMES,
+    SpecialSet,
     TokenLike,
     as_added_token,
+    is_plain,
     token_fields,
 )
 from fastbert.tokenizers.strategies import VERY_LARGE_INTEGER, WarnOnce, check_side
@@ -87,23 +89,30 @@ class Tokenizer(Assembling):
         self.pad_token_type_id = pad_token_type_id
         self._warn = WarnOnce()
         own = {"bos_token": bos_token, "eos_token": eos_token, **special}
-        self._special = {
+        self.specials = SpecialSet()
+        self.specials.named = {
             name: None if own.get(name) is None else as_added_token(own[name], special=True)
             for name in SPECIAL_NAMES
         }
         extra = [] if isinstance(extra_special_tokens, dict) else list(extra_special_tokens or [])
         additional = list(additional_special_tokens or []) + extra
-        self._additional = [as_added_token(token, special=True) for token in additional]
+        self.additional_special_tokens = additional
+        engine.bind(self.specials)
         self._add_initial(added_tokens_decoder or {})
-        self._announce_specials()
 
     def _add_initial(self, decoder: dict[Any, Any]) -> None:
         """Adds the saved tokens at their ids, then the special tokens that are missing."""
         saved = {int(key): as_added_token(decoder[key]) for key in sorted(decoder, key=int)}
         self.engine.restore_added(saved)
-        known = {token.content for token in self.engine.added_tokens.values()}
+        known = {token.content: token for token in self.engine.added_tokens.values()}
+        # A token that strips spaces says so; a plain one leaves the flags it was added with.
         self.engine.add_tokens(
-            [t for t in self.all_special_tokens_extended if t.content not in known]
+            [
+                token
+                for token in self.all_special_tokens_extended
+                if token.content not in known
+                or (known[token.content] != token and not is_plain(token))
+            ]
         )
 
     @classmethod
@@ -300,8 +309,7 @@ class Tokenizer(Assembling):
         def entry(token: AddedToken) -> Any:
             fields = token_fields(token)
             fields.pop("special")
-            plain = not (token.lstrip or token.rstrip or token.single_word or token.normalized)
-            return token.content if plain else fields
+            return token.content if is_plain(token) else fields
 
         return {
             name: [entry(token) for token in value] if isinstance(value, list) else entry(value)

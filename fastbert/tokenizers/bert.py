@@ -13,7 +13,7 @@ from fastbert.tokenizers.layout import BERT_LAYOUT
 from fastbert.tokenizers.rust_engine import RustEngine, read_rust_tokenizer
 from fastbert.tokenizers.special import TokenLike
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 
 def read_vocabulary(source: str | os.PathLike[str] | dict[str, int] | None) -> dict[str, int]:
@@ -107,8 +107,12 @@ class BertTokenizer(Tokenizer):
             source = vocab_file if vocab is None else vocab
             backend = _build(read_vocabulary(source), names, normalizer, wordpieces_prefix)
         self.do_lower_case = do_lower_case
+        engine = RustEngine(backend)
+        # Built from a vocabulary, transformers 4 cleans decoded text; from tokenizer.json it does
+        # not, unless the settings say so.
+        options.setdefault("clean_up_tokenization_spaces", tokenizer_file is None)
         super().__init__(
-            RustEngine(backend),
+            engine,
             special=special,
             settings={
                 "do_lower_case": do_lower_case,
@@ -119,6 +123,8 @@ class BertTokenizer(Tokenizer):
             | ({} if wordpieces_prefix == "##" else {"wordpieces_prefix": wordpieces_prefix}),
             **options,
         )
+        if tokenizer_file is None:
+            engine.set_layout(self.layout, self.specials)
 
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
@@ -149,11 +155,6 @@ def _build(
     )
     backend.normalizer = normalizers.BertNormalizer(**({"clean_text": True} | normalizer))
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.TemplateProcessing(
-        single=BERT_LAYOUT.template(False, names),
-        pair=BERT_LAYOUT.template(True, names),
-        special_tokens=[(names[slot], vocab[names[slot]]) for slot in ("cls", "sep")],
-    )
     backend.decoder = decoders.WordPiece(prefix=prefix)
     return backend
 

@@ -180,7 +180,7 @@ class Calling(Vocabulary):
             padding=padding,
             truncation=truncation,
             max_length=max_length,
-            stride=stride,
+            stride=stride if return_overflowing_tokens else 0,
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=check_side("padding_side", side),
             truncation_side=check_side("truncation_side", self.truncation_side),

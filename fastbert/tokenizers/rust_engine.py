@@ -9,7 +9,9 @@ from typing import Any
 
 from fastbert.tokenizers import files
 from fastbert.tokenizers.encoding import Encoding, Padding, Truncation
-from tokenizers import AddedToken, Tokenizer
+from fastbert.tokenizers.layout import Layout
+from fastbert.tokenizers.special import SpecialSet
+from tokenizers import AddedToken, Tokenizer, processors
 
 
 class RustEngine:
@@ -69,8 +71,17 @@ class RustEngine:
                 "the tokenizer's files do not belong together."
             )
 
-    def set_specials(self, names: dict[str, str]) -> None:
+    def bind(self, specials: SpecialSet) -> None:
         """Nothing to do: the post-processor holds the special tokens it was built with."""
+
+    def set_layout(self, layout: Layout, specials: SpecialSet) -> None:
+        """Puts special tokens around texts as `layout` says."""
+        names = {slot: name for slot in layout.pair if (name := specials.name_of(slot))}
+        self.backend.post_processor = processors.TemplateProcessing(
+            single=layout.template(False, names),
+            pair=layout.template(True, names),
+            special_tokens=[(name, self.backend.token_to_id(name)) for name in names.values()],
+        )
 
     def num_special_tokens_to_add(self, pair: bool) -> int:
         return self.backend.num_special_tokens_to_add(pair)
@@ -88,9 +99,15 @@ class RustEngine:
         """Encodes texts, (text, pair) tuples, or those of word lists where `is_split`."""
         with self._lock:
             self._configure(truncation, padding, split_special_tokens)
-            return self.backend.encode_batch(
-                list(inputs), is_pretokenized=is_split, add_special_tokens=add_special_tokens
-            )
+            try:
+                return self.backend.encode_batch(
+                    list(inputs), is_pretokenized=is_split, add_special_tokens=add_special_tokens
+                )
+            except BaseException as error:  # a Rust panic is no Exception
+                told = _sentence(error, truncation)
+                if told is None:
+                    raise
+                raise told from error
 
     def _configure(
         self, truncation: Truncation | None, padding: Padding | None, split_special_tokens: bool
@@ -125,10 +142,8 @@ class RustEngine:
             self._configure(None, None, self.backend.encode_special_tokens)
             return self.backend.to_str(pretty=True)
 
-    def decode(
-        self, ids: Sequence[int], *, skip: set[str], skip_special_tokens: bool, **options: Any
-    ) -> str:
-        """The text of `ids`; `skip` is not consulted, the added tokens know what is special."""
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
+        """The text of `ids`."""
         if options:
             raise TypeError(
                 f"decode() does not take {', '.join(sorted(options))} with this tokenizer; it "
@@ -139,6 +154,24 @@ class RustEngine:
     def join(self, tokens: Sequence[str]) -> str:
         decoder = self.backend.decoder
         return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+
+
+def _sentence(error: BaseException, cut: Truncation | None) -> ValueError | None:
+    """A ValueError that says what to do, for the library's errors about truncation; else None."""
+    message = str(error)
+    if cut is not None and "stride" in message:
+        return ValueError(
+            f"stride is {cut.stride}, which is not smaller than the tokens of text that max_length "
+            f"{cut.max_length} leaves in a row; use a smaller stride or a larger max_length."
+        )
+    if cut is not None and "Second sequence not provided" in message:
+        return ValueError("truncation='only_second' needs a second text, and there is none.")
+    if cut is not None and "too short" in message:
+        return ValueError(
+            f"truncation='{cut.strategy}' cannot bring a pair down to {cut.max_length} tokens: "
+            "that text is too short; use 'longest_first', or a larger max_length."
+        )
+    return None
 
 
 def read_rust_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -28,7 +28,9 @@ def as_added_token(value: Any, *, special: bool | None = None) -> AddedToken:
     Raises TypeError for anything else.
     """
     if isinstance(value, AddedToken):
-        return value
+        if not special or value.special:
+            return value
+        return AddedToken(**(token_fields(value) | {"special": True}))
     if isinstance(value, str):
         is_special = bool(special)
         return AddedToken(value, special=is_special, normalized=not is_special)
@@ -52,6 +54,36 @@ def token_fields(token: AddedToken) -> dict[str, Any]:
     }
 
 
+def is_plain(token: AddedToken) -> bool:
+    """Whether the token is what a str stands for: it strips nothing, and is matched as it is."""
+    return not (token.lstrip or token.rstrip or token.single_word or token.normalized)
+
+
+class SpecialSet:
+    """The special tokens of one tokenizer, shared with its engine, which sees every change."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, AddedToken | None] = {}
+        self.additional: list[AddedToken] = []
+
+    def name_of(self, slot: str) -> str | None:
+        """The string of a layout's slot ("cls" for `cls_token`), None where it is not set."""
+        token = self.named.get(f"{slot}_token")
+        return None if token is None else token.content
+
+    def every(self) -> list[AddedToken]:
+        """Every special token once, in the order of the attributes."""
+        seen: dict[str, AddedToken] = {}
+        for token in [*(self.named.get(name) for name in SPECIAL_NAMES), *self.additional]:
+            if token is not None:
+                seen.setdefault(token.content, token)
+        return list(seen.values())
+
+    def strings(self) -> list[str]:
+        """The strings of `every`."""
+        return [token.content for token in self.every()]
+
+
 class _SpecialToken:
     """Descriptor of one special token: reads as str or None, takes str, AddedToken or None."""
 
@@ -61,8 +93,7 @@ class _SpecialToken:
     def __get__(self, instance: SpecialTokens | None, owner: type) -> Any:
         if instance is None:
             return self
-        token = instance._special.get(self.name)
-        return None if token is None else token.content
+        return instance.specials.name_of(self.name.removesuffix("_token"))
 
     def __set__(self, instance: SpecialTokens, value: TokenLike | None) -> None:
         instance._set_special(self.name, value)
@@ -77,8 +108,8 @@ class _SpecialTokenId:
     def __get__(self, instance: SpecialTokens | None, owner: type) -> Any:
         if instance is None:
             return self
-        token = instance._special.get(self.name)
-        return None if token is None else instance.convert_tokens_to_ids(token.content)
+        token = instance.specials.name_of(self.name.removesuffix("_token"))
+        return None if token is None else instance.convert_tokens_to_ids(token)
 
     def __set__(self, instance: SpecialTokens, value: int | None) -> None:
         token = None if value is None else instance.convert_ids_to_tokens(value)
@@ -105,8 +136,7 @@ class SpecialTokens:
     cls_token_id = _SpecialTokenId()
     mask_token_id = _SpecialTokenId()
 
-    _special: dict[str, AddedToken | None]
-    _additional: list[AddedToken]
+    specials: SpecialSet
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         raise NotImplementedError
@@ -117,16 +147,16 @@ class SpecialTokens:
     def _set_special(self, name: str, value: TokenLike | None) -> None:
         if value is not None and not isinstance(value, (str, AddedToken)):
             raise TypeError(f"{name} must be a str, an AddedToken or None, not {value!r}.")
-        self._special[name] = None if value is None else as_added_token(value, special=True)
+        self.specials.named[name] = None if value is None else as_added_token(value, special=True)
 
     @property
     def additional_special_tokens(self) -> list[str]:
         """Special tokens that have no role of their own."""
-        return [token.content for token in self._additional]
+        return [token.content for token in self.specials.additional]
 
     @additional_special_tokens.setter
     def additional_special_tokens(self, values: Iterable[TokenLike] | None) -> None:
-        self._additional = [as_added_token(value, special=True) for value in values or []]
+        self.specials.additional = [as_added_token(value, special=True) for value in values or []]
 
     @property
     def additional_special_tokens_ids(self) -> list[int]:
@@ -136,16 +166,12 @@ class SpecialTokens:
     @property
     def all_special_tokens_extended(self) -> list[AddedToken]:
         """Every special token once, in the order of the attributes."""
-        seen: dict[str, AddedToken] = {}
-        for token in [*(self._special.get(name) for name in SPECIAL_NAMES), *self._additional]:
-            if token is not None:
-                seen.setdefault(token.content, token)
-        return list(seen.values())
+        return self.specials.every()
 
     @property
     def all_special_tokens(self) -> list[str]:
         """The strings of every special token, each once."""
-        return [token.content for token in self.all_special_tokens_extended]
+        return self.specials.strings()
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -156,10 +182,12 @@ class SpecialTokens:
     def special_tokens_map_extended(self) -> dict[str, AddedToken | list[AddedToken]]:
         """Attribute name to AddedToken, only those that are set."""
         found: dict[str, AddedToken | list[AddedToken]] = {
-            name: token for name in SPECIAL_NAMES if (token := self._special.get(name)) is not None
+            name: token
+            for name in SPECIAL_NAMES
+            if (token := self.specials.named.get(name)) is not None
         }
-        if self._additional:
-            found[ADDITIONAL] = list(self._additional)
+        if self.specials.additional:
+            found[ADDITIONAL] = list(self.specials.additional)
         return found
 
     @property

@@ -12,6 +12,7 @@ from fastbert.tokenizers.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.special import (
     ADDITIONAL,
     SPECIAL_NAMES,
+    SpecialSet,
     SpecialTokens,
     TokenLike,
     as_added_token,
@@ -35,11 +36,9 @@ class Engine(Protocol):
     def id_to_token(self, token_id: int) -> str | None: ...
     def add_tokens(self, tokens: Iterable[AddedToken]) -> int: ...
     def restore_added(self, tokens: dict[int, AddedToken]) -> None: ...
-    def set_specials(self, names: dict[str, str]) -> None: ...
+    def bind(self, specials: SpecialSet) -> None: ...
     def num_special_tokens_to_add(self, pair: bool) -> int: ...
-    def decode(
-        self, ids: Sequence[int], *, skip: set[str], skip_special_tokens: bool, **options: Any
-    ) -> str: ...
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str: ...
     def join(self, tokens: Sequence[str]) -> str: ...
     def encode(
         self,
@@ -114,8 +113,7 @@ class Vocabulary(SpecialTokens):
         if not isinstance(tokens, str):
             return [self.convert_tokens_to_ids(token) for token in tokens]
         token_id = self.engine.token_to_id(tokens)
-        if token_id is None and self._special.get("unk_token") is not None:
-            unknown = self.unk_token
+        if token_id is None and (unknown := self.unk_token) is not None:
             return None if unknown == tokens else self.convert_tokens_to_ids(unknown)
         return token_id
 
@@ -147,19 +145,10 @@ class Vocabulary(SpecialTokens):
         for value in new_tokens or []:
             special = special_tokens or str(getattr(value, "content", value)) in known
             token = as_added_token(value, special=special)
-            if special and not token.special:
-                token = AddedToken(
-                    token.content,
-                    single_word=token.single_word,
-                    lstrip=token.lstrip,
-                    rstrip=token.rstrip,
-                    normalized=token.normalized,
-                    special=True,
-                )
             if token.content:
                 tokens.append(token)
         added = self.engine.add_tokens(tokens)
-        self._additional += [t for t in tokens if t.special and t.content not in known]
+        self.specials.additional += [t for t in tokens if t.special and t.content not in known]
         return added
 
     def add_special_tokens(
@@ -176,10 +165,10 @@ class Vocabulary(SpecialTokens):
                     raise TypeError(f"{name} must be a list of tokens, not {value!r}.")
                 extra = [as_added_token(token, special=True) for token in value]
                 if replace_additional_special_tokens:
-                    self._additional = list(extra)
+                    self.specials.additional = list(extra)
                 else:
                     known = set(self.additional_special_tokens)
-                    self._additional += [t for t in extra if t.content not in known]
+                    self.specials.additional += [t for t in extra if t.content not in known]
                 tokens += extra
             elif name in SPECIAL_NAMES:
                 if not isinstance(value, (str, AddedToken)):
@@ -192,19 +181,6 @@ class Vocabulary(SpecialTokens):
                     f"{ADDITIONAL}."
                 )
         return self.add_tokens(tokens, special_tokens=True)
-
-    def _set_special(self, name: str, value: TokenLike | None) -> None:
-        super()._set_special(name, value)
-        self._announce_specials()
-
-    def _announce_specials(self) -> None:
-        self.engine.set_specials(
-            {
-                name.removesuffix("_token"): token.content
-                for name in SPECIAL_NAMES
-                if (token := self._special.get(name)) is not None
-            }
-        )
 
     def decode(
         self,
@@ -227,7 +203,6 @@ class Vocabulary(SpecialTokens):
             )
         text = self.engine.decode(
             ids,
-            skip=set(self.all_special_tokens),
             skip_special_tokens=skip_special_tokens,
             **options,
         )

@@ -1,0 +1,92 @@
+"""Which characters of a text the characters of its normalised form came from."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from fastbert.tokenizers.encoding import Span
+
+# How far to look for the place where text and tokens agree again. The longest rewriting that the
+# normalisers do is three characters for one, beside runs of removed characters, which cost nothing.
+_REACH = 8
+
+_QUOTES = dict.fromkeys('«»“”„‟"', '"') | dict.fromkeys("‘’‚‛´`'", "'")
+_DASHES = dict.fromkeys("–—━-", "-")
+_ALIKE = _QUOTES | _DASHES
+
+
+def nfc(text: str) -> tuple[str, list[Span] | None]:
+    """`text` in normal form C, and the source span of every character (None: unchanged)."""
+    if unicodedata.is_normalized("NFC", text):
+        return text, None
+    parts: list[str] = []
+    spans: list[Span] = []
+    start = 0
+    while start < len(text):
+        end = start + 1
+        composed = unicodedata.normalize("NFC", text[start:end])
+        while end < len(text):
+            alone = unicodedata.normalize("NFC", text[end])
+            both = unicodedata.normalize("NFC", text[start : end + 1])
+            if not unicodedata.combining(text[end]) and both == composed + alone:
+                break
+            composed = both
+            end += 1
+        parts.append(composed)
+        spans += [(start, end)] * len(composed)
+        start = end
+    return "".join(parts), spans
+
+
+def _alike(char: str) -> str:
+    return _ALIKE.get(char, char)
+
+
+def align(source: Sequence[tuple[str, Span]], words: Sequence[str]) -> list[list[Span]]:
+    """The span of every character of every word in the text that `source` describes.
+
+    source: characters as the normaliser leaves them, spaces and removed characters left out, each
+    with the span it came from. The words spell the same characters but for local rewriting
+    (quotation marks, dashes, swapped commas): the two are matched from left to right, and where
+    they differ the nearest place where they agree again is taken; characters in between get the
+    span of the characters in between. Spans never go backwards.
+    """
+    wanted = [(index, char) for index, word in enumerate(words) for char in word]
+    found: list[list[Span]] = [[] for _ in words]
+    at = done = 0
+    while done < len(wanted):
+        skip_source, skip_wanted = _gap(source, at, wanted, done)
+        span = _between(source, at, at + skip_source)
+        for index, _ in wanted[done : done + skip_wanted]:
+            found[index].append(span)
+        at += skip_source
+        done += skip_wanted
+        if done < len(wanted):
+            found[wanted[done][0]].append(source[at][1])
+            at += 1
+            done += 1
+    return found
+
+
+def _gap(
+    source: Sequence[tuple[str, Span]], at: int, wanted: Sequence[tuple[int, str]], done: int
+) -> tuple[int, int]:
+    """How many source and wanted characters to skip until the next ones agree; what is left of
+    both where they never do."""
+    left, right = len(source) - at, len(wanted) - done
+    for total in range(min(2 * _REACH, left + right) + 1):
+        for skip in range(max(0, total - right), min(total, left) + 1):
+            i, j = at + skip, done + total - skip
+            if i < len(source) and j < len(wanted) and _alike(source[i][0]) == _alike(wanted[j][1]):
+                return skip, total - skip
+    return left, right
+
+
+def _between(source: Sequence[tuple[str, Span]], start: int, end: int) -> Span:
+    """The text covered by source characters `start` to `end`; empty where there are none."""
+    if start < end:
+        return source[start][1][0], source[end - 1][1][1]
+    if start < len(source):
+        return source[start][1][0], source[start][1][0]
+    return (source[-1][1][1], source[-1][1][1]) if source else (0, 0)

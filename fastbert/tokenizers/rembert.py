@@ -1,0 +1,154 @@
+"""RemBERT's tokenizers: sentencepiece with BERT's special tokens."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Self
+
+from fastbert.tokenizers import files, spm_file, spm_rust
+from fastbert.tokenizers.layout import BERT_LAYOUT
+from fastbert.tokenizers.piece_engine import PieceEngine
+from fastbert.tokenizers.rust_engine import RustEngine
+from fastbert.tokenizers.special import TokenLike
+from fastbert.tokenizers.spm_model import SpmModel
+from fastbert.tokenizers.spm_tokenizer import SpmTokenizer, need_a_file, rust_engine_from_json
+from fastbert.tokenizers.vocabulary import Engine
+from tokenizers import AddedToken, Regex, normalizers
+
+
+class RemBertTokenizer(SpmTokenizer):
+    """RemBERT's tokenizer.
+
+    `[CLS] A [SEP]`, or `[CLS] A [SEP] B [SEP]` with token type 1 from B on. The token types are
+    returned, as transformers 4 did (5 lost them); `model_input_names=["input_ids",
+    "attention_mask"]` leaves them out.
+
+    tokenizer_file: a tokenizer.json, which runs in Rust just as it is. vocab_file:
+    sentencepiece.model, cut by sentencepiece itself where there is no tokenizer_file.
+    do_lower_case: lower-case everything but special tokens. remove_space and keep_accents are
+    stored only: sentencepiece's own normalisation decides. Further arguments: see `Tokenizer`.
+    """
+
+    vocab_files_names: ClassVar = {
+        "vocab_file": "sentencepiece.model",
+        "tokenizer_file": files.TOKENIZER_FILE,
+    }
+    model_file_name = "sentencepiece.model"
+    layout = BERT_LAYOUT
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike[str] | None = None,
+        tokenizer_file: str | os.PathLike[str] | None = None,
+        do_lower_case: bool = False,
+        remove_space: bool = True,
+        keep_accents: bool = True,
+        bos_token: TokenLike = "[CLS]",
+        eos_token: TokenLike = "[SEP]",
+        unk_token: TokenLike = "[UNK]",
+        sep_token: TokenLike = "[SEP]",
+        pad_token: TokenLike = "[PAD]",
+        cls_token: TokenLike = "[CLS]",
+        mask_token: TokenLike = "[MASK]",
+        **options: Any,
+    ) -> None:
+        if isinstance(mask_token, str):
+            # The mask stands for a word together with the space before it.
+            mask_token = AddedToken(mask_token, lstrip=True, normalized=False, special=True)
+        self.do_lower_case = do_lower_case
+        self.remove_space = remove_space
+        self.keep_accents = keep_accents
+        engine: Engine
+        if tokenizer_file is not None:
+            engine = rust_engine_from_json(tokenizer_file)
+        elif vocab_file is None:
+            raise need_a_file(type(self))
+        else:
+            engine = self._engine(vocab_file)
+        super().__init__(
+            engine,
+            vocab_file=vocab_file,
+            fresh=tokenizer_file is None,
+            special={
+                "bos_token": bos_token,
+                "eos_token": eos_token,
+                "unk_token": unk_token,
+                "sep_token": sep_token,
+                "pad_token": pad_token,
+                "cls_token": cls_token,
+                "mask_token": mask_token,
+            },
+            settings={
+                "do_lower_case": do_lower_case,
+                "remove_space": remove_space,
+                "keep_accents": keep_accents,
+            },
+            **options,
+        )
+
+    def _engine(self, vocab_file: str | os.PathLike[str]) -> Engine:
+        """The engine over a sentencepiece model, by the settings made so far."""
+        return PieceEngine(SpmModel(vocab_file), self.layout, lower=self.do_lower_case)
+
+    def _mask_ids(self) -> set[int]:
+        return {self.sep_token_id, self.cls_token_id}
+
+
+class RemBertTokenizerFast(RemBertTokenizer):
+    """RemBERT's tokenizer in Rust: a tokenizer_file (tokenizer.json) just as it is, or built from
+    vocab_file (sentencepiece.model).
+
+    As in transformers 4, called directly it lower-cases and strips accents unless told otherwise,
+    while `from_pretrained` on a folder without tokenizer.json does neither unless the folder's
+    settings say so.
+    """
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike[str] | None = None,
+        tokenizer_file: str | os.PathLike[str] | None = None,
+        do_lower_case: bool = True,
+        remove_space: bool = True,
+        keep_accents: bool = False,
+        unk_token: TokenLike = "<unk>",
+        pad_token: TokenLike = "<pad>",
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            vocab_file,
+            tokenizer_file,
+            do_lower_case=do_lower_case,
+            remove_space=remove_space,
+            keep_accents=keep_accents,
+            unk_token=unk_token,
+            pad_token=pad_token,
+            **options,
+        )
+
+    @classmethod
+    def _from_files(cls, paths: dict[str, str], arguments: dict[str, Any]) -> Self:
+        if "tokenizer_file" not in paths and "tokenizer_file" not in arguments:
+            plain = {
+                "do_lower_case": False,
+                "keep_accents": True,
+                "unk_token": "[UNK]",
+                "pad_token": "[PAD]",
+            }
+            arguments = plain | arguments
+        return super()._from_files(paths, arguments)
+
+    def _engine(self, vocab_file: str | os.PathLike[str]) -> Engine:
+        source = spm_file.read(vocab_file)
+        steps: list[normalizers.Normalizer] = [
+            normalizers.Replace("``", '"'),
+            normalizers.Replace("''", '"'),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+        if not self.keep_accents:
+            steps += [normalizers.NFKD(), normalizers.StripAccents()]
+        if self.do_lower_case:
+            steps.append(normalizers.Lowercase())
+        if source.charsmap:
+            steps.append(normalizers.Precompiled(source.charsmap))
+        vocab = [(piece.text, piece.score) for piece in source.pieces]
+        return RustEngine(spm_rust.build(source, vocab, source.unk_id, steps))
