@@ -5,7 +5,9 @@
 #include "cpu/ops/act.h"
 #include "cpu/ops/attention.h"
 #include "cpu/ops/embed.h"
+#include "cpu/ops/gemm.h"
 #include "cpu/ops/layer_norm.h"
+#include "cpu/ops/quantize.h"
 #include "cpu/ops/vec_math.h"
 
 namespace fastbert {
@@ -18,6 +20,8 @@ struct KernelTable {
     ActKernels act;
     EmbedKernels embed;
     AttentionKernels attention;
+    GemmKernels gemm;
+    QuantizeKernels quantize;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

@@ -5,7 +5,9 @@
 #include "cpu/ops/act.inl"
 #include "cpu/ops/attention.inl"
 #include "cpu/ops/embed.inl"
+#include "cpu/ops/gemm.inl"
 #include "cpu/ops/layer_norm.inl"
+#include "cpu/ops/quantize.inl"
 #include "cpu/ops/vec_math.inl"
 
 namespace fastbert {
@@ -19,6 +21,8 @@ constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     act_kernels,
     embed_kernels,
     attention_kernels,
+    gemm_kernels,
+    quantize_kernels,
 };
 
 }  // namespace fastbert

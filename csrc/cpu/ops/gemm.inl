@@ -1,0 +1,177 @@
+// A range of rows times a range of panels (GemmKernels::RangeFn). Panels outside, rows inside: a
+// panel stays in L2 (96 KiB for float32 and K = 768) while the rows pass, each tile of rows from L2
+// or L3.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/ops/gemm.h"
+#include "cpu/ops/gemm_epilogue.inl"
+#include "cpu/ops/gemm_pack.inl"
+#include "cpu/ops/gemm_tile.inl"
+
+namespace fastbert {
+namespace {
+
+// Rows as the tiles read them.
+struct StagedRows {
+    const std::uint8_t* x;
+    index_t stride;  // bytes
+};
+
+inline void stage_row(const float* x, index_t k, float* out) {
+    std::memcpy(out, x, static_cast<std::size_t>(k) * sizeof(float));
+}
+inline void stage_row(const bf16_t* x, index_t k, bf16_t* out) {
+    std::memcpy(out, x, static_cast<std::size_t>(k) * sizeof(bf16_t));
+}
+inline void stage_row(const std::uint8_t* x, index_t k, std::uint8_t* out) {
+    std::memcpy(out, x, static_cast<std::size_t>(k));
+}
+inline void stage_row(const std::uint8_t* x, index_t k, std::int16_t* out) {
+    for (index_t i = 0; i < k; ++i) out[i] = x[i];
+}
+inline void stage_row(const f16_t* x, index_t k, float* out) {
+    index_t i = 0;
+    for (; i + F32::lanes <= k; i += F32::lanes) store(out + i, load(x + i));
+    const int rest = static_cast<int>(k - i);
+    if (rest > 0) store_n(out + i, load_n(x + i, rest), rest);
+}
+
+template <typename To, typename From>
+inline StagedRows stage(const GemmArgs& g, index_t row_begin, index_t row_end, index_t stride_bytes,
+                        void* scratch) {
+    auto* out = static_cast<std::uint8_t*>(scratch);
+    for (index_t r = row_begin; r < row_end; ++r) {
+        stage_row(static_cast<const From*>(g.x) + r * g.x_stride, g.k,
+                  reinterpret_cast<To*>(out + (r - row_begin) * stride_bytes));
+    }
+    return {out, stride_bytes};
+}
+
+template <typename D>
+StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
+                    const GemmStaging& staging, void* scratch) {
+    if (staging.rows == 0) {
+        const index_t stride = g.x_stride * size_of(g.x_dtype);
+        return {static_cast<const std::uint8_t*>(g.x) + row_begin * stride, stride};
+    }
+    const index_t stride = staging.stride_bytes;
+    switch (g.x_dtype) {
+        case DType::f16:
+            return stage<float, f16_t>(g, row_begin, row_end, stride, scratch);
+        case DType::bf16:
+            return stage<bf16_t, bf16_t>(g, row_begin, row_end, stride, scratch);
+        case DType::u8:
+            if constexpr (D::kStagedX) {
+                return stage<std::int16_t, std::uint8_t>(g, row_begin, row_end, stride, scratch);
+            } else {
+                return stage<std::uint8_t, std::uint8_t>(g, row_begin, row_end, stride, scratch);
+            }
+        default:
+            return stage<float, float>(g, row_begin, row_end, stride, scratch);
+    }
+}
+
+// The 28 stores of a tile would otherwise wait for their lines one after the other (measured: 4 to
+// 6 % of an int8 product 3072 wide).
+template <typename D>
+inline void prefetch_out(const GemmArgs& g, const TileSums& t) {
+    const index_t size = size_of(g.out_dtype);
+    const index_t left = g.n - t.column;
+    const index_t bytes = (left < 2 * D::kLanes ? left : 2 * D::kLanes) * size;
+    for (int i = 0; i < t.rows; ++i) {
+        const char* p =
+            static_cast<const char*>(g.out) + ((t.row + i) * g.out_stride + t.column) * size;
+        __builtin_prefetch(p, 1, 3);
+        __builtin_prefetch(p + bytes - 1, 1, 3);
+    }
+}
+
+template <typename D>
+class RangeProduct {
+  public:
+    static constexpr bool integer = D::kLaneBytes / D::kGroup == 1;
+    static constexpr int columns = 2 * D::kLanes;
+
+    RangeProduct(const GemmArgs& args, index_t panel_begin, index_t panel_end)
+        : g_(args), panel_begin_(panel_begin), panel_end_(panel_end) {
+        const PackedHeader h = header_of(args.packed);
+        column_sums_ = reinterpret_cast<const std::int32_t*>(args.packed + sizeof(PackedHeader));
+        panels_ = args.packed + sizeof(PackedHeader) + column_sum_bytes(h);
+        tile_.panel_bytes = panel_bytes(h);
+        tile_.words = args.k / D::kGroup;
+        tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (4 / D::kGroup);
+        tile_.sums = sums_;
+    }
+
+    // Rows in tiles of nearly equal height: 16 rows are 8 + 8, not 14 + 2.
+    void rows(index_t row_begin, index_t row_end, const StagedRows& x) {
+        const index_t rows = row_end - row_begin;
+        const index_t tiles = (rows + D::kRows - 1) / D::kRows;
+        const index_t height = tiles > 0 ? rows / tiles : 0;
+        const index_t taller = tiles > 0 ? rows % tiles : 0;
+        for (index_t p = panel_begin_; p < panel_end_;) {
+            int panels = 1;
+            if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
+                panels = panels_at_once<D>(static_cast<int>(rows));
+            }
+            index_t row = row_begin;
+            for (index_t i = 0; i < tiles; ++i) {
+                const int count = static_cast<int>(height + (i < taller ? 1 : 0));
+                tile_.x = x.x + (row - row_begin) * x.stride;
+                tile_.x_stride = x.stride;
+                one_tile(p, panels, row, count, i + 1 == tiles);
+                row += count;
+            }
+            p += panels;
+        }
+    }
+
+  private:
+    void one_tile(index_t panel, int panels, index_t row, int rows, bool last) {
+        tile_.panel = panels_ + panel * tile_.panel_bytes;
+        tile_.prefetch = tile_.panel;
+        if (last && panel + 1 < panel_end_) tile_.prefetch += tile_.panel_bytes;
+        TileSums done{sums_, index_t{4} * columns * panels, row, rows, panel * columns};
+        if (panels == 1) {
+            prefetch_out<D>(g_, done);
+            Tiles<D>::by_rows[rows](tile_);
+        } else {
+            (rows == 1 ? Tiles<D>::one_row_wide : Tiles<D>::two_rows_wide)(tile_);
+        }
+        for (int j = 0; j < panels; ++j) {
+            finish_tile<integer>(g_, column_sums_, done, columns);
+            done.sums += 4 * columns;
+            done.column += columns;
+        }
+    }
+
+    // Zeroed, since lanes of F32 and of the dot may differ and no read may find what was never set.
+    alignas(64) std::uint8_t sums_[index_t{4} * columns * (D::kRows > 4 ? D::kRows : 4)] = {};
+    const GemmArgs& g_;
+    index_t panel_begin_, panel_end_;
+    const std::int32_t* column_sums_;
+    const std::uint8_t* panels_;
+    TileArgs tile_{};
+};
+
+template <typename D>
+void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
+                index_t panel_end, void* scratch) {
+    const GemmStaging staging = gemm_staging(g, D::kStagedX);
+    const index_t block = staging.rows == 0 ? row_end - row_begin : staging.rows;
+    RangeProduct<D> product(g, panel_begin, panel_end);
+    for (index_t r = row_begin; r < row_end; r += block) {
+        const index_t end = r + block < row_end ? r + block : row_end;
+        product.rows(r, end, rows_for<D>(g, r, end, staging, scratch));
+    }
+}
+
+constexpr GemmKernels gemm_kernels = {
+    layout_of<DotF32>(), layout_of<DotBf16>(), layout_of<DotU8S8>(), pack,
+    gemm_range<DotF32>,  gemm_range<DotBf16>,  gemm_range<DotU8S8>,
+};
+
+}  // namespace
+}  // namespace fastbert

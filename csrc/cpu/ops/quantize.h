@@ -1,0 +1,38 @@
+// Asymmetric 8-bit quantisation of each row by its own range:
+//   lo = min(0, min x), hi = max(0, max x), scale = (hi - lo) / 255 (1 where that is 0),
+//   zero_point = round(-lo / scale), q = clamp(round(x / scale) + zero_point, 0, 255),
+// rounding to nearest even, all in float32, so that x ~ scale * (q - zero_point). A row that holds
+// a NaN gets scale NaN, one that holds an infinity scale infinity; both get zeros for q and
+// zero_point.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace fastbert {
+
+struct QuantizeArgs {
+    const void* x = nullptr;  // (rows, k) of dtype
+    DType dtype = DType::f32;
+    index_t rows = 0;
+    index_t k = 0;
+    index_t x_stride = 0;       // distances between rows, in elements
+    std::uint8_t* q = nullptr;  // (rows, k)
+    index_t q_stride = 0;
+    float* scale = nullptr;              // (rows)
+    std::int32_t* zero_point = nullptr;  // (rows)
+    // (rows, 2 * kRangeLanes), what GemmArgs::range collected while x was written (and nothing else
+    // wrote x since), or null: saves the first of two passes.
+    const float* range = nullptr;
+};
+
+struct QuantizeKernels {
+    // Rows [first, first + count). Indexed by DType: f32, bf16, f16.
+    void (*rows[3])(const QuantizeArgs& args, index_t first, index_t count);
+};
+
+// Threaded. Throws std::invalid_argument, with a sentence, for arguments that do not fit together.
+void quantize_rows(const QuantizeArgs& args);
+
+}  // namespace fastbert

@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstring>
+
+#include "cpu/ops/gemm.h"
+#include "cpu/ops/quantize.h"
+#include "cpu/vec/sweep.h"
+
+namespace fastbert {
+namespace {
+
+inline void store_u8(std::uint8_t* p, I32 a, Whole) { store_u8(p, a); }
+inline void store_u8(std::uint8_t* p, I32 a, Part part) { store_u8_n(p, a, part.n); }
+
+struct RowRange {
+    float low, high;
+};
+
+// Lanes past the end of a partial vector are 0, which every range contains.
+template <typename T>
+inline RowRange range_of(const T* x, index_t k) {
+    F32 low[4] = {zero(), zero(), zero(), zero()};
+    F32 high[4] = {zero(), zero(), zero(), zero()};
+    sweep(k, [&](index_t i, auto extent, int slot) {
+        const F32 v = load(x + i, extent);
+        low[slot] = min(v, low[slot]);
+        high[slot] = max(v, high[slot]);
+    });
+    return {reduce_min(min(min(low[0], low[1]), min(low[2], low[3]))),
+            reduce_max(max(max(high[0], high[1]), max(high[2], high[3])))};
+}
+
+inline RowRange collected_range(const float* range) {
+    RowRange r{0.0f, 0.0f};
+    for (int i = 0; i < kRangeLanes; i += F32::lanes) {
+        const float low = reduce_min(load(range + i));
+        const float high = reduce_max(load(range + kRangeLanes + i));
+        r.low = low < r.low ? low : r.low;
+        r.high = high > r.high ? high : r.high;
+    }
+    return r;
+}
+
+template <typename T>
+inline bool has_nan(const T* x, index_t k) {
+    for (index_t i = 0; i < k; ++i) {
+        const float v = reduce_max(load_n(x + i, 1));  // the other lanes are 0
+        if (v != v) return true;
+        const float w = reduce_min(load_n(x + i, 1));
+        if (w != w) return true;
+    }
+    return false;
+}
+
+// Writes q; true when some value was not finite.
+template <typename T, bool divides>
+inline bool quantize_row(const T* x, index_t k, float scale, std::int32_t zero_point,
+                         std::uint8_t* q) {
+    const F32 s = set1(scale);
+    const F32 inverse = set1(1.0f / scale);
+    const I32 z = set1_i32(zero_point);
+    F32 finite[4] = {zero(), zero(), zero(), zero()};
+    sweep(k, [&](index_t i, auto extent, int slot) {
+        const F32 v = load(x + i, extent);
+        finite[slot] = add(finite[slot], sub(v, v));  // 0, or NaN for NaN and infinity
+        F32 y;
+        if constexpr (divides) {
+            y = div(v, s);
+        } else {
+            // x / scale to the last bit (Markstein: the remainder of the product with the rounded
+            // reciprocal is exact under fma), in 3 operations where a division takes the unit for
+            // 10 cycles.
+            const F32 approximate = mul(v, inverse);
+            y = fma(fnma(approximate, s, v), inverse, approximate);
+        }
+        // Also makes a NaN convertible; |x / scale| is at most 255, or 383 where scale is
+        // subnormal.
+        y = min(y, set1(512.0f));
+        store_u8(q + i, add(to_i32(y), z), extent);
+    });
+    const float sum = reduce_add(add(add(finite[0], finite[1]), add(finite[2], finite[3])));
+    return sum != sum;
+}
+
+template <typename T>
+void quantize(const QuantizeArgs& a, index_t first, index_t count) {
+    for (index_t r = first; r < first + count; ++r) {
+        const T* x = static_cast<const T*>(a.x) + r * a.x_stride;
+        std::uint8_t* q = a.q + r * a.q_stride;
+        const RowRange range =
+            a.range != nullptr ? collected_range(a.range + r * 2 * kRangeLanes) : range_of(x, a.k);
+        float scale = (range.high - range.low) / 255.0f;
+        if (scale == 0.0f) scale = 1.0f;
+        bool finite = scale < __builtin_inff();
+        std::int32_t zero_point = 0;
+        if (finite) {
+            zero_point = static_cast<std::int32_t>(__builtin_rintf(-range.low / scale));
+            // Outside these bounds the reciprocal or the remainder would leave the normal floats.
+            const bool ordinary = scale > 0x1p-90f && scale < 0x1p100f;
+            finite = !(ordinary ? quantize_row<T, false>(x, a.k, scale, zero_point, q)
+                                : quantize_row<T, true>(x, a.k, scale, zero_point, q));
+        }
+        if (!finite) {
+            std::memset(q, 0, static_cast<std::size_t>(a.k));
+            zero_point = 0;
+            scale = has_nan(x, a.k) ? __builtin_nanf("") : __builtin_inff();
+        }
+        a.scale[r] = scale;
+        a.zero_point[r] = zero_point;
+    }
+}
+
+constexpr QuantizeKernels quantize_kernels = {{quantize<float>, quantize<bf16_t>, quantize<f16_t>}};
+
+}  // namespace
+}  // namespace fastbert

@@ -1,0 +1,104 @@
+// Dot steps (dot.h) on AVX2 and FMA: 6 x 16 tiles in 12 of 16 registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/types.h"
+
+namespace fastbert {
+namespace {
+
+constexpr index_t kFloatChunk = 256;  // as in dot_avx512.h
+constexpr index_t kNoChunk = index_t{1} << 40;
+
+inline std::int32_t word_at(const std::uint8_t* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return word;
+}
+
+inline __m256i load_words(const std::uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+
+struct FloatSums {
+    using Acc = __m256;
+    static constexpr int kLanes = 8;
+    static constexpr int kLaneBytes = 4;
+    static constexpr bool kStagedX = false;
+    static Acc zero() { return _mm256_setzero_ps(); }
+    static Acc add(Acc a, Acc b) { return _mm256_add_ps(a, b); }
+    static Acc load(const std::uint8_t* p) { return _mm256_castsi256_ps(load_words(p)); }
+    static void store(std::uint8_t* p, Acc a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_castps_si256(a));
+    }
+};
+
+struct DotF32 : FloatSums {
+    using Left = __m256;
+    using Right = __m256;
+    static constexpr int kRows = 6;
+    static constexpr int kGroup = 1;
+    static constexpr bool kWide = true;
+    static constexpr index_t kChunk = kFloatChunk;
+    static Left left(const std::uint8_t* p) {
+        float x;
+        std::memcpy(&x, p, 4);
+        return _mm256_set1_ps(x);
+    }
+    static Right right(const std::uint8_t* p) { return load(p); }
+    static Acc step(Acc c, Left x, Right w) { return _mm256_fmadd_ps(x, w, c); }
+};
+
+struct DotBf16 : FloatSums {
+    struct Pair {
+        __m256 even, odd;
+    };
+    using Left = Pair;
+    using Right = Pair;
+    static constexpr int kRows = 4;
+    static constexpr int kGroup = 2;
+    static constexpr bool kWide = false;
+    static constexpr index_t kChunk = kNoChunk;
+    static Pair widen_pairs(__m256i words) {
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)),
+                _mm256_castsi256_ps(
+                    _mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+    }
+    static Left left(const std::uint8_t* p) { return widen_pairs(_mm256_set1_epi32(word_at(p))); }
+    static Right right(const std::uint8_t* p) { return widen_pairs(load_words(p)); }
+    static Acc step(Acc c, Left x, Right w) {
+        return _mm256_fmadd_ps(x.odd, w.odd, _mm256_fmadd_ps(x.even, w.even, c));
+    }
+};
+
+struct DotU8S8 {
+    using Acc = __m256i;
+    using Left = __m256i;
+    using Right = __m256i;
+    static constexpr int kRows = 6;
+    static constexpr int kLanes = 8;
+    static constexpr int kGroup = 2;
+    static constexpr int kLaneBytes = 2;
+    static constexpr bool kStagedX = true;
+    static constexpr bool kWide = true;
+    static constexpr index_t kChunk = kNoChunk;
+    static Acc zero() { return _mm256_setzero_si256(); }
+    static Acc add(Acc a, Acc b) { return _mm256_add_epi32(a, b); }
+    static Acc load(const std::uint8_t* p) { return load_words(p); }
+    static void store(std::uint8_t* p, Acc a) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a);
+    }
+    static Left left(const std::uint8_t* p) { return _mm256_set1_epi32(word_at(p)); }
+    static Right right(const std::uint8_t* p) {
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+    // vpmaddwd on widened values: exact (at most 2 * 255 * 128), where vpmaddubsw would saturate.
+    static Acc step(Acc c, Left x, Right w) { return _mm256_add_epi32(c, _mm256_madd_epi16(x, w)); }
+};
+
+}  // namespace
+}  // namespace fastbert

@@ -1,0 +1,131 @@
+// Dot steps (dot.h) on AVX-512: 14 x 32 tiles in 28 of 32 registers; with VNNI and BF16 where the
+// file is compiled for them, widened to 16 or 32 bits where not.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "common/types.h"
+
+namespace fastbert {
+namespace {
+
+// Float32 sums are cut into chunks of 256: the rounding error of a chain of K additions grows like
+// sqrt(K) relative to the result, and K reaches 4608.
+constexpr index_t kFloatChunk = 256;
+constexpr index_t kNoChunk = index_t{1} << 40;
+
+inline std::int32_t word_at(const std::uint8_t* p) {
+    std::int32_t word;
+    std::memcpy(&word, p, 4);
+    return word;
+}
+
+struct FloatSums {
+    using Acc = __m512;
+    static constexpr int kLanes = 16;
+    static constexpr int kLaneBytes = 4;
+    static constexpr bool kStagedX = false;
+    static constexpr bool kWide = true;
+    static Acc zero() { return _mm512_setzero_ps(); }
+    static Acc add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
+    static Acc load(const std::uint8_t* p) { return _mm512_loadu_ps(p); }
+    static void store(std::uint8_t* p, Acc a) { _mm512_storeu_ps(p, a); }
+};
+
+struct IntSums {
+    using Acc = __m512i;
+    static constexpr int kLanes = 16;
+    static constexpr bool kWide = true;
+    static constexpr index_t kChunk = kNoChunk;
+    static Acc zero() { return _mm512_setzero_si512(); }
+    static Acc add(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
+    static Acc load(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+    static void store(std::uint8_t* p, Acc a) { _mm512_storeu_si512(p, a); }
+};
+
+struct DotF32 : FloatSums {
+    using Left = __m512;
+    using Right = __m512;
+    static constexpr int kRows = 14;
+    static constexpr int kGroup = 1;
+    static constexpr index_t kChunk = kFloatChunk;
+    static Left left(const std::uint8_t* p) {
+        float x;
+        std::memcpy(&x, p, 4);
+        return _mm512_set1_ps(x);
+    }
+    static Right right(const std::uint8_t* p) { return _mm512_loadu_ps(p); }
+    static Acc step(Acc c, Left x, Right w) { return _mm512_fmadd_ps(x, w, c); }
+};
+
+#if defined(__AVX512BF16__)
+struct DotBf16 : FloatSums {
+    using Left = __m512i;
+    using Right = __m512i;
+    static constexpr int kRows = 14;
+    static constexpr int kGroup = 2;
+    static constexpr index_t kChunk = kNoChunk;  // its error is far below a bfloat16's half ulp
+    static Left left(const std::uint8_t* p) { return _mm512_set1_epi32(word_at(p)); }
+    static Right right(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+    static Acc step(Acc c, Left x, Right w) {
+        return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
+    }
+};
+#else
+struct DotBf16 : FloatSums {
+    struct Pair {
+        __m512 even, odd;
+    };
+    using Left = Pair;
+    using Right = Pair;
+    static constexpr int kRows = 12;
+    static constexpr int kGroup = 2;
+    static constexpr index_t kChunk = kNoChunk;
+    static Pair widen_pairs(__m512i words) {
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
+                _mm512_castsi512_ps(
+                    _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+    }
+    static Left left(const std::uint8_t* p) { return widen_pairs(_mm512_set1_epi32(word_at(p))); }
+    static Right right(const std::uint8_t* p) { return widen_pairs(_mm512_loadu_si512(p)); }
+    static Acc step(Acc c, Left x, Right w) {
+        return _mm512_fmadd_ps(x.odd, w.odd, _mm512_fmadd_ps(x.even, w.even, c));
+    }
+};
+#endif
+
+#if defined(__AVX512VNNI__)
+struct DotU8S8 : IntSums {
+    using Left = __m512i;
+    using Right = __m512i;
+    static constexpr int kRows = 14;
+    static constexpr int kGroup = 4;
+    static constexpr int kLaneBytes = 4;
+    static constexpr bool kStagedX = false;
+    static Left left(const std::uint8_t* p) { return _mm512_set1_epi32(word_at(p)); }
+    static Right right(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+    // vpdpbusd, unlike vpdpbusds, adds the four products without saturation.
+    static Acc step(Acc c, Left x, Right w) { return _mm512_dpbusd_epi32(c, x, w); }
+};
+#else
+struct DotU8S8 : IntSums {
+    using Left = __m512i;
+    using Right = __m512i;
+    static constexpr int kRows = 13;
+    static constexpr int kGroup = 2;
+    static constexpr int kLaneBytes = 2;
+    static constexpr bool kStagedX = true;
+    static Left left(const std::uint8_t* p) { return _mm512_set1_epi32(word_at(p)); }
+    static Right right(const std::uint8_t* p) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+    // vpmaddwd on widened values: exact (at most 2 * 255 * 128), where vpmaddubsw would saturate.
+    static Acc step(Acc c, Left x, Right w) { return _mm512_add_epi32(c, _mm512_madd_epi16(x, w)); }
+};
+#endif
+
+}  // namespace
+}  // namespace fastbert
