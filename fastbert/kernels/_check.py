@@ -1,0 +1,79 @@
+"""Checks of tensors before their addresses are taken; each failure is a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def floating_code(op: str, x: Any, codes: dict[torch.dtype, int]) -> int:
+    """The code of the dtype of an op's first argument, which must be a CPU tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: a tensor was expected, got {type(x).__name__}.")
+    code = codes.get(x.dtype)
+    if code is None or x.device.type != "cpu":
+        if x.device.type != "cpu":
+            raise ValueError(
+                f"{op}: the cpu kernels take CPU tensors, got one on {x.device}; move it, or "
+                "choose another backend."
+            )
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in codes)
+        raise TypeError(
+            f"{op}: the cpu kernels compute {names}, got {str(x.dtype).removeprefix('torch.')}; "
+            "convert it, or use the reference."
+        )
+    return code
+
+
+def matrix(op: str, name: str, x: Any, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """x, known to be a CPU matrix of this shape and dtype with adjacent columns; copied if its
+    layout demands it."""
+    if not isinstance(x, Tensor) or x.dtype is not dtype or x.device.type != "cpu":
+        raise _wrong_kind(op, name, x, dtype)
+    if x.shape != (rows, columns):
+        raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected ({rows}, {columns}).")
+    return by_rows(x)
+
+
+def by_rows(x: Tensor) -> Tensor:
+    """x itself when its columns are adjacent and its rows do not overlap, else a copy."""
+    row_stride, column_stride = x.stride()
+    if column_stride == 1 and row_stride >= x.shape[1]:
+        return x
+    return x.contiguous()
+
+
+def row_stride(x: Tensor) -> int:
+    """Elements between rows; what torch says of a single row may be anything."""
+    return max(x.stride(0), x.shape[1])
+
+
+def vector(op: str, name: str, x: Any, length: int, dtype: torch.dtype) -> Tensor:
+    """x, known to be a CPU vector of this length and dtype with adjacent elements."""
+    if not isinstance(x, Tensor) or x.dtype is not dtype or x.device.type != "cpu":
+        raise _wrong_kind(op, name, x, dtype)
+    if x.shape != (length,):
+        raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected ({length},).")
+    return x.contiguous()
+
+
+def two_dimensional(op: str, name: str, x: Tensor) -> tuple[int, int]:
+    if x.dim() != 2:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(x.shape)}, expected two dimensions; flatten the "
+            "leading ones into rows."
+        )
+    return x.shape[0], x.shape[1]
+
+
+def _wrong_kind(op: str, name: str, x: Any, dtype: torch.dtype) -> Exception:
+    if not isinstance(x, Tensor):
+        return TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}.")
+    if x.device.type != "cpu":
+        return ValueError(f"{op}: {name} is on {x.device}, expected the CPU like the others.")
+    return TypeError(
+        f"{op}: {name} is {str(x.dtype).removeprefix('torch.')}, expected "
+        f"{str(dtype).removeprefix('torch.')}; convert it first."
+    )

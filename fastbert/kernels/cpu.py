@@ -1,0 +1,244 @@
+"""The CPU kernels: torch tensors in, addresses and sizes on to `fastbert._C`.
+
+Checks here are about tensors (dtype, device, shape, layout); the native drivers check sizes,
+strides, offsets and ids again before they touch memory. A tensor whose columns are not adjacent is
+copied. The number of threads is torch's.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from fastbert import native
+from fastbert.kernels import _check
+from fastbert.ops._op import Traits
+from fastbert.ops.activations import kernel_activation
+
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_ABSENT = (0, 0, 0, 0)
+_threads = 0
+
+
+def unavailable() -> str | None:
+    """None when the kernels can run, else the reason."""
+    return native.reason()
+
+
+def supports(op: str, traits: Traits) -> str | None:
+    """None when there is a kernel of this op for these traits, else the reason."""
+    if not hasattr(native.extension(), _BINDINGS[op]):
+        return f"this build has no {op}"
+    return None
+
+
+_BINDINGS = {
+    "embed_layer_norm": "embed_layer_norm",
+    "linear": "linear",
+    "int8_linear": "int8_linear",
+    "quantize_rows": "quantize_rows",
+    "attention_varlen": "attention_varlen",
+    "add_layer_norm": "layer_norm",
+    "bias_act": "bias_act",
+    "act_layer_norm": "layer_norm",
+}
+
+
+def add_layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    x_bias: Tensor | None = None,
+    return_sum: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """See `fastbert.ops.add_layer_norm`."""
+    out, total = _layer_norm(
+        "add_layer_norm", x, weight, bias, eps, residual, x_bias, return_sum, 0
+    )
+    return out, total if return_sum else torch.empty(0, dtype=x.dtype)
+
+
+def act_layer_norm(
+    x: Tensor, bias: Tensor | None, weight: Tensor, ln_bias: Tensor, eps: float, activation: str
+) -> Tensor:
+    """See `fastbert.ops.act_layer_norm`."""
+    code = kernel_activation(activation)
+    return _layer_norm("act_layer_norm", x, weight, ln_bias, eps, None, bias, False, code)[0]
+
+
+def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """See `fastbert.ops.bias_act`."""
+    extension = _ready()
+    code = _check.floating_code("bias_act", x, CODES)
+    rows, columns = _check.two_dimensional("bias_act", "x", x)
+    x = _check.by_rows(x)
+    if bias is not None:
+        bias = _check.vector("bias_act", "bias", bias, columns, x.dtype)
+    out = torch.empty((rows, columns), dtype=x.dtype)
+    extension.bias_act(
+        x.data_ptr(),
+        out.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        rows,
+        columns,
+        _check.row_stride(x),
+        columns,
+        code,
+        code,
+        kernel_activation(activation),
+    )
+    return out
+
+
+def embed_layer_norm(
+    input_ids: Tensor | None,
+    word: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    position_ids: Tensor | None = None,
+    position_table: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    type_table: Tensor | None = None,
+    extra_ids: Tensor | None = None,
+    extra_table: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    padding_idx: int = -1,
+    position_padding_idx: int = -1,
+) -> Tensor:
+    """See `fastbert.ops.embed_layer_norm`."""
+    op = "embed_layer_norm"
+    extension = _ready()
+    if inputs_embeds is not None:
+        code = _check.floating_code(op, inputs_embeds, CODES)
+        rows, hidden = _check.two_dimensional(op, "inputs_embeds", inputs_embeds)
+        dtype = inputs_embeds.dtype
+        embeds = _check.by_rows(inputs_embeds)
+        word_lookup, words = _ABSENT, None
+    elif input_ids is None or word is None:
+        raise ValueError(
+            f"{op}: either inputs_embeds, or input_ids together with their table, must be given."
+        )
+    else:
+        code = _check.floating_code(op, word, CODES)
+        hidden = _check.two_dimensional(op, "word", word)[1]
+        if not isinstance(input_ids, Tensor) or input_ids.dim() != 1:
+            raise ValueError(f"{op}: input_ids must be a tensor of one dimension, packed.")
+        rows, dtype, embeds = input_ids.shape[0], word.dtype, None
+        word_lookup, words = _lookup("input_ids", input_ids, "word", word, rows, hidden, dtype)
+    position, positions = _lookup(
+        "position_ids", position_ids, "position_table", position_table, rows, hidden, dtype
+    )
+    type_, types = _lookup(
+        "token_type_ids", token_type_ids, "type_table", type_table, rows, hidden, dtype
+    )
+    extra, extras = _lookup("extra_ids", extra_ids, "extra_table", extra_table, rows, hidden, dtype)
+    weight = _check.vector(op, "weight", weight, hidden, dtype)
+    bias = _check.vector(op, "bias", bias, hidden, dtype)
+    out = torch.empty((rows, hidden), dtype=dtype)
+    extension.embed_layer_norm(
+        word_lookup,
+        position,
+        type_,
+        extra,
+        0 if embeds is None else embeds.data_ptr(),
+        0 if embeds is None else _check.row_stride(embeds),
+        out.data_ptr(),
+        hidden,
+        weight.data_ptr(),
+        bias.data_ptr(),
+        rows,
+        hidden,
+        code,
+        code,
+        code,
+        eps,
+    )
+    # Copies that the lookups point into live until here.
+    del words, positions, types, extras
+    return out
+
+
+def _layer_norm(
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    residual: Tensor | None,
+    x_bias: Tensor | None,
+    return_sum: bool,
+    activation: int,
+) -> tuple[Tensor, Tensor | None]:
+    extension = _ready()
+    code = _check.floating_code(op, x, CODES)
+    rows, hidden = _check.two_dimensional(op, "x", x)
+    x = _check.by_rows(x)
+    dtype = x.dtype
+    weight = _check.vector(op, "weight", weight, hidden, dtype)
+    bias = _check.vector(op, "ln_bias" if op == "act_layer_norm" else "bias", bias, hidden, dtype)
+    if residual is not None:
+        residual = _check.matrix(op, "residual", residual, rows, hidden, dtype)
+    if x_bias is not None:
+        x_bias = _check.vector(op, "x_bias", x_bias, hidden, dtype)
+    out = torch.empty((rows, hidden), dtype=dtype)
+    total = torch.empty((rows, hidden), dtype=dtype) if return_sum else None
+    extension.layer_norm(
+        x.data_ptr(),
+        0 if residual is None else residual.data_ptr(),
+        out.data_ptr(),
+        0 if total is None else total.data_ptr(),
+        0 if x_bias is None else x_bias.data_ptr(),
+        weight.data_ptr(),
+        bias.data_ptr(),
+        rows,
+        hidden,
+        _check.row_stride(x),
+        hidden if residual is None else _check.row_stride(residual),
+        hidden,
+        hidden,
+        code,
+        code,
+        code,
+        code,
+        eps,
+        activation,
+    )
+    return out, total
+
+
+def _lookup(
+    ids_name: str,
+    ids: Tensor | None,
+    table_name: str,
+    table: Tensor | None,
+    rows: int,
+    hidden: int,
+    dtype: torch.dtype,
+) -> tuple[tuple[int, int, int, int], tuple[Tensor, Tensor] | None]:
+    """A lookup as the extension takes it, and the tensors it points into."""
+    if ids is None and table is None:
+        return _ABSENT, None
+    op = "embed_layer_norm"
+    if ids is None or table is None:
+        given, absent = (table_name, ids_name) if ids is None else (ids_name, table_name)
+        raise ValueError(f"{op}: {given} was given without {absent}; give both or neither.")
+    ids = _check.vector(op, ids_name, ids, rows, torch.int64)
+    entries = table.shape[0] if isinstance(table, Tensor) and table.dim() == 2 else 0
+    table = _check.matrix(op, table_name, table, entries, hidden, dtype)
+    return (ids.data_ptr(), table.data_ptr(), entries, _check.row_stride(table)), (ids, table)
+
+
+def _ready() -> ModuleType:
+    """The extension, using as many threads as torch does."""
+    global _threads
+    extension = native.extension()
+    threads = torch.get_num_threads()
+    if threads != _threads:
+        extension.set_num_threads(threads)
+        _threads = threads
+    return extension
