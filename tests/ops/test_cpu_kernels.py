@@ -1,0 +1,265 @@
+"""Every CPU kernel on every instruction set: parity, memory layouts, bit-identity."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastbert import kernels
+from fastbert.ops import REGISTRY, Case, Op
+from fastbert.testing import gate, misaligned, poisoned_empty, strided, to_float64
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+OPS = pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+# Arguments whose rows may lie apart; the others are vectors, or packed by their own rules.
+MATRICES = {"x", "residual", "weight", "word", "position_table", "type_table", "extra_table"}
+MATRICES |= {"inputs_embeds", "qweight", "q", "k", "v"}
+
+
+@functools.cache
+def prepared(op: str, dtype: torch.dtype) -> list[tuple[Case, dict[str, Any], Any, Any]]:
+    """(case, arguments, exact result, eager result) of every case, computed once."""
+    spec, out = REGISTRY[op], []
+    for case in spec.cases():
+        arguments = case.make(dtype)
+        exact = spec.reference(**to_float64(arguments))
+        out.append((case, arguments, exact, spec.reference(**arguments)))
+    return out
+
+
+def run(op: Op, arguments: dict[str, Any]) -> Any:
+    with torch.no_grad(), poisoned_empty():
+        return kernels.kernel("cpu", op.name)(**arguments)
+
+
+def tensors(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def assert_same_bits(one: Any, other: Any, what: str) -> None:
+    for a, b in zip(tensors(one), tensors(other), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape, what
+        same = (a == b) | (torch.isnan(a) & torch.isnan(b)) if a.is_floating_point() else a == b
+        assert bool(same.all()), f"{what}: {int((~same).sum())} of {a.numel()} elements differ"
+
+
+@OPS
+@DTYPE
+def test_parity(op: Op, dtype: torch.dtype, isa: str) -> None:
+    for case, arguments, exact, eager in prepared(op.name, dtype):
+        result = run(op, arguments)
+        verdict = gate(result, exact, eager, dtype, op.tolerances[dtype])
+        assert verdict.ok, f"{case.name} on {isa}: {verdict.reason}"
+
+
+@OPS
+@DTYPE
+def test_prepacked_weights_change_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
+    packer = kernels.packer("cpu", op.name)
+    if packer is None:
+        assert op.name not in ("linear", "int8_linear")
+        pytest.skip("this op has no weights to pack")
+    for case, arguments, _, _ in prepared(op.name, dtype):
+        weight = arguments["weight" if op.name == "linear" else "qweight"]
+        packed = packer(weight)
+        assert packed.dtype == torch.uint8
+        result = run(op, {**arguments, "packed": packed})
+        assert_same_bits(result, run(op, arguments), case.name)
+
+
+@OPS
+@DTYPE
+def test_place_in_memory_changes_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
+    """Neither misaligned data, nor rows that lie apart, nor columns that do."""
+    for case, arguments, _, _ in prepared(op.name, dtype):
+        plain = run(op, arguments)
+        floats = {
+            name: value
+            for name, value in arguments.items()
+            if isinstance(value, Tensor) and value.numel() and name != "packed"
+        }
+        for offset in (1, 3):
+            moved = {name: misaligned(value, offset) for name, value in floats.items()}
+            assert_same_bits(
+                run(op, {**arguments, **moved}), plain, f"{case.name} + {offset} elements"
+            )
+        spread = {
+            name: strided(value)
+            for name, value in floats.items()
+            if name in MATRICES and value.dim() > 1
+        }
+        assert_same_bits(run(op, {**arguments, **spread}), plain, f"{case.name} with row gaps")
+        turned = {
+            name: value.transpose(0, 1).contiguous().transpose(0, 1)
+            for name, value in floats.items()
+            if name in MATRICES and value.dim() == 2
+        }
+        assert_same_bits(run(op, {**arguments, **turned}), plain, f"{case.name} by columns")
+
+
+@OPS
+@DTYPE
+def test_arguments_are_left_alone(op: Op, dtype: torch.dtype) -> None:
+    for case, arguments, _, _ in prepared(op.name, dtype):
+        before = {n: v.clone() for n, v in arguments.items() if isinstance(v, Tensor)}
+        for result in tensors(run(op, arguments)):
+            for name, value in before.items():
+                assert torch.equal(arguments[name], value), f"{case.name} changed {name}"
+                shared = result.numel() and result.data_ptr() == arguments[name].data_ptr()
+                assert not shared, f"{case.name} returned {name} itself"
+
+
+ROWS = (
+    "x",
+    "residual",
+    "inputs_embeds",
+    "input_ids",
+    "position_ids",
+    "token_type_ids",
+    "extra_ids",
+)
+
+
+@pytest.mark.parametrize(
+    "op", [op for op in REGISTRY.values() if op.name != "attention_varlen"], ids=lambda op: op.name
+)
+@DTYPE
+def test_a_row_alone_has_the_bits_it_has_in_a_batch(op: Op, dtype: torch.dtype, isa: str) -> None:
+    for case, arguments, _, _ in prepared(op.name, dtype):
+        whole = tensors(run(op, arguments))
+        rows = whole[0].shape[0]
+        for first, last in {(0, 1), (rows // 2, rows // 2 + 1), (rows // 3, rows - 1)}:
+            if not 0 <= first < last <= rows:
+                continue
+            part = {
+                name: value[first:last] if name in ROWS and isinstance(value, Tensor) else value
+                for name, value in arguments.items()
+            }
+            expected = tuple(r if r.shape == (0,) else r[first:last] for r in whole)
+            assert_same_bits(tensors(run(op, part)), expected, f"{case.name} rows {first}:{last}")
+
+
+@DTYPE
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sequence_alone_has_the_bits_it_has_in_a_batch(
+    dtype: torch.dtype, causal: bool, masked: bool, isa: str
+) -> None:
+    op = REGISTRY["attention_varlen"]
+    generator = torch.Generator().manual_seed(0)
+    lengths = [5, 0, 64, 1, 131, 17, 63, 200]
+    cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    for heads, dim in ((2, 64), (3, 32), (1, 80)):
+        qkv = torch.randn(sum(lengths), 3, heads, dim, generator=generator).to(dtype)
+        q, k, v = qkv.unbind(1)
+        key_bias = None
+        if masked:
+            key_bias = torch.zeros(sum(lengths))
+            key_bias[torch.randperm(sum(lengths), generator=generator)[:100]] = torch.finfo(
+                torch.float32
+            ).min
+        whole = run(
+            op,
+            dict(
+                q=q,
+                k=k,
+                v=v,
+                cu_seqlens_q=cu,
+                cu_seqlens_k=cu,
+                max_seqlen_q=200,
+                max_seqlen_k=200,
+                scale=dim**-0.5,
+                causal=causal,
+                key_bias=key_bias,
+            ),
+        )
+        for b, length in enumerate(lengths):
+            own = slice(int(cu[b]), int(cu[b + 1]))
+            alone = torch.tensor([0, length], dtype=torch.int32)
+            out = run(
+                op,
+                dict(
+                    q=q[own],
+                    k=k[own],
+                    v=v[own],
+                    cu_seqlens_q=alone,
+                    cu_seqlens_k=alone,
+                    max_seqlen_q=length,
+                    max_seqlen_k=length,
+                    scale=dim**-0.5,
+                    causal=causal,
+                    key_bias=None if key_bias is None else key_bias[own],
+                ),
+            )
+            assert_same_bits(out, whole[own], f"{heads}x{dim}, sequence of {length}")
+
+
+@OPS
+@DTYPE
+def test_threads_change_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
+    before = torch.get_num_threads()
+    try:
+        for case, arguments, _, _ in prepared(op.name, dtype):
+            torch.set_num_threads(1)
+            one = run(op, arguments)
+            for threads in (2, 5):
+                torch.set_num_threads(threads)
+                assert_same_bits(run(op, arguments), one, f"{case.name}, {threads} threads")
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "op", [REGISTRY["int8_linear"], REGISTRY["quantize_rows"]], ids=lambda op: op.name
+)
+@DTYPE
+def test_integer_kernels_agree_between_instruction_sets(op: Op, dtype: torch.dtype) -> None:
+    from fastbert import native
+
+    before = native.isa()
+    try:
+        native.set_isa("scalar")
+        expected = [run(op, arguments) for _, arguments, _, _ in prepared(op.name, dtype)]
+        for name in native.usable_isas():
+            native.set_isa(name)
+            for (case, arguments, _, _), plain in zip(
+                prepared(op.name, dtype), expected, strict=True
+            ):
+                assert_same_bits(run(op, arguments), plain, f"{case.name} on {name}")
+    finally:
+        native.set_isa(before)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "op",
+    [
+        "add_layer_norm",
+        "bias_act",
+        "act_layer_norm",
+        "linear",
+        "int8_linear",
+        "embed_layer_norm",
+        "attention_varlen",
+    ],
+)
+def test_what_is_not_finite_shows(op: str, bad: float, isa: str) -> None:
+    """Where the reference is not finite the kernel is not, and only there. (gelu of infinity is
+    NaN in torch and infinity in the kernels, so NaN and infinity count alike.)"""
+    spec = REGISTRY[op]
+    name = {"embed_layer_norm": "inputs_embeds", "attention_varlen": "k"}.get(op, "x")
+    for case, arguments, _, _ in prepared(op, torch.float32):
+        value = arguments.get(name)
+        if value is None or value.shape[0] < 3 or value.numel() < 8:
+            continue
+        spoiled = value.clone()
+        spoiled.view(-1)[value.numel() // 2] = bad
+        given = {**arguments, name: spoiled}
+        ours, plain = tensors(run(spec, given))[0], tensors(spec.reference(**given))[0]
+        same = torch.isfinite(ours) == torch.isfinite(plain)
+        assert bool(same.all()), f"{case.name} with {bad}"
