@@ -59,6 +59,38 @@ def vector(op: str, name: str, x: Any, length: int, dtype: torch.dtype) -> Tenso
     return x.contiguous()
 
 
+def heads(op: str, name: str, x: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """x, known to be a CPU tensor (tokens, heads, dim) of this shape and dtype whose last dimension
+    is contiguous; copied if it is not."""
+    if not isinstance(x, Tensor) or x.dtype is not dtype or x.device.type != "cpu":
+        raise _wrong_kind(op, name, x, dtype)
+    if x.shape != shape:
+        raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {tuple(shape)}.")
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def score_bias(
+    op: str, bias: Any, batch: int, heads: int, max_seqlen_q: int, max_seqlen_k: int
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """A bias of attention scores as float32 with adjacent keys, and its strides over sequences,
+    heads and queries, 0 where it is broadcast."""
+    if not isinstance(bias, Tensor) or not bias.is_floating_point() or bias.device.type != "cpu":
+        raise _wrong_kind(op, "bias", bias, torch.float32)
+    allowed = ((1, batch), (1, heads), (max_seqlen_q,), (max_seqlen_k,))
+    if bias.dim() != 4 or any(n not in ok for n, ok in zip(bias.shape, allowed, strict=True)):
+        raise ValueError(
+            f"{op}: bias has shape {tuple(bias.shape)}, expected ({batch} or 1, {heads} or 1, "
+            f"{max_seqlen_q}, {max_seqlen_k})."
+        )
+    bias = bias.to(torch.float32)
+    if bias.stride(3) != 1:
+        bias = bias.contiguous()
+    strides = bias.stride()
+    over_batch = 0 if bias.shape[0] == 1 else strides[0]
+    over_heads = 0 if bias.shape[1] == 1 else strides[1]
+    return bias, (over_batch, over_heads, strides[2])
+
+
 def two_dimensional(op: str, name: str, x: Tensor) -> tuple[int, int]:
     if x.dim() != 2:
         raise ValueError(

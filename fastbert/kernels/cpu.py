@@ -94,6 +94,73 @@ def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     return out
 
 
+def attention_varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    scale: float,
+    causal: bool = False,
+    key_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """See `fastbert.ops.attention_varlen`."""
+    op = "attention_varlen"
+    extension = _ready()
+    code = _check.floating_code(op, q, CODES)
+    if q.dim() != 3:
+        raise ValueError(
+            f"{op}: q has shape {tuple(q.shape)}, expected (total_q, num_heads, head_dim)."
+        )
+    total_q, heads, dim = q.shape
+    total_k = k.shape[0] if isinstance(k, Tensor) and k.dim() else 0
+    q = _check.heads(op, "q", q, q.shape, q.dtype)
+    k = _check.heads(op, "k", k, (total_k, heads, dim), q.dtype)
+    v = _check.heads(op, "v", v, (total_k, heads, dim), q.dtype)
+    batch = max(cu_seqlens_q.shape[0] - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
+    cu_seqlens_q = _check.vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32)
+    cu_seqlens_k = _check.vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32)
+    if key_bias is not None:
+        key_bias = _check.vector(op, "key_bias", key_bias, total_k, torch.float32)
+    bias_strides = (0, 0, 0)
+    if bias is not None:
+        bias, bias_strides = _check.score_bias(op, bias, batch, heads, max_seqlen_q, max_seqlen_k)
+    out = torch.empty((total_q, heads, dim), dtype=q.dtype)
+    extension.attention_varlen(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        out.data_ptr(),
+        code,
+        total_q,
+        total_k,
+        heads,
+        dim,
+        q.stride(0),
+        q.stride(1),
+        k.stride(0),
+        k.stride(1),
+        v.stride(0),
+        v.stride(1),
+        heads * dim,
+        dim,
+        cu_seqlens_q.data_ptr(),
+        cu_seqlens_k.data_ptr(),
+        batch,
+        max_seqlen_q,
+        max_seqlen_k,
+        scale,
+        causal,
+        0 if key_bias is None else key_bias.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        *bias_strides,
+    )
+    return out
+
+
 def embed_layer_norm(
     input_ids: Tensor | None,
     word: Tensor | None,
