@@ -1,16 +1,94 @@
-# A linked git worktree uses the environment of the main checkout.
-VENV ?= $(firstword $(wildcard .venv $(dir $(realpath $(shell git rev-parse --git-common-dir 2>/dev/null))).venv) .venv)
-PYTHON ?= $(VENV)/bin/python
-FASTBERT_CUDA ?= off
+# The two commands of the README, each from a bare machine with Python 3.11+ and a C++17 compiler:
+#   make demo    embed sample sentences with a real model, checked against the reference path
+#   make test    the whole test suite
+# For work on the source: native, sanitize, lint, format (see `make help`).
 
-export PATH := $(abspath $(VENV)/bin):$(PATH)
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
 
-.PHONY: native
-native:  ## build the extension in place, for work on the source tree
-	@mkdir -p build fastbert
-	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=$(abspath $(PYTHON)) \
-	    -DFASTBERT_CUDA=$(FASTBERT_CUDA) -DFASTBERT_OUTPUT_DIR=$(abspath build/native/out) >build/native.log 2>&1 \
-	    || { cat build/native.log; exit 1; }
-	ninja -C build/native
+VENV := .venv
+BIN := $(VENV)/bin
+FIND_PYTHON := import sys; sys.exit(sys.version_info < (3, 11))
+
+# `make native` in a linked git worktree uses the main checkout's environment.
+MAIN_CHECKOUT := $(dir $(realpath $(shell git rev-parse --git-common-dir 2>/dev/null)))
+DEV_PYTHON ?= $(firstword $(wildcard $(BIN)/python $(MAIN_CHECKOUT)$(BIN)/python) python3)
+DEV_PATH = $(dir $(abspath $(DEV_PYTHON))):$(PATH)
+
+.PHONY: help demo test lint format native sanitize clean
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
+
+# --- The environment -------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@for python in python3.12 python3.11 python3.13 python3; do \
+	    if $$python -c '$(FIND_PYTHON)' 2>/dev/null; then exec $$python -m venv $(VENV); fi; \
+	done; \
+	echo "fastbert needs Python 3.11 or newer, and none of python3.12, python3.11, python3.13, python3" \
+	     "is that." >&2; exit 1
+
+$(VENV)/.requirements-%: requirements/%.txt requirements/run.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -r $<
+	@touch $@
+
+# Installed in editable form: the package imported by tests and by the processes they start is then
+# the same whatever directory they run in (a plain install would be shadowed by ./fastbert, which
+# lacks the native library), and only a change of what is compiled or declared asks for a new install.
+# The name of the stamp holds that content's hash; time stamps would not survive a fresh clone.
+INSTALL_INPUTS := $(sort $(shell find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f))
+INSTALL_HASH := $(shell cat $(INSTALL_INPUTS) | cksum | tr ' ' '-')
+INSTALLED := $(VENV)/.fastbert-$(INSTALL_HASH)
+
+$(INSTALLED): | $(VENV)/.requirements-run
+	@rm -f $(VENV)/.fastbert-*
+	FASTBERT_CUDA=$${FASTBERT_CUDA:-auto} \
+	    $(BIN)/pip install --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+# --- The two commands ------------------------------------------------------------------------------
+
+demo: $(INSTALLED)  ## embed sample sentences with a real model and show the numbers
+	$(BIN)/python -m fastbert.demo
+
+test: $(VENV)/.requirements-test $(INSTALLED) sanitize  ## everything that must hold
+	$(BIN)/python -m pytest
+
+# --- Work on the source ----------------------------------------------------------------------------
+
+lint: $(VENV)/.requirements-test  ## ruff, mypy, clang-format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl')
+
+format:  ## rewrite the sources in the house style
+	PATH=$(DEV_PATH) ruff format .
+	PATH=$(DEV_PATH) ruff check --fix .
+	PATH=$(DEV_PATH) clang-format -i $$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl')
+
+native: FASTBERT_CUDA ?= off
+native:  ## build the extension in place, incrementally (FASTBERT_CUDA=on for csrc/cuda)
+	@mkdir -p build
+	@PATH=$(DEV_PATH) cmake -S . -B build/native -G Ninja -DPython_EXECUTABLE=$(abspath $(DEV_PYTHON)) \
+	    -DFASTBERT_CUDA=$(FASTBERT_CUDA) -DFASTBERT_TESTS=ON -DFASTBERT_OUTPUT_DIR=$(CURDIR)/build/native/out \
+	    >build/native.log 2>&1 || { cat build/native.log; exit 1; }
+	@PATH=$(DEV_PATH) cmake --build build/native
 	cp build/native/out/*.so fastbert/
 	ln -sfn ../triton_kernels fastbert/triton_kernels
+
+# AddressSanitizer with UndefinedBehaviorSanitizer, then ThreadSanitizer: one build each, no Python.
+SANITIZERS := address,undefined thread
+
+sanitize: $(VENV)/.requirements-run  ## native tests under the address, UB and thread sanitizers
+	@for sanitizers in $(SANITIZERS); do \
+	    build=build/sanitize-$${sanitizers%%,*}; \
+	    export PATH=$(abspath $(BIN)):$$PATH; \
+	    cmake -S . -B $$build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTBERT_PYTHON=OFF \
+	        -DFASTBERT_TESTS=ON -DFASTBERT_CUDA=off -DFASTBERT_SANITIZE=$$sanitizers >/dev/null && \
+	    cmake --build $$build && $$build/fastbert_tests || exit 1; \
+	done
+
+clean:  ## remove what was built
+	rm -rf build dist *.egg-info fastbert/*.so

@@ -41,5 +41,15 @@ function(fastbert_add_isa_objects target)
       target_compile_options(fastbert_isa_${isa} PRIVATE -Wno-maybe-uninitialized)
     endif()
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:fastbert_isa_${isa}>)
+    # Only optimised builds: elsewhere even constexpr helpers are emitted, and sanitizers add symbols.
+    if(CMAKE_NM AND CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT FASTBERT_SANITIZE)
+      set(stamp ${CMAKE_BINARY_DIR}/isolated_${isa})
+      add_custom_command(OUTPUT ${stamp}
+        COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJECT=$<TARGET_OBJECTS:fastbert_isa_${isa}>
+                -DTABLE=kernels_${isa} -P ${CMAKE_SOURCE_DIR}/cmake/check_isolation.cmake
+        COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
+        DEPENDS $<TARGET_OBJECTS:fastbert_isa_${isa}> cmake/check_isolation.cmake VERBATIM)
+      add_custom_target(fastbert_isolation_${isa} ALL DEPENDS ${stamp})
+    endif()
   endforeach()
 endfunction()

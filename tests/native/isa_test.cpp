@@ -1,0 +1,58 @@
+#include "cpu/isa.h"
+
+#include <cstdlib>
+
+#include "harness.h"
+#include "isa_table.h"
+
+using namespace fastbert;
+
+TEST(isa_names_round_trip) {
+    for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16}) {
+        CHECK(isa_from_name(name_of(isa)) == isa);
+    }
+    const std::string message = test::message_of([] { isa_from_name("sse9"); });
+    CHECK_MSG(
+        message.find("sse9") != std::string::npos &&
+            message.find("scalar, avx2, avx512, avx512_vnni, avx512_bf16") != std::string::npos,
+        message);
+}
+
+// Sets build on one another, so usable ones form an unbroken run from scalar to detected().
+TEST(isa_usable_sets_are_nested) {
+    const auto usable = usable_isas();
+    CHECK(!usable.empty() && usable.front() == Isa::scalar && usable.back() == detected());
+    for (std::size_t i = 0; i < usable.size(); ++i) {
+        CHECK(static_cast<std::size_t>(usable[i]) == i);
+        CHECK(missing_for(usable[i]).empty());
+        CHECK(kernels(usable[i]).vec_math.lanes >= 1);
+    }
+}
+
+#if defined(__x86_64__)
+// The compiler's own run-time check, an independent reading of cpuid and XCR0, must agree.
+TEST(isa_predicate_agrees_with_the_compiler) {
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+    CHECK((detected() >= Isa::avx2) == avx2);
+    CHECK((detected() >= Isa::avx512) == avx512);
+    CHECK((detected() >= Isa::avx512_vnni) == vnni);
+    CHECK((detected() >= Isa::avx512_bf16) == bf16);
+}
+#endif
+
+TEST(isa_that_cannot_run_is_refused_with_what_is_missing) {
+    for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16}) {
+        const std::string missing = missing_for(isa);
+        const std::string message = test::message_of([&] { set_active(isa); });
+        CHECK_MSG(missing.empty() == message.empty(), message);
+        CHECK_MSG(message.find(missing) != std::string::npos, message);
+    }
+    set_active(detected());
+}

@@ -1,0 +1,129 @@
+#include "cpu/threads.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <thread>
+
+#include "harness.h"
+
+using namespace fastbert;
+
+namespace {
+
+// Runs `tasks` tasks and checks that each ran exactly once, under a worker number in range.
+void run_and_check(index_t tasks, int workers) {
+    std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+    std::vector<std::atomic<int>> inside(static_cast<std::size_t>(workers));
+    std::atomic<int> mistakes{0};
+    parallel_for(tasks, workers, [&](index_t task, int worker) {
+        if (worker < 0 || worker >= workers) {
+            ++mistakes;
+            return;
+        }
+        if (inside[static_cast<std::size_t>(worker)].fetch_add(1) != 0) ++mistakes;
+        runs[static_cast<std::size_t>(task)].fetch_add(1);
+        inside[static_cast<std::size_t>(worker)].fetch_sub(1);
+    });
+    for (const auto& count : runs) mistakes += count.load() != 1;
+    CHECK_MSG(mistakes == 0, std::to_string(tasks) + " tasks, " + std::to_string(workers));
+}
+
+}  // namespace
+
+TEST(threads_every_task_runs_once) {
+    for (int workers : {1, 2, 3, 8}) {
+        for (index_t tasks : {0, 1, 2, 7, 100, 1000}) run_and_check(tasks, workers);
+    }
+}
+
+TEST(threads_many_short_jobs_in_a_region) {
+    for (bool in_region : {false, true}) {
+        std::atomic<std::int64_t> total{0};
+        const auto burst = [&] {
+            for (int i = 0; i < 2000; ++i) {
+                parallel_for(4, 4, [&](index_t task, int) { total += task + 1; });
+            }
+        };
+        if (in_region) {
+            ParallelRegion region;
+            burst();
+        } else {
+            burst();
+        }
+        CHECK(total == 2000 * 10);
+    }
+}
+
+// What a task wrote must be visible to the caller without any synchronisation of its own.
+TEST(threads_results_are_visible_to_the_caller) {
+    std::vector<int> values(4096);
+    for (int round = 1; round <= 200; ++round) {
+        parallel_for(64, 4, [&](index_t task, int) {
+            for (int i = 0; i < 64; ++i) values[static_cast<std::size_t>(task * 64 + i)] = round;
+        });
+        for (int value : values) CHECK(value == round);
+    }
+}
+
+TEST(threads_nested_calls_run_inline) {
+    std::atomic<int> inner{0}, mistakes{0};
+    parallel_for(16, 4, [&](index_t, int) {
+        const auto self = std::this_thread::get_id();
+        parallel_for(8, 4, [&](index_t, int worker) {
+            mistakes += worker != 0 || std::this_thread::get_id() != self;
+            ++inner;
+        });
+    });
+    CHECK(inner == 16 * 8);
+    CHECK(mistakes == 0);
+}
+
+TEST(threads_concurrent_callers) {
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i) {
+        callers.emplace_back([] {
+            for (int round = 0; round < 200; ++round) run_and_check(23, 3);
+        });
+    }
+    for (std::thread& caller : callers) caller.join();
+}
+
+TEST(threads_limit_is_followed_and_checked) {
+    const int before = max_threads();
+    CHECK(before >= 1);
+    set_max_threads(3);
+    CHECK(max_threads() == 3);
+    std::atomic<int> highest{0};
+    parallel_for(200, [&](index_t, int worker) {
+        int seen = highest.load();
+        while (worker > seen && !highest.compare_exchange_weak(seen, worker)) {
+        }
+    });
+    CHECK(highest.load() <= 2);
+    CHECK(!test::message_of([] { set_max_threads(0); }).empty());
+    CHECK(max_threads() == 3);
+    set_max_threads(before);
+}
+
+#if defined(__SANITIZE_THREAD__)
+// ThreadSanitizer does not support threads started in a child of a threaded process.
+#else
+TEST(threads_work_in_a_forked_child) {
+    run_and_check(100, 4);  // the parent's pool exists
+    ParallelRegion region;
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(20);  // a hang becomes a failure
+        std::atomic<int> ran{0};
+        parallel_for(100, 4, [&](index_t, int) { ++ran; });
+        _exit(ran == 100 ? 0 : 1);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    run_and_check(100, 4);
+}
+#endif
