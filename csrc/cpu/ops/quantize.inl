@@ -23,8 +23,8 @@ inline RowRange range_of(const T* x, index_t k) {
     F32 high[4] = {zero(), zero(), zero(), zero()};
     sweep(k, [&](index_t i, auto extent, int slot) {
         const F32 v = load(x + i, extent);
-        low[slot] = min(v, low[slot]);
-        high[slot] = max(v, high[slot]);
+        low[slot % 4] = min(v, low[slot % 4]);
+        high[slot % 4] = max(v, high[slot % 4]);
     });
     return {reduce_min(min(min(low[0], low[1]), min(low[2], low[3]))),
             reduce_max(max(max(high[0], high[1]), max(high[2], high[3])))};
@@ -62,7 +62,7 @@ inline bool quantize_row(const T* x, index_t k, float scale, std::int32_t zero_p
     F32 finite[4] = {zero(), zero(), zero(), zero()};
     sweep(k, [&](index_t i, auto extent, int slot) {
         const F32 v = load(x + i, extent);
-        finite[slot] = add(finite[slot], sub(v, v));  // 0, or NaN for NaN and infinity
+        finite[slot % 4] = add(finite[slot % 4], sub(v, v));  // 0, or NaN for NaN and infinity
         F32 y;
         if constexpr (divides) {
             y = div(v, s);
