@@ -1,16 +1,20 @@
 """Tokenizers of the BERT families, over `tokenizers` and `sentencepiece`."""
 
+from fastbert.tokenizers.auto import AutoTokenizer
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.batch_encoding import BatchEncoding, CharSpan, TokenSpan
 from fastbert.tokenizers.bert import BertTokenizer, BertTokenizerFast
+from fastbert.tokenizers.bert_legacy import BertTokenizerLegacy
 from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizerFast
 from fastbert.tokenizers.flaubert import FlaubertTokenizer
 from fastbert.tokenizers.rembert import RemBertTokenizer, RemBertTokenizerFast
 
 __all__ = [
+    "AutoTokenizer",
     "BatchEncoding",
     "BertTokenizer",
     "BertTokenizerFast",
+    "BertTokenizerLegacy",
     "CamembertTokenizer",
     "CamembertTokenizerFast",
     "CharSpan",

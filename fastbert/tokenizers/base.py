@@ -24,7 +24,7 @@ from fastbert.tokenizers.strategies import VERY_LARGE_INTEGER, WarnOnce, check_s
 from fastbert.tokenizers.vocabulary import Engine
 from tokenizers import AddedToken
 
-_HUB_OPTIONS = (
+HUB_OPTIONS = (
     "subfolder",
     "revision",
     "cache_dir",
@@ -95,8 +95,11 @@ class Tokenizer(Assembling):
             for name in SPECIAL_NAMES
         }
         extra = [] if isinstance(extra_special_tokens, dict) else list(extra_special_tokens or [])
-        additional = list(additional_special_tokens or []) + extra
-        self.additional_special_tokens = additional
+        additional = [
+            as_added_token(token, special=True)
+            for token in [*(additional_special_tokens or []), *extra]
+        ]
+        self.specials.additional = list({token.content: token for token in additional}.values())
         engine.bind(self.specials)
         self._add_initial(added_tokens_decoder or {})
 
@@ -118,11 +121,11 @@ class Tokenizer(Assembling):
     @classmethod
     def _known_arguments(cls) -> set[str]:
         names: set[str] = set()
-        for owner in (cls, Tokenizer):
+        for owner in cls.__mro__[:-1]:
             for name, parameter in inspect.signature(owner.__init__).parameters.items():
                 if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                     names.add(name)
-        return names - {"self", "engine", "special", "settings"}
+        return names - {"self", "engine", "fresh", "special", "settings"}
 
     # ---- loading -------------------------------------------------------------------------------
 
@@ -138,14 +141,14 @@ class Tokenizer(Assembling):
         force_download concern the hub. Raises FileNotFoundError for a missing folder or vocabulary,
         ValueError for broken files, TypeError for unknown arguments.
         """
-        hub = {name: kwargs.pop(name) for name in _HUB_OPTIONS if name in kwargs}
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         unknown = set(kwargs) - cls._known_arguments()
         if unknown:
             raise TypeError(
                 f"{cls.__name__}.from_pretrained does not know {', '.join(sorted(unknown))}; it "
-                f"takes {', '.join(sorted(cls._known_arguments() | set(_HUB_OPTIONS)))}."
+                f"takes {', '.join(sorted(cls._known_arguments() | set(HUB_OPTIONS)))}."
             )
-        folder = files.find_folder(pretrained_model_name_or_path, cls._file_names(), **hub)
+        folder = files.find_folder(pretrained_model_name_or_path, cls.file_names(), **hub)
         paths = {
             argument: str(folder / name)
             for argument, name in cls.vocab_files_names.items()
@@ -168,7 +171,7 @@ class Tokenizer(Assembling):
         return tokenizer
 
     @classmethod
-    def _file_names(cls) -> list[str]:
+    def file_names(cls) -> list[str]:
         """Every file `from_pretrained` may want."""
         own = list(cls.vocab_files_names.values())
         return [*own, files.CONFIG_FILE, files.SPECIAL_FILE, files.ADDED_FILE, "config.json"]

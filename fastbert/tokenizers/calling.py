@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from fastbert.tokenizers.batch_encoding import BatchEncoding, tensor_kind
 from fastbert.tokenizers.encoding import Encoding
 from fastbert.tokenizers.layout import Layout
-from fastbert.tokenizers.strategies import WarnOnce, check_side, resolve
+from fastbert.tokenizers.strategies import WarnOnce, check_count, check_side, resolve
 from fastbert.tokenizers.vocabulary import Vocabulary
 
 Texts = str | Sequence[str] | Sequence[Sequence[str]]
@@ -174,6 +174,7 @@ class Calling(Vocabulary):
         split_special_tokens: bool | None,
     ) -> BatchEncoding:
         kind = tensor_kind(return_tensors)
+        check_count("stride", stride, 0)
         inputs, batched = self._examples(name, text, text_pair, is_split)
         side = self.padding_side if padding_side is None else padding_side
         cut, pad = resolve(

@@ -336,7 +336,7 @@ class PieceEngine:
                 continue
             row.sequence_ids.extend([sequence] * count)
             row.special_tokens_mask.extend([int(sequence is None)] * count)
-            row.type_ids.extend([kind if add_special_tokens else 0] * count)
+            row.type_ids.extend([kind] * count)
             row.attention_mask.extend([1] * count)
         return row
 

@@ -24,6 +24,12 @@ class RustEngine:
         self._lock = threading.Lock()
         backend.no_truncation()
         backend.no_padding()
+        self._contents: dict[int, str] = {}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        added = self.backend.get_added_tokens_decoder()
+        self._contents = {index: token.content for index, token in added.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"backend": self.backend}
@@ -46,14 +52,20 @@ class RustEngine:
         return self.backend.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
-        return self.backend.id_to_token(token_id) if token_id >= 0 else None
+        # The library gives the normalised form of added tokens; their own is wanted.
+        added = self._contents.get(token_id)
+        if added is not None or token_id < 0:
+            return added
+        return self.backend.id_to_token(token_id)
 
     @property
     def added_tokens(self) -> dict[int, AddedToken]:
         return dict(sorted(self.backend.get_added_tokens_decoder().items()))
 
     def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
-        return self.backend.add_tokens(list(tokens))
+        added = self.backend.add_tokens(list(tokens))
+        self._refresh()
+        return added
 
     def restore_added(self, tokens: dict[int, AddedToken]) -> None:
         """Adds tokens saved with their ids; ValueError where they would get other ids."""

@@ -1,0 +1,274 @@
+"""BertTokenizerLegacy: BERT's original tokenizer in Python, with the settings only it has."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from fastbert.tokenizers.alignment import nfc
+from fastbert.tokenizers.base import Tokenizer
+from fastbert.tokenizers.bert import read_vocabulary, write_vocabulary
+from fastbert.tokenizers.encoding import Span
+from fastbert.tokenizers.layout import BERT_LAYOUT
+from fastbert.tokenizers.piece_engine import Piece, PieceEngine
+from fastbert.tokenizers.special import TokenLike
+
+# Longer words are unknown as a whole; the limit is the original's.
+_LONGEST_WORD = 100
+# The CJK ideographs, each a word of its own; kana and Hangul are written with spaces or in runs.
+_IDEOGRAPHS = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+
+# Characters, each with the span of the text it came from.
+Chars = list[tuple[str, Span]]
+
+
+def _is_ideograph(char: str) -> bool:
+    point = ord(char)
+    return point >= 0x3400 and any(low <= point <= high for low, high in _IDEOGRAPHS)
+
+
+def _is_punctuation(char: str) -> bool:
+    """ASCII symbols count as punctuation too ($, +, ^ ...), as BERT has it."""
+    if char.isascii():
+        return not char.isalnum() and " " < char < "\x7f"
+    return unicodedata.category(char)[0] == "P"
+
+
+def _is_dropped(char: str) -> bool:
+    if char in "\t\n\r":
+        return False
+    return char in "\x00\ufffd" or unicodedata.category(char)[0] == "C"
+
+
+def _is_space(char: str) -> bool:
+    return char in " \t\n\r" or unicodedata.category(char) == "Zs"
+
+
+def _split_at_spaces(chars: Chars) -> list[Chars]:
+    words: list[Chars] = [[]]
+    for one in chars:
+        if one[0].isspace():
+            words.append([])
+        else:
+            words[-1].append(one)
+    return [word for word in words if word]
+
+
+def _text(chars: Chars) -> str:
+    return "".join(char for char, _ in chars)
+
+
+class BasicWords:
+    """Splits text at spaces and punctuation, cleaned, lower-cased and stripped of accents as
+    asked; words in `never_split` stay whole and as they are."""
+
+    def __init__(
+        self,
+        *,
+        lowercase: bool,
+        never_split: Iterable[str],
+        chinese: bool,
+        strip_accents: bool | None,
+    ) -> None:
+        self.lowercase = lowercase
+        self.never_split = frozenset(never_split)
+        self.chinese = chinese
+        self.strip = lowercase if strip_accents is None else strip_accents
+
+    def __call__(self, text: str) -> list[Chars]:
+        words: list[Chars] = []
+        for word in _split_at_spaces(self._composed(self._cleaned(text))):
+            if _text(word) in self.never_split:
+                words.append(word)
+                continue
+            folded = self._folded(word)
+            if _text(folded) in self.never_split:
+                words += _split_at_spaces(folded)
+                continue
+            start = 0
+            for index, (char, _) in enumerate(folded):
+                if _is_punctuation(char):
+                    words += _split_at_spaces(folded[start:index])
+                    words.append(folded[index : index + 1])
+                    start = index + 1
+            words += _split_at_spaces(folded[start:])
+        return words
+
+    def _cleaned(self, text: str) -> Chars:
+        chars: Chars = []
+        for index, char in enumerate(text):
+            if _is_dropped(char):
+                continue
+            span = (index, index + 1)
+            if self.chinese and _is_ideograph(char):
+                chars += [(" ", span), (char, span), (" ", span)]
+            else:
+                chars.append((" " if _is_space(char) else char, span))
+        return chars
+
+    def _composed(self, chars: Chars) -> Chars:
+        text, places = nfc(_text(chars))
+        if places is None:
+            return chars
+        return [
+            (char, (chars[start][1][0], chars[end - 1][1][1]))
+            for char, (start, end) in zip(text, places, strict=True)
+        ]
+
+    def _folded(self, word: Chars) -> Chars:
+        if self.lowercase:
+            # Lower-casing the whole word lets a final sigma be one; lengths are those of each.
+            low = iter(_text(word).lower())
+            word = [(next(low), span) for char, span in word for _ in char.lower()]
+        if self.strip:
+            word = [
+                (part, span)
+                for char, span in word
+                for part in unicodedata.normalize("NFD", char)
+                if unicodedata.category(part) != "Mn"
+            ]
+        return word
+
+
+class WordPieceModel:
+    """Greedy longest-match-first pieces of words; "##" begins those inside a word."""
+
+    def __init__(self, vocab: dict[str, int], unk_token: str, words: BasicWords | None) -> None:
+        self.encoder = vocab
+        self.decoder = {index: token for token, index in vocab.items()}
+        self.unk_token = unk_token
+        self.words = words
+
+    @property
+    def size(self) -> int:
+        return len(self.encoder)
+
+    def vocab(self) -> dict[str, int]:
+        return dict(self.encoder)
+
+    def to_id(self, piece: str) -> int:
+        index = self.encoder.get(piece)
+        return self.encoder[self.unk_token] if index is None else index
+
+    def to_piece(self, index: int) -> str:
+        return self.decoder.get(index, self.unk_token)
+
+    def pieces(self, text: str) -> list[Piece]:
+        if self.words is None:
+            words = _split_at_spaces([(char, (i, i + 1)) for i, char in enumerate(text)])
+            whole: frozenset[str] = frozenset()
+        else:
+            words, whole = self.words(text), self.words.never_split
+        found: list[Piece] = []
+        for index, word in enumerate(words):
+            string = _text(word)
+            cuts = [(0, len(string), string)] if string in whole else self._cut(string)
+            for start, end, token in cuts:
+                found.append(Piece(token, word[start][1][0], word[end - 1][1][1], index))
+        return found
+
+    def _cut(self, word: str) -> list[tuple[int, int, str]]:
+        unknown = [(0, len(word), self.unk_token)]
+        if len(word) > _LONGEST_WORD:
+            return unknown
+        cuts: list[tuple[int, int, str]] = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            for end in range(len(word), start, -1):
+                token = prefix + word[start:end]
+                if token in self.encoder:
+                    cuts.append((start, end, token))
+                    start = end
+                    break
+            else:
+                return unknown
+        return cuts
+
+    def join(self, tokens: Sequence[str], specials: set[str]) -> str:
+        return " ".join(tokens).replace(" ##", "").strip()
+
+
+class BertTokenizerLegacy(Tokenizer):
+    """BERT's tokenizer in Python: slower than BertTokenizer, and with two settings more.
+
+    do_basic_tokenize: False splits at spaces alone, for text already split. never_split: words
+    that are kept whole. The others are BertTokenizer's: vocab_file, do_lower_case,
+    tokenize_chinese_chars, strip_accents. Further arguments: see `Tokenizer`.
+    """
+
+    vocab_files_names: ClassVar = {"vocab_file": "vocab.txt"}
+    layout = BERT_LAYOUT
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike[str] | dict[str, int] | None = None,
+        do_lower_case: bool = True,
+        do_basic_tokenize: bool = True,
+        never_split: Iterable[str] | None = None,
+        unk_token: TokenLike = "[UNK]",
+        sep_token: TokenLike = "[SEP]",
+        pad_token: TokenLike = "[PAD]",
+        cls_token: TokenLike = "[CLS]",
+        mask_token: TokenLike = "[MASK]",
+        tokenize_chinese_chars: bool = True,
+        strip_accents: bool | None = None,
+        clean_up_tokenization_spaces: bool = True,
+        **options: Any,
+    ) -> None:
+        vocab = read_vocabulary(vocab_file)
+        unknown = str(getattr(unk_token, "content", unk_token))
+        if unknown not in vocab:
+            raise ValueError(
+                f"The vocabulary lacks {unknown}; pass the name it uses as unk_token, or check "
+                "that this is a BERT vocabulary."
+            )
+        kept = list(never_split or [])
+        words = None
+        if do_basic_tokenize:
+            words = BasicWords(
+                lowercase=do_lower_case,
+                never_split=kept,
+                chinese=tokenize_chinese_chars,
+                strip_accents=strip_accents,
+            )
+        self.do_lower_case = do_lower_case
+        self.do_basic_tokenize = do_basic_tokenize
+        self._vocab = vocab
+        lower = do_lower_case and do_basic_tokenize
+        super().__init__(
+            PieceEngine(WordPieceModel(vocab, unknown, words), self.layout, lower=lower),
+            special={
+                "unk_token": unk_token,
+                "sep_token": sep_token,
+                "pad_token": pad_token,
+                "cls_token": cls_token,
+                "mask_token": mask_token,
+            },
+            settings={
+                "do_lower_case": do_lower_case,
+                "do_basic_tokenize": do_basic_tokenize,
+                "never_split": kept or None,
+                "tokenize_chinese_chars": tokenize_chinese_chars,
+                "strip_accents": strip_accents,
+            },
+            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            **options,
+        )
+
+    def save_vocabulary(
+        self, save_directory: str, filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
+        """Writes vocab.txt into the folder; returns its path."""
+        return write_vocabulary(self._vocab, save_directory, filename_prefix)
