@@ -79,9 +79,9 @@ void bind_linear(py::module_& m) {
             args.w_scale = pointer<const float>(w_scale);
             int8_linear(args, std::get<1>(packed));
         },
-        py::arg("x"), py::arg("packed"), py::arg("w_scale"), py::arg("bias"),
-        py::arg("activation"), py::arg("residual"), py::arg("out"), py::arg("rows"), py::arg("n"),
-        py::arg("k"), release_gil(),
+        py::arg("x"), py::arg("packed"), py::arg("w_scale"), py::arg("bias"), py::arg("activation"),
+        py::arg("residual"), py::arg("out"), py::arg("rows"), py::arg("n"), py::arg("k"),
+        release_gil(),
         "As linear, for packed int8 weights with w_scale float32 (n); x is quantised row by row.");
 }
 
