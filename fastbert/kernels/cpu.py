@@ -58,10 +58,7 @@ def add_layer_norm(
     return_sum: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `fastbert.ops.add_layer_norm`."""
-    out, total = _layer_norm(
-        "add_layer_norm", x, weight, bias, eps, residual, x_bias, return_sum, 0
-    )
-    return out, total if return_sum else torch.empty(0, dtype=x.dtype)
+    return _layer_norm("add_layer_norm", x, weight, bias, eps, residual, x_bias, return_sum, 0)
 
 
 def act_layer_norm(
@@ -108,7 +105,7 @@ def linear(
     op = "linear"
     extension = _ready()
     code = _check.floating_code(op, x, CODES)
-    rows, inner = _check.two_dimensional(op, "x", x)
+    _, inner = _check.two_dimensional(op, "x", x)
     outer = _check.weight_rows(op, "weight", weight, inner, x.dtype)
     if packed is None:
         packed = linear_prepack(weight)
@@ -128,7 +125,7 @@ def int8_linear(
     op = "int8_linear"
     extension = _ready()
     code = _check.floating_code(op, x, CODES)
-    rows, inner = _check.two_dimensional(op, "x", x)
+    _, inner = _check.two_dimensional(op, "x", x)
     outer = _check.weight_rows(op, "qweight", qweight, inner, torch.int8)
     weight_scale = _check.vector(op, "weight_scale", weight_scale, outer, torch.float32)
     if packed is None:
@@ -384,7 +381,7 @@ def _layer_norm(
     x_bias: Tensor | None,
     return_sum: bool,
     activation: int,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     extension = _ready()
     code = _check.floating_code(op, x, CODES)
     rows, hidden = _check.two_dimensional(op, "x", x)
@@ -397,12 +394,12 @@ def _layer_norm(
     if x_bias is not None:
         x_bias = _check.vector(op, "x_bias", x_bias, hidden, dtype)
     out = torch.empty((rows, hidden), dtype=dtype)
-    total = torch.empty((rows, hidden), dtype=dtype) if return_sum else None
+    total = torch.empty((rows, hidden) if return_sum else 0, dtype=dtype)
     extension.layer_norm(
         x.data_ptr(),
         0 if residual is None else residual.data_ptr(),
         out.data_ptr(),
-        0 if total is None else total.data_ptr(),
+        total.data_ptr() if return_sum else 0,
         0 if x_bias is None else x_bias.data_ptr(),
         weight.data_ptr(),
         bias.data_ptr(),
