@@ -7,7 +7,6 @@
 #include "cpu/ops/embed.h"
 #include "cpu/ops/gemm.h"
 #include "cpu/ops/layer_norm.h"
-#include "cpu/ops/limits.h"
 #include "cpu/ops/quantize.h"
 #include "cpu/ops/vec_math.h"
 
@@ -23,7 +22,6 @@ struct KernelTable {
     AttentionKernels attention;
     GemmKernels gemm;
     QuantizeKernels quantize;
-    LimitKernels limits;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

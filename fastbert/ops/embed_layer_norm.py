@@ -197,12 +197,10 @@ def _one_pass(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    **others: Any,
+    **others: Tensor | None,
 ) -> Tensor:
-    wide: dict[str, Any] = {
-        name: value.to(torch.float32)
-        if isinstance(value, Tensor) and value.is_floating_point()
-        else value
+    wide = {
+        name: value.to(torch.float32) if value is not None and value.is_floating_point() else value
         for name, value in {"word": word, **others}.items()
     }
     return one_pass_layer_norm(_sum(input_ids, **wide), weight, bias, eps).to(weight.dtype)

@@ -122,8 +122,7 @@ class Tokenizer(Assembling):
     def _known_arguments(cls) -> set[str]:
         names: set[str] = set()
         for owner in cls.__mro__[:-1]:
-            made: Any = vars(owner).get("__init__")
-            for name, parameter in inspect.signature(made).parameters.items() if made else ():
+            for name, parameter in inspect.signature(owner.__init__).parameters.items():
                 if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                     names.add(name)
         return names - {"self", "engine", "fresh", "special", "settings"}

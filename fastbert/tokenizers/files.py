@@ -95,10 +95,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         # mkstemp makes files private; a saved tokenizer has the permissions any new file has.
         umask = os.umask(0)
         os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
     except BaseException:
-        Path(name).unlink()
+        os.unlink(name)
         raise
 
 

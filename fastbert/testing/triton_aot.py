@@ -1,0 +1,146 @@
+"""Compiles what a triton launcher would launch, for a GPU that need not be there.
+
+`recorded(call)` runs an op on CPU tensors with the launch itself replaced by a recorder, so that
+the kernel, argument types, strides, tile and warps are exactly those in use. `compiled(launch,
+arch)` then goes through triton.compile, specialising arguments as the JIT does, and reads the
+result back with cuobjdump.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+# What a block may use: 163 and 227 KiB (CUDA programming guide, table of compute capabilities).
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+_POINTER = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int8: "*i8",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+_LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_fusion")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch: the function, its arguments by name, and the compile options."""
+
+    kernel: JITFunction
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Binary:
+    """What the compiler made of a launch."""
+
+    sass: str
+    ptx: str
+    shared: int
+    registers: int
+    stack: int
+    warps: int
+
+    def count(self, mnemonic: str) -> int:
+        """Instructions in the machine code whose mnemonic starts with this."""
+        return len(re.findall(rf"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?{mnemonic}", self.sass, re.M))
+
+    def blocks_per_sm(self, arch: int) -> int:
+        """Resident blocks by registers (allocated by 8 a thread) and shared memory (1 KiB each)."""
+        by_registers = 65536 // (-(-self.registers // 8) * 8 * self.warps * 32)
+        return min(by_registers, (SHARED_LIMIT[arch] + 1024) // (self.shared + 1024))
+
+
+def recorded(call: Callable[[], Any], arch: int) -> list[Launch]:
+    """The launches that `call`, an op on CPU tensors, makes on a GPU of this architecture."""
+    launches: list[Launch] = []
+
+    def record(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in _LAUNCH_OPTIONS if name in kwargs}
+        arguments = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        launches.append(Launch(self, arguments, options))
+
+    with (
+        mock.patch.object(JITFunction, "run", record),
+        mock.patch("fastbert.triton_kernels._common.architecture", lambda device: arch),
+        mock.patch("fastbert.triton_kernels._common.interpreted", lambda: True),
+    ):
+        call()
+    return launches
+
+
+def source(launch: Launch) -> ASTSource:
+    """Signature and attributes as the JIT derives them: 1 is constant, multiples of 16 marked."""
+    signature: dict[str, str] = {}
+    constants: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for index, parameter in enumerate(launch.kernel.params):
+        value = launch.arguments[parameter.name]
+        name = parameter.name
+        if parameter.is_constexpr or (type(value) is int and value == 1) or value is None:
+            signature[name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        if isinstance(value, torch.Tensor):
+            signature[name] = _POINTER[value.dtype]
+            aligned = value.data_ptr() % 16 == 0
+        elif isinstance(value, float):
+            signature[name], aligned = "fp32", False
+        else:
+            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            aligned = value % 16 == 0
+        if aligned:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attributes)
+
+
+def compiled(launch: Launch, arch: int) -> Binary:
+    """Compiles the launch for sm_80 or sm_90a and disassembles it."""
+    kernel = triton.compile(
+        source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(kernel.asm["cubin"])
+        sass = _cuobjdump("--dump-sass", cubin)
+        usage = _cuobjdump("--dump-resource-usage", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    return Binary(
+        sass=sass,
+        ptx=kernel.asm["ptx"],
+        shared=kernel.metadata.shared,
+        registers=int(found[1]),
+        stack=int(found[2]),
+        warps=kernel.metadata.num_warps,
+    )
+
+
+def _cuobjdump(option: str, cubin: Path) -> str:
+    done = subprocess.run([_tool("cuobjdump"), option, cubin], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@functools.cache
+def _tool(name: str) -> str:
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    assert bundled.exists(), f"{bundled} is missing: the triton wheel normally carries it"
+    return str(bundled)

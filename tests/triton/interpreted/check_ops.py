@@ -1,0 +1,42 @@
+"""All cases of every op, judged by the op's own tolerances.
+
+float32 and float16 only: the interpreter's bfloat16 products are off by orders of magnitude and its
+conversions truncate, so bfloat16 is checked on a GPU (and compiled in test_compile.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+from fastbert.ops import REGISTRY, Case, Op
+from fastbert.testing import parity, poisoned_empty
+from fastbert.triton_kernels.attention_varlen import HEAD_DIMS
+
+DTYPES = (torch.float32, torch.float16)
+# The interpreter multiplies integers element by element; of the widest cases one is enough.
+SLOW = {"plain-1x384x1536", "fused-1x384x1536"}
+CASES = [
+    pytest.param(op, case, dtype, id=f"{op.name}-{case.name}-{str(dtype).removeprefix('torch.')}")
+    for op in REGISTRY.values()
+    for case in op.cases()
+    for dtype in DTYPES
+    if not (op.name == "int8_linear" and case.name in SLOW and dtype == torch.float32)
+    if not (op.name == "int8_linear" and case.name == "plain-1x384x1536")
+]
+
+
+@pytest.mark.parametrize(("op", "case", "dtype"), CASES)
+def check_case(op: Op, case: Case, dtype: torch.dtype) -> None:
+    module = importlib.import_module(f"fastbert.triton_kernels.{op.name}")
+    kernel = getattr(module, op.name)
+    arguments = case.make(dtype)
+    if op.name == "attention_varlen" and arguments["q"].shape[2] not in HEAD_DIMS:
+        with pytest.raises(ValueError, match="head_dim is"):
+            kernel(**arguments)
+        return
+    with poisoned_empty():
+        verdict = parity(op, kernel, arguments, dtype)
+    assert verdict.ok, verdict.reason

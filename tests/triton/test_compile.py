@@ -1,0 +1,155 @@
+"""Every kernel compiled for sm_80 and sm_90a as its launcher would launch it, with no GPU.
+
+The machine code must use tensor cores where it multiplies matrices (HMMA, IMMA; on sm_90 the
+warpgroup forms HGMMA, IGMMA), must fit in shared memory, and must keep nothing in local memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="the triton package is not installed")
+
+from fastbert.testing import triton_aot as aot
+from fastbert.triton_kernels.act_layer_norm import act_layer_norm
+from fastbert.triton_kernels.add_layer_norm import add_layer_norm
+from fastbert.triton_kernels.attention_varlen import HEAD_DIMS, attention_varlen
+from fastbert.triton_kernels.bias_act import bias_act
+from fastbert.triton_kernels.configs import FEW_ROWS
+from fastbert.triton_kernels.embed_layer_norm import embed_layer_norm
+from fastbert.triton_kernels.int8_linear import int8_linear
+from fastbert.triton_kernels.linear import linear
+from fastbert.triton_kernels.quantize_rows import quantize_rows
+
+ARCHITECTURES = [80, 90]
+HALF = [torch.float16, torch.bfloat16]
+# Instruction that multiplies, by (architecture, integer operands?).
+TENSOR_CORE = {
+    (80, False): "HMMA",
+    (80, True): "IMMA",
+    (90, False): "HGMMA",
+    (90, True): "IGMMA",
+}
+
+pytestmark = pytest.mark.parametrize("arch", ARCHITECTURES, ids=["sm_80", "sm_90"])
+
+
+def checked(call: Callable[[], Any], arch: int) -> aot.Binary:
+    """Compiles what `call` launches; returns the last launch, which is the op's main kernel."""
+    launches = aot.recorded(call, arch)
+    assert launches
+    for launch in launches:
+        binary = aot.compiled(launch, arch)
+        assert binary.count("STL") == binary.count("LDL") == 0, f"{launch.kernel.__name__} spills"
+        assert binary.stack == 0
+        assert binary.shared <= aot.SHARED_LIMIT[arch]
+        assert binary.blocks_per_sm(arch) >= 1
+    return binary
+
+
+def attention(head_dim: int, dtype: torch.dtype, **options: Any) -> Callable[[], Any]:
+    tokens = 64
+    qkv = torch.zeros(tokens, 3, 12, head_dim, dtype=dtype)
+    cu_seqlens = torch.tensor([0, tokens], dtype=torch.int32)
+    if options.pop("key_bias", False):
+        options["key_bias"] = torch.zeros(tokens)
+    if options.pop("bias", False):
+        options["bias"] = torch.zeros(1, 12, tokens, tokens, dtype=dtype)
+    return lambda: attention_varlen(
+        qkv[:, 0], qkv[:, 1], qkv[:, 2], cu_seqlens, cu_seqlens, tokens, tokens, head_dim**-0.5,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_attention(head_dim: int, arch: int) -> None:
+    binary = checked(attention(head_dim, torch.float16), arch)
+    assert binary.count(TENSOR_CORE[arch, False]) > 0
+    # Keys and values reach shared memory asynchronously, through the software pipeline.
+    assert binary.count("LDGSTS") > 0
+    assert binary.count("MUFU.EX2") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+@pytest.mark.parametrize("option", ["none", "causal", "key_bias", "bias"])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_attention_options(head_dim: int, option: str, dtype: torch.dtype, arch: int) -> None:
+    options = {} if option == "none" else {option: True}
+    binary = checked(attention(head_dim, dtype, **options), arch)
+    tensor_core = binary.count(TENSOR_CORE[arch, False])
+    # float32 stays float32: no tf32 instruction unless torch's setting asks for it.
+    assert (tensor_core > 0) == (dtype != torch.float32)
+
+
+@pytest.mark.parametrize("option", ["causal", "key_bias", "bias"])
+def test_attention_options_at_64(option: str, arch: int) -> None:
+    binary = checked(attention(64, torch.bfloat16, **{option: True}), arch)
+    assert binary.count(TENSOR_CORE[arch, False]) > 0
+
+
+def test_attention_in_float32(arch: int) -> None:
+    assert checked(attention(64, torch.float32), arch).count(TENSOR_CORE[arch, False]) == 0
+
+
+def test_two_attention_blocks_share_a_multiprocessor(arch: int) -> None:
+    binary = aot.compiled(aot.recorded(attention(64, torch.float16), arch)[0], arch)
+    assert binary.blocks_per_sm(arch) >= 2
+
+
+@pytest.mark.parametrize("rows", [FEW_ROWS, FEW_ROWS + 1], ids=["few", "many"])
+@pytest.mark.parametrize("epilogue", ["gelu", "residual"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_linear(dtype: torch.dtype, epilogue: str, rows: int, arch: int) -> None:
+    x, weight = torch.zeros(rows, 768, dtype=dtype), torch.zeros(3072, 768, dtype=dtype)
+    bias = torch.zeros(3072, dtype=dtype)
+    residual = torch.zeros(rows, 3072, dtype=dtype) if epilogue == "residual" else None
+    activation = "gelu" if epilogue == "gelu" else "none"
+    binary = checked(lambda: linear(x, weight, bias, activation, residual), arch)
+    assert (binary.count(TENSOR_CORE[arch, False]) > 0) == (dtype != torch.float32)
+    assert binary.count("LDGSTS") > 0
+
+
+@pytest.mark.parametrize("rows", [FEW_ROWS, FEW_ROWS + 1], ids=["few", "many"])
+@pytest.mark.parametrize("epilogue", ["gelu", "residual"])
+def test_int8_linear(epilogue: str, rows: int, arch: int) -> None:
+    x, weight = torch.zeros(rows, 768).half(), torch.zeros(3072, 768, dtype=torch.int8)
+    scale, bias = torch.zeros(3072), torch.zeros(3072).half()
+    residual = torch.zeros(rows, 3072).half() if epilogue == "residual" else None
+    activation = "gelu" if epilogue == "gelu" else "none"
+    binary = checked(lambda: int8_linear(x, weight, scale, bias, activation, residual), arch)
+    assert binary.count(TENSOR_CORE[arch, True]) > 0
+    assert binary.count("LDGSTS") > 0
+    if rows > FEW_ROWS:
+        # One block's epilogue (erf) runs while another's tensor cores work.
+        assert binary.blocks_per_sm(arch) >= 2
+
+
+def test_tails_in_depth_still_use_tensor_cores(arch: int) -> None:
+    # A multiple of 16 (rows stay aligned) but of no tile.
+    x, weight = torch.zeros(600, 1040).half(), torch.zeros(600, 1040).half()
+    assert checked(lambda: linear(x, weight), arch).count(TENSOR_CORE[arch, False]) > 0
+    quantised = torch.zeros(600, 1040, dtype=torch.int8)
+    binary = checked(lambda: int8_linear(x, quantised, torch.zeros(600)), arch)
+    assert binary.count(TENSOR_CORE[arch, True]) > 0
+
+
+@pytest.mark.parametrize("hidden", [768, 1024])
+def test_row_ops_move_16_bytes_a_thread(hidden: int, arch: int) -> None:
+    x, vector = torch.zeros(64, hidden).bfloat16(), torch.zeros(hidden).bfloat16()
+    ids, table = torch.zeros(64, dtype=torch.int64), torch.zeros(100, hidden).bfloat16()
+    for call in (
+        lambda: add_layer_norm(x, vector, vector, 1e-12, x, vector, True),
+        lambda: act_layer_norm(x, vector, vector, vector, 1e-12, "gelu"),
+        lambda: embed_layer_norm(ids, table, vector, vector, 1e-12, ids, table, ids, table),
+        lambda: quantize_rows(x),
+        lambda: bias_act(x, vector, "gelu"),
+    ):
+        binary = checked(call, arch)
+        assert binary.count(r"LDG\.E\.128") > 0 or binary.count(r"LDG\.E\.\S*128") > 0
+        # Enough rows in flight to cover the latency of memory.
+        assert binary.blocks_per_sm(arch) * binary.warps >= 16

@@ -1,0 +1,88 @@
+"""add_layer_norm: bias, residual and LayerNorm in one read of the row.
+
+One program per row, the whole row in registers: each input element is read once and each output
+element written once, and a row's statistics never depend on another row.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from fastbert.ops._op import Traits
+
+from . import _common
+from .configs import row_block
+
+
+@triton.jit
+def add_layer_norm_kernel(
+    x_ptr,  # (rows, hidden)
+    x_bias_ptr,  # (hidden,) or None
+    residual_ptr,  # (rows, hidden) or None
+    weight_ptr,  # (hidden,)
+    bias_ptr,  # (hidden,)
+    out_ptr,  # (rows, hidden)
+    sum_ptr,  # (rows, hidden) or None
+    hidden, eps, x_stride, residual_stride, out_stride,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    keep = columns < hidden
+    total = tl.load(x_ptr + row * x_stride + columns, mask=keep, other=0.0).to(tl.float32)
+    if x_bias_ptr is not None:
+        total += tl.load(x_bias_ptr + columns, mask=keep, other=0.0).to(tl.float32)
+    if residual_ptr is not None:
+        residual_row = residual_ptr + row * residual_stride
+        total += tl.load(residual_row + columns, mask=keep, other=0.0).to(tl.float32)
+    if sum_ptr is not None:
+        rounded = total.to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + row * out_stride + columns, rounded, mask=keep)
+    out = _common.layer_norm_row(total, columns, keep, weight_ptr, bias_ptr, hidden, eps)
+    out = out.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * out_stride + columns, out, mask=keep)
+
+
+def add_layer_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor | None = None,
+    x_bias: torch.Tensor | None = None,
+    return_sum: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(LayerNorm(x + x_bias + residual), that sum rounded to x's dtype or an empty tensor).
+
+    Shapes: x, residual (rows, hidden) with free row strides; weight, bias, x_bias (hidden,); one
+    dtype of float32, float16, bfloat16. The sum that is normalised is the float32 one, before
+    rounding. Raises ValueError for anything else.
+    """
+    op = "add_layer_norm"
+    _common.check_row_op(op, x, weight=weight, bias=bias, x_bias=x_bias)
+    rows, hidden = x.shape
+    _common.check_row_width(op, hidden)
+    if residual is not None:
+        _common.check_device(op, x, residual=residual)
+        _common.check_dtype(op, "residual", residual, x.dtype)
+        _common.check_shape(op, "residual", residual, x.shape)
+        _common.check_rows(op, "residual", residual)
+    out = torch.empty((rows, hidden), dtype=x.dtype, device=x.device)
+    total = torch.empty_like(out) if return_sum else torch.empty(0, dtype=x.dtype, device=x.device)
+    if rows == 0:
+        return out, total
+    block, warps = row_block(hidden)
+    with _common.on_device(x):
+        add_layer_norm_kernel[(rows,)](
+            x, x_bias, residual, weight, bias, out, total if return_sum else None,
+            hidden, eps, x.stride(0), 0 if residual is None else residual.stride(0), out.stride(0),
+            BLOCK=block, num_warps=warps, **_common.LAUNCH,
+        )  # fmt: skip
+    return out, total
+
+
+def supports(traits: Traits) -> str | None:
+    """None, or why the kernel cannot serve these traits."""
+    return _common.row_width_reason(traits.hidden_size)

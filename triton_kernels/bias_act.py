@@ -1,0 +1,64 @@
+"""bias_act: activation(x + bias), elementwise over rows."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from fastbert.ops._op import Traits
+from fastbert.ops.activations import kernel_activation, unsupported_activation
+
+from . import _common
+from .configs import column_block
+
+# 4 rows a program keep four 16-byte loads in flight a thread, and read the bias once for them.
+_ROWS = 4
+_WARPS = 4
+
+
+@triton.jit
+def bias_act_kernel(
+    x_ptr,  # (rows, width)
+    bias_ptr,  # (width,) or None
+    out_ptr,  # (rows, width)
+    rows, width, x_stride, out_stride,
+    ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    keep = (row < rows) & (column < width)[None, :]
+    value = tl.load(x_ptr + row * x_stride + column[None, :], mask=keep, other=0.0).to(tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + column, mask=column < width, other=0.0).to(tl.float32)
+        value += bias[None, :]
+    value = _common.activate(value, ACTIVATION).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * out_stride + column[None, :], value, mask=keep)
+
+
+def bias_act(x: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+    """activation(x + bias), computed in float32 and rounded once.
+
+    Shapes: x (rows, width) with a free row stride; bias (width,); one dtype of float32, float16,
+    bfloat16. Raises ValueError for anything else.
+    """
+    op = "bias_act"
+    _common.check_row_op(op, x, bias=bias)
+    code = kernel_activation(activation)
+    rows, width = x.shape
+    out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    if out.numel() == 0:
+        return out
+    columns = column_block(width)
+    grid = (triton.cdiv(rows, _ROWS), triton.cdiv(width, columns))
+    with _common.on_device(x):
+        bias_act_kernel[grid](
+            x, bias, out, rows, width, x.stride(0), out.stride(0),
+            ACTIVATION=code, ROWS=_ROWS, COLUMNS=columns, num_warps=_WARPS, **_common.LAUNCH,
+        )  # fmt: skip
+    return out
+
+
+def supports(traits: Traits) -> str | None:
+    """None, or why the kernel cannot serve these traits."""
+    return unsupported_activation(traits.activation)

@@ -1,0 +1,120 @@
+"""Tile sizes of every kernel as data, by architecture (80 or 90) and what else they depend on.
+
+No entry depends on how many rows or sequences a batch has in a way that changes a row's
+arithmetic: that is what makes results bit-identical alone and in any batch. Where two entries
+differ by size (``linear``), they run the same k-steps in the same order.
+
+These choices come from register, shared-memory and occupancy figures of the compiled code;
+``bench/gpu.sh`` is what measures them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tile(NamedTuple):
+    """Launch configuration of one kernel."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    columns: int = 64  # of a product that go through its epilogue at a time
+    registers: int = 0  # cap per thread, to let one more block into a multiprocessor; 0: none
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The launch options of this tile."""
+        options = {"num_warps": self.warps, "num_stages": self.stages}
+        return options | {"maxnreg": self.registers} if self.registers else options
+
+
+# (architecture, head_dim, 16-bit operands?) -> m: query block, n: key block. k is not used.
+ATTENTION: dict[tuple[int, int, bool], Tile] = {
+    (90, 32, True): Tile(128, 64, 0, 4, 3),
+    (90, 64, True): Tile(128, 64, 0, 4, 3),
+    (90, 80, True): Tile(128, 64, 0, 8, 3),
+    (90, 96, True): Tile(128, 32, 0, 4, 3),
+    (90, 128, True): Tile(128, 64, 0, 8, 3),
+    (80, 32, True): Tile(128, 64, 0, 4, 3),
+    (80, 64, True): Tile(128, 32, 0, 4, 3),
+    (80, 80, True): Tile(64, 32, 0, 4, 3),
+    (80, 96, True): Tile(64, 32, 0, 4, 3),
+    (80, 128, True): Tile(128, 32, 0, 8, 3),
+    (90, 32, False): Tile(64, 32, 0, 4, 2),
+    (90, 64, False): Tile(64, 16, 0, 8, 2),
+    (90, 80, False): Tile(32, 16, 0, 8, 2),
+    (90, 96, False): Tile(32, 16, 0, 8, 2),
+    (90, 128, False): Tile(32, 16, 0, 8, 2),
+    (80, 32, False): Tile(64, 32, 0, 4, 2),
+    (80, 64, False): Tile(64, 32, 0, 8, 2),
+    (80, 80, False): Tile(32, 32, 0, 8, 2),
+    (80, 96, False): Tile(32, 32, 0, 8, 2),
+    (80, 128, False): Tile(32, 32, 0, 8, 2),
+}
+# Where a dense bias would spill registers at those sizes: the same key block n, hence the same
+# order of keys, over more warps or fewer rows.
+ATTENTION_BIAS: dict[tuple[int, int, bool], Tile] = {
+    (90, 32, True): Tile(128, 64, 0, 8, 2),
+    (90, 64, True): Tile(128, 64, 0, 8, 2),
+    (90, 96, True): Tile(128, 32, 0, 8, 2),
+    (90, 128, True): Tile(64, 64, 0, 8, 2),
+    (80, 32, True): Tile(128, 64, 0, 8, 2),
+    (90, 32, False): Tile(64, 32, 0, 8, 2),
+    (90, 128, False): Tile(32, 16, 0, 4, 2),
+}
+
+
+def attention_tile(arch: int, head_dim: int, half: bool, biased: bool) -> Tile:
+    """The committed tile; ``half`` for 16-bit operands, ``biased`` with a dense bias."""
+    key = (arch, head_dim, half)
+    return ATTENTION_BIAS.get(key, ATTENTION[key]) if biased else ATTENTION[key]
+
+
+# (architecture, "int8" | "16-bit" | "float32", few rows?) -> tile. "Few rows" trades reuse for more
+# programs; both entries of a pair walk k in the same order with the same instruction, so a row does
+# not change between them.
+LINEAR: dict[tuple[int, str, bool], Tile] = {
+    (90, "int8", False): Tile(128, 128, 128, 8, 3, 32, 128),
+    (90, "int8", True): Tile(64, 64, 128, 4, 4),
+    (90, "16-bit", False): Tile(128, 128, 64, 8, 3, 64, 128),
+    (90, "16-bit", True): Tile(64, 64, 64, 4, 4),
+    (90, "float32", False): Tile(64, 64, 16, 4, 3),
+    (90, "float32", True): Tile(32, 64, 16, 4, 3),
+    (80, "int8", False): Tile(128, 128, 64, 8, 3, 32, 128),
+    (80, "int8", True): Tile(64, 64, 64, 4, 4),
+    (80, "16-bit", False): Tile(128, 128, 32, 8, 3, 64, 128),
+    (80, "16-bit", True): Tile(64, 64, 32, 4, 4),
+    (80, "float32", False): Tile(64, 64, 16, 4, 3),
+    (80, "float32", True): Tile(32, 64, 16, 4, 3),
+}
+FEW_ROWS = 512
+# Row blocks that share a column block before the next column starts: keeps both operands in L2.
+GROUP_M = 8
+
+
+def linear_tile(arch: int, dtype: str, rows: int) -> Tile:
+    """The committed tile of a matrix product with this many rows."""
+    return LINEAR[arch, dtype, rows <= FEW_ROWS]
+
+
+# Elements of a row (rounded up to a power of two) -> warps. One warp holds up to 1024 elements, so
+# that the statistics of BERT-size rows need shuffles only, no block barrier.
+ROW_WARPS: dict[int, int] = {2048: 2, 4096: 4, 8192: 8, 16384: 16}
+ROW_LIMIT = 16384
+
+
+def row_block(hidden: int) -> tuple[int, int]:
+    """(power of two >= hidden, warps) for kernels that keep a whole row in registers."""
+    block = max(32, 1 << (hidden - 1).bit_length())
+    return block, ROW_WARPS.get(block, 1)
+
+
+def column_block(width: int) -> int:
+    """Columns per program of elementwise kernels: 128 to 1024, dividing width if one does."""
+    for block in (1024, 512, 256, 128):
+        if width % block == 0:
+            return block
+    return min(1024, max(128, 1 << (width - 1).bit_length()))

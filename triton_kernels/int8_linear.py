@@ -1,0 +1,219 @@
+"""int8_linear: rows quantised on the way in, an int8 product, and everything else in its epilogue.
+
+Tensor cores multiply signed bytes, so the unsigned q of the contract is shifted: with
+q' = q - 128 and zero_point' = zero_point - 128 the difference q' - zero_point' is unchanged, and
+
+    sum_k (q - zero_point) w = sum_k q' w - zero_point' * sum_k w.
+
+The row sums of the weight are exact integers, so the result equals the reference's integer product
+bit for bit, whatever the tile: int32 holds it up to K = 65 793 (255 * 128 * K < 2^31). The int32
+values never reach memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from fastbert.ops._op import Traits
+from fastbert.ops.activations import kernel_activation, unsupported_activation
+
+from . import _common
+from .configs import GROUP_M, linear_tile
+from .quantize_rows import quantize_rows
+
+MAX_DEPTH = (2**31 - 1) // (255 * 128)
+
+
+@triton.jit
+def weight_sums_kernel(
+    weight_ptr,  # (width, depth) int8
+    sums_ptr,  # (width,) int32
+    depth, weight_stride,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    acc = tl.zeros([BLOCK], tl.int32)
+    for start in range(0, depth, BLOCK):
+        inside = start + columns < depth
+        row_ptr = weight_ptr + row * weight_stride + start
+        acc += tl.load(row_ptr + columns, mask=inside, other=0).to(tl.int32)
+    tl.store(sums_ptr + row, tl.sum(acc, 0))
+
+
+@triton.jit
+def _dequantize(
+    acc, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr, out_ptr,
+    out_scale_ptr, out_zero_point_ptr, offs_m, first_n, rows, width,
+    residual_stride, out_stride, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Epilogue in pieces of COLUMNS: a whole wide tile of erf does not fit in registers."""
+    if acc.shape[1] > COLUMNS:
+        left, right = _common.halves(acc)
+        _dequantize(
+            left, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr,
+            out_ptr, out_scale_ptr, out_zero_point_ptr, offs_m, first_n, rows, width,
+            residual_stride, out_stride, ACTIVATION, COLUMNS,
+        )  # fmt: skip
+        _dequantize(
+            right, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr,
+            out_ptr, out_scale_ptr, out_zero_point_ptr, offs_m, first_n + acc.shape[1] // 2, rows,
+            width, residual_stride, out_stride, ACTIVATION, COLUMNS,
+        )  # fmt: skip
+    else:
+        offs_n = first_n + tl.arange(0, acc.shape[1])
+        keep = offs_n < width
+        acc -= zero_point * tl.load(weight_sums_ptr + offs_n, mask=keep, other=0)[None, :]
+        weight_scale = tl.load(weight_scale_ptr + offs_n, mask=keep, other=0.0)[None, :]
+        value = acc.to(tl.float32) * (scale * weight_scale)
+        _common.store_tile(
+            value, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
+            residual_stride, out_stride, ACTIVATION, out_scale_ptr, out_zero_point_ptr,
+        )  # fmt: skip
+
+
+@triton.jit
+def int8_linear_kernel(
+    q_ptr,  # (rows, depth) int8, shifted by 128
+    scale_ptr,  # (rows,) float32
+    zero_point_ptr,  # (rows,) int32, shifted by 128
+    weight_ptr,  # (width, depth) int8
+    weight_scale_ptr,  # (width,) float32
+    weight_sums_ptr,  # (width,) int32
+    bias_ptr,  # (width,) or None
+    residual_ptr,  # (rows, width) or None
+    out_ptr,  # (rows, width), uint8 when requantised
+    out_scale_ptr,  # (rows,) float32 or None
+    out_zero_point_ptr,  # (rows,) int32 or None
+    rows, width, depth, q_stride, weight_stride, residual_stride, out_stride,
+    ACTIVATION: tl.constexpr, EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    tile_m, tile_n = _common.tile_of(tl.program_id(0), rows, width, BLOCK_M, BLOCK_N, GROUP)
+    offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
+    # Rows past the end read the last one again: no mask in the loop, and they are never stored.
+    row_m = tl.minimum(offs_m, rows - 1)
+    row_n = tl.minimum(offs_n, width - 1)
+    q = q_ptr + row_m.to(tl.int64)[:, None] * q_stride + offs_k[None, :]
+    weight = weight_ptr + row_n.to(tl.int64)[:, None] * weight_stride + offs_k[None, :]
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.int32)
+    for k in range(0, depth, BLOCK_K):
+        if EVEN_K:
+            a = tl.load(q)
+            b = tl.load(weight)
+        else:
+            inside = (offs_k < depth - k)[None, :]
+            a = tl.load(q, mask=inside, other=0)
+            b = tl.load(weight, mask=inside, other=0)
+        acc = tl.dot(a, tl.trans(b), acc, out_dtype=tl.int32)
+        q += BLOCK_K
+        weight += BLOCK_K
+    scale = tl.load(scale_ptr + row_m)[:, None]
+    zero_point = tl.load(zero_point_ptr + row_m)[:, None]
+    _dequantize(
+        acc, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr, out_ptr,
+        out_scale_ptr, out_zero_point_ptr, offs_m, tile_n * BLOCK_N, rows, width,
+        residual_stride, out_stride, ACTIVATION, COLUMNS,
+    )  # fmt: skip
+
+
+def weight_sums(qweight: torch.Tensor) -> torch.Tensor:
+    """Row sums of qweight, int8 (N, K), as int32 (N,): the ``packed`` of `int8_linear`."""
+    op = "weight_sums"
+    _common.check_device(op, qweight)
+    _common.check_dtype(op, "qweight", qweight, torch.int8)
+    _common.check_rows(op, "qweight", qweight)
+    width, depth = qweight.shape
+    sums = torch.empty(width, dtype=torch.int32, device=qweight.device)
+    if width > 0:
+        with _common.on_device(qweight):
+            weight_sums_kernel[(width,)](
+                qweight,
+                sums,
+                depth,
+                qweight.stride(0),
+                BLOCK=1024,
+                num_warps=2,
+                **_common.LAUNCH,
+            )
+    return sums
+
+
+def int8_linear(
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str = "none",
+    residual: torch.Tensor | None = None,
+    packed: torch.Tensor | None = None,
+    *,
+    requantize: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
+
+    q, scale, zero_point are `quantize_rows(x)`. The product is exact; everything after it is
+    float32, rounded once.
+
+    Shapes: x (rows, K) float32, float16 or bfloat16; qweight int8 (N, K); weight_scale float32
+    (N,); bias (N,) and residual (rows, N) in x's dtype; row strides free; K at most 65 793.
+    ``packed``: `weight_sums(qweight)`, computed when None. ``requantize``: (scale float32 (rows,),
+    zero_point int32 (rows,)) known beforehand; the result is then clamp(round(y / scale) +
+    zero_point, 0, 255) as uint8, written straight from the accumulators. (A row's own range is
+    not known to the program that holds one tile of it.)
+
+    Returns (rows, N) in x's dtype, or uint8. Raises ValueError for anything else.
+    """
+    op = "int8_linear"
+    _common.check_row_op(op, x)
+    _common.check_dtype(op, "qweight", qweight, torch.int8)
+    code = kernel_activation(activation)
+    out = _common.product_output(op, x, qweight, bias, residual)
+    rows, depth = x.shape
+    width = qweight.shape[0]
+    _common.check_device(op, x, weight_scale=weight_scale, packed=packed)
+    _common.check_dtype(op, "weight_scale", weight_scale, torch.float32)
+    _common.check_shape(op, "weight_scale", weight_scale, (width,))
+    _common.check_rows(op, "weight_scale", weight_scale)
+    _common.check_dtype(op, "packed", packed, torch.int32)
+    _common.check_shape(op, "packed", packed, (width,))
+    if depth > MAX_DEPTH:
+        raise ValueError(
+            f"{op}: K is {depth}, expected at most {MAX_DEPTH}: int32 sums could overflow beyond"
+        )
+    out_scale = out_zero_point = None
+    if requantize is not None:
+        out_scale, out_zero_point = requantize
+        _common.check_device(op, x, requantize_scale=out_scale, requantize_zero=out_zero_point)
+        _common.check_dtype(op, "the scale of requantize", out_scale, torch.float32)
+        _common.check_dtype(op, "the zero_point of requantize", out_zero_point, torch.int32)
+        _common.check_shape(op, "the scale of requantize", out_scale, (rows,))
+        _common.check_shape(op, "the zero_point of requantize", out_zero_point, (rows,))
+        out = torch.empty((rows, width), dtype=torch.uint8, device=x.device)
+    if out.numel() == 0:
+        return out
+    q, scale, zero_point = quantize_rows(x, signed=True)
+    sums = weight_sums(qweight) if packed is None else packed
+    tile = linear_tile(_common.architecture(x.device), "int8", rows)
+    with _common.on_device(x):
+        int8_linear_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),)](
+            q, scale, zero_point, qweight, weight_scale, sums, bias, residual, out,
+            out_scale, out_zero_point, rows, width, depth,
+            q.stride(0), qweight.stride(0), 0 if residual is None else residual.stride(0),
+            out.stride(0),
+            ACTIVATION=code, EVEN_K=depth % tile.k == 0,
+            BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, GROUP=GROUP_M, COLUMNS=tile.columns,
+            **tile.options, **_common.LAUNCH,
+        )  # fmt: skip
+    return out
+
+
+def supports(traits: Traits) -> str | None:
+    """None, or why the kernel cannot serve these traits."""
+    widest = max(traits.hidden_size or 1, traits.intermediate_size or 1)
+    return unsupported_activation(traits.activation) or _common.row_width_reason(widest)

@@ -1,0 +1,124 @@
+"""linear: activation(x @ weight.T + bias) + residual, the epilogue while the tile is in registers.
+
+A row's result does not depend on the other rows or on how many there are: every output element is
+one accumulator that takes k in ascending steps of the tensor-core instruction's depth, with no
+split over k; BLOCK_K and the instruction depend on (architecture, dtype) alone; and the two tiles
+(for few and for many rows) differ only in how many such accumulators a program owns.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from fastbert.ops._op import Traits
+from fastbert.ops.activations import kernel_activation, unsupported_activation
+
+from . import _common
+from .configs import GROUP_M, linear_tile
+
+
+@triton.jit
+def _store(
+    acc, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
+    residual_stride, out_stride, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Epilogue in pieces of COLUMNS: a whole wide tile of erf does not fit in registers."""
+    if acc.shape[1] > COLUMNS:
+        left, right = _common.halves(acc)
+        _store(
+            left, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
+            residual_stride, out_stride, ACTIVATION, COLUMNS,
+        )  # fmt: skip
+        _store(
+            right, bias_ptr, residual_ptr, out_ptr, offs_m, first_n + acc.shape[1] // 2, rows,
+            width, residual_stride, out_stride, ACTIVATION, COLUMNS,
+        )  # fmt: skip
+    else:
+        _common.store_tile(
+            acc, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
+            residual_stride, out_stride, ACTIVATION, None, None,
+        )  # fmt: skip
+
+
+@triton.jit
+def linear_kernel(
+    x_ptr,  # (rows, depth)
+    weight_ptr,  # (width, depth)
+    bias_ptr,  # (width,) or None
+    residual_ptr,  # (rows, width) or None
+    out_ptr,  # (rows, width)
+    rows, width, depth, x_stride, weight_stride, residual_stride, out_stride,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    tile_m, tile_n = _common.tile_of(tl.program_id(0), rows, width, BLOCK_M, BLOCK_N, GROUP)
+    offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    offs_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_k = tl.arange(0, BLOCK_K)
+    # Rows past the end read the last one again: no mask in the loop, and they are never stored.
+    row_m = tl.minimum(offs_m, rows - 1).to(tl.int64)[:, None]
+    row_n = tl.minimum(offs_n, width - 1).to(tl.int64)[:, None]
+    x = x_ptr + row_m * x_stride + offs_k[None, :]
+    weight = weight_ptr + row_n * weight_stride + offs_k[None, :]
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for k in range(0, depth, BLOCK_K):
+        if EVEN_K:
+            a = tl.load(x)
+            b = tl.load(weight)
+        else:
+            inside = (offs_k < depth - k)[None, :]
+            a = tl.load(x, mask=inside, other=0.0)
+            b = tl.load(weight, mask=inside, other=0.0)
+        acc = tl.dot(a, tl.trans(b), acc, input_precision=PRECISION)
+        x += BLOCK_K
+        weight += BLOCK_K
+    _store(
+        acc, bias_ptr, residual_ptr, out_ptr, offs_m, tile_n * BLOCK_N, rows, width,
+        residual_stride, out_stride, ACTIVATION, COLUMNS,
+    )  # fmt: skip
+
+
+def linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    activation: str = "none",
+    residual: torch.Tensor | None = None,
+    packed: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """activation(x @ weight.T + bias) + residual, accumulated in float32 and rounded once.
+
+    Shapes: x (rows, K), weight (N, K), bias (N,), residual (rows, N); row strides free; one dtype
+    of float32, float16, bfloat16. float32 products are IEEE, tf32 only where torch's own matmul
+    setting says so. ``packed`` belongs to the cpu backend and is not looked at. Raises ValueError
+    for anything else.
+    """
+    op = "linear"
+    _common.check_row_op(op, x)
+    _common.check_dtype(op, "weight", weight, x.dtype)
+    code = kernel_activation(activation)
+    out = _common.product_output(op, x, weight, bias, residual)
+    rows, depth = x.shape
+    width = weight.shape[0]
+    if out.numel() == 0:
+        return out
+    kind = "float32" if x.dtype == torch.float32 else "16-bit"
+    tile = linear_tile(_common.architecture(x.device), kind, rows)
+    with _common.on_device(x):
+        linear_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),)](
+            x, weight, bias, residual, out, rows, width, depth,
+            x.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0),
+            out.stride(0),
+            ACTIVATION=code, PRECISION=_common.dot_precision(x.dtype),
+            EVEN_K=depth % tile.k == 0, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
+            GROUP=GROUP_M, COLUMNS=tile.columns, **tile.options, **_common.LAUNCH,
+        )  # fmt: skip
+    return out
+
+
+def supports(traits: Traits) -> str | None:
+    """None, or why the kernel cannot serve these traits."""
+    return unsupported_activation(traits.activation)
