@@ -156,7 +156,7 @@ def build_plan(
             every op; with all the reasons.
     """
     device = torch.device(device)
-    if device.type == "cuda" and device.index is None:
+    if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
     wanted = _known(_forced.get() or backend)
     autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(

@@ -1,4 +1,4 @@
-"""The compiled extension `fastbert._C`: loaded on first use, with the reason kept when it cannot be.
+"""The compiled extension `fastbert._C`: loaded on first use, the reason kept when it cannot be.
 
 The extension works on addresses and sizes; only `fastbert.kernels.cpu` and `fastbert.prepared` call
 its ops.

@@ -7,6 +7,7 @@
 #include "cpu/ops/embed.h"
 #include "cpu/ops/gemm.h"
 #include "cpu/ops/layer_norm.h"
+#include "cpu/ops/limits.h"
 #include "cpu/ops/quantize.h"
 #include "cpu/ops/vec_math.h"
 
@@ -22,6 +23,7 @@ struct KernelTable {
     AttentionKernels attention;
     GemmKernels gemm;
     QuantizeKernels quantize;
+    LimitKernels limits;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

@@ -25,10 +25,12 @@ using release_gil = py::call_guard<py::gil_scoped_release>;
 
 void bind_runtime(py::module_& m);
 void bind_layer_norm(py::module_& m);
+void bind_limits(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_quantize(py::module_& m);
 void bind_act(py::module_& m);
 void bind_embed(py::module_& m);
 void bind_attention(py::module_& m);
+void bind_encoder(py::module_& m);
 
 }  // namespace fastbert

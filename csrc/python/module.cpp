@@ -4,9 +4,11 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "fastbert's CPU kernels. Internal: use fastbert.ops.";
     fastbert::bind_runtime(m);
     fastbert::bind_layer_norm(m);
+    fastbert::bind_limits(m);
     fastbert::bind_linear(m);
     fastbert::bind_quantize(m);
     fastbert::bind_act(m);
     fastbert::bind_embed(m);
     fastbert::bind_attention(m);
+    fastbert::bind_encoder(m);
 }

@@ -46,11 +46,11 @@ def instruction_set(backend: str, device: torch.device) -> str:
 
 def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | None:
     """None when the backend, which is not `missing`, has a kernel for this, else the reason."""
+    if dtype not in _DTYPES:
+        return f"kernels compute in {', '.join(map(_short, _DTYPES))}, not in {_short(dtype)}"
     module, reason = _op_module(backend, op)
     if module is None:
         return reason
-    if dtype not in _DTYPES:
-        return f"kernels compute in {', '.join(map(_short, _DTYPES))}, not in {_short(dtype)}"
     if backend == "triton":
         return module.supports(traits)
     return module.supports(op, traits)

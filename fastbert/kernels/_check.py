@@ -91,6 +91,29 @@ def score_bias(
     return bias, (over_batch, over_heads, strides[2])
 
 
+def weight_rows(op: str, name: str, weight: Any, inner: int, dtype: torch.dtype) -> int:
+    """N of a weight that is known to be a CPU tensor (N, inner) of this dtype."""
+    if not isinstance(weight, Tensor) or weight.dtype is not dtype or weight.device.type != "cpu":
+        raise _wrong_kind(op, name, weight, dtype)
+    if weight.dim() != 2 or weight.shape[1] != inner:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(weight.shape)}, expected (N, {inner}) to go with the "
+            f"{inner} columns of x."
+        )
+    return weight.shape[0]
+
+
+def bytes_(op: str, name: str, x: Any) -> Tensor:
+    """x, known to be a contiguous CPU vector of bytes."""
+    if not isinstance(x, Tensor) or x.dtype is not torch.uint8 or x.device.type != "cpu":
+        raise _wrong_kind(op, name, x, torch.uint8)
+    if x.dim() != 1:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(x.shape)}; pass the result of {op}_prepack as it is."
+        )
+    return x.contiguous()
+
+
 def two_dimensional(op: str, name: str, x: Tensor) -> tuple[int, int]:
     if x.dim() != 2:
         raise ValueError(

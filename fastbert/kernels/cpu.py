@@ -7,6 +7,7 @@ copied. The number of threads is torch's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -19,6 +20,7 @@ from fastbert.ops.activations import kernel_activation
 
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
+_INT8 = 4
 _threads = 0
 
 
@@ -56,10 +58,7 @@ def add_layer_norm(
     return_sum: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `fastbert.ops.add_layer_norm`."""
-    out, total = _layer_norm(
-        "add_layer_norm", x, weight, bias, eps, residual, x_bias, return_sum, 0
-    )
-    return out, total if return_sum else torch.empty(0, dtype=x.dtype)
+    return _layer_norm("add_layer_norm", x, weight, bias, eps, residual, x_bias, return_sum, 0)
 
 
 def act_layer_norm(
@@ -92,6 +91,97 @@ def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         kernel_activation(activation),
     )
     return out
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """See `fastbert.ops.linear`. Without `packed` the weight is packed for this one call."""
+    op = "linear"
+    extension = _ready()
+    code = _check.floating_code(op, x, CODES)
+    _, inner = _check.two_dimensional(op, "x", x)
+    outer = _check.weight_rows(op, "weight", weight, inner, x.dtype)
+    if packed is None:
+        packed = linear_prepack(weight)
+    return _product(extension.linear, op, x, code, packed, (), bias, activation, residual, outer)
+
+
+def int8_linear(
+    x: Tensor,
+    qweight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """See `fastbert.ops.int8_linear`. Without `packed` the weight is packed for this one call."""
+    op = "int8_linear"
+    extension = _ready()
+    code = _check.floating_code(op, x, CODES)
+    _, inner = _check.two_dimensional(op, "x", x)
+    outer = _check.weight_rows(op, "qweight", qweight, inner, torch.int8)
+    weight_scale = _check.vector(op, "weight_scale", weight_scale, outer, torch.float32)
+    if packed is None:
+        packed = int8_linear_prepack(qweight)
+    scale = (weight_scale.data_ptr(),)
+    return _product(
+        extension.int8_linear, op, x, code, packed, scale, bias, activation, residual, outer
+    )
+
+
+def linear_prepack(weight: Tensor) -> Tensor:
+    """A weight (N, K) in the order that the kernels of the instruction set in use read it.
+
+    float16 is kept as float32, which is what it is multiplied in. Packing reads the weight once and
+    is worth keeping: layers keep the result until the weight's version, its address or the Plan's
+    instruction set changes. A kernel of another instruction set refuses the result.
+
+    Returns:
+        uint8, opaque.
+    """
+    code = _check.floating_code("linear_prepack", weight, CODES)
+    return _packed("linear_prepack", weight, code, CODES[torch.float32] if code == 2 else code)
+
+
+def int8_linear_prepack(qweight: Tensor) -> Tensor:
+    """As `linear_prepack`, for an int8 weight (N, K)."""
+    if isinstance(qweight, Tensor) and qweight.dim() == 2:
+        _check.weight_rows("int8_linear_prepack", "qweight", qweight, qweight.shape[1], torch.int8)
+    elif not isinstance(qweight, Tensor):
+        raise TypeError(
+            f"int8_linear_prepack: a tensor was expected, got {type(qweight).__name__}."
+        )
+    return _packed("int8_linear_prepack", qweight, _INT8, _INT8)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See `fastbert.ops.quantize_rows`."""
+    extension = _ready()
+    code = _check.floating_code("quantize_rows", x, CODES)
+    rows, columns = _check.two_dimensional("quantize_rows", "x", x)
+    x = _check.by_rows(x)
+    quantised = torch.empty((rows, columns), dtype=torch.uint8)
+    scale = torch.empty(rows, dtype=torch.float32)
+    zero_point = torch.empty(rows, dtype=torch.int32)
+    extension.quantize_rows(
+        x.data_ptr(),
+        quantised.data_ptr(),
+        scale.data_ptr(),
+        zero_point.data_ptr(),
+        rows,
+        columns,
+        _check.row_stride(x),
+        columns,
+        code,
+    )
+    return quantised, scale, zero_point
 
 
 def attention_varlen(
@@ -230,6 +320,57 @@ def embed_layer_norm(
     return out
 
 
+def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
+    extension = _ready()
+    outer, inner = _check.two_dimensional(op, "weight", weight)
+    weight = _check.by_rows(weight)
+    packed = torch.empty(extension.packed_bytes(packed_code, outer, inner), dtype=torch.uint8)
+    extension.pack_weight(
+        (weight.data_ptr(), code, _check.row_stride(weight)),
+        outer,
+        inner,
+        (packed.data_ptr(), packed.numel()),
+    )
+    return packed
+
+
+def _product(
+    run: Callable[..., None],
+    op: str,
+    x: Tensor,
+    code: int,
+    packed: Tensor,
+    scale: tuple[int, ...],
+    bias: Tensor | None,
+    activation: str,
+    residual: Tensor | None,
+    outer: int,
+) -> Tensor:
+    rows, inner = x.shape
+    x = _check.by_rows(x)
+    packed = _check.bytes_(op, "packed", packed)
+    if bias is not None:
+        bias = _check.vector(op, "bias", bias, outer, x.dtype)
+    if residual is not None:
+        residual = _check.matrix(op, "residual", residual, rows, outer, x.dtype)
+    out = torch.empty((rows, outer), dtype=x.dtype)
+    run(
+        (x.data_ptr(), code, _check.row_stride(x)),
+        (packed.data_ptr(), packed.numel()),
+        *scale,
+        (0, code) if bias is None else (bias.data_ptr(), code),
+        kernel_activation(activation),
+        (0, code, 0)
+        if residual is None
+        else (residual.data_ptr(), code, _check.row_stride(residual)),
+        (out.data_ptr(), code, outer),
+        rows,
+        outer,
+        inner,
+    )
+    return out
+
+
 def _layer_norm(
     op: str,
     x: Tensor,
@@ -240,7 +381,7 @@ def _layer_norm(
     x_bias: Tensor | None,
     return_sum: bool,
     activation: int,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     extension = _ready()
     code = _check.floating_code(op, x, CODES)
     rows, hidden = _check.two_dimensional(op, "x", x)
@@ -253,12 +394,12 @@ def _layer_norm(
     if x_bias is not None:
         x_bias = _check.vector(op, "x_bias", x_bias, hidden, dtype)
     out = torch.empty((rows, hidden), dtype=dtype)
-    total = torch.empty((rows, hidden), dtype=dtype) if return_sum else None
+    total = torch.empty((rows, hidden) if return_sum else 0, dtype=dtype)
     extension.layer_norm(
         x.data_ptr(),
         0 if residual is None else residual.data_ptr(),
         out.data_ptr(),
-        0 if total is None else total.data_ptr(),
+        total.data_ptr() if return_sum else 0,
         0 if x_bias is None else x_bias.data_ptr(),
         weight.data_ptr(),
         bias.data_ptr(),

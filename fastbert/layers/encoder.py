@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from fastbert.layers.linear import Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.packing import PackedBatch
 
-Runner = Callable[[Tensor, PackedBatch], Tensor]
+if TYPE_CHECKING:
+    from fastbert.prepared import Preparation
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def encode(
     batch: PackedBatch,
     plan: Plan,
     request: Pass,
-    prepared: Runner | None = None,
+    preparation: Preparation | None = None,
 ) -> Encoded:
     """All layers of an encoder or decoder.
 
@@ -111,14 +112,16 @@ def encode(
         batch: where the rows came from.
         plan: the backends.
         request: what is asked for.
-        prepared: a prepared encoder that computes all blocks in one call; used when the request
-            is plain.
+        preparation: gives a prepared encoder, which computes all blocks in one call; asked when
+            the request is plain.
 
     Returns:
         The rows after the last block, and what else was asked for.
     """
-    if prepared is not None and request.plain:
-        return Encoded(prepared(rows, batch))
+    if preparation is not None and request.plain and not torch.compiler.is_compiling():
+        encoder = preparation.encoder(blocks, plan)
+        if encoder is not None:
+            return Encoded(encoder(rows, batch))
     states: list[Tensor] = []
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []

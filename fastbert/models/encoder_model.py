@@ -19,6 +19,7 @@ from fastbert.models import pruning
 from fastbert.models.base import PreTrainedModel
 from fastbert.models.encoding import Encoding
 from fastbert.packing import PackedBatch
+from fastbert.prepared import Preparation
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Request:
 
 class EncoderModel(PreTrainedModel):
     """An encoder without a head. A family gives blocks(), tables() and encode()."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.preparation = Preparation()
 
     def tables(self) -> EmbeddingTables:
         """The embedding tables."""
@@ -201,6 +206,7 @@ class EncoderModel(PreTrainedModel):
                 recompute=recompute,
                 differentiable=request.differentiable,
             ),
+            self.preparation,
         )
 
     def encoding(

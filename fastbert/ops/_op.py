@@ -42,8 +42,8 @@ class Tolerance:
     factor: float = 2.0
 
 
-# One rounding of the result costs 2^-9 / sqrt(3) = 1.1e-3 in bfloat16 and 1.4e-4 in float16, and the
-# reference rounds its intermediate results as well.
+# One rounding of the result costs 2^-9 / sqrt(3) = 1.1e-3 in bfloat16 and 1.4e-4 in float16, and
+# the reference rounds its intermediate results as well.
 STANDARD_TOLERANCES: Mapping[torch.dtype, Tolerance] = {
     torch.float32: Tolerance(1e-5),
     torch.bfloat16: Tolerance(8e-3),

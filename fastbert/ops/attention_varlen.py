@@ -161,7 +161,7 @@ def masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
 def attention_context(
     probs: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, total_q: int
 ) -> Tensor:
-    """probs @ v for weights (batch, num_heads, max_seqlen_q, max_seqlen_k): (total_q, heads, dim)."""
+    """probs @ v: (batch, heads, max_seqlen_q, max_seqlen_k) -> (total_q, heads, head_dim)."""
     value_grid = to_grid(v, cu_seqlens_k, probs.shape[3]).transpose(1, 2)
     context = torch.matmul(probs.to(v.dtype), value_grid).transpose(1, 2)
     return from_grid(context, cu_seqlens_q, total_q)

@@ -197,10 +197,12 @@ def _one_pass(
     weight: Tensor,
     bias: Tensor,
     eps: float,
-    **others: Tensor | None,
+    **others: Any,
 ) -> Tensor:
-    wide = {
-        name: value.to(torch.float32) if value is not None and value.is_floating_point() else value
+    wide: dict[str, Any] = {
+        name: value.to(torch.float32)
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
         for name, value in {"word": word, **others}.items()
     }
     return one_pass_layer_norm(_sum(input_ids, **wide), weight, bias, eps).to(weight.dtype)

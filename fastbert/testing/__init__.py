@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: error figures, parity gates, poisoned memory, awkward layouts."""
+"""What tests and benchmarks share: error figures, parity gates, poisoned memory, odd layouts."""
 
 from fastbert.testing.layouts import misaligned, strided
 from fastbert.testing.parity import Errors, Verdict, gate, judge, measure, parity, to_float64

@@ -111,7 +111,10 @@ def judge(ours: Errors, eager: Errors, dtype: torch.dtype, tolerance: Tolerance)
     if tolerance.factor and ours.rms > tolerance.factor * eager.rms + slack:
         return f"error {ours.rms:.2e} exceeds {tolerance.factor:g} x eager's {eager.rms:.2e}"
     if tolerance.factor and ours.worst > tolerance.factor * (eager.worst + unit * ours.peak):
-        return f"largest error {ours.worst:.2e} exceeds {tolerance.factor:g} x eager's {eager.worst:.2e}"
+        return (
+            f"largest error {ours.worst:.2e} exceeds {tolerance.factor:g} x eager's "
+            f"{eager.worst:.2e}"
+        )
     return ""
 
 

@@ -122,7 +122,8 @@ class Tokenizer(Assembling):
     def _known_arguments(cls) -> set[str]:
         names: set[str] = set()
         for owner in cls.__mro__[:-1]:
-            for name, parameter in inspect.signature(owner.__init__).parameters.items():
+            made: Any = vars(owner).get("__init__")
+            for name, parameter in inspect.signature(made).parameters.items() if made else ():
                 if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                     names.add(name)
         return names - {"self", "engine", "fresh", "special", "settings"}

@@ -95,10 +95,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         # mkstemp makes files private; a saved tokenizer has the permissions any new file has.
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        Path(name).chmod(0o666 & ~umask)
+        Path(name).replace(path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink()
         raise
 
 

@@ -1,49 +1,133 @@
-// Row quantisation is integer in its result, so every instruction set must give the same bytes.
-#include "cpu/ops/quantize.h"
-
+// quantize_rows against its formula, written with plain float division, on every instruction set.
 #include <algorithm>
-#include <cmath>
+#include <functional>
 
+#include "gemm_case.h"
 #include "harness.h"
 
-using namespace fastbert;
+namespace fastbert::testing {
+namespace {
 
-TEST(quantize_rows_matches_the_definition_on_every_isa) {
-    for (index_t k : test::lengths) {
-        const index_t rows = 3;
-        const auto x = test::normal_values(rows * k, 11, 0.5f, 2.0f);
-        test::for_each_isa([&](Isa isa) {
-            std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * k), 77);
-            std::vector<float> scale(3, NAN);
-            std::vector<std::int32_t> zero_point(3, -1);
-            QuantizeArgs args;
-            args.x = x.data();
-            args.dtype = DType::f32;
-            args.rows = rows;
-            args.k = k;
-            args.x_stride = k;
-            args.q = q.data();
-            args.q_stride = k;
-            args.scale = scale.data();
-            args.zero_point = zero_point.data();
-            quantize_rows(args);
-            for (index_t r = 0; r < rows; ++r) {
-                float low = 0, high = 0;
-                for (index_t i = 0; i < k; ++i) {
-                    low = std::min(low, x[static_cast<std::size_t>(r * k + i)]);
-                    high = std::max(high, x[static_cast<std::size_t>(r * k + i)]);
-                }
-                float s = (high - low) / 255.0f;
-                if (s == 0) s = 1;
-                const int z = static_cast<int>(std::nearbyint(-low / s));
-                CHECK_MSG(scale[static_cast<std::size_t>(r)] == s, name_of(isa));
-                CHECK_MSG(zero_point[static_cast<std::size_t>(r)] == z, name_of(isa));
-                for (index_t i = 0; i < k; ++i) {
-                    const std::size_t at = static_cast<std::size_t>(r * k + i);
-                    const int want = static_cast<int>(std::nearbyint(x[at] / s)) + z;
-                    CHECK_MSG(q[at] == std::min(std::max(want, 0), 255), name_of(isa));
-                }
-            }
-        });
+struct Quantised {
+    std::vector<std::uint8_t> q;
+    float scale;
+    std::int32_t zero_point;
+};
+
+Quantised formula(const Matrix& x, index_t r, index_t k) {
+    float low = 0, high = 0;
+    bool nan = false;
+    for (index_t i = 0; i < k; ++i) {
+        const float v = static_cast<float>(x.at(r, i));
+        nan |= v != v;
+        low = std::min(low, v);
+        high = std::max(high, v);
+    }
+    Quantised result;
+    result.q.assign(static_cast<std::size_t>(k), 0);
+    result.scale = (high - low) / 255.0f;
+    result.zero_point = 0;
+    if (result.scale == 0) result.scale = 1;
+    if (nan) result.scale = NAN;
+    if (!std::isfinite(result.scale)) return result;
+    result.zero_point = static_cast<std::int32_t>(std::nearbyint(-low / result.scale));
+    for (index_t i = 0; i < k; ++i) {
+        const float v = static_cast<float>(x.at(r, i));
+        const float q = std::nearbyint(v / result.scale) + static_cast<float>(result.zero_point);
+        result.q[static_cast<std::size_t>(i)] =
+            static_cast<std::uint8_t>(std::clamp(q, 0.0f, 255.0f));
+    }
+    return result;
+}
+
+void check(Matrix& x, index_t rows, index_t k, DType dtype) {
+    std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * k));
+    std::vector<float> scale(static_cast<std::size_t>(rows), NAN);
+    std::vector<std::int32_t> zero(static_cast<std::size_t>(rows), -1);
+    QuantizeArgs a;
+    a.x = x.data();
+    a.dtype = dtype;
+    a.rows = rows;
+    a.k = k;
+    a.x_stride = x.stride();
+    a.q = q.data();
+    a.q_stride = k;
+    a.scale = scale.data();
+    a.zero_point = zero.data();
+    quantize_rows(a);
+    for (index_t r = 0; r < rows; ++r) {
+        const auto row = static_cast<std::size_t>(r);
+        const Quantised want = formula(x, r, k);
+        CHECK(scale[row] == want.scale || (std::isnan(scale[row]) && std::isnan(want.scale)));
+        CHECK(zero[row] == want.zero_point);
+        CHECK(std::equal(want.q.begin(), want.q.end(), q.begin() + r * k));
     }
 }
+
+TEST(quantize_rows_every_length) {
+    test::for_each_isa([&](Isa) {
+        for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+            for (index_t k = 0; k <= 70; ++k) {
+                Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
+                check(x, 3, k, dtype);
+            }
+            Matrix long_rows = Matrix::random(50, 3072, 3075, dtype, 5);
+            check(long_rows, 50, 3072, dtype);
+        }
+    });
+}
+
+TEST(quantize_rows_special_rows) {
+    const float inf = INFINITY;
+    const std::vector<std::function<float(index_t)>> kinds = {
+        [](index_t) { return 0.0f; },
+        [](index_t) { return -0.0f; },
+        [](index_t) { return 3.25f; },
+        [](index_t) { return -7.0f; },
+        [](index_t i) { return i == 4 ? NAN : 1.0f; },
+        [](index_t i) { return i == 36 ? NAN : float(i); },
+        [=](index_t i) { return i == 11 ? inf : 1.0f; },
+        [=](index_t i) { return i == 11   ? -inf
+                                : i == 12 ? NAN
+                                          : 1.0f; },
+        [](index_t i) { return i % 2 ? 3e38f : -3e38f; },
+        [](index_t i) { return i % 2 ? 3e38f : 1.0f; },
+        [](index_t i) { return float(i) * 1e-45f; },
+        [](index_t i) { return float(i - 18) * 1e-37f; },
+        [](index_t i) { return float(i) * 1e30f; },
+        [](index_t i) { return float(i % 3) * 127.5f; },  // ties
+        [](index_t i) { return i == 0 ? 255.0f : float(i) + 0.5f; },
+        [](index_t i) { return i == 0 ? 1e6f : float(i); },
+    };
+    const index_t k = 37;
+    test::for_each_isa([&](Isa) {
+        Matrix x(static_cast<index_t>(kinds.size()), k, k, DType::f32);
+        for (std::size_t r = 0; r < kinds.size(); ++r) {
+            for (index_t i = 0; i < k; ++i) x.set(static_cast<index_t>(r), i, kinds[r](i));
+        }
+        check(x, static_cast<index_t>(kinds.size()), k, DType::f32);
+    });
+}
+
+// The reciprocal and its correction must give division's result: many values close to ties.
+TEST(quantize_rows_divides_exactly) {
+    test::for_each_isa([&](Isa) {
+        Random random(3);
+        Matrix x(64, 512, 512, DType::f32);
+        for (index_t r = 0; r < 64; ++r) {
+            const float scale = 0.001f + std::fabs(random.normal());
+            for (index_t i = 0; i < 512; ++i) {
+                const float tie = (static_cast<float>(i % 250) + 0.5f) * scale;
+                const int nudge = static_cast<int>(random.bits() % 5) - 2;
+                float v = tie;
+                for (int n = 0; n < std::abs(nudge); ++n) v = std::nextafter(v, nudge * 1e30f);
+                x.set(r, i, v);
+            }
+            x.set(r, 0, 255.0f * scale);
+        }
+        check(x, 64, 512, DType::f32);
+    });
+}
+
+}  // namespace
+}  // namespace fastbert::testing

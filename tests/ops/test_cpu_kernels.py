@@ -163,39 +163,17 @@ def test_a_sequence_alone_has_the_bits_it_has_in_a_batch(
             key_bias[torch.randperm(sum(lengths), generator=generator)[:100]] = torch.finfo(
                 torch.float32
             ).min
-        whole = run(
-            op,
-            dict(
-                q=q,
-                k=k,
-                v=v,
-                cu_seqlens_q=cu,
-                cu_seqlens_k=cu,
-                max_seqlen_q=200,
-                max_seqlen_k=200,
-                scale=dim**-0.5,
-                causal=causal,
-                key_bias=key_bias,
-            ),
-        )
+        shared = {"scale": dim**-0.5, "causal": causal}
+        lens = {"cu_seqlens_q": cu, "cu_seqlens_k": cu, "max_seqlen_q": 200, "max_seqlen_k": 200}
+        whole = run(op, {"q": q, "k": k, "v": v, "key_bias": key_bias, **lens, **shared})
         for b, length in enumerate(lengths):
             own = slice(int(cu[b]), int(cu[b + 1]))
             alone = torch.tensor([0, length], dtype=torch.int32)
-            out = run(
-                op,
-                dict(
-                    q=q[own],
-                    k=k[own],
-                    v=v[own],
-                    cu_seqlens_q=alone,
-                    cu_seqlens_k=alone,
-                    max_seqlen_q=length,
-                    max_seqlen_k=length,
-                    scale=dim**-0.5,
-                    causal=causal,
-                    key_bias=None if key_bias is None else key_bias[own],
-                ),
-            )
+            lens = {"cu_seqlens_q": alone, "cu_seqlens_k": alone}
+            lens |= {"max_seqlen_q": length, "max_seqlen_k": length}
+            rows = {"q": q[own], "k": k[own], "v": v[own]}
+            rows["key_bias"] = None if key_bias is None else key_bias[own]
+            out = run(op, {**rows, **lens, **shared})
             assert_same_bits(out, whole[own], f"{heads}x{dim}, sequence of {length}")
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+# make_golden.py runs beside these modules in another environment, so they are imported by name.
+sys.path.append(str(Path(__file__).parent))
+
 import tok_cases
 
 

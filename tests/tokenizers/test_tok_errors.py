@@ -78,7 +78,7 @@ def test_bad_calls(
 
 def test_no_pad_token(tok: Any) -> None:
     tok.pad_token = None
-    with pytest.raises(ValueError, match="no pad token; set tokenizer.pad_token"):
+    with pytest.raises(ValueError, match=r"no pad token; set tokenizer\.pad_token"):
         tok(["a", "b c"], padding=True)
 
 
@@ -89,7 +89,7 @@ def test_bad_tokens(tok: Any) -> None:
         tok.add_special_tokens({"pad": "x"})
     with pytest.raises(TypeError, match="cls_token must be a str"):
         tok.cls_token = 3
-    with pytest.raises(TypeError, match="does not take nonsense|does not take"):
+    with pytest.raises(TypeError, match="does not take nonsense"):
         tok.decode([1], nonsense=True)
     with pytest.raises(ValueError, match="pad\\(\\) needs the key 'input_ids'"):
         tok.pad({"ids": [1]})
@@ -105,7 +105,7 @@ def test_bad_folders(cls: Any, folder: str, models: Path, tmp_path: Path) -> Non
         cls.from_pretrained(next((models / folder).iterdir()))
     with pytest.raises(TypeError, match="does not know nonsense"):
         cls.from_pretrained(models / folder, nonsense=1)
-    with pytest.raises(FileNotFoundError, match="given|needs"):
+    with pytest.raises(FileNotFoundError, match=r"\bgiven\b|\bneeds\b"):
         cls()
     with pytest.raises(ValueError, match="padding_side is 'up'"):
         cls.from_pretrained(models / folder, padding_side="up")
@@ -199,12 +199,12 @@ def test_ids_outside_the_vocabulary(models: Path) -> None:
 
 
 def test_auto_tokenizer_cannot_tell(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="neither a tokenizer_config.json"):
+    with pytest.raises(ValueError, match=r"neither a tokenizer_config\.json"):
         AutoTokenizer.from_pretrained(models / "bert")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ValueError, match="model_type 'gpt2', which is none"):
         AutoTokenizer.from_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="AutoTokenizer.from_pretrained"):
+    with pytest.raises(TypeError, match=r"AutoTokenizer\.from_pretrained"):
         AutoTokenizer()
 
 

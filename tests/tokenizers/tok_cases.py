@@ -27,7 +27,7 @@ class Case(NamedTuple):
     cls: str
     files: str
     call: dict[str, str] | None = None
-    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    options: dict[str, Any] = {}
     fast: bool = False
     step: int = 1
     added: bool = False

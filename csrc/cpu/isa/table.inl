@@ -7,6 +7,7 @@
 #include "cpu/ops/embed.inl"
 #include "cpu/ops/gemm.inl"
 #include "cpu/ops/layer_norm.inl"
+#include "cpu/ops/limits.inl"
 #include "cpu/ops/quantize.inl"
 #include "cpu/ops/vec_math.inl"
 
@@ -23,6 +24,7 @@ constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     attention_kernels,
     gemm_kernels,
     quantize_kernels,
+    limit_kernels,
 };
 
 }  // namespace fastbert

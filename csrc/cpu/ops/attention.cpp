@@ -42,21 +42,6 @@ void check_lengths(const std::int32_t* cu_seqlens, index_t batch, index_t total,
                                             std::to_string(cu_seqlens[batch]) + ".");
 }
 
-void check(const AttentionArgs& a) {
-    check_float_dtype("attention_varlen", "q", a.dtype);
-    require(a.batch >= 0 && a.total_q >= 0 && a.total_k >= 0, "sizes must not be negative.");
-    require(a.num_heads >= 1 && a.head_dim >= 1, "there must be a head, and it must have a width.");
-    require(a.head_dim <= 4096, "head_dim must be at most 4096.");
-    check_lengths(a.cu_seqlens_q, a.batch, a.total_q, a.max_seqlen_q, "q");
-    check_lengths(a.cu_seqlens_k, a.batch, a.total_k, a.max_seqlen_k, "k");
-    require((a.q != nullptr && a.out != nullptr) || a.total_q == 0, "q or out is missing.");
-    require((a.k != nullptr && a.v != nullptr) || a.total_k == 0, "k or v is missing.");
-    const index_t width = a.num_heads * a.head_dim;
-    require(a.total_q <= 1 || a.out_row_stride >= width ||
-                (a.num_heads == 1 && a.out_row_stride >= a.head_dim),
-            "the rows of out overlap.");
-}
-
 const AttentionKernel& kernel_of(const AttentionArgs& a) {
     const AttentionKernels& all = active_kernels().attention;
     switch (a.dtype) {
@@ -128,6 +113,21 @@ struct Workspace {
 
 }  // namespace
 
+void check_attention(const AttentionArgs& a) {
+    check_float_dtype("attention_varlen", "q", a.dtype);
+    require(a.batch >= 0 && a.total_q >= 0 && a.total_k >= 0, "sizes must not be negative.");
+    require(a.num_heads >= 1 && a.head_dim >= 1, "there must be a head, and it must have a width.");
+    require(a.head_dim <= 4096, "head_dim must be at most 4096.");
+    check_lengths(a.cu_seqlens_q, a.batch, a.total_q, a.max_seqlen_q, "q");
+    check_lengths(a.cu_seqlens_k, a.batch, a.total_k, a.max_seqlen_k, "k");
+    require((a.q != nullptr && a.out != nullptr) || a.total_q == 0, "q or out is missing.");
+    require((a.k != nullptr && a.v != nullptr) || a.total_k == 0, "k or v is missing.");
+    const index_t width = a.num_heads * a.head_dim;
+    require(a.total_q <= 1 || a.out_row_stride >= width ||
+                (a.num_heads == 1 && a.out_row_stride >= a.head_dim),
+            "the rows of out overlap.");
+}
+
 index_t attention_workspace_bytes(const AttentionArgs& args, int threads) {
     return Schedule::bytes(args.batch) + threads * scratch_bytes(args);
 }
@@ -135,12 +135,12 @@ index_t attention_workspace_bytes(const AttentionArgs& args, int threads) {
 void attention_varlen(const AttentionArgs& args) {
     thread_local Workspace own;
     const int threads = max_threads();
-    check(args);
+    check_attention(args);
     attention_varlen(args, own.at_least(attention_workspace_bytes(args, threads)), threads);
 }
 
 void attention_varlen(const AttentionArgs& args, void* workspace, int threads) {
-    check(args);
+    check_attention(args);
     if (args.total_q == 0) return;
     const Schedule schedule(workspace, args.batch);
     // The longest sequences first, so that no thread is left alone with one at the end.

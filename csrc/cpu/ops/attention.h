@@ -54,9 +54,11 @@ struct AttentionKernels {
 // Bytes of workspace that attention_varlen() needs for these arguments with `threads` threads.
 index_t attention_workspace_bytes(const AttentionArgs& args, int threads);
 
+// Throws std::invalid_argument with a sentence where a size, stride or offset cannot be right.
+void check_attention(const AttentionArgs& args);
+
 // Checks the arguments, then computes. Every query's result depends on its own sequence alone: it
 // has the same bits in any batch and with any number of threads.
-// Throws std::invalid_argument with a sentence where a size, stride or offset cannot be right.
 void attention_varlen(const AttentionArgs& args);
 
 // The same on up to `threads` threads and with the caller's workspace, 64-byte aligned, of

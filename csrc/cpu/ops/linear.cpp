@@ -76,6 +76,11 @@ void int8_linear(const GemmArgs& args, index_t packed_size) {
     if (packed_check(args.packed, packed_size, args.n, args.k) != DType::s8) {
         fail(op, "the packed weights are floating-point; use linear for them.");
     }
+    if (args.x_dtype == DType::u8) {
+        gemm_check(args, DType::s8);
+        if (args.rows > 0) multiply(args, DType::s8);
+        return;
+    }
     check_float_dtype(op, "x", args.x_dtype);
     check_size(op, "rows", args.rows);
     check_matrix(op, "x", args.x, args.rows, args.k, args.x_stride);

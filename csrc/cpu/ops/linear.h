@@ -10,8 +10,9 @@ namespace fastbert {
 // Throws std::invalid_argument, with a sentence, for arguments that do not fit together.
 void linear(const GemmArgs& args, index_t packed_size);
 
-// The same over packed int8 weights: x is float32, bfloat16 or float16, and is quantised row by row
-// (quantize.h) on the way in. args.w_scale: (n); x_scale, x_zero_point and range must be null.
+// The same over packed int8 weights, args.w_scale: (n). A float32, bfloat16 or float16 x is
+// quantised row by row (quantize.h) on the way in; x_scale and x_zero_point must then be null. A
+// uint8 x was quantised before, and they say how.
 void int8_linear(const GemmArgs& args, index_t packed_size);
 
 }  // namespace fastbert

@@ -1,0 +1,154 @@
+"""The matrix-product kernels alone, against what the machine can do at most.
+
+    python bench/gemm.py [--threads 1 2] [--rows 1 16 96 128 1024] [--quick] [--json FILE]
+
+For each precision the limit is measured in registers in the same run, with as many threads as the
+product uses. Up to 16 rows the weights come from memory, as they do in a forward pass of a model that
+no cache holds, and the floor is the longer of reading them and multiplying them.
+
+Every figure is the best of many short runs: the machine may be shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from fastbert import _C  # type: ignore[attr-defined]
+
+SHAPES = (  # K, N
+    (384, 384), (384, 1152), (384, 1536), (1536, 384),
+    (512, 512), (512, 1536), (512, 2048), (2048, 512),
+    (768, 768), (768, 2304), (768, 3072), (3072, 768),
+    (1024, 1024), (1024, 3072), (1024, 4096), (4096, 1024),
+    (1152, 1152), (1152, 4608), (4608, 1152), (256, 1152),
+)  # fmt: skip
+QUICK = ((384, 384), (384, 1536), (768, 768), (768, 3072), (3072, 768), (1024, 4096))
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3, torch.int8: 4}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+STREAMED_ROWS = 16
+CACHE_BYTES = 96 << 20
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured product: x (rows, k) times a weight (n, k)."""
+
+    precision: str
+    threads: int
+    rows: int
+    k: int
+    n: int
+    seconds: float
+    floor_seconds: float
+
+    @property
+    def fraction(self) -> float:
+        """Of the limit; 1 is the floor reached."""
+        return self.floor_seconds / self.seconds
+
+
+def best_time(run: Callable[[int], None], budget: float) -> float:
+    """Seconds of the fastest of run(0), run(1), ...; at least five, for `budget` seconds."""
+    best, spent, count = float("inf"), 0.0, 0
+    while count < 5 or spent < budget:
+        start = time.perf_counter()
+        run(count)
+        elapsed = time.perf_counter() - start
+        best, spent, count = min(best, elapsed), spent + elapsed, count + 1
+    return best
+
+
+def product(dtype: torch.dtype, rows: int, k: int, n: int, copies: int) -> Callable[[int], None]:
+    """A function that multiplies once, with another copy of the weights each time."""
+    stride = k + 64 // dtype.itemsize if k * dtype.itemsize % 2048 == 0 else k
+    packed = []
+    for _ in range(copies):
+        weight = torch.randint(-127, 128, (n, k)).to(dtype)
+        out = torch.empty(_C.packed_bytes(CODES[dtype], n, k), dtype=torch.uint8)
+        _C.pack_weight((weight.data_ptr(), CODES[dtype], k), n, k, (out.data_ptr(), out.numel()))
+        packed.append(out)
+    x_dtype = torch.uint8 if dtype == torch.int8 else dtype
+    out_dtype = torch.float32 if dtype == torch.int8 else dtype
+    x = torch.randint(0, 255, (rows, stride)).to(x_dtype)
+    bias, w_scale, x_scale = torch.randn(n), torch.rand(n), torch.rand(rows)
+    zero_point = torch.randint(0, 255, (rows,), dtype=torch.int32)
+    result = torch.empty(rows, n, dtype=out_dtype)
+    x_tuple = (x.data_ptr(), CODES[x_dtype], stride)
+    bias_tuple, none = (bias.data_ptr(), 0), (0, 0, 0)
+    out_tuple = (result.data_ptr(), CODES[out_dtype], n)
+
+    def run(count: int) -> None:
+        block = packed[count % copies]
+        weights = (block.data_ptr(), block.numel())
+        if dtype == torch.int8:
+            scales = (x_scale.data_ptr(), zero_point.data_ptr())
+            _C.int8_linear(
+                x_tuple, weights, w_scale.data_ptr(), bias_tuple, 0, none, out_tuple, rows, n, k,
+                *scales,
+            )  # fmt: skip
+        else:
+            _C.linear(x_tuple, weights, bias_tuple, 0, none, out_tuple, rows, n, k)
+
+    return run
+
+
+def measure(
+    precision: str, threads: int, rows: Sequence[int], shapes: Sequence[tuple[int, int]],
+    budget: float,
+) -> list[Figure]:  # fmt: skip
+    """Figures for every shape and number of rows, with the limits measured now."""
+    dtype = PRECISIONS[precision]
+    _C.set_num_threads(threads)
+    limit = _C.dot_limit(CODES[dtype], threads, 200)
+    memory = _C.memory_limit(threads, 100)
+    print(
+        f"\n{precision}, {threads} thread(s), {_C.active_isa()}: limit in registers "
+        f"{limit * 1e-9:.0f} G operations/s, memory {memory * 1e-9:.0f} GB/s"
+    )
+    print("     K      N " + "".join(f"{f'{m} rows':>18}" for m in rows))
+    figures = []
+    for k, n in shapes:
+        cells = []
+        for m in rows:
+            size = n * k * dtype.itemsize
+            streamed = m <= STREAMED_ROWS
+            copies = max(1, CACHE_BYTES // size) if streamed else 1
+            seconds = best_time(product(dtype, m, k, n, copies), budget)
+            arithmetic = 2 * m * n * k / limit
+            floor = max(arithmetic, size / memory) if streamed else arithmetic
+            figure = Figure(precision, threads, m, k, n, seconds, floor)
+            figures.append(figure)
+            cells.append(f"{seconds * 1e6:9.0f} us {100 * figure.fraction:4.0f} %")
+        print(f"{k:6d} {n:6d} " + "".join(f"{cell:>18}" for cell in cells), flush=True)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 96, 128, 1024])
+    parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
+    parser.add_argument("--budget", type=float, default=0.2, help="seconds a figure")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    figures = []
+    for precision in arguments.precision:
+        for threads in arguments.threads:
+            shapes = QUICK if arguments.quick else SHAPES
+            figures += measure(precision, threads, arguments.rows, shapes, arguments.budget)
+    if arguments.json:
+        rows = [{**asdict(figure), "fraction": figure.fraction} for figure in figures]
+        record = {"isa": _C.active_isa(), "torch": torch.__version__, "figures": rows}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+// A prepared stack of transformer blocks: weights packed once, then one call per forward pass.
+//
+// It knows shapes, not models. Each block is self-attention and a feed-forward part, normalised
+// after (post-norm) or before (pre-norm) each of the two:
+//   post-norm: x = norm_a(x + out(attention(qkv(x))));  x = norm_o(x + down(act(up(x))))
+//   pre-norm:  x = x + out(attention(qkv(norm_a(x))));  x = x + down(act(up(norm_o(x))))
+// The residual stream x is float32 in every precision. Rows are packed tokens; every row of the
+// result depends on its own sequence alone and has the same bits in any batch, with any number of
+// threads.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "common/types.h"
+#include "cpu/ops/params.h"
+
+namespace fastbert {
+
+// How a matrix product is computed: on float32; on bfloat16 operands with float32 sums; on u8 rows
+// and s8 weights with int32 sums.
+enum class Precision : int { f32 = 0, bf16 = 1, int8 = 2 };
+
+// A linear map as it is stored: y = x W^T + bias. Read while the encoder is made, not later.
+struct ProductSource {
+    const void* weight = nullptr;  // (n, k): f32, bf16 or f16, or s8 where the precision is int8
+    DType dtype = DType::f32;
+    index_t n = 0, k = 0;
+    index_t stride = 0;                   // elements between the rows of weight
+    const float* weight_scale = nullptr;  // (n), s8 only
+    Param bias;                           // (n) or absent
+    Precision precision = Precision::f32;
+};
+
+struct NormSource {
+    Param weight, bias;  // (hidden)
+    float eps = 0.0f;
+};
+
+struct BlockSource {
+    ProductSource qkv;  // queries, keys and values one after the other: n = 3 * heads * head_dim
+    ProductSource out;
+    NormSource attention_norm;
+    ProductSource up, down;
+    NormSource output_norm;
+};
+
+struct EncoderShape {
+    index_t hidden = 0;
+    index_t num_heads = 0, head_dim = 0;
+    index_t intermediate = 0;
+    Activation activation = Activation::none;
+    bool pre_norm = false;
+    float scale = 0.0f;            // of the attention scores
+    DType attention = DType::f32;  // f32 or bf16: what queries, keys and values are held in
+};
+
+struct EncoderInput {
+    const void* x = nullptr;  // (total, hidden)
+    DType dtype = DType::f32;
+    index_t x_stride = 0;
+    index_t total = 0;
+    const std::int32_t* cu_seqlens = nullptr;  // (batch + 1)
+    index_t batch = 0;
+    index_t max_seqlen = 0;
+    const float* key_bias = nullptr;  // (total) or null
+};
+
+struct EncoderOutput {
+    void* out = nullptr;  // (rows, hidden)
+    DType dtype = DType::f32;
+    index_t stride = 0;
+    // Row of out for every token, rising; all other rows of out become zero. Null: rows = total.
+    const std::int64_t* indices = nullptr;
+    index_t rows = 0;
+};
+
+// What the time of a pass is spent on.
+enum class Step : int { load, qkv, attention, out, attention_norm, up, down, output_norm, store };
+constexpr int kSteps = 9;
+std::vector<std::string> step_names();
+
+// Nanoseconds per block and step, summed over the threads: divide by `threads` for wall time.
+struct EncoderProfile {
+    std::vector<std::int64_t> nanoseconds;  // (blocks, kSteps)
+    int threads = 0;
+};
+
+namespace encoder_detail {
+struct Weights;
+}
+
+class Encoder {
+  public:
+    // Packs the weights for the instruction set in use. Throws std::invalid_argument where shapes,
+    // dtypes or precisions do not fit together.
+    Encoder(const EncoderShape& shape, const std::vector<BlockSource>& blocks);
+    ~Encoder();
+    Encoder(const Encoder&) = delete;
+    Encoder& operator=(const Encoder&) = delete;
+
+    // One forward pass. Safe to call from several threads at once: each running call has its own
+    // arena, which later calls use again and which grows linearly with the number of tokens.
+    // Throws std::invalid_argument, before anything is computed, for arguments that do not fit, and
+    // where the instruction set is no longer the one the weights were packed for.
+    void run(const EncoderInput& input, const EncoderOutput& output,
+             EncoderProfile* profile = nullptr);
+
+    index_t packed_bytes() const;  // memory of the packed weights
+    index_t arena_bytes() const;   // memory of all arenas
+
+  private:
+    struct Arena;
+    class ArenaLoan;
+
+    const std::unique_ptr<const encoder_detail::Weights> weights_;
+    mutable std::mutex mutex_;  // of what follows
+    std::vector<std::unique_ptr<Arena>> idle_;
+    index_t arenas_ = 0, arena_bytes_ = 0;
+};
+
+}  // namespace fastbert

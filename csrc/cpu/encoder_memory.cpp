@@ -1,0 +1,125 @@
+#include "cpu/encoder_memory.h"
+
+#include <algorithm>
+
+namespace fastbert {
+namespace encoder_detail {
+namespace {
+
+// Rows a thread takes through everything between two attentions at once: as many as keep the rows
+// of the widest operand in the second-level cache, and enough to use each weight read for a while.
+constexpr index_t kBlockRows = 112;
+// With fewer rows per thread than this, every product is cut by columns instead: the threads then
+// share the reading of the weights.
+constexpr index_t kFewRows = 32;
+
+// Hands out addresses one after the other, each on a cache line of its own.
+class Layout {
+  public:
+    index_t take(index_t bytes) {
+        const index_t start = used_;
+        used_ += (bytes + 63) / 64 * 64;
+        return start;
+    }
+    index_t used() const { return used_; }
+
+  private:
+    index_t used_ = 0;
+};
+
+index_t row_bytes(index_t width, DType dtype) {
+    return gemm_friendly_stride(width, dtype) * size_of(dtype);
+}
+
+// Bytes of scratch that the range calls of any product need for `rows` rows.
+index_t product_scratch(const Weights& weights, index_t rows) {
+    const GemmKernels& gemm = active_kernels().gemm;
+    index_t most = 0;
+    for (const PackedBlock& block : weights.blocks) {
+        for (const Product* p : {&block.qkv, &block.out, &block.up, &block.down}) {
+            GemmArgs args;
+            args.rows = rows;
+            args.n = p->n;
+            args.k = p->k;
+            args.packed = p->weights();
+            args.x_dtype = p->operand_dtype();
+            args.x_stride = gemm_friendly_stride(p->k, args.x_dtype);
+            most = std::max(most, gemm_scratch_bytes(args, gemm));
+        }
+    }
+    return most;
+}
+
+}  // namespace
+
+Buffers::Buffers(const Weights& weights, const EncoderInput& input, int threads, char* base) {
+    const EncoderShape& shape = weights.shape;
+    const index_t total = input.total, width = shape.num_heads * shape.head_dim;
+    shared = threads > 1 && total < threads * kFewRows;
+    // As many blocks for one thread as for another.
+    row_blocks =
+        std::max<index_t>(1, (total + threads * kBlockRows - 1) / (threads * kBlockRows)) * threads;
+    const index_t rows = shared ? total : (total + row_blocks - 1) / row_blocks;
+
+    Layout all;
+    // Integer arithmetic: base may be null.
+    const auto place = [&all, base](index_t size) {
+        return reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(base) +
+                                       static_cast<std::uintptr_t>(all.take(size)));
+    };
+    x_stride = gemm_friendly_stride(shape.hidden, DType::f32);
+    x = reinterpret_cast<float*>(place(total * x_stride * 4));
+    attention_size_ = size_of(shape.attention);
+    qkv_stride = gemm_friendly_stride(3 * width, shape.attention);
+    qkv_ = place(total * qkv_stride * attention_size_);
+    context_stride = gemm_friendly_stride(width, shape.attention);
+    context_ = place(total * context_stride * attention_size_);
+
+    AttentionArgs& a = attention;
+    if (base != nullptr) {
+        a.q = qkv_;
+        a.k = qkv_ + width * attention_size_;
+        a.v = qkv_ + 2 * width * attention_size_;
+    }
+    a.out = context_;
+    a.dtype = shape.attention;
+    a.total_q = a.total_k = total;
+    a.num_heads = shape.num_heads;
+    a.head_dim = shape.head_dim;
+    a.q_row_stride = a.k_row_stride = a.v_row_stride = qkv_stride;
+    a.q_head_stride = a.k_head_stride = a.v_head_stride = a.out_head_stride = shape.head_dim;
+    a.out_row_stride = context_stride;
+    a.cu_seqlens_q = a.cu_seqlens_k = input.cu_seqlens;
+    a.batch = input.batch;
+    a.max_seqlen_q = a.max_seqlen_k = input.max_seqlen;
+    a.scale = shape.scale;
+    a.key_bias = input.key_bias;
+    attention_workspace = place(attention_workspace_bytes(a, threads));
+
+    Layout local;
+    const auto operand_bytes = [](index_t k) {
+        return std::max(
+            {row_bytes(k, DType::f32), row_bytes(k, DType::bf16), row_bytes(k, DType::u8)});
+    };
+    const index_t widest = std::max({shape.hidden, width, shape.intermediate});
+    operand_ = local.take(rows * std::max(row_bytes(widest, DType::u8),
+                                          row_bytes(std::max(shape.hidden, width), DType::bf16)));
+    inner_ = local.take(rows * operand_bytes(shape.intermediate));
+    sums_stride = x_stride;
+    sums_ = local.take(shape.pre_norm ? rows * sums_stride * 4 : 0);
+    range_ = local.take(rows * 2 * kRangeLanes * 4);
+    scale_ = local.take(rows * 4);
+    zero_ = local.take(rows * 4);
+    local_size_ = local.used();
+    local_ = place(local_size_ * (shared ? 1 : threads));
+
+    Layout scratch;
+    scratch.take(norm_size_ = (shape.hidden * 4 + 63) / 64 * 64);
+    scratch.take(product_scratch(weights, rows));
+    scratch_size_ = scratch.used();
+    scratch_ = place(scratch_size_ * threads);
+    bytes = all.used();
+}
+
+}  // namespace encoder_detail
+}  // namespace fastbert

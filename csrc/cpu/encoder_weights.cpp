@@ -1,0 +1,152 @@
+#include "cpu/encoder_weights.h"
+
+#include <string>
+
+#include "common/check.h"
+#include "cpu/encoder_memory.h"
+
+namespace fastbert {
+namespace encoder_detail {
+namespace {
+
+constexpr const char* kName = "encoder";
+
+std::vector<float> widened(const char* what, const Param& param, index_t size) {
+    check_float_dtype(kName, what, param.dtype);
+    std::vector<float> values(static_cast<std::size_t>(size));
+    active_kernels().vec_math.widen[static_cast<int>(param.dtype)](param.data, values.data(), size);
+    return values;
+}
+
+DType packed_dtype(Precision precision) {
+    switch (precision) {
+        case Precision::f32:
+            return DType::f32;
+        case Precision::bf16:
+            return DType::bf16;
+        case Precision::int8:
+            return DType::s8;
+    }
+    fail(kName, "precision code " + std::to_string(static_cast<int>(precision)) +
+                    " is unknown; the codes are 0 float32, 1 bfloat16, 2 int8.");
+}
+
+// A floating weight in the type that is packed, rows without gaps.
+std::vector<char> converted(const ProductSource& source, DType to) {
+    const auto& math = active_kernels().vec_math;
+    const index_t row_bytes = source.stride * size_of(source.dtype);
+    std::vector<char> out(static_cast<std::size_t>(source.n * source.k * size_of(to)));
+    std::vector<float> row(static_cast<std::size_t>(source.k));
+    for (index_t r = 0; r < source.n; ++r) {
+        math.widen[static_cast<int>(source.dtype)](
+            static_cast<const char*>(source.weight) + r * row_bytes, row.data(), source.k);
+        math.narrow[static_cast<int>(to)](row.data(), out.data() + r * source.k * size_of(to),
+                                          source.k);
+    }
+    return out;
+}
+
+void check_source(const std::string& what, const ProductSource& source, index_t n, index_t k) {
+    if (source.n != n || source.k != k) {
+        fail(kName, "the " + what + " weight must have shape (" + std::to_string(n) + ", " +
+                        std::to_string(k) + "), but it has (" + std::to_string(source.n) + ", " +
+                        std::to_string(source.k) + ").");
+    }
+    check_matrix(kName, (what + " weight").c_str(), source.weight, n, k, source.stride);
+    if (source.precision != Precision::int8) {
+        check_float_dtype(kName, (what + " weight").c_str(), source.dtype);
+    } else if (source.dtype != DType::s8 || source.weight_scale == nullptr) {
+        fail(kName, "an int8 product takes int8 weights and their scales; the " + what +
+                        " weight has dtype " + name_of(source.dtype) + ".");
+    }
+}
+
+}  // namespace
+
+Product::Product(const char* what, const ProductSource& source, index_t rows, index_t columns)
+    : n(rows), k(columns), precision(source.precision) {
+    const DType to = packed_dtype(precision);
+    check_source(what, source, n, k);
+    ProductSource from = source;
+    std::vector<char> copy;
+    if (from.dtype != to) {
+        copy = converted(source, to);
+        from.weight = copy.data();
+        from.dtype = to;
+        from.stride = k;
+    }
+    const index_t bytes = packed_bytes(active_kernels().gemm, to, n, k);
+    packed.reserve(bytes);
+    pack_weight(from.weight, from.dtype, n, k, from.stride,
+                reinterpret_cast<std::uint8_t*>(packed.data()), bytes);
+    if (precision == Precision::int8) {
+        weight_scale.assign(source.weight_scale, source.weight_scale + n);
+    }
+    if (source.bias.data != nullptr) bias_values = widened(what, source.bias, n);
+}
+
+DType Product::operand_dtype() const {
+    return precision == Precision::int8 ? DType::u8 : packed_dtype(precision);
+}
+
+GemmKernels::RangeFn Product::range_of(const GemmKernels& gemm) const {
+    switch (precision) {
+        case Precision::f32:
+            return gemm.range_f32;
+        case Precision::bf16:
+            return gemm.range_bf16;
+        case Precision::int8:
+            break;
+    }
+    return gemm.range_s8;
+}
+
+index_t Product::panels(const GemmKernels& gemm) const {
+    return gemm_panels(n, gemm_layout(gemm, packed_dtype(precision)));
+}
+
+Norm::Norm(const char* what, const NormSource& source, index_t hidden) : eps(source.eps) {
+    check_eps(kName, eps);
+    if (source.weight.data == nullptr || source.bias.data == nullptr) {
+        fail(kName, std::string(what) + " has no weight or no bias.");
+    }
+    weight = widened(what, source.weight, hidden);
+    bias = widened(what, source.bias, hidden);
+}
+
+Weights::Weights(const EncoderShape& s, const std::vector<BlockSource>& sources)
+    : shape(s), isa(active()) {
+    const auto positive = [](const char* what, index_t size) {
+        if (size < 1 || size > (index_t{1} << 20)) {
+            fail(kName, std::string(what) + " is " + std::to_string(size) +
+                            "; it must lie between 1 and 2^20.");
+        }
+    };
+    positive("hidden", shape.hidden);
+    positive("num_heads", shape.num_heads);
+    positive("head_dim", shape.head_dim);
+    positive("intermediate", shape.intermediate);
+    check_activation(kName, shape.activation);
+    if (shape.attention != DType::f32 && shape.attention != DType::bf16) {
+        fail(kName, "attention is held in float32 or bfloat16, not in " +
+                        std::string(name_of(shape.attention)) + ".");
+    }
+    const index_t width = shape.num_heads * shape.head_dim;
+    blocks.reserve(sources.size());
+    for (const BlockSource& source : sources) {
+        if (shape.attention == DType::bf16 && source.out.precision == Precision::f32) {
+            fail(kName, "attention in bfloat16 cannot feed a float32 output projection.");
+        }
+        blocks.emplace_back();
+        PackedBlock& b = blocks.back();
+        b.qkv = Product("qkv", source.qkv, 3 * width, shape.hidden);
+        b.out = Product("out", source.out, shape.hidden, width);
+        b.attention_norm = Norm("attention_norm", source.attention_norm, shape.hidden);
+        b.up = Product("up", source.up, shape.intermediate, shape.hidden);
+        b.down = Product("down", source.down, shape.hidden, shape.intermediate);
+        b.output_norm = Norm("output_norm", source.output_norm, shape.hidden);
+    }
+}
+
+}  // namespace encoder_detail
+}  // namespace fastbert

@@ -1,0 +1,62 @@
+// The weights of an encoder, packed for the instruction set in use, and checked once.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/aligned_bytes.h"
+#include "cpu/encoder.h"
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+
+namespace fastbert {
+namespace encoder_detail {
+
+// y = x W^T + bias over packed weights.
+struct Product {
+    index_t n = 0, k = 0;
+    Precision precision = Precision::f32;
+    AlignedBytes packed;
+    std::vector<float> weight_scale;  // (n), int8 only
+    std::vector<float> bias_values;   // (n) or empty
+
+    Product() = default;
+    // `what` names the product in error messages.
+    Product(const char* what, const ProductSource& source, index_t n, index_t k);
+
+    const std::uint8_t* weights() const {
+        return reinterpret_cast<const std::uint8_t*>(packed.data());
+    }
+    const float* scale() const { return weight_scale.empty() ? nullptr : weight_scale.data(); }
+    const float* bias() const { return bias_values.empty() ? nullptr : bias_values.data(); }
+
+    DType operand_dtype() const;  // of the rows the product takes
+    GemmKernels::RangeFn range_of(const GemmKernels& gemm) const;
+    index_t panels(const GemmKernels& gemm) const;
+};
+
+struct Norm {
+    std::vector<float> weight, bias;  // (hidden)
+    float eps = 0.0f;
+
+    Norm() = default;
+    Norm(const char* what, const NormSource& source, index_t hidden);
+};
+
+struct PackedBlock {
+    Product qkv, out;
+    Norm attention_norm;
+    Product up, down;
+    Norm output_norm;
+};
+
+struct Weights {
+    EncoderShape shape;
+    std::vector<PackedBlock> blocks;
+    Isa isa;
+
+    Weights(const EncoderShape& shape, const std::vector<BlockSource>& sources);
+};
+
+}  // namespace encoder_detail
+}  // namespace fastbert

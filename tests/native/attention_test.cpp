@@ -1,0 +1,317 @@
+// Attention against a float64 reference, on every instruction set this machine has.
+#include "cpu/ops/attention.h"
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpu/threads.h"
+#include "floats.h"
+#include "harness.h"
+
+using namespace fastbert;
+using test::dtype_of;
+using test::from_float;
+using test::same_bits;
+using test::to_float;
+
+namespace {
+
+constexpr float kMasked = -std::numeric_limits<float>::max();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr index_t kGuard = 3;  // untouched elements after every row of out
+
+struct Case {
+    std::vector<int> len_q, len_k;
+    index_t heads = 2, head_dim = 64;
+    bool causal = false, key_bias = false;
+    int bias = 0;  // 1: one for all, 2: per batch and head
+    float spread = 1.0f;
+};
+
+template <class T>
+struct Problem {
+    Case shape;
+    std::vector<int> cu_q{0}, cu_k{0};
+    std::vector<T> q, kv,
+        out;  // kv: keys and values of a row side by side, as in a fused projection
+    std::vector<float> key_bias, bias;
+    AttentionArgs args{};
+
+    Problem(const Case& c, unsigned seed) : shape(c) {
+        int max_q = 0, max_k = 0;
+        for (int n : c.len_q) cu_q.push_back(cu_q.back() + n), max_q = std::max(max_q, n);
+        for (int n : c.len_k) cu_k.push_back(cu_k.back() + n), max_k = std::max(max_k, n);
+        const index_t width = c.heads * c.head_dim, total_q = cu_q.back(), total_k = cu_k.back();
+        std::mt19937 random(seed);
+        std::normal_distribution<float> normal(0.0f, c.spread);
+        // One element in front, so that nothing is aligned.
+        q.resize(total_q * width + 1);
+        kv.resize(total_k * 2 * width + 1);
+        for (T& x : q) x = from_float<T>(normal(random));
+        for (T& x : kv) x = from_float<T>(normal(random));
+        out.assign(total_q * (width + kGuard) + 1,
+                   from_float<T>(std::numeric_limits<float>::quiet_NaN()));
+        args.q = q.data() + 1;
+        args.k = kv.data() + 1;
+        args.v = kv.data() + 1 + width;
+        args.out = out.data() + 1;
+        args.dtype = dtype_of<T>();
+        args.total_q = total_q;
+        args.total_k = total_k;
+        args.num_heads = c.heads;
+        args.head_dim = c.head_dim;
+        args.q_row_stride = width;
+        args.k_row_stride = args.v_row_stride = 2 * width;
+        args.q_head_stride = args.k_head_stride = args.v_head_stride = c.head_dim;
+        args.out_row_stride = width + kGuard;
+        args.out_head_stride = c.head_dim;
+        args.cu_seqlens_q = cu_q.data();
+        args.cu_seqlens_k = cu_k.data();
+        args.batch = static_cast<index_t>(c.len_q.size());
+        args.max_seqlen_q = max_q;
+        args.max_seqlen_k = max_k;
+        args.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+        args.causal = c.causal;
+        if (c.key_bias) {
+            key_bias.resize(total_k);
+            for (float& x : key_bias) x = random() % 4 == 0 ? kMasked : 0.0f;
+            args.key_bias = key_bias.data();
+        }
+        if (c.bias != 0) {
+            const index_t plane = index_t{max_q} * max_k;
+            bias.resize(plane * (c.bias == 2 ? args.batch * c.heads : 1));
+            for (float& x : bias) x = random() % 8 == 0 ? -kInfinity : normal(random);
+            args.bias = bias.data();
+            args.bias_query_stride = max_k;
+            args.bias_head_stride = c.bias == 2 ? plane : 0;
+            args.bias_batch_stride = c.bias == 2 ? plane * c.heads : 0;
+        }
+    }
+
+    float output(index_t row, index_t column) const {
+        return to_float(out[1 + row * args.out_row_stride + column]);
+    }
+
+    // Checks every element against float64, and that nothing else was written.
+    void check(const std::string& name) const {
+        const double rounding = sizeof(T) == 4              ? 0x1p-23
+                                : args.dtype == DType::bf16 ? 0x1p-8
+                                                            : 0x1p-11;
+        for (index_t b = 0; b < args.batch; ++b) {
+            for (index_t i = 0; i < cu_q[b + 1] - cu_q[b]; ++i) {
+                for (index_t h = 0; h < args.num_heads; ++h) check_row(name, b, i, h, rounding);
+                for (index_t g = 0; g < kGuard; ++g) {
+                    CHECK(std::isnan(output(cu_q[b] + i, args.num_heads * args.head_dim + g)));
+                }
+            }
+        }
+    }
+
+    void check_row(const std::string& name, index_t b, index_t i, index_t h,
+                   double rounding) const {
+        const index_t d = args.head_dim, width = args.num_heads * d;
+        const index_t keys = cu_k[b + 1] - cu_k[b], queries = cu_q[b + 1] - cu_q[b];
+        std::vector<double> p(keys, -kInfinity);
+        double high = -kInfinity, size = 0.0;  // size: of the terms that make up a score
+        for (index_t j = 0; j < keys; ++j) {
+            if (args.causal && j > i + keys - queries) continue;
+            double score = 0.0, absolute = 0.0;
+            for (index_t c = 0; c < d; ++c) {
+                const double x = to_float(q[1 + (cu_q[b] + i) * width + h * d + c]);
+                const double y = to_float(kv[1 + (cu_k[b] + j) * 2 * width + h * d + c]);
+                score += x * y;
+                absolute += std::abs(x * y);
+            }
+            score *= args.scale;
+            if (args.key_bias != nullptr) score += args.key_bias[cu_k[b] + j];
+            if (args.bias != nullptr) {
+                score += args.bias[b * args.bias_batch_stride + h * args.bias_head_stride +
+                                   i * args.bias_query_stride + j];
+            }
+            // As float32 holds it: beside finfo.min, nothing else remains.
+            p[j] = std::abs(score) > 1e30 ? static_cast<double>(static_cast<float>(score)) : score;
+            high = std::max(high, p[j]);
+            size = std::max(size, absolute * args.scale);
+        }
+        double sum = 0.0;
+        for (double& x : p) sum += x = high == -kInfinity ? 0.0 : std::exp(x - high);
+        for (index_t c = 0; c < d; ++c) {
+            double expected = 0.0, absolute = 0.0;
+            for (index_t j = 0; j < keys; ++j) {
+                if (p[j] == 0.0) continue;
+                const double v = to_float(kv[1 + (cu_k[b] + j) * 2 * width + width + h * d + c]);
+                expected += p[j] / sum * v;
+                absolute += p[j] / sum * std::abs(v);
+            }
+            // Probabilities and the result are rounded once each; scores carry float32 errors.
+            const double bound = (2.0 * rounding + 0x1p-22 * (4.0 + size)) * absolute + 1e-30;
+            const double error = std::abs(output(cu_q[b] + i, h * d + c) - expected);
+            CHECK_MSG(error <= bound, name + ": error " + std::to_string(error) + " > " +
+                                          std::to_string(bound) + " at sequence " +
+                                          std::to_string(b) + ", query " + std::to_string(i) +
+                                          ", column " + std::to_string(c));
+        }
+    }
+};
+
+std::vector<Case> cases() {
+    std::vector<Case> all;
+    const std::vector<int> ragged{0, 1, 15, 16, 17, 0, 63, 64, 65, 131};
+    for (index_t d : {1, 2, 3, 7, 16, 17, 31, 32, 33, 64, 65, 80, 96, 128, 130}) {
+        Case c{{1, 0, 5, 37}, {1, 0, 5, 37}};
+        c.head_dim = d;
+        all.push_back(c);
+        c.causal = true;
+        all.push_back(c);
+    }
+    all.push_back({ragged, ragged});
+    for (bool causal : {false, true}) {
+        Case c{{3, 40, 0, 1, 70}, {40, 3, 5, 0, 130}};
+        c.causal = causal;
+        all.push_back(c);
+        c.key_bias = true;
+        c.bias = 1;
+        all.push_back(c);
+        c.bias = 2;
+        all.push_back(c);
+    }
+    // More than one block of keys; sharp and flat scores.
+    for (float spread : {0.01f, 1.0f, 4.0f}) {
+        Case c{{29, 2}, {1100, 519}};
+        c.heads = 1;
+        c.spread = spread;
+        all.push_back(c);
+        c.head_dim = 300;
+        c.causal = true;
+        all.push_back(c);
+    }
+    Case self{{700}, {700}};
+    self.causal = true;
+    self.heads = 1;
+    all.push_back(self);
+    return all;
+}
+
+template <class T>
+void against_reference(Isa isa) {
+    unsigned seed = 1;
+    for (const Case& c : cases()) {
+        Problem<T> problem(c, seed++);
+        attention_varlen(problem.args);
+        problem.check(std::string(name_of(isa)) + " case " + std::to_string(seed - 2));
+    }
+}
+
+// The same rows alone, in a batch and with any number of threads: the same bits.
+template <class T>
+void bit_identity() {
+    Case c{{130, 1, 77, 0, 16, 300}, {130, 1, 77, 0, 16, 300}};
+    set_max_threads(1);
+    Problem<T> batch(c, 7);
+    attention_varlen(batch.args);
+    for (int threads : {2, 3, 7}) {
+        set_max_threads(threads);
+        Problem<T> again(c, 7);
+        attention_varlen(again.args);
+        CHECK(same_bits(batch.out, again.out));
+    }
+    set_max_threads(2);
+    for (std::size_t b = 0; b < c.len_q.size(); ++b) {
+        Problem<T> alone(c, 7);
+        const std::vector<int> cu{0, c.len_q[b]};
+        const index_t first = alone.cu_q[b], width = c.heads * c.head_dim;
+        // Zero biases, such as another sequence of the batch may ask for, change nothing either.
+        const std::vector<float> zeros(c.len_q[b] + 1, 0.0f);
+        alone.args.key_bias = zeros.data();
+        alone.args.q = alone.q.data() + 1 + first * width;
+        alone.args.k = alone.kv.data() + 1 + first * 2 * width;
+        alone.args.v = alone.kv.data() + 1 + first * 2 * width + width;
+        alone.args.out = alone.out.data() + 1 + first * alone.args.out_row_stride;
+        alone.args.cu_seqlens_q = alone.args.cu_seqlens_k = cu.data();
+        alone.args.batch = 1;
+        alone.args.total_q = alone.args.total_k = c.len_q[b];
+        attention_varlen(alone.args);
+        bool same = true;
+        for (index_t i = 0; i < c.len_q[b]; ++i) {
+            for (index_t n = 0; n < width; ++n) {
+                same = same && alone.output(first + i, n) == batch.output(first + i, n);
+            }
+        }
+        CHECK(same);
+    }
+}
+
+void special_values() {
+    Case c{{4, 20}, {4, 20}};
+    c.heads = 1;
+    // A sequence whose keys are all masked has a uniform softmax; all -inf gives zeros.
+    Problem<float> masked(c, 3);
+    std::vector<float> key_bias(24, 0.0f);
+    for (int j = 0; j < 4; ++j) key_bias[j] = kMasked;
+    masked.args.key_bias = key_bias.data();
+    attention_varlen(masked.args);
+    masked.key_bias = key_bias;
+    masked.check("all keys masked");
+    Problem<float> hidden(c, 3);
+    for (int j = 0; j < 4; ++j) key_bias[j] = -kInfinity;
+    hidden.args.key_bias = key_bias.data();
+    attention_varlen(hidden.args);
+    for (int i = 0; i < 4; ++i) CHECK(hidden.output(i, 5) == 0.0f);
+    CHECK(std::isfinite(hidden.output(4, 5)) && hidden.output(4, 5) != 0.0f);
+
+    // NaN shows in its own query, or as a key in its own sequence, and nowhere else.
+    Problem<float> nan(c, 3);
+    nan.q[1 + 2 * 64 + 9] = std::numeric_limits<float>::quiet_NaN();
+    nan.kv[1 + 7 * 128 + 9] = std::numeric_limits<float>::quiet_NaN();
+    attention_varlen(nan.args);
+    for (int i = 0; i < 24; ++i) CHECK(std::isnan(nan.output(i, 0)) == (i == 2 || i >= 4));
+}
+
+void refusals() {
+    const auto refused = [](auto change) {
+        Problem<float> p(Case{{4, 20}, {4, 20}}, 3);
+        change(p);
+        CHECK(!test::message_of([&] { attention_varlen(p.args); }).empty());
+        for (float x : p.out) CHECK(std::isnan(x));
+    };
+    refused([](Problem<float>& p) { p.cu_q[0] = 1; });
+    refused([](Problem<float>& p) { p.cu_q[1] = 25; });
+    refused([](Problem<float>& p) { p.cu_k[2] = 23; });
+    refused([](Problem<float>& p) { p.cu_k[2] = 25; });
+    refused([](Problem<float>& p) { p.args.max_seqlen_q = 19; });
+    refused([](Problem<float>& p) { p.args.max_seqlen_k = 19; });
+    refused([](Problem<float>& p) { p.args.head_dim = 0; });
+    refused([](Problem<float>& p) { p.args.num_heads = 0; });
+    refused([](Problem<float>& p) { p.args.dtype = DType::s8; });
+    refused([](Problem<float>& p) { p.args.cu_seqlens_q = nullptr; });
+    refused([](Problem<float>& p) { p.args.out_row_stride = 1; });
+    refused([](Problem<float>& p) { p.args.v = nullptr; });
+}
+
+}  // namespace
+
+TEST(attention_agrees_with_float64) {
+    test::for_each_isa([](Isa isa) {
+        against_reference<float>(isa);
+        against_reference<bf16_t>(isa);
+        against_reference<f16_t>(isa);
+    });
+}
+
+TEST(attention_is_bit_identical_in_any_batch) {
+    const int threads = max_threads();
+    test::for_each_isa([](Isa) {
+        bit_identity<float>();
+        bit_identity<bf16_t>();
+    });
+    set_max_threads(threads);
+}
+
+TEST(attention_special_values) {
+    test::for_each_isa([](Isa) { special_values(); });
+}
+
+TEST(attention_refusals) { refusals(); }

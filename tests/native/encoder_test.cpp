@@ -1,0 +1,419 @@
+// The prepared encoder: against the same computation in float64, and against itself in other
+// batches.
+#include "cpu/encoder.h"
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/threads.h"
+#include "harness.h"
+
+using namespace fastbert;
+
+namespace {
+
+constexpr index_t kHidden = 48, kHeads = 3, kHeadDim = 16, kIntermediate = 100;
+constexpr float kEps = 1e-5f;
+
+// A stored product: float32 weights, or int8 ones with their scales.
+struct Stored {
+    index_t n, k;
+    std::vector<float> weight, scale, bias;
+    std::vector<std::int8_t> quantised;
+
+    Stored(index_t rows, index_t columns, unsigned seed)
+        : n(rows), k(columns), bias(test::normal_values(rows, seed + 1)) {
+        weight = test::normal_values(n * k, seed, 0.0f, 1.0f / std::sqrt(static_cast<float>(k)));
+        for (index_t r = 0; r < n; ++r) {
+            float high = 0.0f;
+            for (index_t c = 0; c < k; ++c) high = std::max(high, std::fabs(weight[r * k + c]));
+            scale.push_back(high / 127.0f);
+            for (index_t c = 0; c < k; ++c) {
+                quantised.push_back(
+                    static_cast<std::int8_t>(std::lrint(weight[r * k + c] / scale.back())));
+            }
+        }
+    }
+    ProductSource source(Precision precision) const {
+        ProductSource s;
+        s.n = n;
+        s.k = s.stride = k;
+        s.bias = {bias.data(), DType::f32};
+        s.precision = precision;
+        if (precision == Precision::int8) {
+            s.weight = quantised.data();
+            s.dtype = DType::s8;
+            s.weight_scale = scale.data();
+        } else {
+            s.weight = weight.data();
+        }
+        return s;
+    }
+    // y = x W^T + bias for one row.
+    std::vector<double> apply(const std::vector<double>& x) const {
+        std::vector<double> y(bias.begin(), bias.end());
+        for (index_t r = 0; r < n; ++r) {
+            for (index_t c = 0; c < k; ++c) y[r] += weight[r * k + c] * x[c];
+        }
+        return y;
+    }
+};
+
+struct StoredNorm {
+    std::vector<float> weight, bias;
+    explicit StoredNorm(unsigned seed)
+        : weight(test::normal_values(kHidden, seed, 1.0f, 0.2f)),
+          bias(test::normal_values(kHidden, seed + 1, 0.0f, 0.2f)) {}
+    NormSource source() const {
+        return {{weight.data(), DType::f32}, {bias.data(), DType::f32}, kEps};
+    }
+    std::vector<double> apply(const std::vector<double>& x) const {
+        double mean = 0.0, variance = 0.0;
+        for (double v : x) mean += v / kHidden;
+        for (double v : x) variance += (v - mean) * (v - mean) / kHidden;
+        std::vector<double> y;
+        for (index_t i = 0; i < kHidden; ++i) {
+            y.push_back((x[i] - mean) / std::sqrt(variance + kEps) * weight[i] + bias[i]);
+        }
+        return y;
+    }
+};
+
+struct StoredBlock {
+    Stored qkv, out, up, down;
+    StoredNorm attention_norm, output_norm;
+    explicit StoredBlock(unsigned seed)
+        : qkv(3 * kHeads * kHeadDim, kHidden, seed),
+          out(kHidden, kHeads * kHeadDim, seed + 10),
+          up(kIntermediate, kHidden, seed + 20),
+          down(kHidden, kIntermediate, seed + 30),
+          attention_norm(seed + 40),
+          output_norm(seed + 50) {}
+};
+
+struct Model {
+    std::vector<StoredBlock> blocks;
+    EncoderShape shape;
+
+    explicit Model(bool pre_norm) {
+        for (unsigned i = 0; i < 2; ++i) blocks.emplace_back(100 * i + 7);
+        shape.hidden = kHidden;
+        shape.num_heads = kHeads;
+        shape.head_dim = kHeadDim;
+        shape.intermediate = kIntermediate;
+        shape.activation = Activation::gelu;
+        shape.pre_norm = pre_norm;
+        shape.scale = 0.25f;
+    }
+
+    std::vector<BlockSource> sources(Precision precision) const {
+        std::vector<BlockSource> all;
+        for (const StoredBlock& b : blocks) {
+            all.push_back({b.qkv.source(precision), b.out.source(precision),
+                           b.attention_norm.source(), b.up.source(precision),
+                           b.down.source(precision), b.output_norm.source()});
+        }
+        return all;
+    }
+
+    std::unique_ptr<Encoder> encoder(Precision precision) const {
+        EncoderShape s = shape;
+        s.attention = precision == Precision::f32 ? DType::f32 : DType::bf16;
+        return std::make_unique<Encoder>(s, sources(precision));
+    }
+
+    using Rows = std::vector<std::vector<double>>;
+
+    static Rows attention(const Rows& qkv, float scale) {
+        Rows out(qkv.size(), std::vector<double>(kHeads * kHeadDim, 0.0));
+        const index_t width = kHeads * kHeadDim;
+        for (std::size_t i = 0; i < qkv.size(); ++i) {
+            for (index_t h = 0; h < kHeads; ++h) {
+                std::vector<double> p;
+                double sum = 0.0;
+                for (const auto& row : qkv) {
+                    double score = 0.0;
+                    for (index_t d = 0; d < kHeadDim; ++d) {
+                        score += qkv[i][h * kHeadDim + d] * row[width + h * kHeadDim + d];
+                    }
+                    p.push_back(std::exp(score * scale));
+                    sum += p.back();
+                }
+                for (std::size_t j = 0; j < qkv.size(); ++j) {
+                    for (index_t d = 0; d < kHeadDim; ++d) {
+                        out[i][h * kHeadDim + d] +=
+                            p[j] / sum * qkv[j][2 * width + h * kHeadDim + d];
+                    }
+                }
+            }
+        }
+        return out;
+    }
+
+    // One sequence in float64.
+    Rows reference(Rows x) const {
+        const auto each = [](const Rows& rows, auto&& f) {
+            Rows y;
+            for (const auto& row : rows) y.push_back(f(row));
+            return y;
+        };
+        const auto plus = [](Rows a, const Rows& b) {
+            for (std::size_t r = 0; r < a.size(); ++r) {
+                for (std::size_t c = 0; c < a[r].size(); ++c) a[r][c] += b[r][c];
+            }
+            return a;
+        };
+        const auto gelu = [](std::vector<double> row) {
+            for (double& v : row) v *= 0.5 * std::erfc(-v / std::sqrt(2.0));
+            return row;
+        };
+        for (const StoredBlock& b : blocks) {
+            const auto attend = [&](const Rows& rows) {
+                const Rows qkv = each(rows, [&](const auto& r) { return b.qkv.apply(r); });
+                return each(attention(qkv, shape.scale),
+                            [&](const auto& r) { return b.out.apply(r); });
+            };
+            const auto feed = [&](const Rows& rows) {
+                return each(rows, [&](const auto& r) { return b.down.apply(gelu(b.up.apply(r))); });
+            };
+            const auto norm_a = [&](const auto& r) { return b.attention_norm.apply(r); };
+            const auto norm_o = [&](const auto& r) { return b.output_norm.apply(r); };
+            if (shape.pre_norm) {
+                x = plus(x, attend(each(x, norm_a)));
+                x = plus(x, feed(each(x, norm_o)));
+            } else {
+                x = each(plus(x, attend(x)), norm_a);
+                x = each(plus(x, feed(x)), norm_o);
+            }
+        }
+        return x;
+    }
+};
+
+struct Batch {
+    std::vector<int> cu{0};
+    int longest = 0;
+    std::vector<float> x;
+
+    explicit Batch(const std::vector<int>& lengths, unsigned seed = 5) {
+        for (int n : lengths) cu.push_back(cu.back() + n), longest = std::max(longest, n);
+        x = test::normal_values(cu.back() * kHidden, seed);
+    }
+    EncoderInput input() const {
+        EncoderInput in;
+        in.x = x.data();
+        in.x_stride = kHidden;
+        in.total = cu.back();
+        in.cu_seqlens = cu.data();
+        in.batch = static_cast<index_t>(cu.size()) - 1;
+        in.max_seqlen = longest;
+        return in;
+    }
+    // The sequence b of this batch alone.
+    Batch alone(int b) const {
+        Batch one({cu[b + 1] - cu[b]});
+        one.x.assign(x.begin() + cu[b] * kHidden, x.begin() + cu[b + 1] * kHidden);
+        return one;
+    }
+};
+
+std::vector<float> run(Encoder& encoder, const Batch& batch) {
+    std::vector<float> out(batch.x.size(), NAN);
+    EncoderOutput to;
+    to.out = out.data();
+    to.stride = kHidden;
+    to.rows = batch.cu.back();
+    encoder.run(batch.input(), to);
+    return out;
+}
+
+bool same(const float* a, const float* b, std::size_t n) {
+    return n == 0 || std::memcmp(a, b, n * sizeof(float)) == 0;
+}
+
+constexpr Precision kPrecisions[] = {Precision::f32, Precision::bf16, Precision::int8};
+
+}  // namespace
+
+TEST(encoder_agrees_with_float64) {
+    // Relative errors of whole outputs; measured ones are about a third.
+    const double bounds[] = {2e-6, 1.5e-2, 4e-2};
+    test::for_each_isa([&](Isa isa) {
+        for (bool pre_norm : {false, true}) {
+            const Model model(pre_norm);
+            const Batch batch({5, 0, 70, 1});
+            Model::Rows expected;
+            for (int b = 0; b < 4; ++b) {
+                Model::Rows rows;
+                for (int r = batch.cu[b]; r < batch.cu[b + 1]; ++r) {
+                    rows.emplace_back(batch.x.begin() + r * kHidden,
+                                      batch.x.begin() + (r + 1) * kHidden);
+                }
+                for (auto& row : model.reference(rows)) expected.push_back(row);
+            }
+            for (Precision precision : kPrecisions) {
+                const auto out = run(*model.encoder(precision), batch);
+                double error = 0.0, size = 0.0;
+                for (std::size_t i = 0; i < out.size(); ++i) {
+                    const double want = expected[i / kHidden][i % kHidden];
+                    error += (out[i] - want) * (out[i] - want);
+                    size += want * want;
+                }
+                error = std::sqrt(error / size);
+                CHECK_MSG(error <= bounds[static_cast<int>(precision)],
+                          std::string(name_of(isa)) + " precision " +
+                              std::to_string(static_cast<int>(precision)) + ": " +
+                              std::to_string(error));
+            }
+        }
+    });
+}
+
+TEST(encoder_is_bit_identical_in_any_batch) {
+    const int threads = max_threads();
+    // Few rows and many: both ways of sharing the work, and the border between them.
+    const std::vector<int> lengths{3, 130, 0, 1, 64, 17, 300};
+    test::for_each_isa([&](Isa) {
+        for (Precision precision : kPrecisions) {
+            const Model model(precision == Precision::bf16);
+            const auto encoder = model.encoder(precision);
+            const Batch batch(lengths);
+            set_max_threads(1);
+            const auto together = run(*encoder, batch);
+            for (int n : {2, 3, 5}) {
+                set_max_threads(n);
+                const auto again = run(*encoder, batch);
+                CHECK(same(again.data(), together.data(), together.size()));
+                for (int b = 0; b < static_cast<int>(lengths.size()); ++b) {
+                    const auto alone = run(*encoder, batch.alone(b));
+                    CHECK(
+                        same(alone.data(), together.data() + batch.cu[b] * kHidden, alone.size()));
+                }
+            }
+        }
+    });
+    set_max_threads(threads);
+}
+
+TEST(encoder_scatters_into_a_padded_grid) {
+    const Model model(false);
+    const auto encoder = model.encoder(Precision::f32);
+    const Batch batch({2, 3});
+    const auto packed = run(*encoder, batch);
+    const std::vector<std::int64_t> indices{1, 2, 5, 6, 8};
+    const index_t stride = kHidden + 5;
+    std::vector<float> grid(10 * stride, NAN);
+    EncoderOutput to;
+    to.out = grid.data();
+    to.stride = stride;
+    to.rows = 10;
+    to.indices = indices.data();
+    encoder->run(batch.input(), to);
+    std::size_t token = 0;
+    for (index_t r = 0; r < 10; ++r) {
+        const bool real = token < indices.size() && indices[token] == r;
+        for (index_t c = 0; c < stride; ++c) {
+            const float value = grid[r * stride + c];
+            if (c >= kHidden) {
+                CHECK(std::isnan(value));
+            } else {
+                CHECK(value == (real ? packed[token * kHidden + c] : 0.0f));
+            }
+        }
+        token += real;
+    }
+    const Batch empty({0, 0});
+    std::fill(grid.begin(), grid.end(), NAN);
+    encoder->run(empty.input(), to);
+    for (index_t r = 0; r < 10; ++r) CHECK(grid[r * stride + 7] == 0.0f);
+}
+
+TEST(encoder_serves_several_threads_at_once) {
+    const Model model(false);
+    const auto first = model.encoder(Precision::bf16), second = model.encoder(Precision::int8);
+    const Batch batch({40, 9, 60});
+    const auto a = run(*first, batch), b = run(*second, batch);
+    std::vector<std::thread> callers;
+    std::vector<int> wrong(4, 0);
+    for (int t = 0; t < 4; ++t) {
+        callers.emplace_back([&, t] {
+            for (int i = 0; i < 5; ++i) {
+                const auto out = run(t % 2 == 0 ? *first : *second, batch);
+                const auto& want = t % 2 == 0 ? a : b;
+                if (!same(out.data(), want.data(), out.size())) ++wrong[t];
+            }
+        });
+    }
+    for (auto& caller : callers) caller.join();
+    for (int count : wrong) CHECK(count == 0);
+}
+
+TEST(encoder_keeps_its_memory) {
+    const Model model(false);
+    const auto encoder = model.encoder(Precision::bf16);
+    run(*encoder, Batch({200, 30}));
+    const index_t bytes = encoder->arena_bytes();
+    run(*encoder, Batch({10, 30}));
+    run(*encoder, Batch({200, 30}));
+    CHECK(encoder->arena_bytes() == bytes);
+}
+
+TEST(encoder_refuses_what_does_not_fit) {
+    const Model model(false);
+    const auto encoder = model.encoder(Precision::f32);
+    const Batch batch({2, 3});
+    std::vector<float> out(5 * kHidden, NAN);
+    const auto refused = [&](auto change) {
+        EncoderInput in = batch.input();
+        EncoderOutput to;
+        to.out = out.data();
+        to.stride = kHidden;
+        to.rows = 5;
+        change(in, to);
+        CHECK(!test::message_of([&] { encoder->run(in, to); }).empty());
+        for (float v : out) CHECK(std::isnan(v));
+    };
+    const std::vector<std::int64_t> falling{0, 2, 1, 3, 4}, beyond{0, 1, 2, 3, 5};
+    refused([](EncoderInput& in, EncoderOutput&) { in.total = 4; });
+    refused([](EncoderInput& in, EncoderOutput&) { in.max_seqlen = 2; });
+    refused([](EncoderInput& in, EncoderOutput&) { in.x = nullptr; });
+    refused([](EncoderInput& in, EncoderOutput&) { in.x_stride = 3; });
+    refused([](EncoderInput& in, EncoderOutput&) { in.dtype = DType::s8; });
+    refused([](EncoderInput& in, EncoderOutput&) { in.cu_seqlens = nullptr; });
+    refused([](EncoderInput&, EncoderOutput& to) { to.rows = 4; });
+    refused([](EncoderInput&, EncoderOutput& to) { to.out = nullptr; });
+    refused([&](EncoderInput&, EncoderOutput& to) { to.indices = falling.data(); });
+    refused([&](EncoderInput&, EncoderOutput& to) { to.indices = beyond.data(); });
+
+    const auto not_made = [&](auto change) {
+        EncoderShape shape = model.shape;
+        std::vector<BlockSource> sources = model.sources(Precision::f32);
+        change(shape, sources[1]);
+        CHECK(!test::message_of([&] { Encoder(shape, sources); }).empty());
+    };
+    not_made([](EncoderShape& s, BlockSource&) { s.hidden = 47; });
+    not_made([](EncoderShape& s, BlockSource&) { s.attention = DType::bf16; });
+    not_made([](EncoderShape& s, BlockSource&) { s.attention = DType::s8; });
+    not_made([](EncoderShape& s, BlockSource&) { s.activation = Activation(9); });
+    not_made([](EncoderShape&, BlockSource& b) { b.up.k = 47; });
+    not_made([](EncoderShape&, BlockSource& b) { b.up.weight = nullptr; });
+    not_made([](EncoderShape&, BlockSource& b) { b.up.precision = Precision(7); });
+    not_made([](EncoderShape&, BlockSource& b) { b.up.precision = Precision::int8; });
+    not_made([](EncoderShape&, BlockSource& b) { b.output_norm.eps = NAN; });
+    not_made([](EncoderShape&, BlockSource& b) { b.output_norm.weight.data = nullptr; });
+}
+
+TEST(encoder_is_bound_to_its_instruction_set) {
+    const auto isas = usable_isas();
+    if (isas.size() < 2) return;
+    const Model model(false);
+    set_active(isas[0]);
+    const auto encoder = model.encoder(Precision::f32);
+    set_active(isas[1]);
+    CHECK(!test::message_of([&] { run(*encoder, Batch({2})); }).empty());
+    set_active(detected());
+}
