@@ -91,6 +91,10 @@ class CamembertModel(CamembertPreTrainedModel, BertLikeModel):
             return CamembertEmbeddings.create_position_ids_from_input_ids(input_ids, padding, past)
         return super().default_positions(None, length, past) + padding + 1
 
+    def positions_from_mask(self, mask: Tensor) -> Tensor:
+        real = (mask != 0).long()
+        return real.cumsum(dim=1) * real + self.config.pad_token_id
+
 
 class _CamembertHead(CamembertPreTrainedModel, tasks.HeadModel):
     encoder_class = CamembertModel

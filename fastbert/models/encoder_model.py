@@ -103,6 +103,10 @@ class EncoderModel(PreTrainedModel):
                 f"{self.longest()} in the tokenizer)."
             )
 
+    def positions_from_mask(self, mask: Tensor) -> Tensor:
+        """Positions (batch, length) of real tokens, counted by a mask with padding on the left."""
+        return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
     def request(
         self, shape: tuple[int, int], options: dict[str, Any], *inputs: Tensor | None
     ) -> Request:
