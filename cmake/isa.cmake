@@ -5,13 +5,16 @@ add_library(fastbert_options INTERFACE)
 target_compile_options(fastbert_options INTERFACE -ffp-contract=off -fno-math-errno -Wall -Wextra)
 if(FASTBERT_SANITIZE)
   target_compile_options(fastbert_options INTERFACE
-    -fsanitize=${FASTBERT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+    -fsanitize=${FASTBERT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(fastbert_options INTERFACE -fsanitize=${FASTBERT_SANITIZE})
 endif()
 
 set(FASTBERT_ISAS scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND FASTBERT_ISAS avx2 avx512 avx512_vnni avx512_bf16)
+endif()
+if(FASTBERT_ONLY_ISAS)
+  list(FILTER FASTBERT_ISAS INCLUDE REGEX "^(${FASTBERT_ONLY_ISAS})$")
 endif()
 
 set(isa_rows "")
