@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .limits import Limits
+from fastbert.limits import Limits
+
 from .stats import Summary
 
 FOLDER = Path(__file__).with_name("results")

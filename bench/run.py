@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from fastbert import limits
+
 from . import cases as cases_module
-from . import gate, limits, models, plot, rivals, stats, table, texts
+from . import gate, models, plot, rivals, stats, table, texts
 from .cases import Case
 from .embedding import MAX_TOKENS, embedder
 from .results import Results, Row
@@ -200,8 +202,12 @@ def _text_lengths(path: Path, inputs: Sequence[str]) -> tuple[int, ...]:
 
 
 def _floors(case: Case, lengths: tuple[int, ...], results: Results) -> dict[str, float]:
-    found = {
-        precision: results.limits.floor(case.shape, lengths, precision)
-        for precision in limits.BYTES_PER_WEIGHT
-    }
-    return {precision: floor for precision, floor in found.items() if floor is not None}
+    """Milliseconds by precision."""
+    found = {}
+    for precision, size in limits.BYTES.items():
+        floor = results.limits.floor(
+            precision, case.shape.operations(lengths), case.shape.weights * size
+        )
+        if floor is not None:
+            found[precision] = floor * 1e3
+    return found

@@ -12,7 +12,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS: dict[str, tuple[str, ...]] = {
-    "backend": ("Plan", "explain", "use_backend"),
+    "backend": ("Plan", "use_backend"),
+    "describe": ("explain",),
     "quantization": ("QuantizationConfig",),
     "packing": ("PackedBatch",),
     "sentence": ("SentenceEncoder",),

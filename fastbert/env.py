@@ -137,10 +137,17 @@ def _cpu() -> dict[str, Any]:
 
 def _native() -> dict[str, Any]:
     native = importlib.import_module("fastbert.native")
-    reason = native.why_unavailable()
+    reason = native.reason()
     if reason is not None:
         return {"state": f"unavailable: {reason}"}
-    return {"state": "loaded", **native.describe()}
+    library = native.extension()
+    return {
+        "state": "loaded",
+        **{key.replace("_", " "): value for key, value in library.build_info().items()},
+        "usable here": native.usable_isas(),
+        "active": native.isa(),
+        "threads": library.num_threads(),
+    }
 
 
 def _triton() -> dict[str, Any]:

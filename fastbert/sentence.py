@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections import deque
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from .auto import AutoModel, AutoTokenizer
 from .checkpoint import resolve_file
-from .packing import PackedBatch
 from .pooling import Dense, check_modes, modes_of, normalize, pool
 from .progress import Progress
 
@@ -108,7 +108,6 @@ class SentenceEncoder:
         where = {"subfolder": spec.transformer} if spec.transformer else {}
         model = AutoModel.from_pretrained(path, **where, **options)
         tokenizer = AutoTokenizer.from_pretrained(path, **where)
-        dtype, device = _placement(model)
         return cls(
             model,
             tokenizer,
@@ -116,7 +115,7 @@ class SentenceEncoder:
             spec.normalized,
             max_seq_length or spec.max_seq_length,
             spec.do_lower_case,
-            [module.to(device=device, dtype=dtype).eval() for module in spec.dense],
+            [dense.to(device=model.device, dtype=model.dtype).eval() for dense in spec.dense],
             spec.prompts,
             spec.default_prompt_name,
         )
@@ -131,7 +130,14 @@ class SentenceEncoder:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return _placement(self.model)[1]
+        device: torch.device = self.model.device
+        return device
+
+    def to(self, device: torch.device | str) -> SentenceEncoder:
+        """Moves the model to a device; returns itself."""
+        for module in (self.model, *self.dense):
+            module.to(device)
+        return self
 
     def encode(
         self,
@@ -213,7 +219,7 @@ class SentenceEncoder:
                 chunk = [text.lower() for text in chunk]
             encoded = self.tokenizer(
                 chunk,
-                truncation=self.max_seq_length is not None,
+                truncation=True,
                 max_length=self.max_seq_length,
                 padding=False,
                 return_attention_mask=False,
@@ -225,16 +231,20 @@ class SentenceEncoder:
             yield from tokens
 
     def _vectors(self, pack: Sequence[_Tokens]) -> Tensor:
-        device = self.device
-        batch = PackedBatch.from_lengths([len(tokens.ids) for tokens in pack], device)
-        ids = _joined([tokens.ids for tokens in pack]).to(device)
-        types = None
+        lengths = np.array([len(tokens.ids) for tokens in pack])
+        real = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        inputs = {
+            "input_ids": _grid([tokens.ids for tokens in pack], real),
+            "attention_mask": torch.from_numpy(real),
+        }
         if pack[0].types is not None:
-            types = _joined([tokens.types or [] for tokens in pack]).to(device)
-        rows = self.model.forward_packed(ids, batch, token_type_ids=types)
-        vectors = pool(rows, batch.cu_seqlens, self.modes)
+            inputs["token_type_ids"] = _grid([tokens.types or [] for tokens in pack], real)
+        inputs = {name: value.to(self.device) for name, value in inputs.items()}
+        # The encoder packs these grids of indices at once; hidden states are never padded.
+        encoding = self.model.base_model.encode(**inputs)
+        vectors = pool(encoding.rows, encoding.batch.cu_seqlens, self.modes)
         for module in self.dense:
-            vectors = module(vectors, self.model.plan)
+            vectors = module(vectors, encoding.plan)
         return vectors
 
 
@@ -257,10 +267,11 @@ def _checked(texts: Iterable[str]) -> list[str]:
     return inputs
 
 
-def _joined(lists: Sequence[Sequence[int]]) -> Tensor:
-    total = sum(map(len, lists))
-    flat = (value for values in lists for value in values)
-    return torch.from_numpy(np.fromiter(flat, dtype=np.int64, count=total))
+def _grid(lists: Sequence[Sequence[int]], real: np.ndarray) -> Tensor:
+    """int64 (texts, longest), zero where `real` is false."""
+    grid = np.zeros(real.shape, dtype=np.int64)
+    grid[real] = np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(real.sum()))
+    return torch.from_numpy(grid)
 
 
 def _ahead(
@@ -301,15 +312,16 @@ def _packs(
         yield pack
 
 
-def _placement(model: Any) -> tuple[torch.dtype, torch.device]:
-    weight = next(value for value in model.parameters() if value.is_floating_point())
-    return weight.dtype, weight.device
-
-
-def _length_limit(model: Any, tokenizer: Any, asked: int | None) -> int | None:
-    limits = [asked, getattr(tokenizer, "model_max_length", None), model.max_tokens]
-    known = [int(limit) for limit in limits if limit is not None and limit < 10**9]
-    return min(known) if known else None
+def _length_limit(model: Any, tokenizer: Any, asked: int | None) -> int:
+    longest: int = model.base_model.longest()
+    if asked is None:
+        return int(min(longest, tokenizer.model_max_length))
+    if not 1 <= asked <= longest:
+        raise ValueError(
+            f"max_seq_length is {asked}, but must be at least 1 and at most {longest}, the number "
+            "of positions of this model."
+        )
+    return asked
 
 
 def _read_spec(path: str | os.PathLike[str]) -> _Spec:

@@ -1,4 +1,4 @@
-"""The hardware's limits, measured in the same run as everything else, and floors made of them."""
+"""The hardware's limits, measured in registers and from memory by a small C program."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .cases import Shape
-
 KINDS = ("fp32", "bf16", "int8", "read")
-BYTES_PER_WEIGHT = {"fp32": 4, "bf16": 2, "int8": 1}
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 _FLAGS = ("-O2", "-march=native", "-pthread", "-Wall")
 _MILLISECONDS = 25
 
@@ -30,14 +28,18 @@ class Limits:
     read: float | None
     reasons: tuple[str, ...] = ()
 
-    def floor(self, shape: Shape, lengths: tuple[int, ...], precision: str) -> float | None:
-        """Milliseconds that no program can beat: arithmetic, or reading every weight once."""
+    def floor(self, precision: str, operations: float, weights: float) -> float | None:
+        """Seconds that no program can beat: arithmetic, or reading every weight once.
+
+        Args:
+            precision: "fp32", "bf16" or "int8".
+            operations: multiplications and additions.
+            weights: bytes that must come from memory.
+        """
         rate: float | None = getattr(self, precision)
-        if rate is None or self.read is None or not lengths:
+        if rate is None or self.read is None:
             return None
-        arithmetic = shape.operations(lengths) / rate
-        reading = shape.weights * BYTES_PER_WEIGHT[precision] / self.read
-        return 1e3 * max(arithmetic, reading)
+        return max(operations / rate, weights / self.read)
 
     def as_dict(self) -> dict[str, object]:
         """For a results file."""
@@ -45,7 +47,7 @@ class Limits:
 
 
 def measure(threads: int) -> Limits:
-    """Compiles bench/limits.c for this very machine and runs it."""
+    """Compiles limits.c for this very machine, whose compiler may be missing, and runs it."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return Limits(threads, None, None, None, None, ("no C compiler to measure them with",))

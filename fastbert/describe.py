@@ -1,0 +1,32 @@
+"""How a model computes here, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .quantization import is_quantized
+
+
+def explain(model: Any) -> str:
+    """The model's class, precision and Plan: op, backend, instruction set, and for every backend
+    passed over a reason.
+
+    Args:
+        model: a fastbert model, a SentenceEncoder or a pipeline.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    inner = getattr(model, "model", model)
+    if not hasattr(inner, "plan"):
+        raise TypeError(
+            f"explain() takes a fastbert model, SentenceEncoder or pipeline, not a "
+            f"{type(model).__name__}."
+        )
+    plan = inner.plan()
+    precision = str(inner.dtype).removeprefix("torch.")
+    if is_quantized(inner):
+        precision += ", layers in int8"
+    count = inner.num_parameters() / 1e6
+    head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
+    return f"{head}\n{plan}"
