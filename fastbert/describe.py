@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .quantization import is_quantized
-
 
 def explain(model: Any) -> str:
     """The model's class, precision and Plan: op, backend, instruction set, and for every backend
@@ -25,7 +23,7 @@ def explain(model: Any) -> str:
         )
     plan = inner.plan()
     precision = str(inner.dtype).removeprefix("torch.")
-    if is_quantized(inner):
+    if any(name.endswith("qweight") for name, _ in inner.named_buffers()):
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
