@@ -1,0 +1,91 @@
+"""pipeline(task, model=...): the right class around a model and its tokenizer."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+import torch
+
+from .base import Pipeline
+from .classification import TextClassification, ZeroShotClassification
+from .features import FeatureExtraction
+from .fill_mask import FillMask
+from .question_answering import QuestionAnswering
+from .token_classification import TokenClassification
+
+TASKS: dict[str, type[Pipeline]] = {
+    kind.task: kind
+    for kind in (
+        FeatureExtraction,
+        FillMask,
+        QuestionAnswering,
+        TextClassification,
+        TokenClassification,
+        ZeroShotClassification,
+    )
+}
+_ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
+
+
+def pipeline(
+    task: str,
+    model: str | os.PathLike[str] | Any = None,
+    tokenizer: str | os.PathLike[str] | Any = None,
+    *,
+    device: int | str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    backend: str = "auto",
+    quantization: Any = None,
+    model_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> Pipeline:
+    """A callable that does a task with a model.
+
+    Args:
+        task: one of TASKS, or "ner", "sentiment-analysis".
+        model: a checkpoint, or a fastbert model with the head that the task needs.
+        tokenizer: a checkpoint or a tokenizer; the model's own checkpoint by default.
+        device: where to compute; an index means that CUDA device, -1 the CPU.
+        dtype, backend, quantization, model_kwargs: for the model's from_pretrained, where `model`
+            is a checkpoint.
+        **options: defaults for the pipeline's own options.
+
+    Raises:
+        ValueError: for an unknown task, or a model without checkpoint and no tokenizer.
+    """
+    name = _ALIASES.get(task, task)
+    if name not in TASKS:
+        raise ValueError(f"There is no task {task!r}; choose one of {', '.join(sorted(TASKS))}.")
+    if model is None:
+        raise ValueError(
+            f"pipeline({task!r}) needs model=, a checkpoint's folder or a fastbert model; there is "
+            "no default one."
+        )
+    kind = TASKS[name]
+    auto: Any = importlib.import_module("fastbert.auto")
+    source = model
+    if isinstance(model, (str, os.PathLike)):
+        model = getattr(auto, kind.auto_class).from_pretrained(
+            model, dtype=dtype, backend=backend, quantization=quantization, **(model_kwargs or {})
+        )
+    elif not hasattr(model, "base_model"):
+        raise ValueError(
+            f"model= must be a checkpoint's folder or a fastbert model, not {type(model).__name__}."
+        )
+    if device is not None:
+        model.to(_device(device))
+    if tokenizer is None:
+        if source is model and not model.name_or_path:
+            raise ValueError("Pass tokenizer= too: this model was not loaded from a checkpoint.")
+        tokenizer = model.name_or_path if source is model else source
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer)
+    return kind(model.eval(), tokenizer, **options)
+
+
+def _device(device: int | str | torch.device) -> torch.device:
+    if isinstance(device, int):
+        return torch.device("cpu") if device < 0 else torch.device("cuda", device)
+    return torch.device(device)

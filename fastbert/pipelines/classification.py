@@ -1,0 +1,158 @@
+"""text-classification, and zero-shot-classification over a model of entailment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import Pipeline
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": lambda scores: scores.softmax(-1),
+    "none": lambda scores: scores,
+}
+
+
+class TextClassification(Pipeline):
+    """Labels of texts or of pairs of texts."""
+
+    task = "text-classification"
+    auto_class = "AutoModelForSequenceClassification"
+    open_options = True
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """As Pipeline; one text without top_k gives a list of its one label."""
+        answer = super().__call__(inputs, **options)
+        return [answer] if isinstance(inputs, str) and "top_k" not in options else answer
+
+    def answer(
+        self,
+        items: list[Any],
+        top_k: int | str | None = "",
+        function_to_apply: str | None = None,
+        **tokenizer_kwargs: Any,
+    ) -> list[Any]:
+        """{"label", "score"} of every item, or with top_k a list of them, the best first.
+
+        Args:
+            items: texts, or {"text": ..., "text_pair": ...}.
+            top_k: how many labels; None for all.
+            function_to_apply: "sigmoid", "softmax" or "none"; by default what the configuration's
+                problem_type and number of labels ask for.
+            **tokenizer_kwargs: for the tokenizer, such as truncation=True.
+        """
+        rows = [self._row(item, tokenizer_kwargs) for item in items]
+        apply = _FUNCTIONS.get((function_to_apply or self._function()).lower())
+        if apply is None:
+            raise ValueError(
+                f"function_to_apply is {', '.join(_FUNCTIONS)} or None, not {function_to_apply!r}."
+            )
+        names = self.model.config.id2label
+        answers: list[Any] = []
+        for logits in self.text_outputs(rows, "logits"):
+            scores = apply(logits).tolist()
+            ranked = sorted(range(len(scores)), key=lambda index: -scores[index])
+            labels = [{"label": names[index], "score": scores[index]} for index in ranked]
+            answers.append(labels[0] if isinstance(top_k, str) else labels[:top_k])
+        return answers
+
+    def _function(self) -> str:
+        config = self.model.config
+        kind = config.problem_type
+        if kind == "regression":
+            return "none"
+        if kind == "multi_label_classification" or config.num_labels == 1:
+            return "sigmoid"
+        return "softmax"
+
+    def _row(self, item: Any, arguments: dict[str, Any]) -> Any:
+        if isinstance(item, dict):
+            return self.tokenizer(**item, **arguments)
+        if not isinstance(item, str):
+            raise TypeError(
+                'text-classification takes texts, or pairs as {"text": ..., "text_pair": ...}, not '
+                f"{type(item).__name__}."
+            )
+        return self.tokenizer(item, **arguments)
+
+
+class ZeroShotClassification(Pipeline):
+    """Labels chosen at run time, each scored by whether the text entails a sentence about it."""
+
+    task = "zero-shot-classification"
+    auto_class = "AutoModelForSequenceClassification"
+
+    def __call__(self, inputs: Any, candidate_labels: Any = None, **options: Any) -> Any:
+        """As Pipeline; the labels may be the second argument."""
+        if candidate_labels is not None:
+            options["candidate_labels"] = candidate_labels
+        return super().__call__(inputs, **options)
+
+    def answer(
+        self,
+        items: list[Any],
+        candidate_labels: str | list[str] | None = None,
+        hypothesis_template: str = "This example is {}.",
+        multi_label: bool = False,
+    ) -> list[Any]:
+        """{"sequence", "labels", "scores"} of every text, the best label first.
+
+        Args:
+            items: texts; cut where text and hypothesis together are too long.
+            candidate_labels: a list, or one text with commas between labels.
+            hypothesis_template: the sentence that a label is put into, at "{}".
+            multi_label: score every label by itself, entailment against contradiction.
+
+        Raises:
+            ValueError: for no labels, no texts, a template without "{}", or a model whose labels
+                name no entailment.
+        """
+        labels = candidate_labels or []
+        if isinstance(labels, str):
+            labels = [label.strip() for label in labels.split(",") if label.strip()]
+        if not labels or not items:
+            raise ValueError("zero-shot-classification needs at least one label and one text.")
+        if hypothesis_template.format(labels[0]) == hypothesis_template:
+            raise ValueError(
+                f"The hypothesis_template {hypothesis_template!r} has no place for the label; put "
+                "{} into it."
+            )
+        entailment = self._entailment()
+        encoded = self.tokenizer(
+            [text for text in self.texts(items) for _ in labels],
+            [hypothesis_template.format(label) for _ in items for label in labels],
+            truncation="only_first",
+        )
+        logits = torch.stack(self.text_outputs(self.rows(encoded), "logits"))
+        logits = logits.reshape(len(items), len(labels), -1)
+        if multi_label or len(labels) == 1:
+            contradiction = -1 if entailment == 0 else 0
+            scores = logits[..., [contradiction, entailment]].softmax(-1)[..., 1]
+        else:
+            scores = logits[..., entailment].softmax(-1)
+        answers = []
+        for text, row in zip(items, scores.numpy(), strict=True):
+            order = np.argsort(row)[::-1]
+            answers.append(
+                {
+                    "sequence": text,
+                    "labels": [labels[index] for index in order],
+                    "scores": row[order].tolist(),
+                }
+            )
+        return answers
+
+    def _entailment(self) -> int:
+        for label, index in self.model.config.label2id.items():
+            if label.lower().startswith("entail"):
+                return int(index)
+        known = ", ".join(map(repr, self.model.config.label2id))
+        raise ValueError(
+            "zero-shot-classification needs a model of entailment: one label of its configuration "
+            f"must begin with 'entail', but it has {known}."
+        )
