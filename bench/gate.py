@@ -20,9 +20,7 @@ class Verdict:
     passed: bool
 
 
-def judge(
-    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], precision: str
-) -> Verdict:
+def judge(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], precision: str) -> Verdict:
     """Compares the real tokens' rows of every text.
 
     Args:

@@ -81,7 +81,9 @@ def _random_model(shape: Shape) -> Any:
         )
         kind = transformers.FlaubertModel
     elif shape.name.startswith("camembert"):
-        config = transformers.CamembertConfig(**sizes, max_position_embeddings=514, type_vocab_size=1)
+        config = transformers.CamembertConfig(
+            **sizes, max_position_embeddings=514, type_vocab_size=1
+        )
         kind = transformers.CamembertModel
     else:
         config, kind = transformers.BertConfig(**sizes), transformers.BertModel

@@ -23,9 +23,7 @@ def draw(results: Results, path: Path) -> None:
     from matplotlib.patches import Patch
 
     cases = {
-        case: sorted(
-            (row for row in results.rows if row.case == case and row.time), key=_median
-        )
+        case: sorted((row for row in results.rows if row.case == case and row.time), key=_median)
         for case in dict.fromkeys(row.case for row in results.rows)
     }
     cases = {case: rows for case, rows in cases.items() if rows}

@@ -158,9 +158,7 @@ def _expected(path: Path, inputs: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
     model: Any = transformers.AutoModel.from_pretrained(path, dtype=torch.float32).eval()
     with torch.inference_mode():
-        return [
-            model(torch.tensor([text])).last_hidden_state[0].numpy().copy() for text in inputs
-        ]
+        return [model(torch.tensor([text])).last_hidden_state[0].numpy().copy() for text in inputs]
 
 
 def _batched(
@@ -183,12 +181,12 @@ def _batched(
     return run, outputs
 
 
-def _time(
-    runs: Runs, rows: dict[tuple[str, str], Row], options: argparse.Namespace
-) -> None:
+def _time(runs: Runs, rows: dict[tuple[str, str], Row], options: argparse.Namespace) -> None:
     turns, budget, least = (3, 2.0, 1) if options.quick else (options.turns, options.budget, 3)
     keys = {" / ".join(key): key for key in runs}
-    samples = stats.interleave({name: runs[key] for name, key in keys.items()}, turns, budget, least)
+    samples = stats.interleave(
+        {name: runs[key] for name, key in keys.items()}, turns, budget, least
+    )
     for name, seconds in samples.items():
         rows[keys[name]].time = stats.Summary.of(seconds)
 

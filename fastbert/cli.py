@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from . import __version__
@@ -217,7 +218,7 @@ def _run(options: argparse.Namespace) -> int:
 def _input(name: str) -> IO[str]:
     if name == "-":
         return open(sys.stdin.fileno(), encoding="utf-8", closefd=False)
-    return open(name, encoding="utf-8")
+    return Path(name).open(encoding="utf-8")
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:

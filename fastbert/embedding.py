@@ -20,7 +20,7 @@ BLOCK_TEXTS = 4096
 
 
 def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
-    """"npy" or "jsonl": what was asked for, else what the output's name says, else jsonl.
+    """ "npy" or "jsonl": what was asked for, else what the output's name says, else jsonl.
 
     Raises:
         ValueError: when binary output would go to a terminal.

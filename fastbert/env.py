@@ -13,6 +13,7 @@ import platform
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from . import __version__
@@ -102,7 +103,7 @@ def _guarded(gather: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def _software() -> dict[str, Any]:
     return {
         "version": __version__,
-        "path": os.path.dirname(os.path.abspath(__file__)),
+        "path": str(Path(__file__).resolve().parent),
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": platform.platform(),
     }
@@ -117,8 +118,7 @@ def _version(package: str) -> str:
 
 def _cpuinfo() -> dict[str, str]:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            first_core = file.read().split("\n\n", 1)[0]
+        first_core = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:
         return {}
     pairs = (line.split(":", 1) for line in first_core.splitlines() if ":" in line)
@@ -168,7 +168,9 @@ def _cuda() -> dict[str, Any]:
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         memory = device.total_memory / 2**30
-        found[f"device {index}"] = f"{device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB"
+        found[f"device {index}"] = (
+            f"{device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB"
+        )
     return found
 
 

@@ -138,7 +138,7 @@ def profile(path: str | os.PathLike[str], repeats: int = 7, **loading: Any) -> s
         explain(model),
         "",
         f"{_PROFILED}, {torch.get_num_threads()} threads, least of {repeats + 1}; op by op",
-        f"{'op':<34}{'calls':>6}{'ms':>9}{'share':>7}{'ms/layer':>10}{'floor ms':>10}{'reached':>9}",
+        f"{'op':<34}{'calls':>6}{'ms':>9}{'share':>7}{'ms/layer':>10}{'floor':>10}{'reached':>9}",
     ]
     for name, seconds in sorted(best.items(), key=lambda item: -item[1]):
         entry = entries[name]
@@ -197,9 +197,7 @@ def _work(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, 
     return op, 0.0, 0.0
 
 
-def _floor(
-    name: str, entry: _Entry, bound: limits.Limits, dtype: torch.dtype
-) -> float | None:
+def _floor(name: str, entry: _Entry, bound: limits.Limits, dtype: torch.dtype) -> float | None:
     """Seconds, None where it was not measured."""
     if bound.read is None:
         return None

@@ -6,6 +6,7 @@ vector of a text does not depend on the texts beside it.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -117,7 +118,7 @@ def _weighted_mean(rows: Tensor, bounds: Tensor) -> Tensor:
 def _max(rows: Tensor, bounds: Tensor) -> Tensor:
     best = rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
     edges = bounds.tolist()
-    for index, (begin, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (begin, end) in enumerate(itertools.pairwise(edges)):
         if end > begin:
             torch.amax(rows[begin:end], dim=0, out=best[index])
     return best

@@ -23,12 +23,8 @@ RIVALS = {
         Rival("fastbert fp32", "fp32", ("torch",), ours.loader(torch.float32), ours=True),
         Rival("fastbert bf16", "bf16", ("torch",), ours.loader(torch.bfloat16), ours=True),
         Rival("fastbert int8", "int8", ("torch",), ours.loader(torch.bfloat16, "int8"), ours=True),
-        Rival(
-            "transformers fp32", "fp32", _TORCH, torch_rivals.eager(torch.float32), _EVERY_HF
-        ),
-        Rival(
-            "transformers bf16", "bf16", _TORCH, torch_rivals.eager(torch.bfloat16), _EVERY_HF
-        ),
+        Rival("transformers fp32", "fp32", _TORCH, torch_rivals.eager(torch.float32), _EVERY_HF),
+        Rival("transformers bf16", "bf16", _TORCH, torch_rivals.eager(torch.bfloat16), _EVERY_HF),
         Rival("compile fp32", "fp32", _TORCH, torch_rivals.compiled(torch.float32), _BERT),
         Rival("compile bf16", "bf16", _TORCH, torch_rivals.compiled(torch.bfloat16), _BERT),
         Rival("torch int8", "int8", _TORCH, torch_rivals.dynamic_int8, _BERT),

@@ -65,6 +65,17 @@ class Pipeline:
                 f"{', '.join(known) or 'none'}."
             )
 
+    def tokenize(self, *texts: Any, **arguments: Any) -> Any:
+        """The tokenizer's answer; truncation, where asked for, is to what the model can take."""
+        if arguments.get("truncation"):
+            arguments.setdefault("max_length", self.longest)
+        return self.tokenizer(*texts, **arguments)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of one row: the tokenizer's limit or the model's positions."""
+        return int(min(self.tokenizer.model_max_length, self.model.base_model.longest()))
+
     def texts(self, items: list[Any]) -> list[str]:
         """The items, checked to be texts."""
         for item in items:
@@ -118,7 +129,9 @@ class Pipeline:
         found: list[Tensor] = []
         for indices, inputs in self.batches(rows):
             values = self.model(**inputs)[field].float().cpu()
-            found += [values[at, : len(rows[index]["input_ids"])] for at, index in enumerate(indices)]
+            found += [
+                values[at, : len(rows[index]["input_ids"])] for at, index in enumerate(indices)
+            ]
         return found
 
     def text_outputs(self, rows: Sequence[Row], field: str | int) -> list[Tensor]:

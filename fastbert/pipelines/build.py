@@ -64,10 +64,9 @@ def pipeline(
             "no default one."
         )
     kind = TASKS[name]
-    auto: Any = importlib.import_module("fastbert.auto")
     source = model
     if isinstance(model, (str, os.PathLike)):
-        model = getattr(auto, kind.auto_class).from_pretrained(
+        model = _auto(kind.auto_class).from_pretrained(
             model, dtype=dtype, backend=backend, quantization=quantization, **(model_kwargs or {})
         )
     elif not hasattr(model, "base_model"):
@@ -81,8 +80,12 @@ def pipeline(
             raise ValueError("Pass tokenizer= too: this model was not loaded from a checkpoint.")
         tokenizer = model.name_or_path if source is model else source
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer)
+        tokenizer = _auto("AutoTokenizer").from_pretrained(tokenizer)
     return kind(model.eval(), tokenizer, **options)
+
+
+def _auto(name: str) -> Any:
+    return getattr(importlib.import_module("fastbert.auto"), name)
 
 
 def _device(device: int | str | torch.device) -> torch.device:

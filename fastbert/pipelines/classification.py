@@ -72,13 +72,13 @@ class TextClassification(Pipeline):
 
     def _row(self, item: Any, arguments: dict[str, Any]) -> Any:
         if isinstance(item, dict):
-            return self.tokenizer(**item, **arguments)
+            return self.tokenize(**item, **arguments)
         if not isinstance(item, str):
             raise TypeError(
                 'text-classification takes texts, or pairs as {"text": ..., "text_pair": ...}, not '
                 f"{type(item).__name__}."
             )
-        return self.tokenizer(item, **arguments)
+        return self.tokenize(item, **arguments)
 
 
 class ZeroShotClassification(Pipeline):
@@ -123,7 +123,7 @@ class ZeroShotClassification(Pipeline):
                 "{} into it."
             )
         entailment = self._entailment()
-        encoded = self.tokenizer(
+        encoded = self.tokenize(
             [text for text in self.texts(items) for _ in labels],
             [hypothesis_template.format(label) for _ in items for label in labels],
             truncation="only_first",

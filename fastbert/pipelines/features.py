@@ -33,6 +33,6 @@ class FeatureExtraction(Pipeline):
             if "truncation" in arguments:
                 raise ValueError("Give truncation either itself or in tokenize_kwargs, not both.")
             arguments["truncation"] = truncation
-        rows = self.rows(self.tokenizer(self.texts(items), **arguments)) if items else []
+        rows = self.rows(self.tokenize(self.texts(items), **arguments)) if items else []
         vectors = [value[None] for value in self.token_outputs(rows, 0)]
         return vectors if return_tensors else [value.tolist() for value in vectors]

@@ -49,7 +49,7 @@ class FillMask(Pipeline):
         targets_ids = None if targets is None else self._target_ids(targets)
         if not items:
             return []
-        rows = self.rows(self.tokenizer(self.texts(items), **(tokenizer_kwargs or {})))
+        rows = self.rows(self.tokenize(self.texts(items), **(tokenizer_kwargs or {})))
         for text, row in zip(items, rows, strict=True):
             if mask_id not in row["input_ids"]:
                 raise ValueError(
@@ -62,7 +62,9 @@ class FillMask(Pipeline):
             scores = self.model(**inputs, logits_to_keep=masked).logits.float().softmax(-1).cpu()
             counts = masked.sum(dim=1).tolist()
             for index, values in zip(indices, scores.split(counts), strict=True):
-                answers.append(self._text_answer(rows[index]["input_ids"], values, targets_ids, top_k))
+                answers.append(
+                    self._text_answer(rows[index]["input_ids"], values, targets_ids, top_k)
+                )
         return answers
 
     def _text_answer(
@@ -98,7 +100,7 @@ class FillMask(Pipeline):
         for target in [targets] if isinstance(targets, str) else targets:
             token = vocabulary.get(target)
             if token is None:
-                pieces = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+                pieces = self.tokenize(target, add_special_tokens=False)["input_ids"]
                 if not pieces:
                     _log.warning("fill-mask: the target %r is no token and is ignored", target)
                     continue

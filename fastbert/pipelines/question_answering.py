@@ -63,11 +63,10 @@ class QuestionAnswering(Pipeline):
             )
         if not self.tokenizer.is_fast:
             raise ValueError(
-                f"{type(self.tokenizer).__name__} does not tell where its tokens stand in the text, "
+                f"{type(self.tokenizer).__name__} does not tell where its tokens stand, "
                 "so that answers cannot be found in it."
             )
-        longest = min(self.tokenizer.model_max_length, self.model.base_model.longest())
-        width = min(max_seq_len or _MAX_SEQ_LEN, longest)
+        width = min(max_seq_len or _MAX_SEQ_LEN, self.longest)
         stride = min(width // 2, _DOC_STRIDE) if doc_stride is None else doc_stride
         encodings = [self._encode(item, width, stride, max_question_len) for item in items]
         rows = [row for encoded in encodings for row in self.rows(encoded)]
@@ -108,12 +107,12 @@ class QuestionAnswering(Pipeline):
         question, context = item["question"], item["context"]
         if not question or not context:
             raise ValueError("Neither the question nor the context may be empty.")
-        offsets = self.tokenizer(
-            question, add_special_tokens=False, return_offsets_mapping=True
-        )["offset_mapping"]
+        offsets = self.tokenize(question, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
         if len(offsets) > question_length:
             question = question[: offsets[question_length - 1][1]]
-        return self.tokenizer(
+        return self.tokenize(
             [question],
             [context],
             truncation="only_second",
@@ -162,7 +161,7 @@ def _spans(
     return [
         (int(begin), int(end), float(scores[begin, end]))
         for begin, end in zip(begins, ends, strict=True)
-        if allowed[begin] and allowed[end]
+        if allowed[begin] and allowed[end] and scores[begin, end] > 0.0
     ]
 
 

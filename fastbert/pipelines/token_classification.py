@@ -77,7 +77,9 @@ class TokenClassification(Pipeline):
             for index, row in enumerate(self.rows(encoded)):
                 row = dict(row)
                 row["special"] = encoded["special_tokens_mask"][index]
-                row["offsets"] = encoded["offset_mapping"][index] if self.tokenizer.is_fast else None
+                row["offsets"] = (
+                    encoded["offset_mapping"][index] if self.tokenizer.is_fast else None
+                )
                 row["starts"] = None
                 if shifts is not None:
                     words = encoded.word_ids(index)
@@ -106,7 +108,7 @@ class TokenClassification(Pipeline):
         by_word = strategy in ("first", "average", "max")
         if (by_word or words or stride is not None) and not self.tokenizer.is_fast:
             raise ValueError(
-                f"{type(self.tokenizer).__name__} does not tell where its tokens stand in the text, "
+                f"{type(self.tokenizer).__name__} does not tell where its tokens stand, "
                 "which strategies by word, stride and is_split_into_words need; use "
                 "aggregation_strategy='simple'."
             )
@@ -121,10 +123,9 @@ class TokenClassification(Pipeline):
                 f"{type(item).__name__}."
             )
         overflow = {} if stride is None else {"return_overflowing_tokens": True, "stride": stride}
-        return self.tokenizer(
+        return self.tokenize(
             [item],
             truncation=True,
-            max_length=min(self.tokenizer.model_max_length, self.model.base_model.longest()),
             is_split_into_words=words,
             return_special_tokens_mask=True,
             return_offsets_mapping=self.tokenizer.is_fast,
@@ -155,7 +156,7 @@ class TokenClassification(Pipeline):
         return start > 0 and " " not in sentence[start - 1 : start + 1]
 
     def _marks_continuations(self) -> bool:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        backend = getattr(self.tokenizer.engine, "backend", None)
         return bool(getattr(getattr(backend, "model", None), "continuing_subword_prefix", None))
 
     def _entities(self, tokens: list[_Token], strategy: str) -> list[Entity]:
