@@ -153,9 +153,10 @@ def profile(path: str | os.PathLike[str], repeats: int = 7, **loading: Any) -> s
 
 
 def _timed(plan: Plan, entries: dict[str, _Entry]) -> Callable[..., Plan]:
-    wrapped = replace(
-        plan, **{name: _stopwatch(name, getattr(plan, name), entries) for name in REGISTRY}
-    )
+    watched: dict[str, Any] = {
+        name: _stopwatch(name, getattr(plan, name), entries) for name in REGISTRY
+    }
+    wrapped = replace(plan, **watched)
     return lambda needs_grad=False: wrapped
 
 

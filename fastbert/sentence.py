@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .auto import AutoModel, AutoTokenizer
-from .checkpoint import resolve_file
+from .checkpoint import Checkpoint, resolve_file
 from .pooling import Dense, check_modes, modes_of, normalize, pool
 from .progress import Progress
 
@@ -107,7 +107,8 @@ class SentenceEncoder:
         spec = _read_spec(path)
         where = {"subfolder": spec.transformer} if spec.transformer else {}
         model = AutoModel.from_pretrained(path, **where, **options)
-        tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        tokenizers: Any = AutoTokenizer
+        tokenizer = tokenizers.from_pretrained(path, **where)
         return cls(
             model,
             tokenizer,
@@ -355,11 +356,10 @@ def _read_pooling(spec: _Spec, path: str | os.PathLike[str], module: dict[str, A
 
 
 def _read_dense(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    from .checkpoint import load_state_dict
-
     folder = module["path"]
     dense = Dense(_read_json(path, "config.json", folder), Path(path, folder, "config.json"))
-    dense.load_state_dict(load_state_dict(path, subfolder=folder))
+    weights = Checkpoint.open(path, subfolder=folder)
+    dense.load_state_dict({name: weights.read(name).float() for name in dense.state_dict()})
     spec.dense.append(dense)
 
 

@@ -133,8 +133,9 @@ def sample_inputs(path: str | os.PathLike[str], model: Any) -> tuple[Inputs, str
     longest = model.base_model.longest()
     texts = [sample.text for sample in sentences()][: 4 * _TEXTS : 4]
     texts[0] = " ".join(texts)
+    tokenizers: Any = AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = tokenizers.from_pretrained(path)
     except (OSError, ValueError, ImportError) as error:
         return _random_inputs(model, longest), f"random ids ({error})"
     encoded = tokenizer(

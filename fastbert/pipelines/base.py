@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +25,8 @@ class Pipeline:
 
     task: ClassVar[str]
     auto_class: ClassVar[str]
+    # answer(items, **options): one answer for every item, as each pipeline documents it.
+    answer: Callable[..., list[Any]]
     # Options that answer() does not name go to the tokenizer.
     open_options: ClassVar[bool] = False
 
@@ -47,10 +49,6 @@ class Pipeline:
         with torch.inference_mode():
             answers = self.answer(list(inputs) if many else [inputs], **settings)
         return answers if many else answers[0]
-
-    def answer(self, items: list[Any], **options: Any) -> list[Any]:
-        """One answer for every item."""
-        raise NotImplementedError
 
     def _check(self, options: Mapping[str, Any]) -> None:
         known = [

@@ -64,7 +64,7 @@ def pipeline(
             "no default one."
         )
     kind = TASKS[name]
-    source = model
+    source: Any = model
     if isinstance(model, (str, os.PathLike)):
         model = _auto(kind.auto_class).from_pretrained(
             model, dtype=dtype, backend=backend, quantization=quantization, **(model_kwargs or {})
@@ -76,9 +76,9 @@ def pipeline(
     if device is not None:
         model.to(_device(device))
     if tokenizer is None:
-        if source is model and not model.name_or_path:
+        tokenizer = getattr(source, "name_or_path", source)
+        if not tokenizer:
             raise ValueError("Pass tokenizer= too: this model was not loaded from a checkpoint.")
-        tokenizer = model.name_or_path if source is model else source
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = _auto("AutoTokenizer").from_pretrained(tokenizer)
     return kind(model.eval(), tokenizer, **options)

@@ -74,8 +74,8 @@ class TokenClassification(Pipeline):
             encoded = self._encode(item, stride, is_split_into_words)
             sentences.append(delimiter.join(item) if is_split_into_words else item)
             shifts = _word_starts(item, delimiter) if is_split_into_words else None
-            for index, row in enumerate(self.rows(encoded)):
-                row = dict(row)
+            for index, given in enumerate(self.rows(encoded)):
+                row: dict[str, Any] = dict(given)
                 row["special"] = encoded["special_tokens_mask"][index]
                 row["offsets"] = (
                     encoded["offset_mapping"][index] if self.tokenizer.is_fast else None
