@@ -108,7 +108,12 @@ struct DotU8S8 : IntSums {
     static Left left(const std::uint8_t* p) { return _mm512_set1_epi32(word_at(p)); }
     static Right right(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
     // vpdpbusd, unlike vpdpbusds, adds the four products without saturation.
-    static Acc step(Acc c, Left x, Right w) { return _mm512_dpbusd_epi32(c, x, w); }
+    // Written as an instruction because GCC 12 copies every sum before and after the intrinsic:
+    // 40 % of the limit instead of 94 % on Zen 4.
+    static Acc step(Acc c, Left x, Right w) {
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(x), "v"(w));
+        return c;
+    }
 };
 #else
 struct DotU8S8 : IntSums {
