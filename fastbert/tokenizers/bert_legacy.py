@@ -12,7 +12,7 @@ from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.bert import read_vocabulary, write_vocabulary
 from fastbert.tokenizers.encoding import Span
 from fastbert.tokenizers.layout import BERT_LAYOUT
-from fastbert.tokenizers.piece_engine import Piece, PieceEngine
+from fastbert.tokenizers.piece_engine import PieceEngine, Pieces
 from fastbert.tokenizers.special import TokenLike
 
 # Longer words are unknown as a whole; the limit is the original's.
@@ -164,18 +164,21 @@ class WordPieceModel:
     def to_piece(self, index: int) -> str:
         return self.decoder.get(index, self.unk_token)
 
-    def pieces(self, text: str) -> list[Piece]:
+    def pieces(self, text: str) -> Pieces:
         if self.words is None:
             words = _split_at_spaces([(char, (i, i + 1)) for i, char in enumerate(text)])
             whole: frozenset[str] = frozenset()
         else:
             words, whole = self.words(text), self.words.never_split
-        found: list[Piece] = []
+        found = Pieces([], [], lambda: places)
+        places: list[Span] = []
         for index, word in enumerate(words):
             string = _text(word)
             cuts = [(0, len(string), string)] if string in whole else self._cut(string)
             for start, end, token in cuts:
-                found.append(Piece(token, word[start][1][0], word[end - 1][1][1], index))
+                found.tokens.append(token)
+                found.words.append(index)
+                places.append((word[start][1][0], word[end - 1][1][1]))
         return found
 
     def _cut(self, word: str) -> list[tuple[int, int, str]]:

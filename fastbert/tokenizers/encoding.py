@@ -7,8 +7,8 @@ for the algorithms that `tokenizers` cannot express.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 Span = tuple[int, int]
 
@@ -78,18 +78,37 @@ class Word(NamedTuple):
 
 @dataclass
 class PieceEncoding:
-    """An Encoding made in Python. All lists are as long as `ids`."""
+    """An Encoding made in Python. All lists are as long as `ids`.
+
+    `spans` makes the offsets of the row before padding, when they are first asked for: following
+    every character through a normaliser can cost as much as tokenising.
+    """
 
     ids: list[int]
     type_ids: list[int]
     attention_mask: list[int]
     special_tokens_mask: list[int]
     tokens: list[str]
-    offsets: list[Span]
     word_ids: list[int | None]
     sequence_ids: list[int | None]
     overflowing: list[PieceEncoding]
     n_sequences: int
+    spans: Callable[[], list[Span]]
+    _offsets: list[Span] | None = None
+    _padded: dict[str, int] = field(default_factory=lambda: {"left": 0, "right": 0})
+
+    @property
+    def offsets(self) -> list[Span]:
+        """The characters of every token; (0, 0) for special tokens and padding."""
+        if self._offsets is None:
+            self._offsets = self.spans()
+        none: Span = (0, 0)
+        return [none] * self._padded["left"] + self._offsets + [none] * self._padded["right"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._offsets is None:
+            self._offsets = self.spans()
+        return self.__dict__ | {"spans": list}
 
     def _find(self, wanted: Callable[[int], bool], sequence_index: int) -> list[int]:
         return [i for i, seq in enumerate(self.sequence_ids) if seq == sequence_index and wanted(i)]
@@ -110,12 +129,14 @@ class PieceEncoding:
 
     def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None:
         span = self.word_to_tokens(word_index, sequence_index)
-        return None if span is None else (self.offsets[span[0]][0], self.offsets[span[1] - 1][1])
+        if span is None:
+            return None
+        offsets = self.offsets
+        return offsets[span[0]][0], offsets[span[1] - 1][1]
 
     def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None:
-        found = self._find(
-            lambda i: self.offsets[i][0] <= char_pos < self.offsets[i][1], sequence_index
-        )
+        offsets = self.offsets
+        found = self._find(lambda i: offsets[i][0] <= char_pos < offsets[i][1], sequence_index)
         return found[0] if found else None
 
     def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None:
@@ -127,13 +148,13 @@ class PieceEncoding:
         missing = length - len(self.ids)
         if missing <= 0:
             return
+        self._padded[padding.side] += missing
         fill: list[tuple[list, object]] = [
             (self.ids, padding.token_id),
             (self.type_ids, padding.type_id),
             (self.attention_mask, 0),
             (self.special_tokens_mask, 1),
             (self.tokens, padding.token),
-            (self.offsets, (0, 0)),
             (self.word_ids, None),
             (self.sequence_ids, None),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from fastbert.tokenizers import files, moses
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.encoding import Span
 from fastbert.tokenizers.layout import Layout
-from fastbert.tokenizers.piece_engine import Piece, PieceEngine
+from fastbert.tokenizers.piece_engine import PieceEngine, Pieces
 from fastbert.tokenizers.special import TokenLike
 from tokenizers import models
 
@@ -115,27 +116,43 @@ class MosesBpe:
             self._cache[word] = spans
         return spans
 
-    def pieces(self, text: str) -> list[Piece]:
+    def pieces(self, text: str) -> Pieces:
+        lowercase = self.lowercase
         if self.bypass:
-            found = text.split()
-            places: list[list[Span]] = []
-            at = 0
-            for word in found:
-                at = text.index(word, at)
-                places.append([(i, i + 1) for i in range(at, at + len(word))])
-                at += len(word)
+            found, places = text.split(), _split_places
         else:
-            found = moses.words(text, self.lowercase)
-            places = moses.spans(text, found, self.lowercase)
-        pieces: list[Piece] = []
-        for index, (word, chars) in enumerate(zip(found, places, strict=True)):
-            for start, end in self.cut(word):
-                token = word[start:end] + (_END if end == len(word) else "")
-                pieces.append(Piece(token, chars[start][0], chars[end - 1][1], index))
-        return pieces
+            found = moses.words(text, lowercase)
+            places = functools.partial(moses.spans, lowercase=lowercase)
+        cuts = [self.cut(word) for word in found]
+        tokens: list[str] = []
+        words: list[int] = []
+        for index, (word, cut) in enumerate(zip(found, cuts, strict=True)):
+            tokens += [word[start:end] for start, end in cut]
+            tokens[-1] += _END
+            words += [index] * len(cut)
+
+        def spans() -> list[Span]:
+            return [
+                (chars[start][0], chars[end - 1][1])
+                for chars, cut in zip(places(text, found), cuts, strict=True)
+                for start, end in cut
+            ]
+
+        return Pieces(tokens, words, spans)
 
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
         return "".join(tokens).replace(_END, " ").strip()
+
+
+def _split_places(text: str, words: list[str]) -> list[list[Span]]:
+    """Where the characters of `text.split()` stand in `text`."""
+    places: list[list[Span]] = []
+    at = 0
+    for word in words:
+        at = text.index(word, at)
+        places.append([(i, i + 1) for i in range(at, at + len(word))])
+        at += len(word)
+    return places
 
 
 class FlaubertTokenizer(Tokenizer):

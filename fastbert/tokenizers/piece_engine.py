@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fastbert.tokenizers.encoding import Padding, PieceEncoding, Span, Truncation
@@ -13,16 +13,15 @@ from fastbert.tokenizers.windows import pad_all, windows
 from tokenizers import AddedToken
 
 
-class Piece(NamedTuple):
-    """A token of a stretch of text without added tokens.
+class Pieces(NamedTuple):
+    """The tokens of a stretch of text without added tokens, with the index of each one's word.
 
-    `start`, `end`: its characters in the stretch; `word`: the index of its word there.
+    `spans()` gives the characters of each token in the stretch.
     """
 
-    token: str
-    start: int
-    end: int
-    word: int
+    tokens: list[str]
+    words: list[int]
+    spans: Callable[[], list[Span]]
 
 
 class PieceModel(Protocol):
@@ -37,7 +36,7 @@ class PieceModel(Protocol):
         """Token to id, without added tokens."""
         ...
 
-    def pieces(self, text: str) -> list[Piece]:
+    def pieces(self, text: str) -> Pieces:
         """Cuts a stretch of text without added tokens."""
         ...
 
@@ -82,14 +81,41 @@ class _Stretch:
             return self.positions[start], self.positions[start]
         return self.positions[start], self.positions[end - 1] + 1
 
+    def moved(self, spans: Callable[[], list[Span]]) -> Callable[[], list[Span]]:
+        """Spans in this stretch as spans in the original text, made when asked for."""
+        if self.positions is None and self.start == 0:
+            return spans
+        return lambda: [self.span(start, end) for start, end in spans()]
 
-class Cut(NamedTuple):
-    """One text, tokenised, as columns."""
 
-    tokens: list[str]
-    ids: list[int]
-    offsets: list[Span]
-    words: list[int]
+class Cut:
+    """One text, tokenised, as columns; its offsets are made when they are asked for."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        self.ids: list[int] = []
+        self.words: list[int] = []
+        self._parts: list[Callable[[], list[Span]]] = []
+        self._spans: list[Span] | None = None
+
+    def add(
+        self,
+        tokens: list[str],
+        ids: list[int],
+        words: list[int],
+        spans: Callable[[], list[Span]],
+    ) -> None:
+        """Appends tokens; `spans` gives their places in the original text."""
+        self.tokens += tokens
+        self.ids += ids
+        self.words += words
+        self._parts.append(spans)
+
+    def spans(self) -> list[Span]:
+        """The characters of every token."""
+        if self._spans is None:
+            self._spans = [span for part in self._parts for span in part()]
+        return self._spans
 
 
 class PieceEngine:
@@ -239,28 +265,21 @@ class PieceEngine:
             parts = [_Stretch(lowered, 0, positions)]
         else:
             parts = self._stretches(lowered, positions)
-        result = Cut([], [], [], [])
+        result = Cut()
         word = 0
         for part in parts:
             if not part.text:
                 continue
             if not split_special_tokens and part.text in self._added_ids:
-                result.tokens.append(part.text)
-                result.ids.append(self._added_ids[part.text])
-                result.offsets.append(part.span(0, len(part.text)))
-                result.words.append(word)
+                span = part.span(0, len(part.text))
+                result.add([part.text], [self._added_ids[part.text]], [word], _constant([span]))
                 word += 1
                 continue
-            pieces = self.model.pieces(part.text)
-            result.tokens.extend(piece.token for piece in pieces)
-            result.ids.extend(map(self._to_id, (piece.token for piece in pieces)))
-            result.words.extend(word + piece.word for piece in pieces)
-            if part.positions is None:
-                base = part.start
-                result.offsets.extend((base + p.start, base + p.end) for p in pieces)
-            else:
-                result.offsets.extend(part.span(p.start, p.end) for p in pieces)
-            word = result.words[-1] + 1 if pieces else word
+            tokens, words, spans = self.model.pieces(part.text)
+            if tokens:
+                places = [word + one for one in words]
+                result.add(tokens, [self._to_id(one) for one in tokens], places, part.moved(spans))
+                word = places[-1] + 1
         return result
 
     def _to_id(self, token: str) -> int:
@@ -269,13 +288,10 @@ class PieceEngine:
 
     def _cut_words(self, words: Sequence[str], split_special_tokens: bool) -> Cut:
         """Tokenises each word on its own; offsets are within the word."""
-        result = Cut([], [], [], [])
+        result = Cut()
         for index, word in enumerate(words):
             one = self.cut(word, split_special_tokens)
-            result.tokens.extend(one.tokens)
-            result.ids.extend(one.ids)
-            result.offsets.extend(one.offsets)
-            result.words.extend([index] * len(one.ids))
+            result.add(one.tokens, one.ids, [index] * len(one.ids), one.spans)
         return result
 
     def encode(
@@ -308,8 +324,20 @@ class PieceEngine:
     ) -> PieceEncoding:
         """One row: a window of each text, with special tokens around them."""
         pair = len(cuts) == 2
-        row = PieceEncoding([], [], [], [], [], [], [], [], [], len(cuts))
-        for slot, kind in zip(self.layout.slots(pair), self.layout.types(pair), strict=True):
+        slots = self.layout.slots(pair)
+
+        def spans() -> list[Span]:
+            found: list[Span] = []
+            for slot in slots:
+                if slot in "AB":
+                    start, end = window["AB".index(slot)]
+                    found += cuts["AB".index(slot)].spans()[start:end]
+                elif add_special_tokens:
+                    found.append((0, 0))
+            return found
+
+        row = PieceEncoding([], [], [], [], [], [], [], [], len(cuts), spans)
+        for slot, kind in zip(slots, self.layout.types(pair), strict=True):
             if slot in "AB":
                 sequence = "AB".index(slot)
                 start, end = window[sequence]
@@ -317,7 +345,6 @@ class PieceEngine:
                 count = end - start
                 row.tokens.extend(source.tokens[start:end])
                 row.ids.extend(source.ids[start:end])
-                row.offsets.extend(source.offsets[start:end])
                 row.word_ids.extend(source.words[start:end])
             elif add_special_tokens:
                 sequence, count = None, 1
@@ -325,12 +352,11 @@ class PieceEngine:
                 if token is None:
                     raise ValueError(
                         f"This tokenizer has no {slot}_token, which its layout "
-                        f"({' '.join(self.layout.slots(pair))}) needs; set it, or pass "
+                        f"({' '.join(slots)}) needs; set it, or pass "
                         "add_special_tokens=False."
                     )
                 row.tokens.append(token)
                 row.ids.append(self._to_id(token))
-                row.offsets.append((0, 0))
                 row.word_ids.append(None)
             else:
                 continue
@@ -388,6 +414,10 @@ class PieceEngine:
         if run:
             texts.append(self.model.join(run, skip))
         return (" " if spaces_between_special_tokens else "").join(texts)
+
+
+def _constant(spans: list[Span]) -> Callable[[], list[Span]]:
+    return lambda: spans
 
 
 def _join(left: _Stretch, right: _Stretch) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastbert.tokenizers import spm_file
-from fastbert.tokenizers.piece_engine import Piece
+from fastbert.tokenizers.encoding import Span
+from fastbert.tokenizers.piece_engine import Pieces
 
 
 class SpmModel:
@@ -72,19 +73,34 @@ class SpmModel:
         inner = index - self.offset
         return self.processor.IdToPiece(inner) if 0 <= inner < self.size else None
 
-    def pieces(self, text: str) -> list[Piece]:
-        found: list[Piece] = []
+    def pieces(self, text: str) -> Pieces:
+        tokens: list[str]
+        if self._options.get("enable_sampling"):
+            # A second run would cut differently, so the places are taken now.
+            mapped = self._mapped(text)
+            tokens = [token for token, _, _ in mapped]
+        else:
+            mapped = []
+            tokens = self.processor.EncodeAsPieces(text)
+        words: list[int] = []
         word = -1
-        for token, start, end in self._spans(text):
-            if token.startswith("▁") or word < 0:
-                word += 1
-                # A run of spaces before a word is one "▁": keep the last of them.
-                while start + 1 < end and text[start].isspace() and text[start + 1].isspace():
-                    start += 1
-            found.append(Piece(token, start, end, word))
-        return found
+        for token in tokens:
+            word += token[0] == "▁" or word < 0
+            words.append(word)
 
-    def _spans(self, text: str) -> list[tuple[str, int, int]]:
+        def spans() -> list[Span]:
+            found: list[Span] = []
+            for token, start, end in mapped or self._mapped(text):
+                if token[0] == "▁":
+                    # A run of spaces before a word is one "▁": keep the last of them.
+                    while start + 1 < end and text[start].isspace() and text[start + 1].isspace():
+                        start += 1
+                found.append((start, end))
+            return found
+
+        return Pieces(tokens, words, spans)
+
+    def _mapped(self, text: str) -> list[tuple[str, int, int]]:
         if self._plain:
             mapped = self.processor.EncodeAsOffsetMapping(text)
             return [

@@ -21,6 +21,7 @@ GOLDEN = tok_cases.HERE / "golden" / "v4.json.xz"
 
 def record() -> dict[str, object]:
     """The answers of every case."""
+    import sentencepiece
     import transformers
 
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
@@ -46,6 +47,7 @@ def record() -> dict[str, object]:
             }
     return {
         "transformers": transformers.__version__,
+        "sentencepiece": sentencepiece.__version__,
         "texts": len(texts),
         "corpus": tok_corpus.digest(json.dumps(texts)),
         "cases": cases,

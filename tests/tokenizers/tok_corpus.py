@@ -17,7 +17,7 @@ FRENCH = (
     "Le prix est de 1 234,56 € (soit 1.500 $ ou 12%) pour 3,5 kg de pommes de terre...",
     "The quick brown fox didn't jump over the lazy dog's back; it's what we've said!",
     "Les trouvailles, les retrouvailles et l'anticonstitutionnellement inexprimable",
-    "www.exemple.fr/page?id=42&x=y et contact@exemple.org sont des adresses",
+    "site.exemple.fr/page?id=42&x=y et contact@exemple.org sont des adresses",
 )
 WORDS = " ".join(FRENCH).split()
 PIECES = (
