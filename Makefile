@@ -16,7 +16,7 @@ MAIN_CHECKOUT := $(dir $(realpath $(shell git rev-parse --git-common-dir 2>/dev/
 DEV_PYTHON ?= $(firstword $(wildcard $(BIN)/python $(MAIN_CHECKOUT)$(BIN)/python) python3)
 DEV_PATH = $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 
-.PHONY: help demo test lint format native sanitize clean
+.PHONY: help demo test lint format native sanitize clean oracle-v4
 
 help:
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -56,6 +56,14 @@ demo: $(INSTALLED)  ## embed sample sentences with a real model and show the num
 test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize
 	$(BIN)/python -m pytest
+
+# The tokenizer tests check recorded answers of transformers 4.56.2; with this environment in place
+# they also record them afresh, and have that release load what fastbert saves.
+oracle-v4:
+	$(BIN)/python -m venv .venv-v4
+	.venv-v4/bin/pip install --disable-pip-version-check transformers==4.56.2 sentencepiece==0.2.3 \
+	    protobuf sacremoses==0.2.0
+	$(BIN)/python -m pytest tests/tokenizers/test_tok_v4.py
 
 # --- Work on the source ----------------------------------------------------------------------------
 

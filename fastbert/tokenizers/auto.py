@@ -12,7 +12,7 @@ from fastbert.tokenizers.bert import BertTokenizer
 from fastbert.tokenizers.bert_legacy import BertTokenizerLegacy
 from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizerFast
 from fastbert.tokenizers.flaubert import FlaubertTokenizer
-from fastbert.tokenizers.rembert import RemBertTokenizer, RemBertTokenizerFast
+from fastbert.tokenizers.rembert import RemBertTokenizer
 
 # model_type of config.json to (tokenizer in Python, tokenizer in Rust).
 _BY_MODEL: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
@@ -21,7 +21,8 @@ _BY_MODEL: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
     "bert": (BertTokenizer, BertTokenizer),
     "camembert": (CamembertTokenizer, CamembertTokenizerFast),
     "flaubert": (FlaubertTokenizer, FlaubertTokenizer),
-    "rembert": (RemBertTokenizer, RemBertTokenizerFast),
+    # It runs a tokenizer.json in Rust where there is one; without, sentencepiece's rules are right.
+    "rembert": (RemBertTokenizer, RemBertTokenizer),
 }
 _BY_CLASS: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
     "BertTokenizer": _BY_MODEL["bert"],
@@ -51,7 +52,7 @@ class AutoTokenizer:
     ) -> Tokenizer:
         """The tokenizer of a folder or hub id, as its tokenizer_config.json or config.json says.
 
-        use_fast: prefer the Rust classes (CamemBERT, RemBERT). config: a model config, whose
+        use_fast: prefer the Rust class (CamemBERT). config: a model config, whose
         model_type decides where the files do not. Further arguments: see the class chosen. Raises
         FileNotFoundError for a missing folder, ValueError where the class cannot be told.
         """

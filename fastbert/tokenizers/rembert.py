@@ -61,6 +61,9 @@ class RemBertTokenizer(SpmTokenizer):
         engine: Engine
         if tokenizer_file is not None:
             engine = rust_engine_from_json(tokenizer_file)
+            # Both spellings are in use; the vocabulary knows which is its own.
+            unk_token = _present(engine, unk_token, ("[UNK]", "<unk>"))
+            pad_token = _present(engine, pad_token, ("[PAD]", "<pad>"))
         elif vocab_file is None:
             raise need_a_file(type(self))
         else:
@@ -92,6 +95,14 @@ class RemBertTokenizer(SpmTokenizer):
 
     def _mask_ids(self) -> set[int]:
         return {self.sep_token_id, self.cls_token_id}
+
+
+def _present(engine: Engine, token: TokenLike, spellings: tuple[str, str]) -> TokenLike:
+    """`token`, or where it is a spelling the vocabulary lacks, the other one if it has that."""
+    if token in spellings and engine.token_to_id(str(token)) is None:
+        other = spellings[token == spellings[0]]
+        return token if engine.token_to_id(other) is None else other
+    return token
 
 
 class RemBertTokenizerFast(RemBertTokenizer):

@@ -165,6 +165,19 @@ def test_flaubert_returns_token_types(models: Path) -> None:
     assert "token_type_ids" not in tok("un", return_token_type_ids=False)
 
 
+def test_rembert_json_alone(models: Path, tmp_path: Path) -> None:
+    """A tokenizer.json without settings runs as it is: no token is added to its vocabulary."""
+    fast = RemBertTokenizerFast.from_pretrained(models / "rembert-plain")
+    fast.save_pretrained(tmp_path, legacy_format=False)
+    for name in (files.CONFIG_FILE, files.SPECIAL_FILE):
+        (tmp_path / name).unlink()
+    for cls in (RemBertTokenizer, RemBertTokenizerFast):
+        tok = cls.from_pretrained(tmp_path)
+        assert len(tok) == len(fast) and tok.is_fast
+        assert tok(TEXTS)["input_ids"] == fast(TEXTS)["input_ids"]
+        assert tok.unk_token in fast.get_vocab() and tok.pad_token in fast.get_vocab()
+
+
 def test_camembert_reads_the_file_it_is_given(models: Path) -> None:
     """transformers 5 ignores vocab_file and makes everything unknown."""
     path = models / "camembert" / "sentencepiece.bpe.model"
@@ -209,7 +222,7 @@ def test_sampling(models: Path) -> None:
         ("bert", "align", BertTokenizer, BertTokenizer),
         ("camembert", "camembert", CamembertTokenizer, CamembertTokenizerFast),
         ("flaubert", "flaubert", FlaubertTokenizer, FlaubertTokenizer),
-        ("rembert", "rembert", RemBertTokenizer, RemBertTokenizerFast),
+        ("rembert", "rembert", RemBertTokenizer, RemBertTokenizer),
     ],
 )
 def test_auto_tokenizer(
