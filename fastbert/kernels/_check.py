@@ -13,12 +13,14 @@ def floating_code(op: str, x: Any, codes: dict[torch.dtype, int]) -> int:
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: a tensor was expected, got {type(x).__name__}.")
     code = codes.get(x.dtype)
-    if code is None or x.device.type != "cpu":
+    if code is None or not _fits(x, x.dtype):
         if x.device.type != "cpu":
             raise ValueError(
                 f"{op}: the cpu kernels take CPU tensors, got one on {x.device}; move it, or "
                 "choose another backend."
             )
+        if x.layout is not torch.strided:
+            raise _wrong_kind(op, "the first argument", x, x.dtype)
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in codes)
         raise TypeError(
             f"{op}: the cpu kernels compute {names}, got {str(x.dtype).removeprefix('torch.')}; "
@@ -30,7 +32,7 @@ def floating_code(op: str, x: Any, codes: dict[torch.dtype, int]) -> int:
 def matrix(op: str, name: str, x: Any, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """x, known to be a CPU matrix of this shape and dtype with adjacent columns; copied if its
     layout demands it."""
-    if not isinstance(x, Tensor) or x.dtype is not dtype or x.device.type != "cpu":
+    if not _fits(x, dtype):
         raise _wrong_kind(op, name, x, dtype)
     if x.shape != (rows, columns):
         raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected ({rows}, {columns}).")
@@ -52,7 +54,7 @@ def row_stride(x: Tensor) -> int:
 
 def vector(op: str, name: str, x: Any, length: int, dtype: torch.dtype) -> Tensor:
     """x, known to be a CPU vector of this length and dtype with adjacent elements."""
-    if not isinstance(x, Tensor) or x.dtype is not dtype or x.device.type != "cpu":
+    if not _fits(x, dtype):
         raise _wrong_kind(op, name, x, dtype)
     if x.shape != (length,):
         raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected ({length},).")
@@ -62,7 +64,7 @@ def vector(op: str, name: str, x: Any, length: int, dtype: torch.dtype) -> Tenso
 def heads(op: str, name: str, x: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """x, known to be a CPU tensor (tokens, heads, dim) of this shape and dtype whose last dimension
     is contiguous; copied if it is not."""
-    if not isinstance(x, Tensor) or x.dtype is not dtype or x.device.type != "cpu":
+    if not _fits(x, dtype):
         raise _wrong_kind(op, name, x, dtype)
     if x.shape != shape:
         raise ValueError(f"{op}: {name} has shape {tuple(x.shape)}, expected {tuple(shape)}.")
@@ -74,7 +76,7 @@ def score_bias(
 ) -> tuple[Tensor, tuple[int, int, int]]:
     """A bias of attention scores as float32 with adjacent keys, and its strides over sequences,
     heads and queries, 0 where it is broadcast."""
-    if not isinstance(bias, Tensor) or not bias.is_floating_point() or bias.device.type != "cpu":
+    if not (isinstance(bias, Tensor) and bias.is_floating_point() and _fits(bias, bias.dtype)):
         raise _wrong_kind(op, "bias", bias, torch.float32)
     allowed = ((1, batch), (1, heads), (max_seqlen_q,), (max_seqlen_k,))
     if bias.dim() != 4 or any(n not in ok for n, ok in zip(bias.shape, allowed, strict=True)):
@@ -93,7 +95,7 @@ def score_bias(
 
 def weight_rows(op: str, name: str, weight: Any, inner: int, dtype: torch.dtype) -> int:
     """N of a weight that is known to be a CPU tensor (N, inner) of this dtype."""
-    if not isinstance(weight, Tensor) or weight.dtype is not dtype or weight.device.type != "cpu":
+    if not _fits(weight, dtype):
         raise _wrong_kind(op, name, weight, dtype)
     if weight.dim() != 2 or weight.shape[1] != inner:
         raise ValueError(
@@ -105,7 +107,7 @@ def weight_rows(op: str, name: str, weight: Any, inner: int, dtype: torch.dtype)
 
 def bytes_(op: str, name: str, x: Any) -> Tensor:
     """x, known to be a contiguous CPU vector of bytes."""
-    if not isinstance(x, Tensor) or x.dtype is not torch.uint8 or x.device.type != "cpu":
+    if not _fits(x, torch.uint8):
         raise _wrong_kind(op, name, x, torch.uint8)
     if x.dim() != 1:
         raise ValueError(
@@ -123,11 +125,22 @@ def two_dimensional(op: str, name: str, x: Tensor) -> tuple[int, int]:
     return x.shape[0], x.shape[1]
 
 
+def _fits(x: Any, dtype: torch.dtype) -> bool:
+    return (
+        isinstance(x, Tensor)
+        and x.dtype is dtype
+        and x.device.type == "cpu"
+        and x.layout is torch.strided
+    )
+
+
 def _wrong_kind(op: str, name: str, x: Any, dtype: torch.dtype) -> Exception:
     if not isinstance(x, Tensor):
         return TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}.")
     if x.device.type != "cpu":
         return ValueError(f"{op}: {name} is on {x.device}, expected the CPU like the others.")
+    if x.layout is not torch.strided:
+        return TypeError(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
     return TypeError(
         f"{op}: {name} is {str(x.dtype).removeprefix('torch.')}, expected "
         f"{str(dtype).removeprefix('torch.')}; convert it first."

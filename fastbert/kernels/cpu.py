@@ -210,7 +210,7 @@ def attention_varlen(
     q = _check.heads(op, "q", q, q.shape, q.dtype)
     k = _check.heads(op, "k", k, (total_k, heads, dim), q.dtype)
     v = _check.heads(op, "v", v, (total_k, heads, dim), q.dtype)
-    batch = max(cu_seqlens_q.shape[0] - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
+    batch = max(cu_seqlens_q.numel() - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
     cu_seqlens_q = _check.vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32)
     cu_seqlens_k = _check.vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32)
     if key_bias is not None:

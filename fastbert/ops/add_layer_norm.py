@@ -86,7 +86,7 @@ def _make(
     *,
     rows: int,
     hidden: int,
-    eps: float = 1e-12,
+    eps: float,
     std: float = 1.0,
     mean: float = 0.0,
     residual: bool = False,
@@ -106,23 +106,24 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    make = partial(_make, eps=1e-12)
     sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
     for rows, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:
-        yield Case(f"plain-{rows}x{hidden}", partial(_make, rows=rows, hidden=hidden, eps=1e-5))
+        yield Case(f"plain-{rows}x{hidden}", partial(make, rows=rows, hidden=hidden, eps=1e-5))
         yield Case(
             f"all-{rows}x{hidden}",
-            partial(_make, rows=rows, hidden=hidden, residual=True, x_bias=True, return_sum=True),
+            partial(make, rows=rows, hidden=hidden, residual=True, x_bias=True, return_sum=True),
         )
-    yield Case("residual", partial(_make, rows=6, hidden=97, residual=True))
-    yield Case("bias", partial(_make, rows=6, hidden=97, x_bias=True, return_sum=True))
+    yield Case("residual", partial(make, rows=6, hidden=97, residual=True))
+    yield Case("bias", partial(make, rows=6, hidden=97, x_bias=True, return_sum=True))
     # One column: the variance is 0, eps alone keeps the result finite.
-    yield Case("one-column", partial(_make, rows=3, hidden=1, eps=1e-5))
+    yield Case("one-column", partial(make, rows=3, hidden=1, eps=1e-5))
     # Ordinary rows cannot show a wrong eps (2e-6 of error for 1e-6 in place of 1e-12), these can.
     for eps in (1e-12, 1e-6, 1e-5):
-        yield Case(f"low-variance-{eps}", partial(_make, rows=4, hidden=768, std=1e-3, eps=eps))
+        yield Case(f"low-variance-{eps}", partial(make, rows=4, hidden=768, std=1e-3, eps=eps))
     # Ordinary rows cannot show a one-pass variance either (5e-2 of error at mean / std = 100).
-    yield Case("large-mean", partial(_make, rows=8, hidden=768, mean=100.0))
-    yield Case("large-mean-sum", partial(_make, rows=4, hidden=129, mean=100.0, residual=True))
+    yield Case("large-mean", partial(make, rows=8, hidden=768, mean=100.0))
+    yield Case("large-mean-sum", partial(make, rows=4, hidden=129, mean=100.0, residual=True))
 
 
 def wrong_eps(eps: float) -> float:

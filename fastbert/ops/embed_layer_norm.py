@@ -139,7 +139,7 @@ def _make(
     total: int,
     hidden: int,
     tables: str = "wtp",
-    eps: float = 1e-12,
+    eps: float,
     std: float = 1.0,
     mean: float = 0.0,
 ) -> Arguments:
@@ -168,14 +168,15 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    make = partial(_make, eps=1e-12)
     sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
     for total, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:
-        yield Case(f"{total}x{hidden}", partial(_make, total=total, hidden=hidden))
+        yield Case(f"{total}x{hidden}", partial(make, total=total, hidden=hidden))
     for tables in ("w", "wt", "wp", "wpe", "wtpe", "i", "itp", "ipe"):
-        yield Case(f"tables-{tables}", partial(_make, total=11, hidden=97, tables=tables))
+        yield Case(f"tables-{tables}", partial(make, total=11, hidden=97, tables=tables))
     for eps in (1e-12, 1e-5):
-        yield Case(f"low-variance-{eps}", partial(_make, total=4, hidden=768, std=1e-3, eps=eps))
-    yield Case("large-mean", partial(_make, total=8, hidden=768, mean=100.0))
+        yield Case(f"low-variance-{eps}", partial(make, total=4, hidden=768, std=1e-3, eps=eps))
+    yield Case("large-mean", partial(make, total=8, hidden=768, mean=100.0))
 
 
 def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:

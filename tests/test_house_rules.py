@@ -1,0 +1,330 @@
+"""The rules of the house that a machine can check; DESIGN numbers them 1 to 8."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastbert.ops import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[1]
+CSRC, PACKAGE, TRITON = ROOT / "csrc", ROOT / "fastbert", ROOT / "triton_kernels"
+needs_sources = pytest.mark.skipif(not CSRC.exists(), reason="run from a checkout")
+pytestmark = needs_sources
+
+
+def sources(*suffixes: str, under: Path = CSRC) -> Iterator[tuple[Path, str]]:
+    for path in sorted(under.rglob("*")):
+        if path.suffix in suffixes and "build" not in path.parts:
+            yield path, path.read_text(encoding="utf-8")
+
+
+def without_comments(code: str) -> str:
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", code, flags=re.DOTALL)
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of everything a Python file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+CPP = (".h", ".hpp", ".inl", ".cpp", ".cu", ".cuh")
+
+
+# 1. Kernels know shapes, not models, and no framework.
+
+
+def test_native_sources_include_no_torch() -> None:
+    for path, code in sources(*CPP):
+        for name in re.findall(r'#\s*include\s*[<"]([^>"]+)[>"]', code):
+            assert not re.match(r"(torch|ATen|c10|caffe2)/", name), f"{path} includes {name}"
+
+
+def test_kernels_know_no_models() -> None:
+    allowed = re.compile(r"layer_?norm|LayerNorm", re.IGNORECASE)
+    places = [CSRC / "cpu" / "ops", CSRC / "cpu" / "vec", CSRC / "cuda", TRITON]
+    places.append(PACKAGE / "ops")
+    for place in places:
+        for path, code in sources(*CPP, ".py", under=place):
+            # The package's own name is no model.
+            code = re.sub(r"fastbert", "", code, flags=re.IGNORECASE)
+            code = allowed.sub("", code)
+            for word in ("bert", "layer", "encoder", "decoder"):
+                found = re.search(rf"\b\w*{word}\w*\b", without_comments(code), re.IGNORECASE)
+                if path.suffix == ".py" and found:
+                    # In Python, prose may say what callers do; code may not.
+                    found = word_in_code(path, word)
+                assert not found, f"{path} knows what a {word} is: {found}"
+
+
+def word_in_code(path: Path, word: str) -> str | None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [getattr(node, field, None) for field in ("id", "attr", "arg", "name")]
+        for name in names:
+            if isinstance(name, str):
+                bare = re.sub("layer_?norm|fastbert", "", name, flags=re.IGNORECASE)
+                if word in bare.lower():
+                    return name
+    return None
+
+
+# 2. Models import no backend.
+
+
+def test_models_import_no_kernels() -> None:
+    forbidden = re.compile(r"triton|fastbert\.(kernels|native|_C|triton_kernels)\b|_C$")
+    for folder in ("models", "layers"):
+        for path in sorted((PACKAGE / folder).glob("*.py")):
+            for name in imports_of(path):
+                assert not forbidden.search(name), f"{path} imports {name}"
+
+
+def test_family_files_are_small() -> None:
+    for name in ("bert", "camembert", "flaubert", "rembert"):
+        path = PACKAGE / "models" / f"{name}.py"
+        if path.exists():
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
+
+
+# 3. What is true of an op stands in its file.
+
+
+def test_an_op_is_one_file() -> None:
+    for name, op in REGISTRY.items():
+        home = (PACKAGE / "ops" / f"{name}.py").resolve()
+        assert home.exists()
+        for part in (op.reference, op.fake, op.supports, op.cases):
+            assert Path(inspect.getfile(part)).resolve() == home, f"{part} of {name}"
+        assert op.mistakes and op.schema and op.tolerances
+
+
+def test_schema_reference_and_kernel_agree_on_the_arguments() -> None:
+    from fastbert.kernels import cpu
+
+    for name, op in REGISTRY.items():
+        parsed = torch._C.parse_schema(name + op.schema)
+        positional = [argument.name for argument in parsed.arguments]
+        for function in (op.reference, op.fake, getattr(cpu, name)):
+            parameters = inspect.signature(function).parameters.values()
+            ours = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            assert ours == positional, f"{function} of {name}"
+        defaults = {a.name: a.default_value for a in parsed.arguments if a.has_default_value()}
+        for function in (op.reference, getattr(cpu, name)):
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                    has = parameter.default is not parameter.empty
+                    assert has == (parameter.name in defaults), f"{parameter} of {name}"
+                    assert not has or parameter.default == defaults[parameter.name]
+
+
+def test_every_op_says_what_it_takes() -> None:
+    for name, op in REGISTRY.items():
+        assert "Returns:" in op.doc and "Args:" in op.doc, name
+
+
+# 4. Nothing falls back silently.
+
+
+def python_files() -> Iterator[Path]:
+    yield from sorted(PACKAGE.rglob("*.py"))
+    yield from sorted(TRITON.rglob("*.py"))
+
+
+def test_no_error_is_swallowed() -> None:
+    broad = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+    for path in python_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ExceptHandler):
+                continue
+            assert node.type is not None, f"{path}:{node.lineno} catches everything"
+            names = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+            does = [s for s in node.body if not isinstance(s, ast.Pass)]
+            assert does or not names & broad, f"{path}:{node.lineno} passes over {names & broad}"
+
+
+def test_backends_are_chosen_in_one_place() -> None:
+    for path in python_files():
+        if path.name in ("backend.py", "_register.py", "env.py") or "testing" in path.parts:
+            continue
+        if path.is_relative_to(PACKAGE / "kernels"):
+            continue
+        for name in imports_of(path):
+            assert name != "fastbert.kernels.missing", f"{path} chooses a backend itself"
+
+
+def test_no_environment_switch_chooses_a_backend() -> None:
+    for path in python_files():
+        code = path.read_text(encoding="utf-8")
+        assert "FASTBERT_BACKEND" not in code, path
+
+
+# 5. Words keep their meaning.
+
+
+def test_eps_has_no_default_in_python() -> None:
+    for path in python_files():
+        if path.is_relative_to(PACKAGE / "models") or path.name == "config.py":
+            continue  # configuration classes have the defaults of the published formats
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                args = node.args
+                plain = args.posonlyargs + args.args
+                given = plain[len(plain) - len(args.defaults) :]
+                keyword = [a for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True) if d]
+                for argument in given + keyword:
+                    assert "eps" not in argument.arg.split("_"), f"{path}:{node.lineno}"
+
+
+def test_eps_has_no_default_in_cpp() -> None:
+    for path, code in sources(*CPP):
+        code = without_comments(code)
+        # A plain struct may start from 0, which its driver refuses or a caller means.
+        for value in re.findall(r"\beps\s*=\s*([-+\w.]+)", code):
+            constant = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?f?", value)
+            assert not constant or float(value.rstrip("f")) == 0.0, f"{path}: eps = {value}"
+        assert not re.search(r'arg\("eps"\)\s*=', code), f"{path} gives eps a default"
+
+
+def test_eps_has_no_default_in_schemas() -> None:
+    for op in REGISTRY.values():
+        assert "eps=" not in op.schema
+
+
+def test_gelu_is_erf() -> None:
+    x = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate
+
+    torch.testing.assert_close(
+        activate(x, "gelu"), x * 0.5 * (1 + torch.erf(x / 2**0.5)), rtol=1e-12, atol=1e-14
+    )
+    assert KERNEL_ACTIVATIONS["gelu"] != KERNEL_ACTIVATIONS["gelu_new"]
+
+
+# 6. Statistics and accumulators are float32.
+
+
+def build_files() -> list[Path]:
+    named = [ROOT / name for name in ("CMakeLists.txt", "setup.py", "Makefile")]
+    return [path for path in named if path.exists()] + sorted((ROOT / "cmake").glob("*.cmake"))
+
+
+def test_no_fast_math() -> None:
+    for path in build_files():
+        code = re.sub(r"#[^\n]*", "", path.read_text(encoding="utf-8"))
+        assert not re.search(r"fast-?math|-Ofast|associative-math|use_fast_math", code), path
+    assert any("-ffp-contract=off" in path.read_text(encoding="utf-8") for path in build_files())
+
+
+def test_overflow_of_int32_is_written_down() -> None:
+    """K up to 65 793 = floor((2^31 - 1) / (255 * 128)) cannot overflow; the kernel says so too."""
+    assert (2**31 - 1) // (255 * 128) == 65793
+    assert "65 793" in REGISTRY["int8_linear"].doc
+    gemm = "".join(code for path, code in sources(*CPP) if "gemm" in path.name)
+    assert re.search(r"65\s?'?79\d|overflow", gemm), "gemm sources state no bound"
+
+
+# 7. Only csrc/cpu/isa/*.cpp have -m flags.
+
+
+def test_instruction_set_flags_are_in_one_place() -> None:
+    for path, code in sources(*CPP):
+        inside = path.parent == CSRC / "cpu" / "isa"
+        for bad in ("#pragma GCC target", "__attribute__((target(", "target_clones"):
+            assert bad not in code, f"{path} sets its own target"
+        if path.suffix == ".cpp" and not inside:
+            found = re.search(r"#\s*include\s*<(immintrin|x86intrin|arm_neon)\.h>", code)
+            assert not found, f"{path} uses intrinsics without flags"
+    for name in ("setup.py", "Makefile"):
+        path = ROOT / name
+        if path.exists():
+            flags = re.findall(r"-m(?:avx|fma|f16c|arch|tune|sse|amx)\S*", path.read_text())
+            assert not flags, f"{name} has {flags}"
+    for path in build_files():
+        assert "march=native" not in path.read_text(encoding="utf-8"), path
+
+
+def test_flagged_files_are_short() -> None:
+    files = list((CSRC / "cpu" / "isa").glob("*.cpp"))
+    assert files
+    for path in files:
+        code = without_comments(path.read_text(encoding="utf-8"))
+        assert len([line for line in code.splitlines() if line.strip()]) <= 25, path
+
+
+def flagged_objects() -> list[Path]:
+    found = (ROOT / "build").rglob("*.o")
+    return [path for path in found if path.parent.name == "isa" and "san" not in str(path)]
+
+
+def test_flagged_objects_leak_no_weak_symbols() -> None:
+    """A weak symbol of a flagged file may win the link and run on a CPU without the flag."""
+    nm = shutil.which("nm")
+    objects = flagged_objects()
+    if nm is None or not objects:
+        pytest.skip("no object files here: `make native` leaves them")
+    for path in objects:
+        out = subprocess.run(
+            [nm, "-C", "--defined-only", str(path)], capture_output=True, text=True
+        )
+        assert out.returncode == 0, out.stderr
+        for line in out.stdout.splitlines():
+            kind = line.split(maxsplit=2)[-2] if len(line.split()) > 2 else line.split()[0]
+            # DW.ref: a pointer to the personality routine, no code.
+            assert kind not in "WVu" or "DW.ref" in line, f"{path.name} exports weak {line}"
+
+
+# 8. Few hops from layer to kernel.
+
+
+def test_from_plan_to_native_call_is_short() -> None:
+    """layer -> Plan -> kernels.cpu -> _C: on the way, no Python frame beyond these and checks."""
+    import sys
+
+    from fastbert.backend import Traits, build_plan
+
+    plan = build_plan(Traits(), "cpu", torch.float32, "cpu")
+    x, weight, bias = torch.randn(3, 8), torch.ones(8), torch.zeros(8)
+    deepest, depth = 0, 0
+
+    def profile(frame: object, event: str, _: object) -> None:
+        nonlocal deepest, depth
+        depth += {"call": 1, "return": -1}.get(event, 0)
+        deepest = max(deepest, depth)
+
+    with torch.no_grad():
+        plan.add_layer_norm(x, weight, bias, 1e-5)
+        sys.setprofile(profile)
+        plan.add_layer_norm(x, weight, bias, 1e-5)
+        sys.setprofile(None)
+    # Plan's entry, the op's function, what it shares with its sibling, a check and its helper.
+    assert deepest <= 5
+
+
+def test_bindings_hold_no_element_loops() -> None:
+    for path, code in sources(".cpp", under=CSRC / "python"):
+        for line in without_comments(code).splitlines():
+            found = re.search(r"\b(for|while)\s*\(", line)
+            assert not found or "push" in line or "append" in line or ":" in line, f"{path}: {line}"
+
+
+# Beyond the numbered ones.
+
+
+def test_files_are_small() -> None:
+    for path in [*python_files(), *(p for p, _ in sources(*CPP))]:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 700, f"{path} has {lines} lines"
