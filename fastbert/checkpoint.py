@@ -309,7 +309,7 @@ class Checkpoint:
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Checkpoint:
         file = StateDictFile(state)
-        return cls({name: file for name in file.names()}, "the given state_dict")
+        return cls(dict.fromkeys(file.names(), file), "the given state_dict")
 
     @classmethod
     def open(cls, name_or_path: str | os.PathLike[str], **options: Any) -> Checkpoint:
@@ -340,7 +340,7 @@ class Checkpoint:
             path = resolve_file(name_or_path, name, optional=True, **options)
             if path is not None:
                 file = reader(path)
-                return cls({key: file for key in file.names()}, str(name_or_path))
+                return cls(dict.fromkeys(file.names(), file), str(name_or_path))
             index = resolve_file(name_or_path, name + INDEX_SUFFIX, optional=True, **options)
             if index is not None:
                 return cls._sharded(name_or_path, index, reader, options)

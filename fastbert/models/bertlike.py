@@ -20,7 +20,7 @@ from fastbert.layers.linear import Linear
 from fastbert.layers.masks import cross_keys, lay_out
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
-from fastbert.models.encoder_model import EncoderModel, Request
+from fastbert.models.encoder_model import EncoderModel
 from fastbert.models.encoding import Encoding, Options
 from fastbert.outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from tokenizers import AddedToken
+
 from fastbert.tokenizers import files
 from fastbert.tokenizers.assembling import Assembling
 from fastbert.tokenizers.rust_engine import RustEngine
@@ -22,7 +24,6 @@ from fastbert.tokenizers.special import (
 )
 from fastbert.tokenizers.strategies import VERY_LARGE_INTEGER, WarnOnce, check_side
 from fastbert.tokenizers.vocabulary import Engine
-from tokenizers import AddedToken
 
 HUB_OPTIONS = (
     "subfolder",

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
 from fastbert.tokenizers import files
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.layout import BERT_LAYOUT
 from fastbert.tokenizers.rust_engine import RustEngine, read_rust_tokenizer
 from fastbert.tokenizers.special import TokenLike
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 
 def read_vocabulary(source: str | os.PathLike[str] | dict[str, int] | None) -> dict[str, int]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from tokenizers import AddedToken, Regex, normalizers
+
 from fastbert.tokenizers import files, spm_file, spm_rust
 from fastbert.tokenizers.layout import Layout
 from fastbert.tokenizers.piece_engine import PieceEngine
@@ -14,7 +16,6 @@ from fastbert.tokenizers.special import TokenLike, as_added_token
 from fastbert.tokenizers.spm_model import SpmModel
 from fastbert.tokenizers.spm_tokenizer import SpmTokenizer, need_a_file, rust_engine_from_json
 from fastbert.tokenizers.vocabulary import Engine
-from tokenizers import AddedToken, Regex, normalizers
 
 # fairseq's dictionary comes first, so sentencepiece's piece i has id i + 4; its own unknown piece
 # (0) is never used: 3 is.

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tokenizers import models
+
 from fastbert.tokenizers import files, moses
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.encoding import Span
 from fastbert.tokenizers.layout import Layout
 from fastbert.tokenizers.piece_engine import PieceEngine, Pieces
 from fastbert.tokenizers.special import TokenLike
-from tokenizers import models
 
 logger = logging.getLogger("fastbert.tokenizers")
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from tokenizers import AddedToken
+
 from fastbert.tokenizers.encoding import Padding, PieceEncoding, Span, Truncation
 from fastbert.tokenizers.layout import Layout
 from fastbert.tokenizers.special import SpecialSet
 from fastbert.tokenizers.windows import pad_all, windows
-from tokenizers import AddedToken
 
 
 class Pieces(NamedTuple):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar, Self
 
+from tokenizers import AddedToken, Regex, normalizers
+
 from fastbert.tokenizers import files, spm_file, spm_rust
 from fastbert.tokenizers.layout import BERT_LAYOUT
 from fastbert.tokenizers.piece_engine import PieceEngine
@@ -13,7 +15,6 @@ from fastbert.tokenizers.special import TokenLike
 from fastbert.tokenizers.spm_model import SpmModel
 from fastbert.tokenizers.spm_tokenizer import SpmTokenizer, need_a_file, rust_engine_from_json
 from fastbert.tokenizers.vocabulary import Engine
-from tokenizers import AddedToken, Regex, normalizers
 
 
 class RemBertTokenizer(SpmTokenizer):

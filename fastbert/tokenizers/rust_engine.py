@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tokenizers import AddedToken, Tokenizer, processors
+
 from fastbert.tokenizers import files
 from fastbert.tokenizers.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.layout import Layout
 from fastbert.tokenizers.special import SpecialSet
-from tokenizers import AddedToken, Tokenizer, processors
 
 
 class RustEngine:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from fastbert.tokenizers.spm_file import BPE, CONTROL, UNIGRAM, USER_DEFINED, SpmFile
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as RustTokenizer
+
+from fastbert.tokenizers.spm_file import BPE, CONTROL, UNIGRAM, USER_DEFINED, SpmFile
 
 logger = logging.getLogger("fastbert.tokenizers")
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from tokenizers import AddedToken
 
 from fastbert.tokenizers.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.special import (
@@ -17,7 +18,6 @@ from fastbert.tokenizers.special import (
     TokenLike,
     as_added_token,
 )
-from tokenizers import AddedToken
 
 
 class Engine(Protocol):
