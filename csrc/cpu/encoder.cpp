@@ -238,7 +238,8 @@ class Pass {
         args.out = buffers_.inner(e.worker);
         args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
         args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
-        if (quantised) {
+        // Threads that share a row would write the same range.
+        if (quantised && e.threads == 1) {
             args.range = buffers_.range(e.worker);
             std::fill_n(args.range, count * 2 * kRangeLanes, 0.0f);
         }

@@ -277,7 +277,7 @@ TEST(encoder_is_bit_identical_in_any_batch) {
     const int threads = max_threads();
     // Few rows and many: both ways of sharing the work, and the border between them.
     const std::vector<int> lengths{3, 130, 0, 1, 64, 17, 300};
-    test::for_each_isa([&](Isa) {
+    test::for_each_isa([&](Isa isa) {
         for (Precision precision : kPrecisions) {
             const Model model(precision == Precision::bf16);
             const auto encoder = model.encoder(precision);
