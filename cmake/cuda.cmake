@@ -6,7 +6,7 @@ if(NOT FASTBERT_CUDA MATCHES "^(on|off|auto)$")
   message(FATAL_ERROR "FASTBERT_CUDA is \"${FASTBERT_CUDA}\"; it must be on, off or auto.")
 endif()
 
-file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/*.cpp)
+file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/*.cpp)
 set(FASTBERT_CUDA_DESCRIPTION "no: FASTBERT_CUDA=off when it was built")
 if(NOT FASTBERT_CUDA STREQUAL "off")
   find_program(FASTBERT_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda
@@ -31,8 +31,9 @@ endif()
 message(STATUS "CUDA kernels: ${FASTBERT_CUDA_DESCRIPTION}")
 
 function(fastbert_add_cuda_module)
-  pybind11_add_module(_cuda MODULE NO_EXTRAS ${cuda_sources})
-  target_include_directories(_cuda PRIVATE csrc)
+  file(GLOB common_sources CONFIGURE_DEPENDS csrc/common/*.cpp)
+  pybind11_add_module(_cuda MODULE NO_EXTRAS ${cuda_sources} ${common_sources})
+  target_include_directories(_cuda PRIVATE csrc ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_compile_features(_cuda PRIVATE cxx_std_17 cuda_std_17)
   set_target_properties(_cuda PROPERTIES
     CUDA_RUNTIME_LIBRARY Static

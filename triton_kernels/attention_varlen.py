@@ -291,7 +291,7 @@ def attention_varlen(
     _common.check_dtype(op, "key_bias", key_bias, torch.float32)
     _common.check_shape(op, "key_bias", key_bias, (total_k,))
     _common.check_rows(op, "key_bias", key_bias)
-    bias_strides = (0, 0, 0, 0)
+    bias_strides: tuple[int, ...] = (0, 0, 0, 0)
     if bias is not None:
         _common.check_dtype(op, "bias", bias, *_common.FLOAT_DTYPES)
         expected = (batch, heads, max_seqlen_q, max_seqlen_k)

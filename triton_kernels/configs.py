@@ -30,6 +30,11 @@ class Tile(NamedTuple):
         options = {"num_warps": self.warps, "num_stages": self.stages}
         return options | {"maxnreg": self.registers} if self.registers else options
 
+    def for_depth(self, depth: int) -> Tile:
+        """This tile for a product of this depth: the masks of a ragged end need more registers
+        than the cap leaves, and spilling would cost more than the second block gives."""
+        return self if depth % self.k == 0 else self._replace(registers=0)
+
 
 # (architecture, head_dim, 16-bit operands?) -> m: query block, n: key block. k is not used.
 ATTENTION: dict[tuple[int, int, bool], Tile] = {

@@ -199,7 +199,7 @@ def int8_linear(
         return out
     q, scale, zero_point = quantize_rows(x, signed=True)
     sums = weight_sums(qweight) if packed is None else packed
-    tile = linear_tile(_common.architecture(x.device), "int8", rows)
+    tile = linear_tile(_common.architecture(x.device), "int8", rows).for_depth(depth)
     with _common.on_device(x):
         int8_linear_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),)](
             q, scale, zero_point, qweight, weight_scale, sums, bias, residual, out,

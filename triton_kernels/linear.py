@@ -106,7 +106,7 @@ def linear(
     if out.numel() == 0:
         return out
     kind = "float32" if x.dtype == torch.float32 else "16-bit"
-    tile = linear_tile(_common.architecture(x.device), kind, rows)
+    tile = linear_tile(_common.architecture(x.device), kind, rows).for_depth(depth)
     with _common.on_device(x):
         linear_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),)](
             x, weight, bias, residual, out, rows, width, depth,

@@ -131,10 +131,10 @@ def test_int8_linear(epilogue: str, rows: int, arch: int) -> None:
 
 def test_tails_in_depth_still_use_tensor_cores(arch: int) -> None:
     # A multiple of 16 (rows stay aligned) but of no tile.
-    x, weight = torch.zeros(600, 1040).half(), torch.zeros(600, 1040).half()
+    x, weight = torch.zeros(608, 1040).half(), torch.zeros(608, 1040).half()
     assert checked(lambda: linear(x, weight), arch).count(TENSOR_CORE[arch, False]) > 0
-    quantised = torch.zeros(600, 1040, dtype=torch.int8)
-    binary = checked(lambda: int8_linear(x, quantised, torch.zeros(600)), arch)
+    quantised = torch.zeros(608, 1040, dtype=torch.int8)
+    binary = checked(lambda: int8_linear(x, quantised, torch.zeros(608)), arch)
     assert binary.count(TENSOR_CORE[arch, True]) > 0
 
 
