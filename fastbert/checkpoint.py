@@ -123,7 +123,7 @@ def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         write(beside)
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -174,9 +174,9 @@ class SafetensorsFile:
         """The tensor, in memory of its own."""
         entry = self._entries[name]
         raw = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-        with open(self.path, "rb", buffering=0) as file:
+        with self.path.open("rb", buffering=0) as file:
             file.seek(entry.begin)
-            view, done = memoryview(raw.numpy()), 0
+            view, done = memoryview(raw.numpy()), 0  # type: ignore[arg-type]
             while done < len(view):
                 count = file.readinto(view[done:])
                 if not count:
@@ -189,7 +189,7 @@ class SafetensorsFile:
 
 def _read_header(path: Path) -> dict[str, _Entry]:
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
@@ -322,7 +322,7 @@ class Checkpoint:
                 safetensors) and `variant` ("fp16" for model.fp16.safetensors).
 
         Raises:
-            FileNotFoundError: when there are no weights, or a shard that the index names is missing.
+            FileNotFoundError: when there are no weights, or a shard of the index is missing.
             ValueError: when a file is damaged.
         """
         use_safetensors = options.pop("use_safetensors", None)
@@ -400,11 +400,11 @@ def save_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
         raise ValueError("safetensors files are little-endian, and this machine is not.")
 
     def write(target: Path) -> None:
-        with open(target, "wb") as file:
+        with target.open("wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for name in names:
                 data = state[name].detach().cpu().contiguous().reshape(-1)
-                file.write(memoryview(data.view(torch.uint8).numpy()))
+                file.write(data.view(torch.uint8).numpy().data)
 
     write_beside(path, write)
 

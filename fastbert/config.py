@@ -1,8 +1,8 @@
-"""Model configurations: named hyper-parameters with defaults, read from and written to config.json.
+"""Model configurations: named hyper-parameters with defaults, and config.json.
 
-The files are those of `transformers` 4 and 5, in both directions. A configuration class declares its
-fields as annotated class attributes; every other key that a file or a caller brings is kept as it
-is, so that nothing is lost between loading and saving.
+The files are those of `transformers` 4 and 5, in both directions. A configuration class declares
+its fields as annotated class attributes; every other key that a file or a caller brings is kept as
+it is, so that nothing is lost between loading and saving.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class PreTrainedConfig:
         kwargs.pop("model_type", None)
         for name, value in type(self).default_config_fields().items():
             setattr(self, name, copy.copy(value))
-        # Aliases come last, so that `pad_index=7` holds beside a `pad_token_id` left at its default.
+        # Aliases come last, so that `pad_index=7` holds beside a default `pad_token_id`.
         for name in sorted(kwargs, key=lambda name: name in self.attribute_map):
             setattr(self, name, kwargs[name])
         self._settle_labels(num_labels)

@@ -79,8 +79,11 @@ class GenerationConfig:
     @classmethod
     def from_model_config(cls, config: Any) -> GenerationConfig:
         """The defaults, and the special tokens of a model."""
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        return cls(**{name: getattr(config, name, None) for name in names})
+        return cls(
+            bos_token_id=getattr(config, "bos_token_id", None),
+            eos_token_id=getattr(config, "eos_token_id", None),
+            pad_token_id=getattr(config, "pad_token_id", None),
+        )
 
     @classmethod
     def from_checkpoint(

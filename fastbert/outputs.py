@@ -41,7 +41,7 @@ class ModelOutput(OrderedDict[str, Any]):
                 super().__setitem__(field.name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if value is not None and name in self.__dataclass_fields__ and name in vars(self):
+        if value is not None and name in vars(self):
             super().__setitem__(name, value)
         super().__setattr__(name, value)
 
@@ -56,7 +56,8 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, in order."""
-        return tuple(self.values())
+        values = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        return tuple(value for value in values if value is not None)
 
     def __reduce__(self) -> Any:
         return (_rebuild, (type(self), dict(self.items())))

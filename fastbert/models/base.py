@@ -76,9 +76,8 @@ class PreTrainedModel(nn.Module):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        std = getattr(self.config, "initializer_range", None) or getattr(
-            self.config, "init_std", 0.02
-        )
+        chosen: Any = getattr(self.config, "initializer_range", None)
+        std = chosen or getattr(self.config, "init_std", 0.02)
         if isinstance(module, nn.Linear):
             module.weight.normal_(0.0, std)
             if module.bias is not None:
@@ -105,7 +104,7 @@ class PreTrainedModel(nn.Module):
     def tie_weights(self, **_: Any) -> None:
         """Make tied parameters the same object."""
         for target, source in self.tied_weights().items():
-            owner, _, name = target.rpartition(".")
+            owner, name = target.rpartition(".")[::2]
             module = self.get_submodule(owner)
             if isinstance(getattr(module, name), nn.Parameter):
                 setattr(module, name, self.get_parameter(source))
@@ -377,7 +376,8 @@ class PreTrainedModel(nn.Module):
         self.config.dtype = self.dtype
         self.config.save_pretrained(folder)
         if self.can_generate():
-            self.generation_config.save_pretrained(folder)
+            generation: Any = self.generation_config
+            generation.save_pretrained(folder)
         if safe_serialization:
             save_weights(state, folder, max_shard_size)
         else:

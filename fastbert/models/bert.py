@@ -175,7 +175,7 @@ class BertForNextSentencePrediction(_BertHead, tasks.ForNextSentencePrediction):
     """Whether the second text follows the first."""
 
     def build_head(self, config: BertConfig) -> None:
-        self.cls = Tree(seq_relationship=Linear(config.hidden_size, 2))
+        self.cls: Any = Tree(seq_relationship=Linear(config.hidden_size, 2))
 
     def classify(self, encoding: Encoding) -> Tensor:
         return self.cls.seq_relationship(self.base_model.pool(encoding), encoding.plan)

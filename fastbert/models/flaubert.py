@@ -50,7 +50,9 @@ class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
 
 
 class _WithLabels(_FlaubertHead):
-    def forward(  # type: ignore[override]
+    run: Any
+
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -70,7 +72,7 @@ class _WithLabels(_FlaubertHead):
         return self.run(labels, **_encoder_inputs(locals()), **options)
 
 
-class FlaubertWithLMHeadModel(_WithLabels, tasks.ForMaskedLM):
+class FlaubertWithLMHeadModel(_WithLabels, tasks.ForMaskedLM):  # type: ignore[misc]
     """Scores of the vocabulary at every token. labels: (batch, length), not shifted, -100 where
     there is none. Takes `logits_to_keep`, as all such models do.
 
@@ -153,7 +155,9 @@ class _SequenceSummary(Tree):
         return F.dropout(out, getattr(config, "summary_last_dropout", 0.0), self.training)
 
 
-class FlaubertForSequenceClassification(_WithLabels, tasks.ForSequenceClassification):
+class FlaubertForSequenceClassification(  # type: ignore[misc]
+    _WithLabels, tasks.ForSequenceClassification
+):
     """A label for a whole text, from config.summary_type."""
 
     reads_first_column = False
@@ -165,7 +169,7 @@ class FlaubertForSequenceClassification(_WithLabels, tasks.ForSequenceClassifica
         return self.sequence_summary.summarise(encoding)
 
 
-class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):
+class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: ignore[misc]
     """The best of several texts."""
 
     reads_first_column = False
@@ -186,7 +190,9 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):
         return super().run(labels, **inputs)
 
 
-class FlaubertForTokenClassification(_WithLabels, tasks.ForTokenClassification):
+class FlaubertForTokenClassification(  # type: ignore[misc]
+    _WithLabels, tasks.ForTokenClassification
+):
     """A label for every token."""
 
 

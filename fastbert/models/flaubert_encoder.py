@@ -49,7 +49,7 @@ class FlaubertPreTrainedModel(PreTrainedModel):
         if not isinstance(module, nn.Embedding):
             super()._init_weights(module)
         elif self.config.sinusoidal_embeddings and module is self.base_model.position_embeddings:
-            create_sinusoidal_embeddings(*module.weight.shape, module.weight)
+            create_sinusoidal_embeddings(module.num_embeddings, module.embedding_dim, module.weight)
         else:
             module.weight.normal_(0.0, self.config.embed_init_std)
             if module.padding_idx is not None:
@@ -186,7 +186,8 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         """Embeddings and all layers. Args: as of forward; keep_padding: the rows of masked tokens,
         which are zero, must be there; first_column needs nothing, since it may be zero too."""
         mask = self.token_mask(input_ids, inputs_embeds, attention_mask, lengths)
-        batch_size, length = shape = self.grid(input_ids, inputs_embeds)
+        shape = self.grid(input_ids, inputs_embeds)
+        length = shape[1]
         for name, value in (("position_ids", position_ids), ("langs", langs)):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}.")

@@ -132,29 +132,29 @@ def load(
     for name in ("low_cpu_mem_usage", "trust_remote_code"):
         kwargs.pop(name, None)
     model_kwargs = _model_kwargs(cls, kwargs)
-    config = _configuration(cls, path, config, kwargs, hub)
+    settings = _configuration(cls, path, config, kwargs, hub)
     if state_dict is not None:
         checkpoint = Checkpoint.from_state_dict(state_dict)
     elif path is not None:
         checkpoint = Checkpoint.open(path, **hub, **files)
     else:
         raise ValueError("from_pretrained needs a path, or config= together with state_dict=.")
-    stored_int8 = as_quantization(getattr(config, "quantization_config", None))
+    stored_int8 = as_quantization(getattr(settings, "quantization_config", None))
     wanted = as_quantization(quantization) or stored_int8
     precision = as_dtype(dtype) or _stored_dtype(checkpoint)
     with torch.device("meta"):
-        model = cls(config, *model_args, **model_kwargs)
+        model = cls(settings, *model_args, **model_kwargs)
     if wanted is not None:
         replace_linears(model)
-        config.quantization_config = wanted.to_dict()
+        settings.quantization_config = wanted.to_dict()
     match = match_names(model, checkpoint)
     _fill_tied(model, match)
     _judge(model, match, checkpoint, ignore_mismatched_sizes, tolerate_missing)
     _fill(model, match, checkpoint, precision, device)
     _initialise_rest(model, match, precision, device)
     _tie(model, match)
-    config.dtype = precision
-    config.name_or_path = model.name_or_path = "" if path is None else str(path)
+    settings.dtype = precision
+    settings.name_or_path = model.name_or_path = "" if path is None else str(path)
     _read_generation_config(model, path, hub)
     model.eval()
     report = {
@@ -240,7 +240,7 @@ def _fill_tied(model: Any, match: Match) -> None:
 def _judge(
     model: Any, match: Match, checkpoint: Checkpoint, ignore_sizes: bool, tolerate_missing: bool
 ) -> None:
-    """Raise for what would give a model that computes nonsense; warn about what is to be trained."""
+    """Raise for what would make a model compute nonsense; warn about what is to be trained."""
     if match.mismatched and not ignore_sizes:
         raise RuntimeError(
             f"{checkpoint.source} does not fit {type(model).__name__}. {_listing(match)} Pass "
@@ -336,16 +336,16 @@ def _tie(model: Any, match: Match) -> None:
     """Tie, unless both names are stored with different values: then the file is right."""
     state = dict(model.named_tensors())
     for target, source in model.tied_weights().items():
-        both = match.sources.get(target) != match.sources.get(source)
-        if both and target in match.sources and source in match.sources:
-            if not torch.equal(state[target], state[source]):
-                warnings.warn(
-                    f"{target} and {source} are stored with different values, so they stay two "
-                    "parameters; set tie_word_embeddings=False in config.json to say so.",
-                    stacklevel=4,
-                )
-                model.config.tie_word_embeddings = False
-                return
+        stored = match.sources.get(target), match.sources.get(source)
+        both = None not in stored and stored[0] != stored[1]
+        if both and not torch.equal(state[target], state[source]):
+            warnings.warn(
+                f"{target} and {source} are stored with different values, so they stay two "
+                "parameters; set tie_word_embeddings=False in config.json to say so.",
+                stacklevel=4,
+            )
+            model.config.tie_word_embeddings = False
+            return
     model.tie_weights()
 
 

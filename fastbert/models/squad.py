@@ -69,7 +69,8 @@ class SquadHead(Tree):
             value.squeeze(-1) if value is not None and value.dim() > 1 else value
             for value in (start_positions, end_positions, cls_index, is_impossible)
         )
-        starts = _masked(_rows(self.start_logits.dense, states, plan).squeeze(-1), p_mask)
+        scorer: Any = self.start_logits
+        starts = _masked(_rows(scorer.dense, states, plan).squeeze(-1), p_mask)
         if first is not None and last is not None:
             loss = self._loss(states, plan, starts, first, last, cls_index, is_impossible, p_mask)
             return {"loss": loss}

@@ -9,6 +9,7 @@ the keywords of `fastbert.models.encoding.Options`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -41,7 +42,7 @@ class HeadModel(PreTrainedModel):
         pooled: whether the head needs the encoder's pooler.
     """
 
-    encoder_class: ClassVar[type[EncoderModel]]
+    encoder_class: ClassVar[Callable[..., EncoderModel]]
     pooled: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
@@ -178,7 +179,7 @@ def _labels_of(labels: Tensor, keep: Any) -> Tensor:
     return labels.gather(1, keep.to(labels.device))
 
 
-class ForCausalLM(VocabularyHead, GenerationMixin):
+class ForCausalLM(GenerationMixin, VocabularyHead):
     """Scores of the vocabulary for the next token."""
 
     # Some families return a cache even when labels are given; the others never do.

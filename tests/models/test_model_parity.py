@@ -1,0 +1,202 @@
+"""Every class and every argument against transformers, from the same weights."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from torch import Tensor
+
+import fastbert
+from fastbert import native
+from fastbert.models.base import PreTrainedModel
+
+# Arguments that only transformers 4 has, or only decoders use: compared in the files named.
+ELSEWHERE = {
+    "encoder_hidden_states": "test_model_decoders.py",
+    "encoder_attention_mask": "test_model_decoders.py",
+    "past_key_values": "test_model_decoders.py",
+    "use_cache": "test_model_decoders.py",
+    "cache": "test_model_decoders.py",
+    "shift_labels": "test_model_decoders.py",
+    "num_items_in_batch": "test_model_decoders.py",
+    "options": "test_model_golden.py",
+}
+
+
+def ask(model: Any, case: dict[str, Any]) -> Any:
+    """The output for a case whose tensors the model must leave as they are."""
+    before = {k: v.clone() for k, v in case.items() if isinstance(v, Tensor)}
+    output = model(**case)
+    for name, value in before.items():
+        assert torch.equal(case[name], value), f"{name} was modified in place"
+    return output
+
+
+def grid_mask(case: dict[str, Any]) -> Tensor:
+    mask = case.get("attention_mask")
+    if mask is None and "lengths" in case:
+        return torch.arange(oracle.LENGTH) < case["lengths"][:, None]
+    if mask is None and oracle.FLAUBERT_PAD in case.get("input_ids", ()):
+        return case["input_ids"] != oracle.FLAUBERT_PAD
+    source = case.get("input_ids", case.get("inputs_embeds"))
+    if mask is None or mask.dim() == 4:
+        return torch.ones(source.shape[:3] if source.dim() == 3 and mask is None else (1,))
+    return mask
+
+
+def theirs_of(model: Any, case: dict[str, Any]) -> Any:
+    """transformers moves labels of two dimensions in place; give it copies."""
+    return model(**{k: v.clone() if isinstance(v, Tensor) else v for k, v in case.items()})
+
+
+@pytest.mark.parametrize("name", oracle.CLASSES)
+def test_float64(name: str) -> None:
+    theirs, ours = oracle.shared_pair(name)
+    for label, case in oracle.inputs_of(name).items():
+        with torch.no_grad():
+            expected, got = theirs_of(theirs, case), ask(ours, case)
+        oracle.compared(expected, got, grid_mask(case), oracle.tolerance(name), f"{name} {label}")
+
+
+@pytest.mark.parametrize("name", oracle.CLASSES)
+def test_float32_on_the_cpu_kernels(name: str) -> None:
+    reason = native.reason()
+    if reason is not None:
+        pytest.fail(reason)
+    theirs, ours = oracle.shared_pair(name)
+    kernels = copy.deepcopy(ours).float()
+    kernels.set_backend("cpu")
+    with torch.no_grad():
+        assert kernels.plan().choice("linear").backend == "cpu"
+        for label, case in oracle.inputs_of(name).items():
+            single = {
+                k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v
+                for k, v in case.items()
+            }
+            got = ask(kernels, single)
+            where = f"{name} {label}"
+            oracle.compared(theirs_of(theirs, case), got, grid_mask(case), 2e-5, where)
+
+
+@pytest.mark.parametrize("name", oracle.CLASSES)
+def test_gradients_of_every_parameter(name: str) -> None:
+    theirs, ours = oracle.pair(name)
+    cases = oracle.inputs_of(name)
+    case = cases.get("labels", cases["mask"])
+    for model, run in ((theirs, theirs_of), (ours, ask)):
+        output = run(model, case)
+        loss = output.get("loss")
+        if loss is None:
+            mask = grid_mask(case)[..., None]
+            loss = (output["last_hidden_state"].square() * mask).sum()
+            if output.get("pooler_output") is not None:
+                loss = loss + output["pooler_output"].sum()
+        loss.backward()
+    expected = dict(theirs.named_parameters(remove_duplicate=False))
+    for key, parameter in ours.named_parameters():
+        gradient = expected[key].grad
+        if gradient is None:
+            none = parameter.grad is None or not parameter.grad.any()
+            assert none, f"{name}: {key} has a gradient"
+            continue
+        assert parameter.grad is not None, f"{name}: {key} has no gradient"
+        error = float((gradient - parameter.grad).abs().max())
+        scale = max(float(gradient.abs().max()), 1.0)
+        bound = 1e-6 if oracle.is_causal(name) else 10 * oracle.tolerance(name)
+        assert error <= bound * scale, f"{name}: {key} is off by {error:.2e} of {scale:.2e}"
+
+
+def test_no_class_is_left_out() -> None:
+    public = {
+        name
+        for name in fastbert.__all__
+        if not name.startswith("Auto")
+        and isinstance(getattr(fastbert, name), type)
+        and issubclass(getattr(fastbert, name), PreTrainedModel)
+    }
+    assert public == set(oracle.CLASSES)
+
+
+@pytest.mark.parametrize("name", oracle.CLASSES)
+def test_no_argument_is_left_out(name: str) -> None:
+    parameters = set(inspect.signature(getattr(fastbert, name).forward).parameters) - {"self"}
+    used = {key for case in oracle.inputs_of(name).values() for key in case}
+    left = parameters - used - set(ELSEWHERE)
+    if name == "FlaubertForMultipleChoice":
+        left -= {"lengths"}  # warned about and not used, as in transformers
+    if name.endswith("ForMaskedLM"):
+        left -= {"logits_to_keep"}  # ours alone: test_model_features.py
+    assert not left, f"{name} takes {sorted(left)}, which no case compares"
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_flaubert_variants(pre_norm: bool, causal: bool, gelu: bool) -> None:
+    """pre_norm is what transformers 5 cannot run without the patch in oracle.py."""
+    settings = {"pre_norm": pre_norm, "causal": causal, "gelu_activation": gelu, "n_langs": 3}
+    theirs, ours = oracle.pair("FlaubertModel", **settings)
+    cases = oracle.inputs_of("FlaubertModel")
+    cases["languages"]["langs"] = oracle.random_labels(3, (oracle.BATCH, oracle.LENGTH))
+    for label, case in cases.items():
+        if pre_norm:
+            case.pop("output_attentions", None)
+        with torch.no_grad():
+            expected, got = theirs_of(theirs, case), ours(**case)
+        oracle.compared(expected, got, grid_mask(case), 2e-6, label)
+
+
+@pytest.mark.parametrize("kind", ["first", "last", "mean", "cls_index"])
+@pytest.mark.parametrize("activation", [None, "tanh"])
+def test_flaubert_summaries(kind: str, activation: str | None) -> None:
+    settings = {"summary_type": kind, "summary_activation": activation}
+    theirs, ours = oracle.pair("FlaubertForSequenceClassification", **settings)
+    case = {"input_ids": oracle.random_ids(), "attention_mask": oracle.padded_mask()}
+    with torch.no_grad():
+        oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 2e-6, kind)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        ({"num_labels": 1}, torch.tensor([0.5, 1.0, -1.0, 2.0], dtype=torch.float64)),
+        ({"num_labels": 3, "problem_type": "regression"}, torch.ones(4, 3, dtype=torch.float64)),
+        ({"num_labels": 3}, torch.tensor([[1.0, 0, 1]] * 4, dtype=torch.float64)),
+        ({"num_labels": 3}, torch.tensor([0, 1, 2, 1])),
+    ],
+)
+@pytest.mark.parametrize("family", ["Bert", "Camembert", "Flaubert", "RemBert"])
+def test_problem_types(family: str, settings: dict[str, Any], labels: Tensor) -> None:
+    name = f"{family}ForSequenceClassification"
+    theirs, ours = oracle.pair(name, **settings)
+    ids = oracle.random_ids()
+    with torch.no_grad():
+        expected, got = theirs(ids, labels=labels), ours(ids, labels=labels)
+    oracle.compared(expected, got, torch.ones(1), oracle.tolerance(name), name)
+    assert ours.config.problem_type == theirs.config.problem_type
+
+
+@pytest.mark.parametrize("name", ["BertModel", "FlaubertModel", "RemBertModel"])
+def test_feed_forward_in_chunks(name: str) -> None:
+    theirs, ours = oracle.pair(name)
+    ours.config.chunk_size_feed_forward = 7
+    case = {"input_ids": oracle.random_ids(), "attention_mask": oracle.padded_mask()}
+    with torch.no_grad():
+        got = ours(**case)
+        oracle.compared(theirs(**case), got, case["attention_mask"], oracle.tolerance(name), name)
+    ours.config.chunk_size_feed_forward = 3
+    with pytest.raises(ValueError, match="multiple of chunk_size_feed_forward"):
+        ours(**case)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_new", "silu", "tanh"])
+def test_other_activations(activation: str) -> None:
+    theirs, ours = oracle.pair("BertForMaskedLM", hidden_act=activation)
+    ids = oracle.random_ids()
+    with torch.no_grad():
+        oracle.close(theirs(ids).logits, ours(ids).logits, torch.ones(1), 1e-9, activation)
