@@ -62,7 +62,9 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "models.align": ("AlignTextConfig", "AlignTextModel"),
     "tokenizers": (
+        "BatchEncoding",
         "BertTokenizer",
+        "BertTokenizerFast",
         "BertTokenizerLegacy",
         "CamembertTokenizer",
         "CamembertTokenizerFast",

@@ -325,7 +325,7 @@ class Tokenizer(Assembling):
         return (
             f"{type(self).__name__}(name_or_path={self.name_or_path!r}, "
             f"vocab_size={self.vocab_size}, model_max_length={self.model_max_length}, "
-            f"is_fast={self.is_fast}, padding_side={self.padding_side!r}, "
+            f"engine={type(self.engine).__name__}, padding_side={self.padding_side!r}, "
             f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map})"
         )
 

@@ -126,8 +126,6 @@ class PieceEngine:
     lower: lower-case everything but special tokens, character by character.
     """
 
-    is_fast = False
-
     def __init__(self, model: PieceModel, layout: Layout, *, lower: bool = False) -> None:
         self.model = model
         self.layout = layout

@@ -18,8 +18,6 @@ from fastbert.tokenizers.special import SpecialSet
 class RustEngine:
     """Wraps a `tokenizers.Tokenizer`. A lock guards its truncation and padding, which are state."""
 
-    is_fast = True
-
     def __init__(self, backend: Tokenizer) -> None:
         self.backend = backend
         self._lock = threading.Lock()

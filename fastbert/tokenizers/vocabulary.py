@@ -23,8 +23,6 @@ from fastbert.tokenizers.special import (
 class Engine(Protocol):
     """What turns texts into Encodings: `RustEngine` or `PieceEngine`."""
 
-    is_fast: bool
-
     @property
     def vocab_size(self) -> int: ...
     @property
@@ -69,8 +67,12 @@ class Vocabulary(SpecialTokens):
 
     @property
     def is_fast(self) -> bool:
-        """Whether the Rust library does the work."""
-        return self.engine.is_fast
+        """True: offsets, word ids and overflow rows are there to be asked for.
+
+        Programs written for transformers ask this before they use those, which its tokenizers in
+        Python lack; here both engines have them.
+        """
+        return True
 
     @property
     def vocab_size(self) -> int:
