@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 
-from fastbert.ops import REGISTRY, Mistake, Op
-from fastbert.testing import parity
+from fastbert.ops import REGISTRY, Case, Mistake, Op
+from fastbert.testing import Verdict, gate, to_float64
 
 ALL = [
     pytest.param(op, mistake, dtype, id=f"{op.name}-{mistake.name}-{dtype}".replace(" ", "_"))
@@ -27,21 +30,35 @@ REQUIRED = {
 }
 
 
-@pytest.mark.parametrize(("op", "mistake", "dtype"), ALL)
-def test_mistake_is_caught(op: Op, mistake: Mistake, dtype: torch.dtype) -> None:
+@functools.cache
+def prepared(name: str, dtype: torch.dtype) -> list[tuple[Case, dict[str, Any], Any, Any]]:
+    """(case, arguments, exact result, eager result) of every case, computed once."""
+    op, out = REGISTRY[name], []
     for case in op.cases():
         arguments = case.make(dtype)
-        if not parity(op, mistake.function, arguments, dtype).ok:
-            return
-    pytest.fail(f"no case of {op.name} tells {mistake.name!r} from the right result in {dtype}")
+        exact = op.reference(**to_float64(arguments))
+        out.append((case, arguments, exact, op.reference(**arguments)))
+    return out
+
+
+def verdicts(op: Op, candidate: Any, dtype: torch.dtype) -> Any:
+    """(case name, verdict on what the candidate makes of it), lazily."""
+    for case, arguments, exact, eager in prepared(op.name, dtype):
+        verdict: Verdict = gate(candidate(**arguments), exact, eager, dtype, op.tolerances[dtype])
+        yield case.name, verdict
+
+
+@pytest.mark.parametrize(("op", "mistake", "dtype"), ALL)
+def test_mistake_is_caught(op: Op, mistake: Mistake, dtype: torch.dtype) -> None:
+    if all(verdict.ok for _, verdict in verdicts(op, mistake.function, dtype)):
+        pytest.fail(f"no case of {op.name} tells {mistake.name!r} from the right result in {dtype}")
 
 
 @pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
 def test_float32_reference_passes_its_own_gate(op: Op) -> None:
     """Otherwise the cases would be unfair, and catching a mistake would prove nothing."""
-    for case in op.cases():
-        verdict = parity(op, op.reference, case.make(torch.float32), torch.float32)
-        assert verdict.ok, f"{case.name}: {verdict.reason}"
+    for name, verdict in verdicts(op, op.reference, torch.float32):
+        assert verdict.ok, f"{name}: {verdict.reason}"
 
 
 @pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
@@ -63,9 +80,8 @@ def test_float32_inside_passes_the_gate(op: Op, dtype: torch.dtype) -> None:
             return tuple(result.to(dtype) for result in results)
         return results.to(dtype)
 
-    for case in op.cases():
-        verdict = parity(op, rounded_once, case.make(dtype), dtype)
-        assert verdict.ok, f"{case.name}: {verdict.reason}"
+    for name, verdict in verdicts(op, rounded_once, dtype):
+        assert verdict.ok, f"{name}: {verdict.reason}"
 
 
 @pytest.mark.parametrize("op", REGISTRY)

@@ -126,12 +126,7 @@ def two_dimensional(op: str, name: str, x: Tensor) -> tuple[int, int]:
 
 
 def _fits(x: Any, dtype: torch.dtype) -> bool:
-    return (
-        isinstance(x, Tensor)
-        and x.dtype is dtype
-        and x.device.type == "cpu"
-        and x.layout is torch.strided
-    )
+    return isinstance(x, Tensor) and x.dtype is dtype and x.is_cpu and x.layout is torch.strided
 
 
 def _wrong_kind(op: str, name: str, x: Any, dtype: torch.dtype) -> Exception:

@@ -57,13 +57,11 @@ def test_parity(op: Op, dtype: torch.dtype, isa: str) -> None:
         assert verdict.ok, f"{case.name} on {isa}: {verdict.reason}"
 
 
-@OPS
+@pytest.mark.parametrize("op", [REGISTRY["linear"], REGISTRY["int8_linear"]], ids=lambda o: o.name)
 @DTYPE
 def test_prepacked_weights_change_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
     packer = kernels.packer("cpu", op.name)
-    if packer is None:
-        assert op.name not in ("linear", "int8_linear")
-        pytest.skip("this op has no weights to pack")
+    assert packer is not None
     for case, arguments, _, _ in prepared(op.name, dtype):
         weight = arguments["weight" if op.name == "linear" else "qweight"]
         packed = packer(weight)
@@ -227,14 +225,20 @@ def test_integer_kernels_agree_between_instruction_sets(op: Op, dtype: torch.dty
     ],
 )
 def test_what_is_not_finite_shows(op: str, bad: float, isa: str) -> None:
-    """Where the reference is not finite the kernel is not, and only there. (gelu of infinity is
-    NaN in torch and infinity in the kernels, so NaN and infinity count alike.)"""
+    """Where the reference is not finite the kernel is not, and only there. gelu of infinity is NaN
+    in torch and infinity in the kernels, so NaN and infinity count alike."""
     spec = REGISTRY[op]
     name = {"embed_layer_norm": "inputs_embeds", "attention_varlen": "k"}.get(op, "x")
     for case, arguments, _, _ in prepared(op, torch.float32):
         value = arguments.get(name)
         if value is None or value.shape[0] < 3 or value.numel() < 8:
             continue
+        if (
+            op == "linear"
+            and bad == float("inf")
+            and arguments["activation"] not in ("none", "relu")
+        ):
+            continue  # gelu of minus infinity is NaN in torch, and its limit 0 in the kernels
         spoiled = value.clone()
         spoiled.view(-1)[value.numel() // 2] = bad
         given = {**arguments, name: spoiled}

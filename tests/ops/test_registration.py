@@ -49,13 +49,13 @@ def test_opcheck(op: Op) -> None:
 
 
 @OPS
-@pytest.mark.parametrize("backend", kernels.NAMES)
-def test_fakes_agree_with_the_reference(op: Op, backend: str) -> None:
+def test_fakes_agree_with_the_reference(op: Op) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    for case in op.cases():
+    for index, case in enumerate(op.cases()):
         arguments = case.make(torch.bfloat16)
         real = op.reference(**arguments)
+        backend = kernels.NAMES[index % len(kernels.NAMES)]
         with FakeTensorMode() as mode:
             given = {
                 name: mode.from_tensor(value) if isinstance(value, Tensor) else value
