@@ -67,7 +67,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    needed = sources("csrc", ".h", ".cpp", ".inl", ".cu", ".cuh") | sources("fastbert", ".py")
+    needed = sources("csrc", ".h", ".cpp", ".inl", ".cu", ".cuh") | sources("fastbert", ".py", ".c", ".tsv")
     needed |= sources("triton_kernels", ".py") | sources("cmake", ".cmake")
     needed |= {"CMakeLists.txt", "pyproject.toml", "setup.py", "Makefile"}
     assert needed <= names, f"missing: {sorted(needed - names)}"
@@ -85,7 +85,7 @@ def test_wheel_builds_without_torch_and_loads_in_a_fresh_environment(
     assert wheel.returncode == 0, wheel.stdout + wheel.stderr
     file = next(tmp_path.glob("fastbert_kernels-*.whl"))
     names = set(zipfile.ZipFile(file).namelist())
-    modules = sources("fastbert", ".py")
+    modules = sources("fastbert", ".py", ".c", ".tsv", ".json", ".txt")
     modules |= {f"fastbert/{name}" for name in sources("triton_kernels", ".py")}
     assert modules <= names, f"missing: {sorted(modules - names)}"
     assert not any(name.startswith(("tests/", "triton_kernels/", "bench/")) for name in names)
