@@ -80,13 +80,14 @@ def product(dtype: torch.dtype, rows: int, k: int, n: int, copies: int) -> Calla
     bias, w_scale, x_scale = torch.randn(n), torch.rand(n), torch.rand(rows)
     zero_point = torch.randint(0, 255, (rows,), dtype=torch.int32)
     result = torch.empty(rows, n, dtype=out_dtype)
-    x_tuple = (x.data_ptr(), CODES[x_dtype], stride)
-    bias_tuple, none = (bias.data_ptr(), 0), (0, 0, 0)
-    out_tuple = (result.data_ptr(), CODES[out_dtype], n)
 
+    # Addresses are taken inside, so that the tensors live as long as the function.
     def run(count: int) -> None:
         block = packed[count % copies]
+        x_tuple = (x.data_ptr(), CODES[x_dtype], stride)
+        out_tuple = (result.data_ptr(), CODES[out_dtype], n)
         weights = (block.data_ptr(), block.numel())
+        bias_tuple, none = (bias.data_ptr(), 0), (0, 0, 0)
         if dtype == torch.int8:
             scales = (x_scale.data_ptr(), zero_point.data_ptr())
             _C.int8_linear(

@@ -85,7 +85,9 @@ void tile(const TileArgs& t) {
     std::uint8_t tail[rows * 4] = {};
     for (int i = 0; i < rows; ++i) {
         const std::uint8_t* end = t.x + i * t.x_stride + 4 * t.words;
-        for (int b = 0; b < t.tail_bytes; ++b) tail[4 * i + b] = end[b];
+        for (int b = 0; b < 4; ++b) {
+            if (b < t.tail_bytes) tail[4 * i + b] = end[b];
+        }
     }
     tile_chunk<D, rows, panels>(t, tail, 4, t.words, 1, t.words == 0);
 }

@@ -79,7 +79,7 @@ struct DotU8S8 {
     using Acc = __m256i;
     using Left = __m256i;
     using Right = __m256i;
-    static constexpr int kRows = 6;
+    static constexpr int kRows = 5;
     static constexpr int kLanes = 8;
     static constexpr int kGroup = 2;
     static constexpr int kLaneBytes = 2;
