@@ -77,8 +77,8 @@ def attend(
         if scores.wanted:
             probs = attention_probs(q, k, *arguments)
     if not scores.wanted or probs is None:
-        return context.reshape(context.shape[0], -1), None
-    return context.reshape(context.shape[0], -1), _to_columns(probs, queries, keys)
+        return context.flatten(1), None
+    return context.flatten(1), _to_columns(probs, queries, keys)
 
 
 def distance_bias(

@@ -256,7 +256,7 @@ class _Layer:
 
 
 def _heads(x: Tensor, head_dim: int) -> Tensor:
-    return x.reshape(x.shape[0], -1, head_dim)
+    return x.reshape(x.shape[0], x.shape[1] // head_dim, head_dim)
 
 
 def _to_cache(x: Tensor, batch: PackedBatch) -> Tensor:
