@@ -1,0 +1,194 @@
+"""The benchmark's own logic: cases, interleaving, gate, table. Nothing is timed for real here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench import cases, gate, results, rivals, stats, table, texts
+from bench.rivals import Padded
+from fastbert.limits import Limits
+
+
+class Clock:
+    """Time that passes only when a run says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def timed(costs: dict[str, float], turns: int, budget: float, least: int = 3):
+    clock = Clock()
+    order: list[str] = []
+
+    def run(name: str) -> None:
+        order.append(name)
+        clock.work(costs[name])
+
+    runs = {name: (lambda name=name: run(name)) for name in costs}
+    samples = stats.interleave(
+        runs, turns, budget, least, clock=clock, settle=lambda seconds: None
+    )
+    return samples, order
+
+
+def test_every_run_has_its_turns_and_its_own_times() -> None:
+    samples, _ = timed({"slow": 0.5, "fast": 0.01}, turns=6, budget=100.0)
+    assert len(samples["slow"]) == 6
+    assert len(samples["fast"]) == 6 * stats.CALLS_IN_TURN
+    assert samples["slow"] == pytest.approx([0.5] * 6)
+    assert samples["fast"] == pytest.approx([0.01] * 18)
+
+
+def test_runs_take_turns_rather_than_one_after_the_other() -> None:
+    _, order = timed({"a": 1.0, "b": 1.0}, turns=8, budget=100.0)
+    halves = order[2:10], order[10:]
+    assert {half.count("a") for half in halves} == {4}
+
+
+def test_a_run_beyond_its_budget_has_fewer_turns_but_the_least() -> None:
+    samples, _ = timed({"slow": 10.0, "fast": 0.01}, turns=9, budget=40.0)
+    assert len(samples["slow"]) == 4
+    samples, _ = timed({"slow": 10.0}, turns=9, budget=1.0)
+    assert len(samples["slow"]) == 3
+    samples, _ = timed({"slow": 10.0}, turns=9, budget=1.0, least=1)
+    assert len(samples["slow"]) == 1
+
+
+@pytest.mark.parametrize("wanted", range(1, 10))
+def test_turns_are_spread_evenly(wanted: int) -> None:
+    taken = [turn for turn in range(9) if stats._takes_part(turn, 9, wanted)]
+    assert len(taken) == wanted
+    gaps = np.diff(taken)
+    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
+
+
+def test_summary_is_of_the_quartiles() -> None:
+    summary = stats.Summary.of([0.004, 0.001, 0.002, 0.003, 0.005])
+    assert (summary.minimum, summary.median) == (1.0, 3.0)
+    assert (summary.quarter, summary.three_quarters) == (2.0, 4.0)
+    assert summary.spread == pytest.approx(1 / 3)
+
+
+def test_ragged_case_is_the_one_of_the_table() -> None:
+    case = cases.CASES["ragged32"]
+    assert (len(case.lengths), sum(case.lengths), 32 * max(case.lengths)) == (32, 1868, 5184)
+    assert case.fill == pytest.approx(0.36, abs=0.001)
+    ways = cases.arrangements(case)
+    assert [len(batch) for batch in ways["sorted"]] == [8, 8, 8, 8]
+    assert sorted(sum(ways["sorted"], [])) == ways["arrival"][0] == list(range(32))
+    padded = sum(8 * max(case.lengths[i] for i in batch) for batch in ways["sorted"])
+    assert 1868 / padded == pytest.approx(0.75, abs=0.01)
+
+
+def test_operations_are_counted_from_the_weights() -> None:
+    shape = cases.SHAPES["bert-base"]
+    assert shape.weights == 12 * 12 * 768**2
+    assert shape.operations((1,)) == pytest.approx(2 * shape.weights + 4 * 12 * 768)
+    assert shape.operations((512,)) > 512 * shape.operations((1,))
+
+
+def test_cases_and_rivals_are_chosen_by_name_part_and_group() -> None:
+    assert [case.name for case in cases.chosen("1x16, text")] == ["1x16", "minilm-texts"]
+    assert len(cases.chosen("all")) == len(cases.CASES)
+    with pytest.raises(ValueError, match="ragged32"):
+        cases.chosen("2x16")
+    names = [rival.name for rival in rivals.chosen("openvino, fastbert int8")]
+    assert names == ["fastbert int8", "OpenVINO fp32", "OpenVINO bf16"]
+    with pytest.raises(ValueError, match="OpenVINO"):
+        rivals.chosen("tensorrt")
+
+
+def test_a_missing_package_is_named() -> None:
+    rival = rivals.Rival("x", "fp32", ("torch", "no-such-package"), lambda path, threads: None)
+    assert rival.unavailable() == "not installed: no-such-package"
+
+
+def test_padding_and_its_removal() -> None:
+    batch = Padded.of([[5, 6, 7], [8]])
+    assert batch.ids.tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    rows = batch.unpad(np.arange(6.0).reshape(2, 3, 1))
+    assert [row[:, 0].tolist() for row in rows] == [[0, 1, 2], [3]]
+
+
+@pytest.mark.parametrize("precision", gate.LIMITS)
+def test_the_gate_is_red_just_beyond_its_limit(precision: str) -> None:
+    exact = [np.ones((4, 3)), np.full((2, 3), 2.0)]
+    limit = gate.LIMITS[precision]
+    good = [exact[0], exact[1] * (1 + 0.9 * limit)]
+    bad = [exact[0], exact[1] * (1 + 1.1 * limit)]
+    assert gate.judge(good, exact, precision).passed
+    verdict = gate.judge(bad, exact, precision)
+    assert not verdict.passed
+    assert verdict.error == pytest.approx(1.1 * limit)
+
+
+def test_the_gate_is_red_for_nan_and_for_another_shape() -> None:
+    exact = [np.ones((2, 3))]
+    assert not gate.judge([np.full((2, 3), np.nan)], exact, "int8").passed
+    assert not gate.judge([np.ones((3, 3))], exact, "int8").passed
+    assert not gate.judge([], exact, "int8").passed
+
+
+def some_results() -> results.Results:
+    found = results.Results(Limits(2, 5e11, 1e12, 2e12, 4e10))
+    found.floors["case"] = {"fp32": 2.0, "int8": 1.0}
+    found.rows = [
+        results.Row("case", "fastbert int8", "int8", "arrival", 1e-2, True, summary(2.0)),
+        results.Row("case", "OpenVINO bf16", "bf16", "sorted", 1e-2, True, summary(3.0)),
+        results.Row("case", "OpenVINO bf16", "bf16", "arrival", 1e-2, True, summary(8.0)),
+        results.Row("case", "wrong", "fp32", "arrival", math.nan, False, None, "gate: nan"),
+    ]
+    return found
+
+
+def summary(milliseconds: float) -> stats.Summary:
+    return stats.Summary.of([milliseconds / 1e3])
+
+
+def test_the_table_compares_and_prints_no_speed_on_a_red_gate() -> None:
+    text = table.render(some_results())
+    assert "1.50x fastest rival (OpenVINO bf16, sorted)" in text
+    assert "4.00x fastest in arrival order (OpenVINO bf16)" in text
+    wrong = next(line for line in text.splitlines() if "wrong" in line)
+    assert wrong.split() == ["wrong", "gate:", "nan"]
+    ours = next(line for line in text.splitlines() if line.startswith("  fastbert int8 "))
+    assert "50%" in ours
+
+
+def test_results_are_json_with_machine_and_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    saved = json.loads(some_results().save("run").read_text())
+    assert {"machine", "versions", "limits", "plans", "rows", "commit"} <= set(saved)
+    assert saved["rows"][3]["error"] is None
+    assert saved["rows"][0]["time"]["median"] == pytest.approx(2.0)
+
+
+def test_the_plot_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from bench import plot
+
+    plot.draw(some_results(), tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 1000
+
+
+def test_texts_are_the_same_every_time_and_of_mixed_length() -> None:
+    once, twice = texts.english(64), texts.english(64)
+    assert once == twice
+    assert len(set(once)) == 64
+    words = [len(text.split()) for text in once]
+    assert min(words) < 10 < 60 < max(words)
+    assert texts.digest(once) != texts.digest(once[::-1])

