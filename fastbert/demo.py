@@ -68,7 +68,7 @@ def _show(path: str | os.PathLike[str]) -> int:
         for name, options in PRECISIONS.items()
     }
     texts = [sample.text for sample in samples]
-    vectors = {name: encoder.encode(texts) for name, encoder in encoders.items()}
+    vectors = {name: np.asarray(encoder.encode(texts)) for name, encoder in encoders.items()}
     _title(f"Nearest neighbours among {len(texts)} sentences, {Path(path).name}")
     print(neighbours(samples, vectors["float32"], [1, 5, 12, 23, 32, 41, 51, 56]))
     _title("The Plan")
@@ -78,7 +78,7 @@ def _show(path: str | os.PathLike[str]) -> int:
     print(report)
     _title("Agreement with float32 on the reference path")
     with use_backend("reference"):
-        exact = encoders["float32"].encode(texts)
+        exact = np.asarray(encoders["float32"].encode(texts))
     print(agreement(exact, vectors))
     _title(f"Time to encode {len(texts) * _COPIES} texts, {torch.get_num_threads()} threads")
     print(speed(path, encoders, texts))

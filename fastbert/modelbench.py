@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import statistics
 import time
@@ -163,37 +164,38 @@ def _timed(plan: Plan, entries: dict[str, _Entry]) -> Callable[..., Plan]:
 def _stopwatch(
     op: str, function: Callable[..., Any], entries: dict[str, _Entry]
 ) -> Callable[..., Any]:
+    signature = inspect.signature(REGISTRY[op].reference)
+
     def call(*args: Any, **kwargs: Any) -> Any:
         begin = time.perf_counter()
         result = function(*args, **kwargs)
         seconds = time.perf_counter() - begin
-        key, operations, weights = _work(op, args, kwargs)
+        given = signature.bind(*args, **kwargs).arguments
+        key, operations, weights = _work(op, given)
         entry = entries[key]
         entry.seconds += seconds
         entry.calls += 1
         entry.operations += operations
         entry.weights += weights
         outputs = result if isinstance(result, tuple) else (result,)
-        rows = args[0] if isinstance(args[0], Tensor) else None
-        given = [rows, kwargs.get("residual"), *outputs]
-        entry.traffic += sum(t.numel() * t.element_size() for t in given if t is not None)
+        moved = [given.get("x"), given.get("residual"), *outputs]
+        entry.traffic += sum(t.numel() * t.element_size() for t in moved if t is not None)
         return result
 
     return call
 
 
-def _work(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, float, float]:
+def _work(op: str, given: dict[str, Any]) -> tuple[str, float, float]:
     """The line an op is counted under, its operations, and the bytes of its weight."""
     if op in ("linear", "int8_linear"):
-        x, weight = args[0], args[1]
-        extra = kwargs.get("activation", "none")
+        x, weight = given["x"], given["weight" if op == "linear" else "qweight"]
+        extra = given.get("activation", "none")
         tail = "" if extra == "none" else f" + {extra}"
         key = f"{op} {weight.shape[1]} -> {weight.shape[0]}{tail}"
         operations = 2.0 * x.shape[0] * weight.numel()
         return key, operations, float(weight.numel() * weight.element_size())
     if op == "attention_varlen":
-        q, cu_seqlens = args[0], args[3]
-        lengths = cu_seqlens.diff().double()
+        q, lengths = given["q"], given["cu_seqlens_q"].diff().double()
         return op, 4.0 * q.shape[1] * q.shape[2] * float((lengths * lengths).sum()), 0.0
     return op, 0.0, 0.0
 

@@ -135,9 +135,7 @@ def test_errors_are_one_sentence(
     assert "cuda" in failed(capsys, "embed", str(checkpoint), str(texts), "--backend", "cuda")
 
 
-def test_an_unknown_model_type_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_model_type_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     assert "gpt2" in failed(capsys, "verify", str(tmp_path))
 

@@ -121,7 +121,8 @@ def copied(tmp_path: Path, modules: list[dict], files: dict[str, dict]) -> Path:
     for file in PATH.iterdir():
         if file.is_file() and file.name != "modules.json":
             (tmp_path / file.name).symlink_to(file)
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    numbered = [{"idx": index, **entry} for index, entry in enumerate(modules)]
+    (tmp_path / "modules.json").write_text(json.dumps(numbered))
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
@@ -129,7 +130,7 @@ def copied(tmp_path: Path, modules: list[dict], files: dict[str, dict]) -> Path:
 
 
 def module(kind: str, path: str) -> dict:
-    return {"idx": 0, "name": "0", "path": path, "type": f"sentence_transformers.models.{kind}"}
+    return {"name": kind, "path": path, "type": f"sentence_transformers.models.{kind}"}
 
 
 @pytest.mark.parametrize("mode", pooling.MODES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -36,9 +37,7 @@ def timed(costs: dict[str, float], turns: int, budget: float, least: int = 3):
         clock.work(costs[name])
 
     runs = {name: (lambda name=name: run(name)) for name in costs}
-    samples = stats.interleave(
-        runs, turns, budget, least, clock=clock, settle=lambda seconds: None
-    )
+    samples = stats.interleave(runs, turns, budget, least, clock=clock, settle=lambda seconds: None)
     return samples, order
 
 
@@ -86,7 +85,7 @@ def test_ragged_case_is_the_one_of_the_table() -> None:
     assert case.fill == pytest.approx(0.36, abs=0.001)
     ways = cases.arrangements(case)
     assert [len(batch) for batch in ways["sorted"]] == [8, 8, 8, 8]
-    assert sorted(sum(ways["sorted"], [])) == ways["arrival"][0] == list(range(32))
+    assert sorted(itertools.chain(*ways["sorted"])) == ways["arrival"][0] == list(range(32))
     padded = sum(8 * max(case.lengths[i] for i in batch) for batch in ways["sorted"])
     assert 1868 / padded == pytest.approx(0.75, abs=0.01)
 
