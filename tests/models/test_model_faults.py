@@ -118,7 +118,7 @@ def test_over_long_camembert_input_says_how_many_tokens_fit() -> None:
     ).eval()  # fmt: skip
     with torch.no_grad():
         assert model(torch.full((1, 512), 5)).last_hidden_state.shape == (1, 512, 8)
-        with pytest.raises(ValueError, match="513 tokens long.*positions for 512"):
+        with pytest.raises(ValueError, match=r"513 tokens long.*positions for 512"):
             model(torch.full((1, 513), 5))
 
 
@@ -133,11 +133,11 @@ def test_what_a_forward_refuses() -> None:
             ours(ids, inputs_embeds=embeds)
         with pytest.raises(TypeError, match="no argument 'attention_masks'"):
             ours(ids, attention_masks=ids)
-        with pytest.raises(IndexError, match="input_ids reach from .* to 61.*tokenizer"):
+        with pytest.raises(IndexError, match=r"input_ids reach from .* to 61.*tokenizer"):
             ours(torch.full((1, 3), 61))
         with pytest.raises(ValueError, match=r"attention_mask must have shape \(4, 7\)"):
             ours(ids, attention_mask=torch.ones(4, 6))
-        with pytest.raises(ValueError, match="token_type|indices must have shape"):
+        with pytest.raises(ValueError, match="indices must have shape"):
             ours(ids, token_type_ids=torch.zeros(3, 7, dtype=torch.long))
         with pytest.raises(ValueError, match="head_mask must have shape"):
             ours(ids, head_mask=torch.ones(5, 4))

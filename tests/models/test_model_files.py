@@ -95,9 +95,9 @@ def test_old_names_buffers_and_ties(tmp_path: Path) -> None:
     ours, state = tiny(tmp_path)
     assert not any("decoder" in key for key in state)
     old = {
-        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): v
-        for k, v in state.items()
-    }  # fmt: skip
+        key.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value
+        for key, value in state.items()
+    }
     old["bert.embeddings.position_ids"] = torch.arange(24)[None]
     old["cls.predictions.decoder.bias"] = old.pop("cls.predictions.bias")
     save_file(old, tmp_path / "model.safetensors")
