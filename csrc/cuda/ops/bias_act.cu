@@ -42,8 +42,8 @@ void bias_act(const BiasAct& args, const Target& target) {
     const Launch launch(op, target.device);
     const dim3 grid(config.blocks_x, config.blocks_y);
     dispatch(args.dtype, wide, [&](auto dtype, auto is_wide) {
-        bias_act_kernel<dtype.value, is_wide.value>
-            <<<grid, config.threads, 0, static_cast<cudaStream_t>(target.stream)>>>(args);
+        start(bias_act_kernel<dtype.value, is_wide.value>, grid, config.threads, target.stream,
+              args);
     });
     launch.check();
 }

@@ -76,9 +76,8 @@ void embed_norm(const EmbedNorm& args, const Target& target) {
     if (args.tokens == 0) return;
     const Launch launch(op, target.device);
     dispatch(args.dtype, wide, [&](auto dtype, auto is_wide) {
-        embed_norm_kernel<dtype.value, is_wide.value>
-            <<<config.blocks, config.threads(), 0, static_cast<cudaStream_t>(target.stream)>>>(
-                args, config.warps_per_row, config.rows_per_block);
+        start(embed_norm_kernel<dtype.value, is_wide.value>, dim3(config.blocks), config.threads(),
+              target.stream, args, config.warps_per_row, config.rows_per_block);
     });
     launch.check();
 }

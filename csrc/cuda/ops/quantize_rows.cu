@@ -87,9 +87,8 @@ void quantize_rows(const QuantizeRows& args, const Target& target) {
                       reinterpret_cast<std::uintptr_t>(args.q) % piece == 0;
     const Launch launch(op, target.device);
     dispatch(args.dtype, wide, [&](auto dtype, auto is_wide) {
-        quantize_rows_kernel<dtype.value, is_wide.value>
-            <<<config.blocks, config.threads(), 0, static_cast<cudaStream_t>(target.stream)>>>(
-                args, config.warps_per_row, config.rows_per_block);
+        start(quantize_rows_kernel<dtype.value, is_wide.value>, dim3(config.blocks),
+              config.threads(), target.stream, args, config.warps_per_row, config.rows_per_block);
     });
     launch.check();
 }

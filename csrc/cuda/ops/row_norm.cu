@@ -84,9 +84,8 @@ void row_norm(const char* op, const RowNorm& args, const Target& target) {
                       aligned(args.weight, args.width) && aligned(args.bias, args.width);
     const Launch launch(op, target.device);
     dispatch(args.dtype, wide, [&](auto dtype, auto is_wide) {
-        row_norm_kernel<dtype.value, is_wide.value>
-            <<<config.blocks, config.threads(), 0, static_cast<cudaStream_t>(target.stream)>>>(
-                args, config.warps_per_row, config.rows_per_block);
+        start(row_norm_kernel<dtype.value, is_wide.value>, dim3(config.blocks), config.threads(),
+              target.stream, args, config.warps_per_row, config.rows_per_block);
     });
     launch.check();
 }
