@@ -129,6 +129,8 @@ class Plan:
         return "\n".join(self.lines())
 
 
+# Not traced: a compiled model asks for its Plan between graphs and gets the one it had.
+@torch.compiler.disable
 def build_plan(
     traits: Traits,
     device: torch.device | str,

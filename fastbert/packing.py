@@ -67,6 +67,7 @@ class PackedBatch:
         return cls(cu_seqlens, length, None, batch_size, seqlen, key_bias, length)
 
     @classmethod
+    @torch.compiler.disable  # its shapes depend on the mask's values
     def from_mask(
         cls,
         mask: Tensor | None,
