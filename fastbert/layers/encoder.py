@@ -96,6 +96,19 @@ class Encoded:
     cross_attentions: tuple[Tensor, ...] | None = None
 
 
+# One native call for all blocks has nothing to trace: a compiled model makes it between graphs.
+@torch.compiler.disable
+def _prepared(
+    preparation: Preparation,
+    blocks: Sequence[Block],
+    plan: Plan,
+    rows: Tensor,
+    batch: PackedBatch,
+) -> Tensor | None:
+    encoder = preparation.encoder(blocks, plan)
+    return None if encoder is None else encoder(rows, batch)
+
+
 def encode(
     blocks: Sequence[Block],
     rows: Tensor,
@@ -118,10 +131,10 @@ def encode(
     Returns:
         The rows after the last block, and what else was asked for.
     """
-    if preparation is not None and request.plain and not torch.compiler.is_compiling():
-        encoder = preparation.encoder(blocks, plan)
-        if encoder is not None:
-            return Encoded(encoder(rows, batch))
+    if preparation is not None and request.plain:
+        done = _prepared(preparation, blocks, plan, rows, batch)
+        if done is not None:
+            return Encoded(done)
     states: list[Tensor] = []
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []

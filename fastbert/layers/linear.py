@@ -17,6 +17,7 @@ class _Prepacked:
         self._key: Any = None
         self._packed: Tensor | None = None
 
+    @torch.compiler.disable  # compares addresses and versions
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """The packed weight for a plan, None where its backend takes the plain one."""
         version = 0 if weight.is_inference() else weight._version

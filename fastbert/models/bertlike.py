@@ -97,6 +97,7 @@ class BertLikeModel(EncoderModel):
             self.embedding_projection(),
         )
 
+    @torch.compiler.disable  # reads the configuration, whose attributes have aliases
     def blocks(self) -> Sequence[Block]:
         return [bert_block(layer, self.config) for layer in self.encoder.layer]  # type: ignore[union-attr]
 

@@ -107,6 +107,7 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
             self.layer_norm_emb,
         )
 
+    @torch.compiler.disable  # reads the configuration, whose attributes have aliases
     def blocks(self) -> Sequence[Block]:
         config = self.config
         head_dim = config.emb_dim // config.n_heads
