@@ -103,7 +103,7 @@ def _token_case(
             else:
                 row.reason = f"gate: relative error {verdict.error:.1e}"
             if rival.ours:
-                results.plans[f"{case.name}, {rival.name}"] = engine.model.plan.lines()
+                results.plans[f"{case.name}, {rival.name}"] = engine.model.plan().lines()
     _time(runs, rows, options)
     results.floors[case.name] = _floors(case, case.lengths, results)
     loaded.clear()
