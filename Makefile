@@ -65,18 +65,20 @@ oracle-v4:
 	    protobuf sacremoses==0.2.0
 	$(BIN)/python -m pytest tests/tokenizers/test_tok_v4.py
 
+C_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
+
 # --- Work on the source ----------------------------------------------------------------------------
 
 lint: $(VENV)/.requirements-test  ## ruff, mypy, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl')
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
 format:  ## rewrite the sources in the house style
 	PATH=$(DEV_PATH) ruff format .
 	PATH=$(DEV_PATH) ruff check --fix .
-	PATH=$(DEV_PATH) clang-format -i $$(find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl')
+	PATH=$(DEV_PATH) clang-format -i $(C_SOURCES)
 
 native: FASTBERT_CUDA ?= off
 native:  ## build the extension in place, incrementally (FASTBERT_CUDA=on for csrc/cuda)

@@ -3,7 +3,7 @@
     python bench/gemm.py [--threads 1 2] [--rows 1 16 96 128 1024] [--quick] [--json FILE]
 
 For each precision the limit is measured in registers in the same run, with as many threads as the
-product uses. Up to 16 rows the weights come from memory, as they do in a forward pass of a model that
+product uses. Up to 16 rows the weights come from memory, as in a forward pass of a model that
 no cache holds, and the floor is the longer of reading them and multiplying them.
 
 Every figure is the best of many short runs: the machine may be shared.

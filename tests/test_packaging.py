@@ -67,7 +67,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    needed = sources("csrc", ".h", ".cpp", ".inl", ".cu", ".cuh") | sources("fastbert", ".py", ".c", ".tsv")
+    needed = sources("csrc", ".h", ".cpp", ".inl", ".cu", ".cuh") | sources(
+        "fastbert", ".py", ".c", ".tsv"
+    )
     needed |= sources("triton_kernels", ".py") | sources("cmake", ".cmake")
     needed |= {"CMakeLists.txt", "pyproject.toml", "setup.py", "Makefile"}
     assert needed <= names, f"missing: {sorted(needed - names)}"

@@ -18,12 +18,13 @@ namespace {
 // only source).
 namespace feature {
 using bits = std::uint32_t;
-#define FASTBERT_FEATURES(FEATURE)                                                               \
-    FEATURE(sse3)                                                                                \
-    FEATURE(ssse3) FEATURE(sse4_1) FEATURE(sse4_2) FEATURE(popcnt) FEATURE(avx) FEATURE(f16c)    \
-        FEATURE(fma) FEATURE(avx2) FEATURE(bmi) FEATURE(bmi2) FEATURE(avx512f) FEATURE(avx512cd) \
-            FEATURE(avx512bw) FEATURE(avx512dq) FEATURE(avx512vl) FEATURE(avx512vnni)            \
-                FEATURE(avx512bf16)
+// clang-format off
+#define FASTBERT_FEATURES(FEATURE)                                                           \
+    FEATURE(sse3) FEATURE(ssse3) FEATURE(sse4_1) FEATURE(sse4_2) FEATURE(popcnt)             \
+    FEATURE(avx) FEATURE(f16c) FEATURE(fma) FEATURE(avx2) FEATURE(bmi) FEATURE(bmi2)         \
+    FEATURE(avx512f) FEATURE(avx512cd) FEATURE(avx512bw) FEATURE(avx512dq) FEATURE(avx512vl) \
+    FEATURE(avx512vnni) FEATURE(avx512bf16)
+// clang-format on
 
 enum index : int {
 #define FEATURE(name) name##_index,

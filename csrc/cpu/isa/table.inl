@@ -16,6 +16,7 @@ namespace fastbert {
 extern const KernelTable FASTBERT_KERNEL_TABLE;
 
 // constexpr, hence filled at compile time: no code of this file may run while the library loads.
+// clang-format off
 constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     vec_math_kernels,
     layer_norm_kernels,
@@ -26,5 +27,6 @@ constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     quantize_kernels,
     limit_kernels,
 };
+// clang-format on
 
 }  // namespace fastbert

@@ -58,9 +58,9 @@ inline F32 erf(F32 x) {
 }
 
 // x * Phi(x), the exact erf form. From 1 on max(x, 0) - |x| Q(|x|), which has no cancellation for
-// negative x: absolute error at most 1.1e-7 plus half a unit in the last place of the result; 0 below
-// -5.5, where the true value is smaller than that. Below 1 x (1/2 + x P(x^2)), within 2.1 ulp: the
-// tail's absolute error would be thousands of ulp there.
+// negative x: absolute error at most 1.1e-7 plus half a unit in the last place of the result; 0
+// below -5.5, where the true value is smaller than that. Below 1 x (1/2 + x P(x^2)), within 2.1
+// ulp: the tail's absolute error would be thousands of ulp there.
 inline F32 gelu(F32 x) {
     constexpr float c[] = {0x1.988454p-2f,   -0x1.10582ap-4f, 0x1.46ccc4p-7f,
                            -0x1.36e0ecp-10f, 0x1.da3406p-14f, -0x1.f717e2p-18f};
