@@ -221,7 +221,7 @@ def test_loading_holds_one_tensor_beside_the_weights(options: str, tmp_path: Pat
     """The peak above an idle process is at most 1.25 x (weights as asked + largest tensor)."""
     small = fastbert.BertConfig(**oracle.FAMILIES["Bert"])
     fastbert.BertModel(small).save_pretrained(tmp_path / "small")
-    config = fastbert.BertConfig(vocab_size=60000, hidden_size=512, intermediate_size=2048)
+    config = fastbert.BertConfig(vocab_size=60000, hidden_size=768)
     model = fastbert.BertModel(config)
     largest = max(p.numel() * p.element_size() for p in model.parameters())
     model.save_pretrained(tmp_path / "large")
