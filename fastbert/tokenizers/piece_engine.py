@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 from fastbert.tokenizers.encoding import Padding, PieceEncoding, Span, Truncation
 from fastbert.tokenizers.layout import Layout
 from fastbert.tokenizers.special import SpecialSet
+from fastbert.tokenizers.stretch import Cut, Stretch, append, constant
 from fastbert.tokenizers.windows import pad_all, windows
 
 
@@ -52,71 +53,6 @@ class PieceModel(Protocol):
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
         """The text of pieces, among which special tokens (`specials`) may stand."""
         ...
-
-
-class _Stretch:
-    """A run of text that is either one added token or has none in it.
-
-    `positions[i]` is the place of character i in the original text; None means `start + i`.
-    """
-
-    __slots__ = ("positions", "start", "text")
-
-    def __init__(self, text: str, start: int, positions: list[int] | None) -> None:
-        self.text, self.start, self.positions = text, start, positions
-
-    def lstrip(self) -> None:
-        kept = self.text.lstrip()
-        cut = len(self.text) - len(kept)
-        self.text, self.start = kept, self.start + cut
-        self.positions = None if self.positions is None else self.positions[cut:]
-
-    def rstrip(self) -> None:
-        self.text = self.text.rstrip()
-
-    def span(self, start: int, end: int) -> Span:
-        """Characters `start` to `end` of this stretch, in the original text."""
-        if self.positions is None:
-            return self.start + start, self.start + end
-        if start >= end:
-            return self.positions[start], self.positions[start]
-        return self.positions[start], self.positions[end - 1] + 1
-
-    def moved(self, spans: Callable[[], list[Span]]) -> Callable[[], list[Span]]:
-        """Spans in this stretch as spans in the original text, made when asked for."""
-        if self.positions is None and self.start == 0:
-            return spans
-        return lambda: [self.span(start, end) for start, end in spans()]
-
-
-class Cut:
-    """One text, tokenised, as columns; its offsets are made when they are asked for."""
-
-    def __init__(self) -> None:
-        self.tokens: list[str] = []
-        self.ids: list[int] = []
-        self.words: list[int] = []
-        self._parts: list[Callable[[], list[Span]]] = []
-        self._spans: list[Span] | None = None
-
-    def add(
-        self,
-        tokens: list[str],
-        ids: list[int],
-        words: list[int],
-        spans: Callable[[], list[Span]],
-    ) -> None:
-        """Appends tokens; `spans` gives their places in the original text."""
-        self.tokens += tokens
-        self.ids += ids
-        self.words += words
-        self._parts.append(spans)
-
-    def spans(self) -> list[Span]:
-        """The characters of every token."""
-        if self._spans is None:
-            self._spans = [span for part in self._parts for span in part()]
-        return self._spans
 
 
 class PieceEngine:
@@ -225,16 +161,16 @@ class PieceEngine:
                 last = match.end()
         return "".join(parts), positions
 
-    def _stretches(self, text: str, positions: list[int] | None) -> list[_Stretch]:
+    def _stretches(self, text: str, positions: list[int] | None) -> list[Stretch]:
         """Splits at added tokens; their flags move spaces and neighbours as they say."""
-        parts: list[_Stretch] = []
+        parts: list[Stretch] = []
         last = 0
         for match in [*self._splitter.finditer(text), None]:
             bounds = (len(text), len(text)) if match is None else match.span()
             for start, end in ((last, bounds[0]), bounds):
                 if start < end:
                     where = None if positions is None else positions[start:end]
-                    parts.append(_Stretch(text[start:end], start, where))
+                    parts.append(Stretch(text[start:end], start, where))
             last = bounds[1]
         for i, part in enumerate(parts):
             token = self._added.get(self._added_ids.get(part.text, -1))
@@ -249,10 +185,10 @@ class PieceEngine:
             if token.lstrip and left:
                 left.rstrip()
             if token.single_word and left and left_end not in ("", " "):
-                _join(left, part)
+                append(left, part)
                 part.text = ""
             elif token.single_word and right and right_start not in ("", " "):
-                _join(part, right)
+                append(part, right)
                 right.text, right.start, right.positions = part.text, part.start, part.positions
                 part.text = ""
         return parts
@@ -261,7 +197,7 @@ class PieceEngine:
         """Tokenises one text, without special tokens around it."""
         lowered, positions = self._lowered(text) if self.lower else (text, None)
         if split_special_tokens:
-            parts = [_Stretch(lowered, 0, positions)]
+            parts = [Stretch(lowered, 0, positions)]
         else:
             parts = self._stretches(lowered, positions)
         result = Cut()
@@ -271,7 +207,7 @@ class PieceEngine:
                 continue
             if not split_special_tokens and part.text in self._added_ids:
                 span = part.span(0, len(part.text))
-                result.add([part.text], [self._added_ids[part.text]], [word], _constant([span]))
+                result.add([part.text], [self._added_ids[part.text]], [word], constant([span]))
                 word += 1
                 continue
             tokens, words, spans = self.model.pieces(part.text)
@@ -413,19 +349,3 @@ class PieceEngine:
         if run:
             texts.append(self.model.join(run, skip))
         return (" " if spaces_between_special_tokens else "").join(texts)
-
-
-def _constant(spans: list[Span]) -> Callable[[], list[Span]]:
-    return lambda: spans
-
-
-def _join(left: _Stretch, right: _Stretch) -> None:
-    """Appends `right` to `left`."""
-    spans = [
-        list(range(part.start, part.start + len(part.text)))
-        if part.positions is None
-        else part.positions[: len(part.text)]
-        for part in (left, right)
-    ]
-    left.text += right.text
-    left.positions = spans[0] + spans[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +283,18 @@ def test_batch_encoding(minilm: Path) -> None:
     assert BatchEncoding({"input_ids": [1]}, tensor_type="np", prepend_batch_axis=True)[
         "input_ids"
     ].tolist() == [[1]]
+
+
+def test_threads_share_a_tokenizer(minilm: Path) -> None:
+    """Truncation and padding are state of the Rust tokenizer: calls must not mix theirs up."""
+    tok = BertTokenizer.from_pretrained(minilm)
+    options: list[dict[str, Any]] = [
+        {"padding": "max_length", "max_length": 20, "truncation": True},
+        {"padding": True},
+        {"truncation": True, "max_length": 5},
+        {},
+    ]
+    wanted = [plain(tok(BATCH, **one)) for one in options]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [(i % 4, pool.submit(tok, BATCH, **options[i % 4])) for i in range(200)]
+        assert all(plain(job.result()) == wanted[i] for i, job in jobs)
