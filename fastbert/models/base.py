@@ -145,6 +145,12 @@ class PreTrainedModel(nn.Module):
         inside = name.startswith(prefix) if self.base_model is not self else True
         return inside and "pooler." not in name
 
+    def first_block(self) -> Block | None:
+        """The first layer, None in an encoder without layers. Asked on every forward, for which
+        building all of blocks() is too much."""
+        blocks = self.blocks()
+        return blocks[0] if blocks else None
+
     def resize_token_embeddings(
         self,
         new_num_tokens: int | None = None,

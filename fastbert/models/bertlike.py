@@ -98,6 +98,10 @@ class BertLikeModel(EncoderModel):
         )
 
     @torch.compiler.disable  # reads the configuration, whose attributes have aliases
+    def first_block(self) -> Block | None:
+        layers: Any = self.encoder.layer
+        return bert_block(layers[0], self.config) if len(layers) else None
+
     def blocks(self) -> Sequence[Block]:
         return [bert_block(layer, self.config) for layer in self.encoder.layer]  # type: ignore[union-attr]
 

@@ -37,11 +37,10 @@ def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
 
 def traits_of(model: Any) -> Traits:
     """What the choice of kernels depends on, read from an encoder's first layer."""
-    blocks = model.blocks()
+    block = model.first_block()
     width = model.get_input_embeddings().embedding_dim
-    if not blocks:
+    if block is None:
         return Traits(embedding_size=width)
-    block = blocks[0]
     return Traits(
         num_heads=block.num_heads,
         head_dim=block.head_dim,
