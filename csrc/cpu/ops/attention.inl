@@ -207,8 +207,9 @@ static inline ValueTile value_tile_of(index_t vectors) {
 }
 
 template <class Dot, class T>
-static void pack_keys(const T* k, index_t row_stride, index_t head_dim, index_t keys,
-                      const Layout& l, float* staging, float* packed) {
+static void pack_keys(const T* k, index_t row_stride, const T* v, index_t v_stride,
+                      index_t head_dim, index_t keys, const Layout& l, float* staging,
+                      float* packed) {
     for (index_t first = 0; first < keys; first += kPanel) {
         // The last panel is as narrow as whole vectors allow: short sequences waste little.
         const index_t in_panel = keys - first < kPanel ? keys - first : kPanel;
@@ -217,8 +218,13 @@ static void pack_keys(const T* k, index_t row_stride, index_t head_dim, index_t 
             index_t rows = in_panel - at < 16 ? in_panel - at : 16;
             if (rows < 0) rows = 0;
             for (index_t r = 0; r < rows; ++r) {
-                Dot::copy_row(k + (first + at + r) * row_stride, head_dim,
-                              staging + r * l.query_steps);
+                const T* const row = k + (first + at + r) * row_stride;
+                Dot::copy_row(row, head_dim, staging + r * l.query_steps);
+                // V is read next, row by row at strides that hardware prefetching does not follow.
+                const T* const value = v + (first + at + r) * v_stride;
+                for (index_t c = 0; c < head_dim; c += index_t{64} / index_t{sizeof(T)}) {
+                    __builtin_prefetch(value + c);
+                }
             }
             const index_t columns = width - at < 16 ? width - at : 16;
             for (index_t i = rows * l.query_steps; i < columns * l.query_steps; ++i) staging[i] = 0;
@@ -243,6 +249,8 @@ static void pack_values(const T* v, index_t row_stride, index_t head_dim, index_
     }
 }
 
+constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // Turns the scores of one query into unnormalised probabilities, in place, and advances its
 // running maximum and sum. Only the first `visible` of `keys` scores count. Returns the factor that
 // the sums of earlier key blocks must be multiplied with.
@@ -257,29 +265,34 @@ static inline float softmax_row(float* scores, index_t visible, index_t keys, co
         for (index_t j = 0; j < p_keys; ++j) p[j] = P{};
         return 1.0f;
     }
-    const index_t padded = round_up(visible, F32::lanes);
+    const index_t whole = visible / F32::lanes * F32::lanes;
     if (key_bias != nullptr || bias != nullptr) {
-        index_t j = 0;
-        for (; j + F32::lanes <= visible; j += F32::lanes) {
+        for (index_t j = 0; j < whole; j += F32::lanes) {
             F32 s = load(scores + j);
             if (key_bias != nullptr) s = add(s, load(key_bias + j));
             if (bias != nullptr) s = add(s, load(bias + j));
             store(scores + j, s);
         }
-        for (; j < visible; ++j) {
+        for (index_t j = whole; j < visible; ++j) {
             if (key_bias != nullptr) scores[j] += key_bias[j];
             if (bias != nullptr) scores[j] += bias[j];
         }
     }
-    for (index_t j = visible; j < padded; ++j) scores[j] = -infinity;
-
-    F32 high0 = load(scores), high1 = high0;
-    index_t j = F32::lanes;
-    for (; j + 2 * F32::lanes <= padded; j += 2 * F32::lanes) {
+    // The scores after the last whole vector, -inf past `visible`. Selected in a register: writing
+    // them one by one and reading the vector back would stall on the unfinished stores.
+    F32 high0 = set1(-infinity), high1 = high0;
+    const bool partial = whole < visible;
+    if (partial) {
+        const Mask seen = less(load(kLaneNumbers), set1(static_cast<float>(visible - whole)));
+        high1 = select(seen, load(scores + whole), high0);
+    }
+    const F32 last = high1;
+    index_t j = 0;
+    for (; j + 2 * F32::lanes <= whole; j += 2 * F32::lanes) {
         high0 = max(high0, load(scores + j));
         high1 = max(high1, load(scores + j + F32::lanes));
     }
-    if (j < padded) high0 = max(high0, load(scores + j));
+    if (j < whole) high0 = max(high0, load(scores + j));
     const float block_max = reduce_max(max(high0, high1));
     const float new_max = block_max > row_max ? block_max : row_max;
     // Where every score so far is -inf, subtracting it would give NaN; any finite value gives
@@ -287,26 +300,31 @@ static inline float softmax_row(float* scores, index_t visible, index_t keys, co
     const F32 shift = set1(new_max == -infinity ? 0.0f : new_max);
 
     F32 sum0 = set1(0.0f), sum1 = sum0;
-    j = 0;
-    for (; j + 2 * F32::lanes <= padded; j += 2 * F32::lanes) {
+    for (j = 0; j + 2 * F32::lanes <= whole; j += 2 * F32::lanes) {
         const F32 p0 = Dot::exponential(sub(load(scores + j), shift));
         const F32 p1 = Dot::exponential(sub(load(scores + j + F32::lanes), shift));
         sum0 = add(sum0, p0);
         sum1 = add(sum1, p1);
         Dot::store_probabilities(p + j, p0, p1);
     }
-    if (j < padded) {
+    if (j < whole) {
         const F32 p0 = Dot::exponential(sub(load(scores + j), shift));
         sum0 = add(sum0, p0);
         Dot::store_probabilities(p + j, p0);
         j += F32::lanes;
     }
+    if (partial) {
+        const F32 p1 = Dot::exponential(sub(last, shift));
+        sum1 = add(sum1, p1);
+        Dot::store_probabilities(p + j, p1);
+        j += F32::lanes;
+    }
     for (; j < p_keys; ++j) p[j] = P{};
 
+    // Where nothing above -inf came before, there is nothing to rescale.
     float factor = 1.0f;
-    if (row_max != new_max) {
-        F32 change = set1(row_max == -infinity ? -infinity : row_max - new_max);
-        factor = reduce_max(exp(change));
+    if (row_max != new_max && row_max != -infinity) {
+        factor = reduce_max(exp(set1(row_max - new_max)));
     }
     row_max = new_max;
     row_sum = __builtin_fmaf(row_sum, factor, reduce_add(add(sum0, sum1)));
@@ -357,8 +375,8 @@ static void run_task(const AttentionArgs& a, const AttentionTask& task, void* sc
     for (index_t k0 = 0; k0 < key_end; k0 += l.key_block) {
         const index_t keys = key_end - k0 < l.key_block ? key_end - k0 : l.key_block;
         const index_t value_steps = (keys + Dot::elements_per_step - 1) / Dot::elements_per_step;
-        pack_keys<Dot>(k_rows + k0 * a.k_row_stride, a.k_row_stride, a.head_dim, keys, l,
-                       base + l.staging, k);
+        pack_keys<Dot>(k_rows + k0 * a.k_row_stride, a.k_row_stride, v_rows + k0 * a.v_row_stride,
+                       a.v_row_stride, a.head_dim, keys, l, base + l.staging, k);
         pack_values<Dot>(v_rows + k0 * a.v_row_stride, a.v_row_stride, a.head_dim, keys, panels, v);
 
         for (index_t i0 = 0; i0 < task.query_count; i0 += kQueryBlock) {
@@ -406,10 +424,10 @@ static void run_task(const AttentionArgs& a, const AttentionTask& task, void* sc
     for (index_t i = 0; i < task.query_count; ++i) {
         T* row = out + i * a.out_row_stride;
         const float* sum = sums + i * l.value_width;
-        const bool any = key_end > 0 && row_sum[i] != 0.0f;  // NaN counts as something
-        const F32 divisor = set1(any ? row_sum[i] : 1.0f);
+        // NaN counts as something.
+        const F32 factor = set1(key_end > 0 && row_sum[i] != 0.0f ? 1.0f / row_sum[i] : 0.0f);
         for (index_t d = 0; d < a.head_dim; d += F32::lanes) {
-            const F32 value = any ? div(load(sum + d), divisor) : set1(0.0f);
+            const F32 value = key_end > 0 ? mul(load(sum + d), factor) : set1(0.0f);
             if (a.head_dim - d >= F32::lanes) {
                 store(row + d, value);
             } else {
