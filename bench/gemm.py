@@ -6,8 +6,8 @@ For each precision the limit is measured in registers in the same run, with as m
 product uses. Up to 16 rows the weights come from memory, as in a forward pass of a model that
 no cache holds, and the floor is the longer of reading them and multiplying them.
 
-Every figure is the best of many short runs, since the machine may be shared; with one thread its own
-processor time is taken, which other programs do not lengthen.
+Every figure is the best of many short runs, since the machine may be shared; with one thread its
+own processor time is taken, which other programs do not lengthen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from fastbert import _C  # type: ignore[attr-defined]
+from fastbert import _C
 
 SHAPES = (  # K, N
     (384, 384), (384, 1152), (384, 1536), (1536, 384),
