@@ -40,10 +40,11 @@ TEST(isa_predicate_agrees_with_the_compiler) {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
     const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-    CHECK((detected() >= Isa::avx2) == avx2);
-    CHECK((detected() >= Isa::avx512) == avx512);
-    CHECK((detected() >= Isa::avx512_vnni) == vnni);
-    CHECK((detected() >= Isa::avx512_bf16) == bf16);
+    const bool expected[] = {true, avx2, avx512, vnni, bf16};
+#define ROW(name, mask) \
+    CHECK(missing_for(Isa::name).empty() == expected[static_cast<int>(Isa::name)]);
+    FASTBERT_COMPILED_ISAS(ROW)
+#undef ROW
 }
 #endif
 
