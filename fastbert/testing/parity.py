@@ -106,8 +106,10 @@ def judge(ours: Errors, eager: Errors, dtype: torch.dtype, tolerance: Tolerance)
     slack = unit * (0.25 + 4.0 / math.sqrt(max(ours.count, 1)))
     if ours.rms > tolerance.bound:
         return f"error {ours.rms:.2e} exceeds the bound {tolerance.bound:.1e}"
-    if ours.worst > _WORST * tolerance.bound:
-        return f"largest error {ours.worst:.2e} exceeds {_WORST:g} x {tolerance.bound:.1e}"
+    # Rounding the largest value alone may cost unit / 2 of it, whatever the others are like.
+    worst = max(_WORST * tolerance.bound, unit * ours.peak) if tolerance.bound else 0.0
+    if ours.worst > worst:
+        return f"largest error {ours.worst:.2e} exceeds {worst:.2e}"
     if tolerance.factor and ours.rms > tolerance.factor * eager.rms + slack:
         return f"error {ours.rms:.2e} exceeds {tolerance.factor:g} x eager's {eager.rms:.2e}"
     if tolerance.factor and ours.worst > tolerance.factor * (eager.worst + unit * ours.peak):
