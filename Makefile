@@ -16,10 +16,10 @@ MAIN_CHECKOUT := $(dir $(realpath $(shell git rev-parse --git-common-dir 2>/dev/
 DEV_PYTHON ?= $(firstword $(wildcard $(BIN)/python $(MAIN_CHECKOUT)$(BIN)/python) python3)
 DEV_PATH = $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 
-.PHONY: help demo test lint format native sanitize clean oracle-v4
+.PHONY: help demo test test-slow lint format native sanitize clean oracle-v4
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
 
 # --- The environment -------------------------------------------------------------------------------
 
@@ -55,7 +55,12 @@ demo: $(INSTALLED)  ## embed sample sentences with a real model and show the num
 
 test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# Full-size models, a wheel installed into an environment of its own, every tile of every Triton
+# kernel: too long for each change.
+test-slow: $(VENV)/.requirements-test $(INSTALLED)  ## the tests that make test leaves out for time
+	$(BIN)/python -m pytest -m slow
 
 # The tokenizer tests check recorded answers of transformers 4.56.2; with this environment in place
 # they also record them afresh, and have that release load what fastbert saves.
