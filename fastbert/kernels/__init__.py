@@ -1,4 +1,4 @@
-"""Where kernels are found: one module per backend, asked by name and only when needed.
+"""Where kernels are found: one package or module per backend, asked by name and only when needed.
 
 A backend answers three questions: can it run on this device at all (`missing`), does it have a
 kernel for this op and these traits (`refusal`), and which function is it (`kernel`). The first two
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,7 @@ def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | 
     module, reason = _op_module(backend, op)
     if module is None:
         return reason
-    if backend == "triton":
-        return module.supports(traits)
-    return module.supports(op, traits)
+    return module.supports(op, traits) if backend == "cpu" else module.supports(traits)
 
 
 @functools.cache
@@ -83,12 +82,17 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _op_module(backend: str, op: str) -> tuple[ModuleType | None, str]:
+    if backend == "cpu":
+        return _module("fastbert.kernels.cpu")
     if backend == "triton":
         return _module(f"fastbert.triton_kernels.{op}")
-    module, reason = _module(f"fastbert.kernels.{backend}")
-    if module is not None and not hasattr(module, op):
-        return None, f"the {backend} backend has no {op}"
-    return module, reason
+    package, reason = _module("fastbert.kernels.cuda")
+    if package is None:
+        return None, reason
+    if importlib.util.find_spec(f"fastbert.kernels.cuda.{op}") is None:
+        return None, f"the cuda backend has no {op}"
+    reason = package.unloaded()
+    return (None, reason) if reason else _module(f"fastbert.kernels.cuda.{op}")
 
 
 def _triton_missing(device: torch.device) -> str | None:

@@ -7,7 +7,6 @@ copied. The number of threads is torch's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -18,8 +17,8 @@ from fastbert.kernels import _check
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation
 
-CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ABSENT = (0, 0, 0, 0)
+_CPU = torch.device("cpu")
 _INT8 = 4
 _threads = 0
 
@@ -58,7 +57,8 @@ def add_layer_norm(
     return_sum: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See `fastbert.ops.add_layer_norm`."""
-    return _layer_norm("add_layer_norm", x, weight, bias, eps, residual, x_bias, return_sum, 0)
+    operands = _check.row_norm("add_layer_norm", "cpu", x, x_bias, residual, weight, bias)
+    return _layer_norm(operands, eps, 0, return_sum)
 
 
 def act_layer_norm(
@@ -66,22 +66,25 @@ def act_layer_norm(
 ) -> Tensor:
     """See `fastbert.ops.act_layer_norm`."""
     code = kernel_activation(activation)
-    return _layer_norm("act_layer_norm", x, weight, ln_bias, eps, None, bias, False, code)[0]
+    operands = _check.row_norm(
+        "act_layer_norm", "cpu", x, bias, None, weight, ln_bias, ("bias", "ln_bias")
+    )
+    return _layer_norm(operands, eps, code, False)[0]
 
 
 def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """See `fastbert.ops.bias_act`."""
     extension = _ready()
-    code = _check.floating_code("bias_act", x, CODES)
+    code = _check.operand("bias_act", "x", x, "cpu")
     rows, columns = _check.two_dimensional("bias_act", "x", x)
     x = _check.by_rows(x)
     if bias is not None:
-        bias = _check.vector("bias_act", "bias", bias, columns, x.dtype)
+        bias = _check.vector("bias_act", "bias", bias, columns, x.dtype, x.device)
     out = torch.empty((rows, columns), dtype=x.dtype)
     extension.bias_act(
         x.data_ptr(),
         out.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
+        _check.address(bias),
         rows,
         columns,
         _check.row_stride(x),
@@ -102,14 +105,10 @@ def linear(
     packed: Tensor | None = None,
 ) -> Tensor:
     """See `fastbert.ops.linear`. Without `packed` the weight is packed for this one call."""
-    op = "linear"
-    extension = _ready()
-    code = _check.floating_code(op, x, CODES)
-    _, inner = _check.two_dimensional(op, "x", x)
-    outer = _check.weight_rows(op, "weight", weight, inner, x.dtype)
+    operands = _check.product("linear", "cpu", x, weight, bias, residual)
     if packed is None:
         packed = linear_prepack(weight)
-    return _product(extension.linear, op, x, code, packed, (), bias, activation, residual, outer)
+    return _product("linear", operands, packed, activation)
 
 
 def int8_linear(
@@ -122,18 +121,10 @@ def int8_linear(
     packed: Tensor | None = None,
 ) -> Tensor:
     """See `fastbert.ops.int8_linear`. Without `packed` the weight is packed for this one call."""
-    op = "int8_linear"
-    extension = _ready()
-    code = _check.floating_code(op, x, CODES)
-    _, inner = _check.two_dimensional(op, "x", x)
-    outer = _check.weight_rows(op, "qweight", qweight, inner, torch.int8)
-    weight_scale = _check.vector(op, "weight_scale", weight_scale, outer, torch.float32)
+    operands = _check.product("int8_linear", "cpu", x, qweight, bias, residual, weight_scale)
     if packed is None:
         packed = int8_linear_prepack(qweight)
-    scale = (weight_scale.data_ptr(),)
-    return _product(
-        extension.int8_linear, op, x, code, packed, scale, bias, activation, residual, outer
-    )
+    return _product("int8_linear", operands, packed, activation)
 
 
 def linear_prepack(weight: Tensor) -> Tensor:
@@ -146,14 +137,16 @@ def linear_prepack(weight: Tensor) -> Tensor:
     Returns:
         uint8, opaque.
     """
-    code = _check.floating_code("linear_prepack", weight, CODES)
-    return _packed("linear_prepack", weight, code, CODES[torch.float32] if code == 2 else code)
+    code = _check.operand("linear_prepack", "weight", weight, "cpu")
+    return _packed("linear_prepack", weight, code, 0 if weight.dtype is torch.float16 else code)
 
 
 def int8_linear_prepack(qweight: Tensor) -> Tensor:
     """As `linear_prepack`, for an int8 weight (N, K)."""
     if isinstance(qweight, Tensor) and qweight.dim() == 2:
-        _check.weight_rows("int8_linear_prepack", "qweight", qweight, qweight.shape[1], torch.int8)
+        _check.weight_rows(
+            "int8_linear_prepack", "qweight", qweight, qweight.shape[1], torch.int8, _CPU
+        )
     elif not isinstance(qweight, Tensor):
         raise TypeError(
             f"int8_linear_prepack: a tensor was expected, got {type(qweight).__name__}."
@@ -164,7 +157,7 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastbert.ops.quantize_rows`."""
     extension = _ready()
-    code = _check.floating_code("quantize_rows", x, CODES)
+    code = _check.operand("quantize_rows", "x", x, "cpu")
     rows, columns = _check.two_dimensional("quantize_rows", "x", x)
     x = _check.by_rows(x)
     quantised = torch.empty((rows, columns), dtype=torch.uint8)
@@ -198,55 +191,40 @@ def attention_varlen(
     bias: Tensor | None = None,
 ) -> Tensor:
     """See `fastbert.ops.attention_varlen`."""
-    op = "attention_varlen"
-    extension = _ready()
-    code = _check.floating_code(op, q, CODES)
-    if q.dim() != 3:
-        raise ValueError(
-            f"{op}: q has shape {tuple(q.shape)}, expected (total_q, num_heads, head_dim)."
-        )
-    total_q, heads, dim = q.shape
-    total_k = k.shape[0] if isinstance(k, Tensor) and k.dim() else 0
-    q = _check.heads(op, "q", q, q.shape, q.dtype)
-    k = _check.heads(op, "k", k, (total_k, heads, dim), q.dtype)
-    v = _check.heads(op, "v", v, (total_k, heads, dim), q.dtype)
-    batch = max(cu_seqlens_q.numel() - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
-    cu_seqlens_q = _check.vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32)
-    cu_seqlens_k = _check.vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32)
-    if key_bias is not None:
-        key_bias = _check.vector(op, "key_bias", key_bias, total_k, torch.float32)
-    bias_strides = (0, 0, 0)
-    if bias is not None:
-        bias, bias_strides = _check.score_bias(op, bias, batch, heads, max_seqlen_q, max_seqlen_k)
-    out = torch.empty((total_q, heads, dim), dtype=q.dtype)
-    extension.attention_varlen(
+    o = _check.attention(
+        "attention_varlen", "cpu", q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        key_bias, bias,
+    )  # fmt: skip
+    q, k, v = o.q, o.k, o.v
+    out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype)
+    _ready().attention_varlen(
         q.data_ptr(),
         k.data_ptr(),
         v.data_ptr(),
         out.data_ptr(),
-        code,
-        total_q,
-        total_k,
-        heads,
-        dim,
+        o.code,
+        o.total_q,
+        o.total_k,
+        o.heads,
+        o.dim,
         q.stride(0),
         q.stride(1),
         k.stride(0),
         k.stride(1),
         v.stride(0),
         v.stride(1),
-        heads * dim,
-        dim,
-        cu_seqlens_q.data_ptr(),
-        cu_seqlens_k.data_ptr(),
-        batch,
+        o.heads * o.dim,
+        o.dim,
+        o.cu_seqlens_q.data_ptr(),
+        o.cu_seqlens_k.data_ptr(),
+        o.batch,
         max_seqlen_q,
         max_seqlen_k,
         scale,
         causal,
-        0 if key_bias is None else key_bias.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        *bias_strides,
+        _check.address(o.key_bias),
+        _check.address(o.bias),
+        *o.bias_strides,
     )
     return out
 
@@ -268,55 +246,36 @@ def embed_layer_norm(
     position_padding_idx: int = -1,
 ) -> Tensor:
     """See `fastbert.ops.embed_layer_norm`."""
-    op = "embed_layer_norm"
-    extension = _ready()
-    if inputs_embeds is not None:
-        code = _check.floating_code(op, inputs_embeds, CODES)
-        rows, hidden = _check.two_dimensional(op, "inputs_embeds", inputs_embeds)
-        dtype = inputs_embeds.dtype
-        embeds = _check.by_rows(inputs_embeds)
-        word_lookup, words = _ABSENT, None
-    elif input_ids is None or word is None:
-        raise ValueError(
-            f"{op}: either inputs_embeds, or input_ids together with their table, must be given."
-        )
-    else:
-        code = _check.floating_code(op, word, CODES)
-        hidden = _check.two_dimensional(op, "word", word)[1]
-        if not isinstance(input_ids, Tensor) or input_ids.dim() != 1:
-            raise ValueError(f"{op}: input_ids must be a tensor of one dimension, packed.")
-        rows, dtype, embeds = input_ids.shape[0], word.dtype, None
-        word_lookup, words = _lookup("input_ids", input_ids, "word", word, rows, hidden, dtype)
-    position, positions = _lookup(
-        "position_ids", position_ids, "position_table", position_table, rows, hidden, dtype
+    o = _check.embedding(
+        "embed_layer_norm",
+        "cpu",
+        (input_ids, word),
+        (position_ids, position_table),
+        (token_type_ids, type_table),
+        (extra_ids, extra_table),
+        inputs_embeds,
+        weight,
+        bias,
     )
-    type_, types = _lookup(
-        "token_type_ids", token_type_ids, "type_table", type_table, rows, hidden, dtype
-    )
-    extra, extras = _lookup("extra_ids", extra_ids, "extra_table", extra_table, rows, hidden, dtype)
-    weight = _check.vector(op, "weight", weight, hidden, dtype)
-    bias = _check.vector(op, "bias", bias, hidden, dtype)
-    out = torch.empty((rows, hidden), dtype=dtype)
-    extension.embed_layer_norm(
-        word_lookup,
-        position,
-        type_,
-        extra,
-        0 if embeds is None else embeds.data_ptr(),
-        0 if embeds is None else _check.row_stride(embeds),
+    out = torch.empty((o.rows, o.width), dtype=o.weight.dtype)
+    _ready().embed_layer_norm(
+        _addresses(o.word),
+        _addresses(o.position),
+        _addresses(o.token_type),
+        _addresses(o.extra),
+        _check.address(o.embeds),
+        _check.row_stride(o.embeds),
         out.data_ptr(),
-        hidden,
-        weight.data_ptr(),
-        bias.data_ptr(),
-        rows,
-        hidden,
-        code,
-        code,
-        code,
+        o.width,
+        o.weight.data_ptr(),
+        o.bias.data_ptr(),
+        o.rows,
+        o.width,
+        o.code,
+        o.code,
+        o.code,
         eps,
     )
-    # Copies that the lookups point into live until here.
-    del words, positions, types, extras
     return out
 
 
@@ -334,81 +293,46 @@ def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
     return packed
 
 
-def _product(
-    run: Callable[..., None],
-    op: str,
-    x: Tensor,
-    code: int,
-    packed: Tensor,
-    scale: tuple[int, ...],
-    bias: Tensor | None,
-    activation: str,
-    residual: Tensor | None,
-    outer: int,
-) -> Tensor:
-    rows, inner = x.shape
-    x = _check.by_rows(x)
-    packed = _check.bytes_(op, "packed", packed)
-    if bias is not None:
-        bias = _check.vector(op, "bias", bias, outer, x.dtype)
-    if residual is not None:
-        residual = _check.matrix(op, "residual", residual, rows, outer, x.dtype)
-    out = torch.empty((rows, outer), dtype=x.dtype)
-    run(
+def _product(op: str, o: _check.Product, packed: Tensor, activation: str) -> Tensor:
+    x, code = o.x, o.code
+    packed = _check.bytes_(op, "packed", packed, _CPU)
+    out = torch.empty((o.rows, o.outer), dtype=x.dtype)
+    scale = () if o.weight_scale is None else (o.weight_scale.data_ptr(),)
+    getattr(_ready(), op)(
         (x.data_ptr(), code, _check.row_stride(x)),
         (packed.data_ptr(), packed.numel()),
         *scale,
-        (0, code) if bias is None else (bias.data_ptr(), code),
+        (_check.address(o.bias), code),
         kernel_activation(activation),
-        (0, code, 0)
-        if residual is None
-        else (residual.data_ptr(), code, _check.row_stride(residual)),
-        (out.data_ptr(), code, outer),
-        rows,
-        outer,
-        inner,
+        (_check.address(o.residual), code, _check.row_stride(o.residual)),
+        (out.data_ptr(), code, o.outer),
+        o.rows,
+        o.outer,
+        o.inner,
     )
     return out
 
 
 def _layer_norm(
-    op: str,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    residual: Tensor | None,
-    x_bias: Tensor | None,
-    return_sum: bool,
-    activation: int,
+    o: _check.RowNorm, eps: float, activation: int, return_sum: bool
 ) -> tuple[Tensor, Tensor]:
-    extension = _ready()
-    code = _check.floating_code(op, x, CODES)
-    rows, hidden = _check.two_dimensional(op, "x", x)
-    x = _check.by_rows(x)
-    dtype = x.dtype
-    weight = _check.vector(op, "weight", weight, hidden, dtype)
-    bias = _check.vector(op, "ln_bias" if op == "act_layer_norm" else "bias", bias, hidden, dtype)
-    if residual is not None:
-        residual = _check.matrix(op, "residual", residual, rows, hidden, dtype)
-    if x_bias is not None:
-        x_bias = _check.vector(op, "x_bias", x_bias, hidden, dtype)
-    out = torch.empty((rows, hidden), dtype=dtype)
-    total = torch.empty((rows, hidden) if return_sum else 0, dtype=dtype)
-    extension.layer_norm(
+    x, residual, code = o.x, o.residual, o.code
+    out = torch.empty((o.rows, o.width), dtype=x.dtype)
+    total = torch.empty((o.rows, o.width) if return_sum else 0, dtype=x.dtype)
+    _ready().layer_norm(
         x.data_ptr(),
-        0 if residual is None else residual.data_ptr(),
+        _check.address(residual),
         out.data_ptr(),
         total.data_ptr() if return_sum else 0,
-        0 if x_bias is None else x_bias.data_ptr(),
-        weight.data_ptr(),
-        bias.data_ptr(),
-        rows,
-        hidden,
+        _check.address(o.x_bias),
+        o.weight.data_ptr(),
+        o.bias.data_ptr(),
+        o.rows,
+        o.width,
         _check.row_stride(x),
-        hidden if residual is None else _check.row_stride(residual),
-        hidden,
-        hidden,
+        o.width if residual is None else _check.row_stride(residual),
+        o.width,
+        o.width,
         code,
         code,
         code,
@@ -419,26 +343,12 @@ def _layer_norm(
     return out, total
 
 
-def _lookup(
-    ids_name: str,
-    ids: Tensor | None,
-    table_name: str,
-    table: Tensor | None,
-    rows: int,
-    hidden: int,
-    dtype: torch.dtype,
-) -> tuple[tuple[int, int, int, int], tuple[Tensor, Tensor] | None]:
-    """A lookup as the extension takes it, and the tensors it points into."""
-    if ids is None and table is None:
-        return _ABSENT, None
-    op = "embed_layer_norm"
-    if ids is None or table is None:
-        given, absent = (table_name, ids_name) if ids is None else (ids_name, table_name)
-        raise ValueError(f"{op}: {given} was given without {absent}; give both or neither.")
-    ids = _check.vector(op, ids_name, ids, rows, torch.int64)
-    entries = table.shape[0] if isinstance(table, Tensor) and table.dim() == 2 else 0
-    table = _check.matrix(op, table_name, table, entries, hidden, dtype)
-    return (ids.data_ptr(), table.data_ptr(), entries, _check.row_stride(table)), (ids, table)
+def _addresses(lookup: _check.Lookup | None) -> tuple[int, int, int, int]:
+    """A lookup as the extension takes it: ids, table, entries, row stride."""
+    if lookup is None:
+        return _ABSENT
+    ids, table = lookup
+    return ids.data_ptr(), table.data_ptr(), table.shape[0], _check.row_stride(table)
 
 
 def _ready() -> ModuleType:

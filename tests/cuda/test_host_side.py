@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from fastbert import kernels
 from fastbert.kernels import cuda
+from fastbert.kernels.cuda import _native
 
-module, reason = cuda._load()
+module, reason = _native.load()
 if module is None:
     pytest.skip(reason, allow_module_level=True)
 _cuda: Any = module
@@ -123,12 +125,13 @@ def test_empty_calls_need_no_device() -> None:
 
 def test_cpu_tensors_are_refused_by_name() -> None:
     x, vector = torch.zeros(2, 8), torch.zeros(8)
-    for call in (
-        lambda: cuda.add_layer_norm(x, vector, vector, 1e-5),
-        lambda: cuda.act_layer_norm(x, None, vector, vector, 1e-5, "gelu"),
-        lambda: cuda.bias_act(x, vector, "gelu"),
-        lambda: cuda.quantize_rows(x),
-        lambda: cuda.embed_layer_norm(torch.zeros(2, dtype=torch.int64), x, vector, vector, 1e-5),
+    ids = torch.zeros(2, dtype=torch.int64)
+    for op, arguments in (
+        ("add_layer_norm", (x, vector, vector, 1e-5)),
+        ("act_layer_norm", (x, None, vector, vector, 1e-5, "gelu")),
+        ("bias_act", (x, vector, "gelu")),
+        ("quantize_rows", (x,)),
+        ("embed_layer_norm", (ids, x, vector, vector, 1e-5)),
     ):
-        with pytest.raises(ValueError, match="the cuda kernels take CUDA tensors"):
-            call()
+        with pytest.raises(ValueError, match=f"^{op}: the cuda kernels take CUDA tensors"):
+            kernels.kernel("cuda", op)(*arguments)

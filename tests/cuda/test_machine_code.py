@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fastbert.kernels import cuda
+from fastbert.kernels.cuda import _native
 
 triton = pytest.importorskip("triton", reason="the triton package, which carries cuobjdump")
-module, reason = cuda._load()
+module, reason = _native.load()
 if module is None:
     pytest.skip(reason, allow_module_level=True)
 
