@@ -55,7 +55,7 @@ def draw(results: Results, path: Path) -> None:
         labels = [f"{r.engine}{'' if r.arrangement == 'arrival' else ' (sorted)'}" for r in rows]
         axis.set_yticks(range(len(rows)), labels, fontsize=8)
         axis.invert_yaxis()
-        for precision, floor in results.floors.get(case, {}).items():
+        for precision, floor in results.cases[case].floors.items():
             axis.axvline(floor, color=_COLOURS[precision], linestyle="--", linewidth=1.2)
         axis.set_title(f"{case}: milliseconds, less is better", fontsize=9, loc="left")
         axis.spines[["top", "right"]].set_visible(False)

@@ -42,42 +42,94 @@ class Row:
 
 
 @dataclass
-class Results:
-    """Everything of one run."""
+class Circumstances:
+    """Under which one case was measured.
+
+    Attributes:
+        date, commit, load: when, of what, and how busy the machine was before.
+        limits: what the hardware did just before.
+        floors: milliseconds of the case by precision, under those limits.
+        plans: lines of our engines' Plans.
+        notes: anything else.
+    """
 
     limits: Limits
-    rows: list[Row] = field(default_factory=list)
-    floors: dict[str, dict[str, float]] = field(default_factory=dict)
+    floors: dict[str, float] = field(default_factory=dict)
     plans: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    date: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    commit: str = field(default_factory=lambda: _commit())
+    load: float = field(default_factory=lambda: os.getloadavg()[0])
+
+
+@dataclass
+class Results:
+    """Every case measured so far: of this run, and of earlier ones into the same file."""
+
+    rows: list[Row] = field(default_factory=list)
+    cases: dict[str, Circumstances] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def begin(self, case: str, limits: Limits) -> Circumstances:
+        """Makes room for a case, whose earlier rows are forgotten."""
+        self.rows = [row for row in self.rows if row.case != case]
+        self.cases.pop(case, None)
+        self.cases[case] = Circumstances(limits)
+        return self.cases[case]
+
+    def floor(self, row: Row) -> float | None:
+        """Milliseconds that no program can beat in a row's case and precision."""
+        return self.cases[row.case].floors.get(row.precision)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN becomes null."""
         return _plain(
             {
-                "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "commit": _commit(),
                 "machine": machine(),
                 "versions": self.versions,
-                "limits": self.limits.as_dict(),
-                "floors_ms": self.floors,
-                "plans": self.plans,
-                "notes": self.notes,
+                "cases": {name: asdict(case) for name, case in self.cases.items()},
                 "rows": [asdict(row) for row in self.rows],
             }
         )
 
     def save(self, name: str) -> Path:
-        """Writes results/NAME.json."""
+        """Writes results/NAME.json, whole or not at all."""
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{name}.json"
-        path.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        beside = path.with_suffix(".json.part")
+        beside.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        beside.replace(path)
         return path
+
+    @classmethod
+    def load(cls, name: str) -> Results:
+        """What results/NAME.json holds; nothing where there is no such file.
+
+        Raises:
+            ValueError: when it was measured on another machine.
+        """
+        path = FOLDER / f"{name}.json"
+        if not path.exists():
+            return cls()
+        saved = json.loads(path.read_text())
+        here = machine()
+        if saved["machine"] != here:
+            raise ValueError(
+                f"{path} was measured on {saved['machine']}, this machine is {here}; choose "
+                f"another --name."
+            )
+        return cls(
+            [_row(row) for row in saved["rows"]],
+            {
+                name: Circumstances(**{**case, "limits": _limits(case["limits"])})
+                for name, case in saved["cases"].items()
+            },
+            saved["versions"],
+        )
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores and how busy it was when asked."""
+    """The processor and what runs on it."""
     from fastbert import env
 
     return {
@@ -85,7 +137,6 @@ def machine() -> dict[str, Any]:
         "cores": env.usable_cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
     }
 
 
@@ -97,6 +148,14 @@ def _commit() -> str:
         cwd=Path(__file__).parent,
     )
     return found.stdout.strip() or "unknown"
+
+
+def _row(saved: dict[str, Any]) -> Row:
+    return Row(**{**saved, "time": Summary(**saved["time"]) if saved["time"] else None})
+
+
+def _limits(saved: dict[str, Any]) -> Limits:
+    return Limits(**{**saved, "reasons": tuple(saved["reasons"])})
 
 
 def _plain(value: Any) -> Any:

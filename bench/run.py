@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = cases_module.chosen(options.cases)
     engines = rivals.chosen(options.rivals)
     warnings.filterwarnings("ignore")
-    results = Results(limits.measure(options.threads))
+    name = options.name or f"{platform.node()}-{time.strftime('%Y%m%d-%H%M%S')}"
+    results = Results.load(name)
     for engine in engines:
         if engine.unavailable() is None:
             results.versions |= engine.versions()
@@ -43,13 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{time.strftime('%H:%M:%S')} {case.name}", file=sys.stderr, flush=True)
         run = _text_case if case.texts else _token_case
         run(case, engines, options, results)
-    print(table.render(results))
-    name = options.name or f"{platform.node()}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = results.save(name)
-    if any(row.time for row in results.rows):
-        plot.draw(results, path.with_suffix(".png"))
-    print(f"\nwritten to {path}")
-    red = [row for row in results.rows if row.engine.startswith("fastbert") and not row.passed]
+        print(table.render(results, [case.name]), end="\n\n", flush=True)
+        path = results.save(name)
+        if any(row.time for row in results.rows):
+            plot.draw(results, path.with_suffix(".png"))
+    print(f"written to {path}")
+    measured = {case.name for case in chosen}
+    red = [
+        row
+        for row in results.rows
+        if row.case in measured and row.engine.startswith("fastbert") and not row.passed
+    ]
     return 1 if red else 0
 
 
@@ -61,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--turns", type=int, default=9, help="rounds of the interleaved run")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds per engine and case")
     parser.add_argument("--quick", action="store_true", help="three turns, two seconds each")
-    parser.add_argument("--name", help="of the files in bench/results")
+    parser.add_argument("--name", help="of the files in bench/results; cases are added to them")
     return parser
 
 
@@ -69,6 +74,7 @@ def _token_case(
     case: Case, engines: Sequence[Rival], options: argparse.Namespace, results: Results
 ) -> None:
     path = models.checkpoint(case.model)
+    found = results.begin(case.name, limits.measure(options.threads))
     random = np.random.default_rng(1)
     inputs = [
         [int(i) for i in random.integers(1000, case.shape.vocabulary - 10, size=length)]
@@ -104,9 +110,9 @@ def _token_case(
             else:
                 row.reason = f"gate: relative error {verdict.error:.1e}"
             if rival.ours:
-                results.plans[f"{case.name}, {rival.name}"] = engine.model.plan().lines()
+                found.plans[rival.name] = engine.model.plan().lines()
     _time(runs, rows, options)
-    results.floors[case.name] = _floors(case, case.lengths, results)
+    found.floors = _floors(case, case.lengths, found.limits)
     loaded.clear()
     gc.collect()
 
@@ -116,7 +122,8 @@ def _text_case(
 ) -> None:
     path = models.checkpoint(case.model)
     inputs = texts.english(case.texts)
-    results.notes[f"{case.name} digest"] = texts.digest(inputs)
+    found = results.begin(case.name, limits.measure(options.threads))
+    found.notes["digest of the texts"] = texts.digest(inputs)
     reference = rivals.RIVALS["transformers fp32"]
     expected = list(embedder(reference, path, options.threads, inputs, True)())
     runs: Runs = {}
@@ -141,7 +148,7 @@ def _text_case(
             else:
                 row.reason = f"gate: relative error {verdict.error:.1e}"
     _time(runs, rows, options)
-    results.floors[case.name] = _floors(case, _text_lengths(path, inputs), results)
+    found.floors = _floors(case, _text_lengths(path, inputs), found.limits)
 
 
 def _refusal(rival: Rival, case: Case) -> str:
@@ -204,13 +211,11 @@ def _text_lengths(path: Path, inputs: Sequence[str]) -> tuple[int, ...]:
     return tuple(map(len, encoded))
 
 
-def _floors(case: Case, lengths: tuple[int, ...], results: Results) -> dict[str, float]:
+def _floors(case: Case, lengths: tuple[int, ...], bound: limits.Limits) -> dict[str, float]:
     """Milliseconds by precision."""
     found = {}
     for precision, size in limits.BYTES.items():
-        floor = results.limits.floor(
-            precision, case.shape.operations(lengths), case.shape.weights * size
-        )
+        floor = bound.floor(precision, case.shape.operations(lengths), case.shape.weights * size)
         if floor is not None:
             found[precision] = floor * 1e3
     return found

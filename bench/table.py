@@ -7,22 +7,20 @@ from collections.abc import Sequence
 from .results import Results, Row
 
 
-def render(results: Results) -> str:
-    """The whole run as text."""
-    lines: list[str] = []
-    for case in dict.fromkeys(row.case for row in results.rows):
-        rows = [row for row in results.rows if row.case == case]
-        lines += [*_block(case, rows, results.floors.get(case, {})), ""]
-    lines += [f"not measured: {reason}" for reason in results.limits.reasons]
-    return "\n".join(lines).rstrip()
+def render(results: Results, cases: Sequence[str]) -> str:
+    """These cases as text."""
+    blocks = ["\n".join(_block(case, results)) for case in cases]
+    return "\n\n".join(blocks)
 
 
-def _block(case: str, rows: Sequence[Row], floors: dict[str, float]) -> list[str]:
+def _block(case: str, results: Results) -> list[str]:
+    rows = [row for row in results.rows if row.case == case]
+    floors = results.cases[case].floors
     timed = sorted((row for row in rows if row.time), key=lambda row: _median(row))
     lines = [f"{case:<20} {'median ms':>10} {'spread':>7} {'min ms':>9} {'floor':>6} {'error':>9}"]
     for row in timed:
         assert row.time is not None and row.error is not None
-        floor = floors.get(row.precision)
+        floor = results.floor(row)
         share = f"{floor / row.time.median:6.0%}" if floor else "     -"
         lines.append(
             f"  {_label(row):<28}{row.time.median:>8.2f}{row.time.spread:>8.0%}"
@@ -32,6 +30,7 @@ def _block(case: str, rows: Sequence[Row], floors: dict[str, float]) -> list[str
     if floors:
         named = ", ".join(f"{name} {value:.2f}" for name, value in floors.items())
         lines.append(f"  {'floor, ms':<28}   {named}")
+    lines += [f"  not measured: {reason}" for reason in results.cases[case].limits.reasons]
     lines += _against(rows)
     return lines
 

@@ -1,17 +1,14 @@
-"""The hardware's limits, measured in registers and from memory by a small C program."""
+"""The hardware's limits, measured now: products in registers and reads from memory."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-KINDS = ("fp32", "bf16", "int8", "read")
+from . import native
+
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
-_FLAGS = ("-O2", "-march=native", "-pthread", "-Wall")
-_MILLISECONDS = 25
+_CODES = {"fp32": 0, "bf16": 1, "int8": 4}
+_REPEATS = 200
 
 
 @dataclass(frozen=True)
@@ -47,28 +44,14 @@ class Limits:
 
 
 def measure(threads: int) -> Limits:
-    """Compiles limits.c for this very machine, whose compiler may be missing, and runs it."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        return Limits(threads, None, None, None, None, ("no C compiler to measure them with",))
-    rates: dict[str, float | None] = {}
-    reasons: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "limits")
-        source = Path(__file__).with_name("limits.c")
-        built = subprocess.run(
-            [compiler, *_FLAGS, str(source), "-o", str(program)], capture_output=True, text=True
-        )
-        if built.returncode:
-            reason = (built.stderr.strip().splitlines() or ["no message"])[0]
-            return Limits(threads, None, None, None, None, (f"limits.c: {reason}",))
-        for kind in KINDS:
-            run = subprocess.run(
-                [str(program), kind, str(threads), str(_MILLISECONDS)],
-                capture_output=True,
-                text=True,
-            )
-            rates[kind] = float(run.stdout) if run.returncode == 0 else None
-            if run.returncode:
-                reasons.append(run.stderr.strip())
-    return Limits(threads, **rates, reasons=tuple(reasons))
+    """Measures them with `threads` threads and the instruction set in use.
+
+    The products are those of the kernels' own inner loops, without their loads; the reads are of
+    more memory than any cache holds. Where the native library cannot load, every limit is None.
+    """
+    reason = native.reason()
+    if reason is not None:
+        return Limits(threads, None, None, None, None, (reason,))
+    library = native.extension()
+    rates = {name: library.dot_limit(code, threads, _REPEATS) for name, code in _CODES.items()}
+    return Limits(threads, **rates, read=library.memory_limit(threads))

@@ -141,9 +141,10 @@ def test_the_gate_is_red_for_nan_and_for_another_shape() -> None:
 
 
 def some_results() -> results.Results:
-    found = results.Results(Limits(2, 5e11, 1e12, 2e12, 4e10))
-    found.floors["case"] = {"fp32": 2.0, "int8": 1.0}
-    found.rows = [
+    found = results.Results()
+    case = found.begin("case", Limits(2, 5e11, 1e12, 2e12, 4e10))
+    case.floors = {"fp32": 2.0, "int8": 1.0}
+    found.rows += [
         results.Row("case", "fastbert int8", "int8", "arrival", 1e-2, True, summary(2.0)),
         results.Row("case", "OpenVINO bf16", "bf16", "sorted", 1e-2, True, summary(3.0)),
         results.Row("case", "OpenVINO bf16", "bf16", "arrival", 1e-2, True, summary(8.0)),
@@ -157,7 +158,7 @@ def summary(milliseconds: float) -> stats.Summary:
 
 
 def test_the_table_compares_and_prints_no_speed_on_a_red_gate() -> None:
-    text = table.render(some_results())
+    text = table.render(some_results(), ["case"])
     assert "1.50x fastest rival (OpenVINO bf16, sorted)" in text
     assert "4.00x fastest in arrival order (OpenVINO bf16)" in text
     wrong = next(line for line in text.splitlines() if "wrong" in line)
@@ -171,9 +172,36 @@ def test_results_are_json_with_machine_and_versions(
 ) -> None:
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     saved = json.loads(some_results().save("run").read_text())
-    assert {"machine", "versions", "limits", "plans", "rows", "commit"} <= set(saved)
+    assert {"machine", "versions", "cases", "rows"} <= set(saved)
+    assert {"limits", "floors", "plans", "commit", "date", "load"} <= set(saved["cases"]["case"])
     assert saved["rows"][3]["error"] is None
     assert saved["rows"][0]["time"]["median"] == pytest.approx(2.0)
+
+
+def test_a_case_measured_again_replaces_its_rows_and_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    first = some_results()
+    first.begin("other", Limits(2, 5e11, 1e12, 2e12, 4e10))
+    first.rows.append(results.Row("other", "fastbert int8", "int8", "arrival", 1e-2, True))
+    first.save("run")
+    again = results.Results.load("run")
+    assert again.as_dict()["rows"][:3] == first.as_dict()["rows"][:3]
+    assert again.cases == first.cases
+    again.begin("case", Limits(2, None, None, None, None, ("none",)))
+    assert {row.case for row in again.rows} == {"other"}
+    assert again.cases["case"].limits.reasons == ("none",)
+
+
+def test_results_of_another_machine_are_not_added_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    some_results().save("run")
+    monkeypatch.setattr(results, "machine", lambda: {"cpu": "another"})
+    with pytest.raises(ValueError, match="choose another --name"):
+        results.Results.load("run")
 
 
 def test_the_plot_is_written(tmp_path: Path) -> None:

@@ -39,6 +39,23 @@ TEST(threads_every_task_runs_once) {
     }
 }
 
+TEST(threads_parts_cover_everything_larger_ones_first) {
+    for (index_t size : {0, 1, 7, 12, 36, 100}) {
+        for (index_t parts : {1, 2, 3, 8, 13}) {
+            CHECK(part_begin(size, parts, 0) == 0);
+            CHECK(part_begin(size, parts, parts) == size);
+            index_t before = size;
+            for (index_t part = 0; part < parts; ++part) {
+                const index_t count =
+                    part_begin(size, parts, part + 1) - part_begin(size, parts, part);
+                CHECK(count <= before);
+                CHECK(count == size / parts || count == size / parts + 1);
+                before = count;
+            }
+        }
+    }
+}
+
 TEST(threads_many_short_jobs_in_a_region) {
     for (bool in_region : {false, true}) {
         std::atomic<std::int64_t> total{0};

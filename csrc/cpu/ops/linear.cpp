@@ -52,11 +52,12 @@ void multiply(const GemmArgs& g, DType packed_dtype) {
     const index_t units = (panels + s.panel_unit - 1) / s.panel_unit;
     parallel_for(s.row_blocks * s.groups, threads, [&](index_t task, int) {
         const index_t block = task / s.groups, group = task % s.groups;
-        const index_t first = units * group / s.groups * s.panel_unit;
-        const index_t last = std::min(panels, units * (group + 1) / s.groups * s.panel_unit);
+        const index_t first = part_begin(units, s.groups, group) * s.panel_unit;
+        const index_t last =
+            std::min(panels, part_begin(units, s.groups, group + 1) * s.panel_unit);
         void* scratch = scratch_floats > 0 ? thread_scratch(scratch_floats) : nullptr;
-        range(g, g.rows * block / s.row_blocks, g.rows * (block + 1) / s.row_blocks, first, last,
-              scratch);
+        range(g, part_begin(g.rows, s.row_blocks, block),
+              part_begin(g.rows, s.row_blocks, block + 1), first, last, scratch);
     });
 }
 
