@@ -15,6 +15,8 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "backend": ("Plan", "use_backend"),
     "describe": ("explain",),
     "quantization": ("QuantizationConfig",),
+    "generation_config": ("GenerationConfig",),
+    "cache": ("DynamicCache", "EncoderDecoderCache"),
     "packing": ("PackedBatch",),
     "sentence": ("SentenceEncoder",),
     "pipelines": ("pipeline",),

@@ -21,6 +21,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastbert import hub
+
 CONFIG_NAME = "config.json"
 SAFE_WEIGHTS = "model.safetensors"
 TORCH_WEIGHTS = "pytorch_model.bin"
@@ -57,7 +59,7 @@ def resolve_file(
     *,
     subfolder: str = "",
     optional: bool = False,
-    **hub: Any,
+    **options: Any,
 ) -> Any:
     """The local path of one file of a checkpoint.
 
@@ -66,12 +68,12 @@ def resolve_file(
         filename: name of the file, such as "config.json".
         subfolder: folder inside the checkpoint.
         optional: return None rather than raise where the checkpoint has no such file.
-        **hub: revision, cache_dir, token, local_files_only, force_download.
+        **options: revision, cache_dir, token, local_files_only, force_download.
 
     Raises:
         FileNotFoundError: when the path does not exist or lacks the file.
     """
-    folder = Path(name_or_path)
+    folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         path = folder / subfolder / filename
         if path.is_file():
@@ -89,33 +91,8 @@ def resolve_file(
         raise FileNotFoundError(
             f"{text} {what}; give the folder that holds {CONFIG_NAME} and the weights."
         )
-    return _from_hub(text, filename, subfolder, optional, hub)
-
-
-def _from_hub(
-    repo: str, filename: str, subfolder: str, optional: bool, hub: Mapping[str, Any]
-) -> Path | None:
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise FileNotFoundError(
-            f"{repo} is not a folder here, and a hub id needs the package huggingface_hub: install "
-            "it, or give the path of a downloaded checkpoint."
-        ) from error
-    try:
-        name = f"{subfolder}/{filename}" if subfolder else filename
-        return Path(huggingface_hub.hf_hub_download(repo, name, **hub))
-    except errors.EntryNotFoundError as error:
-        # Offline, a file that is only not in the cache raises a subclass of the same error.
-        if optional:
-            return None
-        raise FileNotFoundError(f"{repo} on the hub has no {filename} ({error}).") from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
-        raise FileNotFoundError(
-            f"{repo} is not a folder here and could not be fetched from the hub "
-            f"({type(error).__name__}: {error}); check the name, or download it first."
-        ) from error
+    inside = f"{subfolder}/{filename}" if subfolder else filename
+    return hub.file(text, inside, optional=optional, **options)
 
 
 def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
@@ -344,7 +321,13 @@ class Checkpoint:
             index = resolve_file(name_or_path, name + INDEX_SUFFIX, optional=True, **options)
             if index is not None:
                 return cls._sharded(name_or_path, index, reader, options)
-        raise FileNotFoundError(f"{name_or_path} holds no weights: looked for {', '.join(tried)}.")
+        because = None
+        if not Path(name_or_path).is_dir():
+            because = hub.offline_because(bool(options.get("local_files_only")))
+        raise FileNotFoundError(
+            f"{name_or_path} holds no weights: looked for {', '.join(tried)}"
+            + (f" in the hub's cache only, since {because}." if because else ".")
+        )
 
     @classmethod
     def _sharded(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
+import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +13,21 @@ from torch import Tensor
 
 from fastbert.beams import Beams
 from fastbert.cache import as_cache
-from fastbert.checkpoint import resolve_file, write_beside
+from fastbert.generation_config import GenerationConfig
 from fastbert.outputs import ModelOutput
+from fastbert.processors import LogitsProcessor, processors
 
-GENERATION_CONFIG = "generation_config.json"
-LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["GenerateOutput", "GenerationConfig", "GenerationMixin", "GenerationState", "Streamer"]
+
 StoppingCriterion = Callable[[Tensor, Any], Any]
+
+
+class Streamer(Protocol):
+    """What generate() tells of growing texts, such as a TextStreamer of transformers."""
+
+    def put(self, value: Tensor) -> None: ...
+
+    def end(self) -> None: ...
 
 
 @dataclass
@@ -31,89 +38,6 @@ class GenerateOutput(ModelOutput):
     sequences: Tensor | None = None
     scores: tuple[Tensor, ...] | None = None
     sequences_scores: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """How generate() proceeds; every field may be given to generate() itself.
-
-    Attributes:
-        max_length: tokens of prompt and continuation together; None for prompt + 20.
-        max_new_tokens: tokens of the continuation, before max_length.
-        min_length, min_new_tokens: no end before so many.
-        do_sample: draw tokens rather than take the likeliest.
-        temperature, top_k, top_p: shape of the distribution to draw from; top_k 0 keeps all.
-        num_beams: continuations kept at each step of beam search; 1 for none.
-        length_penalty: the score of a beam is its log-probability / length ** length_penalty.
-        early_stopping: True: stop with num_beams finished; False: when the running ones are not
-            likely to beat them; "never": when they cannot.
-        repetition_penalty: scores of tokens that were there are divided (multiplied if negative)
-            by this.
-        no_repeat_ngram_size: no n-gram of this size occurs twice; 0 for no such rule.
-        num_return_sequences: continuations returned for each prompt.
-        eos_token_id: one id or several, each of which ends a text.
-        output_scores, return_dict_in_generate: what is returned.
-    """
-
-    max_length: int | None = None
-    max_new_tokens: int | None = None
-    min_length: int = 0
-    min_new_tokens: int | None = None
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    num_beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | str = False
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    num_return_sequences: int = 1
-    use_cache: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    pad_token_id: int | None = None
-    output_scores: bool = False
-    return_dict_in_generate: bool = False
-
-    @classmethod
-    def from_model_config(cls, config: Any) -> GenerationConfig:
-        """The defaults, and the special tokens of a model."""
-        return cls(
-            bos_token_id=getattr(config, "bos_token_id", None),
-            eos_token_id=getattr(config, "eos_token_id", None),
-            pad_token_id=getattr(config, "pad_token_id", None),
-        )
-
-    @classmethod
-    def from_checkpoint(
-        cls, path: str | os.PathLike[str], config: Any, **hub: Any
-    ) -> GenerationConfig:
-        """What generation_config.json of a checkpoint says, where there is one, over the
-        defaults of its model. Keys that mean nothing here are left out."""
-        defaults = cls.from_model_config(config)
-        file = resolve_file(path, GENERATION_CONFIG, optional=True, **hub)
-        if file is None:
-            return defaults
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
-        known = {field.name for field in fields(cls)}
-        return replace(defaults, **{k: v for k, v in values.items() if k in known})
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write generation_config.json: the values that are not the defaults."""
-        defaults = asdict(GenerationConfig())
-        values = {k: v for k, v in asdict(self).items() if v != defaults[k]}
-        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        path = Path(save_directory) / GENERATION_CONFIG
-        write_beside(path, lambda target: target.write_text(text, encoding="utf-8"))
-
-    def ends(self) -> list[int]:
-        """All tokens that end a text."""
-        if self.eos_token_id is None:
-            return []
-        return (
-            list(self.eos_token_id) if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        )
 
 
 class GenerationMixin:
@@ -136,6 +60,29 @@ class GenerationMixin:
     def can_generate(self) -> bool:
         return True
 
+    def caches(self) -> bool:
+        """Whether tokens that were scored once need not be scored again."""
+        return bool(self.config.is_decoder)
+
+    def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
+        """Arguments of forward that score, in the last column, the token behind `ids`.
+
+        Args:
+            ids: (rows, length), prompts and what was generated so far.
+        """
+        past = 0 if state.cache is None else state.cache.get_seq_length()
+        types = state.token_type_ids
+        return {
+            "input_ids": ids[:, past:],
+            "attention_mask": state.mask,
+            "position_ids": self.base_model.positions_from_mask(state.mask)[:, past:],
+            "token_type_ids": None if types is None else types[:, past:],
+            "past_key_values": state.cache,
+            "use_cache": state.cache is not None,
+            "encoder_hidden_states": state.encoder_hidden_states,
+            "encoder_attention_mask": state.encoder_attention_mask,
+        }
+
     @torch.no_grad()
     def generate(
         self,
@@ -143,10 +90,12 @@ class GenerationMixin:
         generation_config: GenerationConfig | None = None,
         *,
         attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        logits_processor: Sequence[LogitsProcessor] = (),
-        stopping_criteria: Sequence[StoppingCriterion] = (),
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Sequence[StoppingCriterion] | None = None,
+        streamer: Streamer | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -158,11 +107,16 @@ class GenerationMixin:
             generation_config: how to proceed; None for the model's own.
             attention_mask: (batch, length), zero for padding; None finds it by the padding token,
                 where that is not also an end token.
+            token_type_ids: (batch, length), of the prompt; what follows has the type of its last
+                token. None for zeros.
             encoder_hidden_states, encoder_attention_mask: for cross-attention.
             logits_processor: functions of (ids so far, scores) that return new scores, run before
                 those of the configuration.
             stopping_criteria: functions of (ids so far, None) that return whether to stop, one bool
                 or one a row.
+            streamer: told of texts as they grow: put(ids) gets the prompts (rows, length), then the
+                tokens of every step (rows,), on the CPU; end() says that nothing follows. Not with
+                beam search.
             generator: source of random numbers for sampling.
             **kwargs: fields of GenerationConfig.
 
@@ -171,40 +125,57 @@ class GenerationMixin:
             behind the end; or GenerateOutput with return_dict_in_generate.
 
         Raises:
+            TypeError: for an argument that generate() does not have; it lists those it has.
             ValueError: for settings that contradict each other, or a length beyond the positions.
         """
-        known = {field.name for field in fields(GenerationConfig)}
-        if set(kwargs) - known:
-            raise TypeError(
-                f"generate has no argument {', '.join(sorted(set(kwargs) - known))}; it takes "
-                f"{', '.join(sorted(known))}."
-            )
-        settings = replace(generation_config or self.generation_config, **kwargs)
+        settings = self._settings(generation_config, kwargs)
+        if streamer is not None:
+            _check_streamer(streamer, settings)
         if input_ids is None:
             if settings.bos_token_id is None:
                 raise ValueError("generate needs input_ids, since the model has no bos_token_id.")
             input_ids = torch.tensor([[settings.bos_token_id]], device=self.device)
-        limit = self._limit(settings, input_ids.shape[1])
         if attention_mask is None:
             attention_mask = _mask_of(input_ids, settings)
+        limit = self._limit(settings, attention_mask)
         rows = _repeats(settings)
-        session = _Session(
-            self,
-            settings.use_cache and self.config.is_decoder,
+        cached = settings.use_cache and self.caches()
+        state = GenerationState(
+            as_cache(None, encoder_hidden_states is not None) if cached else None,
             attention_mask.repeat_interleave(rows, dim=0),
+            _repeated(token_type_ids, rows),
             _repeated(encoder_hidden_states, rows),
             _repeated(encoder_attention_mask, rows),
         )
         # Padding before the prompt is no text, so nothing in it counts as repeated.
-        padding = (session.mask != 0).int().argmax(dim=1)
-        process = [*logits_processor, *_processors(settings, input_ids.shape[1], padding)]
+        padding = (state.mask != 0).int().argmax(dim=1)
+        process = [*(logits_processor or ()), *processors(settings, input_ids.shape[1], padding)]
         ids = input_ids.repeat_interleave(rows, dim=0)
-        run = _sample if settings.num_beams == 1 else _beam_search
-        output = run(session, ids, settings, limit, process, stopping_criteria, generator)
+        run = _Run(self, state, settings, limit, process, stopping_criteria or (), generator)
+        output = run.sample(ids, streamer) if settings.num_beams == 1 else run.beam_search(ids)
         return output if settings.return_dict_in_generate else output.sequences
 
-    def _limit(self, settings: GenerationConfig, prompt: int) -> int:
-        longest = self.base_model.longest()
+    def _settings(self, given: Any, more: dict[str, Any]) -> GenerationConfig:
+        known = {field.name for field in fields(GenerationConfig)}
+        if set(more) - known:
+            raise TypeError(
+                f"generate has no argument {', '.join(sorted(set(more) - known))}; it takes "
+                f"{', '.join(sorted(known | _ARGUMENTS))}."
+            )
+        settings = self.generation_config if given is None else given
+        if not isinstance(settings, GenerationConfig):
+            raise TypeError(
+                "generation_config is a fastbert.GenerationConfig, not "
+                f"{type(settings).__module__}.{type(settings).__name__}; give its values as "
+                "arguments of generate, or as fastbert.GenerationConfig(...)."
+            )
+        return replace(settings, **more)
+
+    def _limit(self, settings: GenerationConfig, mask: Tensor) -> int:
+        """Length at which every text ends; padding before a prompt takes no position."""
+        prompt = mask.shape[1]
+        unused = prompt - int((mask != 0).sum(dim=1).max()) if mask.shape[0] else 0
+        longest = self.base_model.longest() + unused
         if settings.max_new_tokens is not None:
             limit = prompt + settings.max_new_tokens
         elif settings.max_length is not None:
@@ -218,179 +189,132 @@ class GenerationMixin:
             )
         if limit > longest:
             raise ValueError(
-                f"{limit} tokens were asked for, but the model has positions for {longest}."
+                f"{limit - unused} tokens were asked for, but the model has positions for "
+                f"{longest - unused}."
             )
         return limit
 
 
-class _Session:
-    """The model between two steps: its cache, and the mask that grows with the text."""
+_ARGUMENTS = set(inspect.signature(GenerationMixin.generate).parameters) - {"self", "kwargs"}
 
-    def __init__(
-        self,
-        model: Any,
-        use_cache: bool,
-        mask: Tensor,
-        encoder_states: Tensor | None,
-        encoder_mask: Tensor | None,
-    ) -> None:
-        self.model = model
-        self.mask = mask
-        self.cache = as_cache(None, encoder_states is not None) if use_cache else None
-        self.encoder = {
-            "encoder_hidden_states": encoder_states,
-            "encoder_attention_mask": encoder_mask,
-        }
 
-    def scores(self, ids: Tensor) -> Tensor:
-        """Scores of the next token for ids (rows, length): float32 (rows, vocabulary)."""
-        positions = self.model.base_model.positions_from_mask(self.mask)
-        past = 0 if self.cache is None else self.cache.get_seq_length()
-        output = self.model(
-            input_ids=ids[:, past:],
-            attention_mask=self.mask,
-            position_ids=positions[:, past:],
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-            logits_to_keep=1,
-            return_dict=True,
-            output_attentions=False,
-            output_hidden_states=False,
-            **self.encoder,
-        )
+@dataclass
+class GenerationState:
+    """What a model is given again at every step.
+
+    Attributes:
+        cache: keys and values of earlier tokens, None where the model keeps none.
+        mask: (rows, length), zero for padding; grows with the text.
+        token_type_ids: (rows, length) or None; grows with the text.
+        encoder_hidden_states, encoder_attention_mask: as of the forward.
+    """
+
+    cache: Any
+    mask: Tensor
+    token_type_ids: Tensor | None = None
+    encoder_hidden_states: Tensor | None = None
+    encoder_attention_mask: Tensor | None = None
+
+    def grow(self) -> None:
+        """One more token in every row."""
         self.mask = F.pad(self.mask, (0, 1), value=1)
-        return output.logits[:, -1].float()
+        types = self.token_type_ids
+        self.token_type_ids = None if types is None else torch.cat([types, types[:, -1:]], dim=1)
 
     def reorder(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order."""
+        """Go on with these rows, in this order. The encoder's are alike for all beams of a text."""
         self.mask = self.mask[rows]
+        self.token_type_ids = None if self.token_type_ids is None else self.token_type_ids[rows]
         if self.cache is not None:
             self.cache.reorder_cache(rows)
 
 
-def _sample(
-    session: _Session,
-    ids: Tensor,
-    settings: GenerationConfig,
-    limit: int,
-    processors: Sequence[LogitsProcessor],
-    criteria: Sequence[StoppingCriterion],
-    generator: torch.Generator | None,
-) -> GenerateOutput:
-    """One token a step, the likeliest or a drawn one."""
-    ends = torch.tensor(settings.ends(), device=ids.device)
-    filler = _filler(settings)
-    done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
-    kept: list[Tensor] = []
-    while ids.shape[1] < limit and not bool(done.all()):
-        scores = session.scores(ids)
-        for processor in processors:
-            scores = processor(ids, scores)
-        if settings.output_scores:
-            kept.append(scores)
-        if settings.do_sample:
-            token = torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(1)
-        else:
-            token = scores.argmax(dim=-1)
-        token = torch.where(done, torch.full_like(token, filler), token)
-        ids = torch.cat([ids, token[:, None]], dim=1)
-        done = done | torch.isin(token, ends)
-        for criterion in criteria:
-            done = done | torch.as_tensor(criterion(ids, None), device=ids.device)
-    return GenerateOutput(ids, tuple(kept) if settings.output_scores else None)
+@dataclass
+class _Run:
+    """One call of generate()."""
 
+    model: Any
+    state: GenerationState
+    settings: GenerationConfig
+    limit: int
+    processors: Sequence[LogitsProcessor]
+    criteria: Sequence[StoppingCriterion]
+    generator: torch.Generator | None
 
-def _beam_search(
-    session: _Session,
-    ids: Tensor,
-    settings: GenerationConfig,
-    limit: int,
-    processors: Sequence[LogitsProcessor],
-    criteria: Sequence[StoppingCriterion],
-    generator: torch.Generator | None,
-) -> GenerateOutput:
-    """The num_beams best continuations of each prompt at every step."""
-    beams = Beams(
-        ids,
-        settings.num_beams,
-        settings.ends(),
-        limit,
-        settings.length_penalty,
-        settings.early_stopping,
-    )
-    kept: list[Tensor] = []
-    while not beams.finished():
-        scores = session.scores(beams.ids).log_softmax(dim=-1)
-        for processor in processors:
-            scores = processor(beams.ids, scores)
-        if settings.output_scores:
-            kept.append(scores)
-        session.reorder(beams.step(scores, settings.do_sample, generator, criteria))
-    sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
-    return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
-
-
-def _processors(settings: GenerationConfig, prompt: int, padding: Tensor) -> list[LogitsProcessor]:
-    steps: list[LogitsProcessor] = []
-    if settings.repetition_penalty != 1.0:
-        steps.append(
-            lambda ids, scores: _penalise(ids, scores, settings.repetition_penalty, padding)
+    def scores(self, ids: Tensor) -> Tensor:
+        """Scores of the next token for ids (rows, length): float32 (rows, vocabulary)."""
+        output = self.model(
+            **self.model.generation_inputs(ids, self.state),
+            logits_to_keep=1,
+            return_dict=True,
+            output_attentions=False,
+            output_hidden_states=False,
         )
-    if settings.no_repeat_ngram_size > 0:
-        steps.append(lambda ids, scores: _forbid_ngrams(ids, scores, settings.no_repeat_ngram_size))
-    least = max(settings.min_length, prompt + (settings.min_new_tokens or 0))
-    if least > prompt and settings.ends():
-        steps.append(lambda ids, scores: _forbid_ends(ids, scores, settings.ends(), least))
-    if settings.do_sample:
-        if settings.temperature <= 0:
-            raise ValueError(
-                "temperature must be positive; for the likeliest token use do_sample=False."
-            )
-        steps.append(lambda _, scores: scores / settings.temperature)
-        # Beam search must find as many candidates as it keeps.
-        least_kept = max(2, 1 + len(settings.ends())) if settings.num_beams > 1 else 1
-        if settings.top_k:
-            steps.append(lambda _, scores: _top_k(scores, max(settings.top_k, least_kept)))
-        if settings.top_p < 1.0:
-            steps.append(lambda _, scores: _top_p(scores, settings.top_p, least_kept))
-    return steps
+        self.state.grow()
+        return output.logits[:, -1].float()
+
+    def sample(self, ids: Tensor, streamer: Streamer | None) -> GenerateOutput:
+        """One token a step, the likeliest or a drawn one."""
+        settings = self.settings
+        ends = torch.tensor(settings.ends(), device=ids.device)
+        filler = _filler(settings)
+        done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+        kept: list[Tensor] = []
+        if streamer is not None:
+            streamer.put(ids.cpu())
+        while ids.shape[1] < self.limit and not bool(done.all()):
+            scores = self.scores(ids)
+            for processor in self.processors:
+                scores = processor(ids, scores)
+            if settings.output_scores:
+                kept.append(scores)
+            if settings.do_sample:
+                token = torch.multinomial(scores.softmax(-1), 1, generator=self.generator)
+                token = token.squeeze(1)
+            else:
+                token = scores.argmax(dim=-1)
+            token = torch.where(done, torch.full_like(token, filler), token)
+            ids = torch.cat([ids, token[:, None]], dim=1)
+            if streamer is not None:
+                streamer.put(token.cpu())
+            done = done | torch.isin(token, ends)
+            for criterion in self.criteria:
+                done = done | torch.as_tensor(criterion(ids, None), device=ids.device)
+        if streamer is not None:
+            streamer.end()
+        return GenerateOutput(ids, tuple(kept) if settings.output_scores else None)
+
+    def beam_search(self, ids: Tensor) -> GenerateOutput:
+        """The num_beams best continuations of each prompt at every step."""
+        settings = self.settings
+        beams = Beams(
+            ids,
+            settings.num_beams,
+            settings.ends(),
+            self.limit,
+            settings.length_penalty,
+            settings.early_stopping,
+        )
+        kept: list[Tensor] = []
+        while not beams.finished():
+            scores = self.scores(beams.ids).log_softmax(dim=-1)
+            for processor in self.processors:
+                scores = processor(beams.ids, scores)
+            if settings.output_scores:
+                kept.append(scores)
+            rows = beams.step(scores, settings.do_sample, self.generator, self.criteria)
+            self.state.reorder(rows)
+        sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
+        return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
 
 
-def _penalise(ids: Tensor, scores: Tensor, penalty: float, padding: Tensor) -> Tensor:
-    text = torch.arange(ids.shape[1], device=ids.device) >= padding[:, None]
-    seen = torch.zeros(scores.shape, dtype=torch.long, device=scores.device)
-    seen = seen.scatter_add(1, ids, text.long()) > 0
-    return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
-
-
-def _forbid_ngrams(ids: Tensor, scores: Tensor, size: int) -> Tensor:
-    scores = scores.clone()
-    if ids.shape[1] < size:
-        return scores
-    for row, text in enumerate(ids.tolist()):
-        tail = tuple(text[len(text) - size + 1 :])
-        for start in range(len(text) - size + 1):
-            if tuple(text[start : start + size - 1]) == tail:
-                scores[row, text[start + size - 1]] = -float("inf")
-    return scores
-
-
-def _forbid_ends(ids: Tensor, scores: Tensor, ends: list[int], least: int) -> Tensor:
-    if ids.shape[1] >= least:
-        return scores
-    return scores.index_fill(1, torch.tensor(ends, device=scores.device), -float("inf"))
-
-
-def _top_k(scores: Tensor, count: int) -> Tensor:
-    lowest = scores.topk(min(count, scores.shape[1])).values[:, -1:]
-    return scores.masked_fill(scores < lowest, -float("inf"))
-
-
-def _top_p(scores: Tensor, share: float, least: int) -> Tensor:
-    ordered, order = scores.sort(dim=-1)
-    drop = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - share
-    drop[:, -least:] = False
-    return scores.masked_fill(drop.scatter(1, order, drop), -float("inf"))
+def _check_streamer(streamer: Any, settings: GenerationConfig) -> None:
+    if not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        raise TypeError(f"A streamer has the methods put and end; {streamer!r} has not.")
+    if settings.num_beams > 1:
+        raise ValueError(
+            "A streamer needs num_beams=1: beam search settles no token before its end."
+        )
 
 
 def _repeats(settings: GenerationConfig) -> int:

@@ -140,7 +140,6 @@ class BertLikeModel(EncoderModel):
         if decoder and (use_cache or past_key_values is not None):
             cache = as_cache(past_key_values, encoder_hidden_states is not None)
             past = int(cache.get_seq_length())
-            self.check_length(shape[1] + past)
         layout = lay_out(
             attention_mask,
             shape,
@@ -156,9 +155,11 @@ class BertLikeModel(EncoderModel):
         if token_type_ids is None:
             token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         tables = self.tables()
+        positions = None if tables.position is None else self.packed(layout.batch, position_ids)
+        self.check_positions(positions, shape[1] + (past or 0))
         rows = EmbeddingInput(
             self.packed(layout.batch, input_ids),
-            None if tables.position is None else self.packed(layout.batch, position_ids),
+            positions,
             self.packed(layout.batch, token_type_ids),
             None,
             None if inputs_embeds is None else layout.batch.pack(inputs_embeds.to(self.dtype)),

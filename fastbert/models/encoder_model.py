@@ -70,8 +70,7 @@ class EncoderModel(PreTrainedModel):
         """(batch, length) of the input.
 
         Raises:
-            ValueError: when both or neither of the two are given, a shape is wrong, or the input
-                is longer than the model's positions.
+            ValueError: when both or neither of the two are given, or a shape is wrong.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -87,20 +86,36 @@ class EncoderModel(PreTrainedModel):
             raise ValueError(
                 f"{name} has {wanted} dimensions, but the shape {tuple(source.shape)} was given."
             )
-        self.check_length(source.shape[1])
         return source.shape[0], source.shape[1]
 
     def longest(self) -> int:
         """Number of tokens that the position table has room for."""
         return int(self.config.max_position_embeddings)
 
-    def check_length(self, length: int) -> None:
-        """Refuse sequences beyond the model's positions."""
-        if length > self.longest():
+    def check_positions(self, positions: Tensor | None, columns: int) -> None:
+        """Refuse texts beyond the model's positions.
+
+        Padding may make a grid wider than any text; only then are the positions looked at.
+
+        Args:
+            positions: packed, of the tokens that are computed; None where there is no table of
+                positions, so that columns count.
+            columns: width of the grid, what the cache holds included.
+
+        Raises:
+            ValueError: saying how many tokens there are and how many fit.
+        """
+        longest = self.longest()
+        if columns <= longest:
+            return
+        first = int(self.config.max_position_embeddings) - longest
+        if positions is not None:
+            columns = int(positions.max()) + 1 - first if positions.numel() else 0
+        if columns > longest:
             raise ValueError(
-                f"The input is {length} tokens long, but this {type(self).__name__} has positions "
-                f"for {self.longest()}; truncate it (truncation=True, max_length="
-                f"{self.longest()} in the tokenizer)."
+                f"The input is {columns} tokens long, but this {type(self).__name__} has positions "
+                f"for {longest}; truncate it (truncation=True, max_length={longest} in the "
+                "tokenizer)."
             )
 
     def positions_from_mask(self, mask: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastbert.generation import GenerationMixin, GenerationState
 from fastbert.layers.linear import Linear
 from fastbert.layers.tree import Tree
 from fastbert.models import tasks
@@ -19,6 +21,7 @@ from fastbert.models.flaubert_encoder import (
     create_sinusoidal_embeddings,
 )
 from fastbert.models.squad import SquadHead
+from fastbert.models.summary import SequenceSummary
 from fastbert.outputs import FlaubertForQuestionAnsweringOutput
 
 __all__ = [
@@ -72,9 +75,14 @@ class _WithLabels(_FlaubertHead):
         return self.run(labels, **_encoder_inputs(locals()), **options)
 
 
-class FlaubertWithLMHeadModel(_WithLabels, tasks.ForMaskedLM):  # type: ignore[misc]
+class FlaubertWithLMHeadModel(  # type: ignore[misc]
+    GenerationMixin, _WithLabels, tasks.ForMaskedLM
+):
     """Scores of the vocabulary at every token. labels: (batch, length), not shifted, -100 where
     there is none. Takes `logits_to_keep`, as all such models do.
+
+    generate() puts config.mask_token_id behind the text and takes what is predicted there, all in
+    language config.lang_id and without token types, as transformers does.
 
     With config.asm the scores are logarithms of probabilities from an adaptive softmax
     (Grave et al. 2016, arXiv:1609.04309).
@@ -116,43 +124,26 @@ class FlaubertWithLMHeadModel(_WithLabels, tasks.ForMaskedLM):  # type: ignore[m
             return projection.log_prob(rows)
         return projection(rows, encoding.plan)
 
+    def caches(self) -> bool:
+        return False  # Every token sees the mask behind it, which moves on.
+
+    def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
+        if state.encoder_hidden_states is not None:
+            raise ValueError("FlauBERT has no cross-attention to encoder_hidden_states.")
+        config = self.config
+        ids = F.pad(ids, (0, 1), value=config.mask_token_id)
+        mask = F.pad(state.mask, (0, 1), value=1)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": self.base_model.positions_from_mask(mask),
+            "langs": None if config.lang_id is None else torch.full_like(ids, config.lang_id),
+        }
+
     def run(self, labels: Tensor | None, logits_to_keep: Any = 0, **inputs: Any) -> Any:
         return tasks.ForMaskedLM.run(
             self, labels, inputs.pop("logits_to_keep", logits_to_keep), **inputs
         )
-
-
-class _SequenceSummary(Tree):
-    """What stands for a whole text, and its projection."""
-
-    def __init__(self, config: FlaubertConfig) -> None:
-        super().__init__()
-        self.config = config
-        if config.summary_type not in ("first", "last", "mean", "cls_index"):
-            raise ValueError(
-                "summary_type is 'first', 'last', 'mean' or 'cls_index', "
-                f"not {config.summary_type!r}."
-            )
-        if config.summary_use_proj:
-            to_labels = config.summary_proj_to_labels and config.num_labels > 0
-            width = config.num_labels if to_labels else config.emb_dim
-            self.summary = Linear(config.emb_dim, width)
-
-    def summarise(self, encoding: Encoding) -> Tensor:
-        """(batch, num_labels), or (batch, emb_dim) where the configuration says so."""
-        config, padded = self.config, encoding.padded()
-        if config.summary_type == "mean":
-            out = padded.mean(dim=1)
-        else:
-            # Without a given index, "cls_index" is the last column.
-            out = padded[:, 0 if config.summary_type == "first" else -1]
-        out = F.dropout(out, config.summary_first_dropout, self.training)
-        if config.summary_use_proj:
-            activation = config.summary_activation or "none"
-            out = self.summary(out, encoding.plan, activation=activation)
-        elif config.summary_activation:
-            out = encoding.plan.bias_act(out, None, config.summary_activation)
-        return F.dropout(out, getattr(config, "summary_last_dropout", 0.0), self.training)
 
 
 class FlaubertForSequenceClassification(  # type: ignore[misc]
@@ -163,7 +154,7 @@ class FlaubertForSequenceClassification(  # type: ignore[misc]
     reads_first_column = False
 
     def build_head(self, config: FlaubertConfig) -> None:
-        self.sequence_summary = _SequenceSummary(config)
+        self.sequence_summary = SequenceSummary(config)
 
     def classify(self, encoding: Encoding) -> Tensor:
         return self.sequence_summary.summarise(encoding)
@@ -175,7 +166,7 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: 
     reads_first_column = False
 
     def build_head(self, config: FlaubertConfig) -> None:
-        self.sequence_summary = _SequenceSummary(config)
+        self.sequence_summary = SequenceSummary(config)
         self.logits_proj = Linear(config.num_labels, 1)
 
     def classify(self, encoding: Encoding) -> Tensor:

@@ -203,9 +203,11 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         def packed(indices: Tensor | None) -> Tensor | None:
             return self.packed(batch, None if indices is None else indices[:, new])
 
+        positions = packed(position_ids)
+        self.check_positions(positions, length)
         rows = EmbeddingInput(
             packed(input_ids),
-            packed(position_ids),
+            positions,
             packed(token_type_ids),
             packed(langs) if self._has_languages() else None,
             None if inputs_embeds is None else batch.pack(inputs_embeds.to(self.dtype)),

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fastbert import hub
+
 CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
@@ -48,32 +50,17 @@ def find_folder(
             f"There is no folder '{path}'. Pass the folder of a saved tokenizer, or a hub id such "
             "as 'almanach/camembert-base'."
         )
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise FileNotFoundError(
-            f"There is no folder '{path}', and huggingface_hub, which could download "
-            f"'{name_or_path}', is not installed; pip install huggingface_hub, or pass a local "
-            "folder."
-        ) from error
     prefix = f"{subfolder}/" if subfolder else ""
-    try:
-        snapshot = huggingface_hub.snapshot_download(
-            str(name_or_path),
-            revision=revision,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            local_files_only=local_files_only,
-            token=token,
-            force_download=force_download,
-            allow_patterns=[prefix + name for name in files],
-        )
-    except Exception as error:
-        raise FileNotFoundError(
-            f"There is no folder '{path}', and '{name_or_path}' could not be had from the hub "
-            f"({type(error).__name__}: {error}). Pass a local folder, or check the id and the "
-            "network."
-        ) from error
-    return Path(snapshot) / subfolder
+    snapshot = hub.folder(
+        str(name_or_path),
+        [prefix + name for name in files],
+        revision=revision,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+        local_files_only=local_files_only,
+        token=token,
+        force_download=force_download,
+    )
+    return snapshot / subfolder
 
 
 def read_json(path: Path) -> Any:

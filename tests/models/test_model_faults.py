@@ -122,6 +122,40 @@ def test_over_long_camembert_input_says_how_many_tokens_fit() -> None:
             model(torch.full((1, 513), 5))
 
 
+@pytest.mark.parametrize("name", ["CamembertModel", "BertModel", "RemBertModel", "FlaubertModel"])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_padding_takes_no_position(name: str, backend: str) -> None:
+    """A grid may be wider than the model's positions, as long as every text has its own."""
+    _, ours = oracle.pair(name)
+    ours = ours.float()
+    ours.set_backend(backend)
+    pad, longest = ours.config.pad_token_id, ours.longest()
+    text = torch.randint(6, 60, (1, longest), generator=torch.Generator().manual_seed(1))
+    gap = torch.full((1, 9), pad)
+    with torch.no_grad():
+        alone = ours(text).last_hidden_state
+        right = torch.cat([text, gap], dim=1)
+        got = ours(right, attention_mask=(right != pad).long()).last_hidden_state
+        assert torch.equal(got[:, :longest], alone)
+        assert not got[:, longest:].any()
+        left = torch.cat([gap, text], dim=1)
+        mask = (left != pad).long()
+        if name == "CamembertModel":
+            # Its positions count ids that are not padding, with or without a mask.
+            got = ours(left, attention_mask=mask).last_hidden_state[:, 9:]
+            assert torch.equal(got, alone)
+            assert bool(torch.isfinite(ours(left).last_hidden_state).all())
+        else:
+            positions = ours.positions_from_mask(mask)
+            got = ours(left, attention_mask=mask, position_ids=positions).last_hidden_state
+            assert torch.equal(got[:, 9:], alone)
+            with pytest.raises(ValueError, match=f"{longest + 9} tokens long"):
+                ours(left, attention_mask=mask)
+        more = torch.cat([text, text[:, :2], gap], dim=1)
+        with pytest.raises(ValueError, match=f"{longest + 2} tokens long.*for {longest};"):
+            ours(more, attention_mask=(more != pad).long())
+
+
 def test_what_a_forward_refuses() -> None:
     _, ours = oracle.shared_pair("BertModel")
     ids = oracle.random_ids()
