@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastbert import kernels, native
 from fastbert.errors import Unavailable
+from fastbert.kernels import measured
 from fastbert.ops import REGISTRY, Traits
 from fastbert.ops._register import overload
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
@@ -32,10 +33,16 @@ __all__ = [
 ]
 
 BACKENDS = ("auto", "reference", *kernels.NAMES)
-# Which backends "auto" tries on a device, the preferred one first.
+# Which backends "auto" tries on a device, the preferred one first where nothing was measured.
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _PRODUCTS = ("linear", "int8_linear")
+# On a GPU torch's own product is cuBLAS. Under this name the reference of `linear` competes with
+# the kernels for 16-bit products; it is chosen only where it was measured to be the fastest.
+CUBLAS = "cublas"
+_CUBLAS_DTYPES = (torch.bfloat16, torch.float16)
 _log = logging.getLogger("fastbert")
+# Where torch computes, with whatever algorithm it picks.
+_TORCH = ("reference", CUBLAS)
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
 
@@ -64,7 +71,7 @@ class Choice:
 
     Attributes:
         op: name of the op.
-        backend: "reference", "cpu", "cuda" or "triton".
+        backend: "reference", "cpu", "cuda", "triton", or "cublas" for torch's own product on a GPU.
         isa: what the kernel is compiled for, "" for the reference.
         passed_over: (backend, reason) of every other one.
         function: the callable, with the signature of the op's reference.
@@ -81,7 +88,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """One callable per op, and why it was chosen. Layers receive it as an argument."""
+    """One callable per op, and why it was chosen. Layers receive it as an argument.
+
+    Attributes:
+        device, dtype: what it was made for.
+        choices: one per op, in the order of a forward pass.
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -103,14 +115,20 @@ class Plan:
         """The weight of `linear` or `int8_linear` in the order of this plan's kernel, uint8; None
         where that kernel takes the weight as it is."""
         choice = self.choice(op)
-        if choice.backend == "reference":
+        if choice.backend in _TORCH:
             return None
         packer = kernels.packer(choice.backend, op)
         return None if packer is None else packer(weight)
 
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a text has the same bits alone, in any batch and with any padding: all kernels
+        promise that, torch's own products do not."""
+        return not any(choice.backend in _TORCH for choice in self.choices)
+
     def lines(self) -> list[str]:
-        """One line per op (its name, backend, instruction set, who was passed over and why), then
-        one for each reason that holds for all of them."""
+        """One line per op (its name, backend, instruction set, who was passed over and why), one
+        for each reason that holds for all of them, and one on batch invariance."""
         common = set(self.choices[0].passed_over)
         for choice in self.choices:
             common &= set(choice.passed_over)
@@ -123,7 +141,16 @@ class Plan:
         for name, why in self.choices[0].passed_over:
             if (name, why) in common:
                 lines.append(f"{'all of them':<16}  not {name}: {why}")
+        lines.append(f"{'batch invariant':<16}  {self._invariance()}")
         return lines
+
+    def _invariance(self) -> str:
+        torchs = [choice.op for choice in self.choices if choice.backend in _TORCH]
+        if torchs:
+            ops = "every op" if len(torchs) == len(self.choices) else ", ".join(torchs)
+            return f"no: torch computes {ops}, and may choose its algorithm by the batch"
+        always = ", as always on the CPU" if self.device.type == "cpu" else ""
+        return f"yes: every op runs on a kernel that computes each row by itself{always}"
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -138,6 +165,7 @@ def build_plan(
     backend: str = "auto",
     strict: bool = False,
     needs_grad: bool = False,
+    batch_invariant: bool = False,
 ) -> Plan:
     """Chooses the backend of every op.
 
@@ -151,6 +179,8 @@ def build_plan(
         backend: one of BACKENDS; a `use_backend` block around the call goes before it.
         strict: raise where an op would run on the reference without having been asked to.
         needs_grad: gradients are wanted, which only the reference gives.
+        batch_invariant: take our own kernels throughout, so that a text has the same bits alone and
+            in any batch, also where cuBLAS was measured to be faster. The CPU kernels always are.
 
     Raises:
         ValueError: for an unknown backend.
@@ -165,12 +195,7 @@ def build_plan(
         device.type
     )
     plan, complaint = _build(
-        traits,
-        device,
-        dtype,
-        wanted,
-        needs_grad,
-        autocast,
+        _Question(traits, device, dtype, wanted, needs_grad, autocast, batch_invariant),
         native.isa() if wanted != "reference" else "",
     )
     if complaint:
@@ -180,17 +205,29 @@ def build_plan(
     return plan
 
 
+@dataclass(frozen=True)
+class _Question:
+    """What a Plan is asked for; see build_plan."""
+
+    traits: Traits
+    device: torch.device
+    dtype: torch.dtype
+    wanted: str
+    needs_grad: bool
+    autocast: bool
+    batch_invariant: bool
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        if self.wanted in kernels.NAMES:
+            return (self.wanted,)
+        return _PREFERENCE.get(self.device.type, ())
+
+
 @functools.lru_cache(maxsize=256)
-def _build(
-    traits: Traits,
-    device: torch.device,
-    dtype: torch.dtype,
-    wanted: str,
-    needs_grad: bool,
-    autocast: bool,
-    isa: str,
-) -> tuple[Plan, str]:
+def _build(question: _Question, isa: str) -> tuple[Plan, str]:
     """The plan, and what fell back to the reference in it ("" for nothing)."""
+    wanted, device = question.wanted, question.device
     if wanted in kernels.NAMES:
         reason = kernels.missing(wanted, device)
         if reason is not None:
@@ -198,55 +235,59 @@ def _build(
                 f"The backend {wanted!r} was asked for and cannot run here: {reason}. "
                 'Remove the cause, or use backend="auto" or "reference".'
             )
-    candidates = (wanted,) if wanted in kernels.NAMES else _PREFERENCE.get(device.type, ())
-    general = _general_reason(wanted, needs_grad, autocast)
     absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
-    choices = tuple(
-        _choose(op, traits, device, dtype, wanted, candidates, general, absent) for op in REGISTRY
-    )
+    choices = tuple(_choose(op, question, absent) for op in REGISTRY)
     functions = {choice.op: choice.function for choice in choices}
-    return Plan(device, dtype, choices, **functions), _complaint(choices, wanted, candidates)
+    plan = Plan(device, question.dtype, choices, **functions)
+    complaint = _complaint(choices, wanted, question.candidates)
+    if question.batch_invariant and not plan.batch_invariant:
+        promised = "batch_invariant=True was asked for, which the reference does not promise"
+        complaint = f"{complaint}; {promised}" if complaint else f"on the reference: {promised}"
+    return plan, complaint
 
 
-def _general_reason(wanted: str, needs_grad: bool, autocast: bool) -> str | None:
-    if wanted == "reference":
+def _general_reason(question: _Question) -> str | None:
+    if question.wanted == "reference":
         return "the reference was asked for"
-    if needs_grad:
+    if question.needs_grad:
         return "gradients are wanted, and kernels have no backward pass"
-    if autocast:
+    if question.autocast:
         return "autocast is on, and only the reference follows it"
     return None
 
 
-def _choose(
-    op: str,
-    traits: Traits,
-    device: torch.device,
-    dtype: torch.dtype,
-    wanted: str,
-    candidates: tuple[str, ...],
-    general: str | None,
-    absent: dict[str, str | None],
-) -> Choice:
+def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choice:
+    traits, dtype, candidates = question.traits, question.dtype, question.candidates
     unknown = unsupported_activation(traits.activation) if op in _PRODUCTS else None
     # A product with an activation that kernels do not know is still worth its kernel.
     judged = replace(traits, activation=None) if unknown else traits
-    passed_over: list[tuple[str, str]] = []
-    chosen = ""
+    general = _general_reason(question)
+    able: list[str] = []
+    reasons: dict[str, str] = {}
     for name in (*candidates, *(n for n in kernels.NAMES if n not in candidates)):
         reason = absent[name] or general
         if reason is None and name not in candidates:
-            reason = f"backend={wanted!r} does not choose it here"
-        if reason is None and chosen:
-            reason = f"{chosen} is preferred"
+            reason = f"backend={question.wanted!r} does not choose it here"
         if reason is None:
             reason = REGISTRY[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
         if reason is None:
-            chosen = name
+            able.append(name)
         else:
-            passed_over.append((name, reason))
-    if not chosen:
-        return Choice(op, "reference", "", tuple(passed_over), REGISTRY[op].reference)
+            reasons[name] = reason
+    if op == "linear" and question.device.type == "cuda":
+        reason = general or _cublas_reason(question)
+        if reason is None and able:
+            able.append(CUBLAS)
+        elif reason is not None:
+            reasons[CUBLAS] = reason
+    if not able:
+        return Choice(op, "reference", "", tuple(reasons.items()), REGISTRY[op].reference)
+    chosen, slower = _fastest(op, question, able)
+    passed_over = tuple((reasons | slower).items())
+    isa = kernels.instruction_set(chosen, question.device)
+    if chosen == CUBLAS:
+        note = "its bits may depend on the batch; batch_invariant=True takes a kernel"
+        return Choice(op, chosen, isa, passed_over, REGISTRY[op].reference, note)
     function = _entry(op, chosen)
     notes = []
     if unknown:
@@ -254,8 +295,48 @@ def _choose(
         notes.append(f"{unknown}; the reference applies it to the product")
     if chosen == "cpu" and dtype == torch.float16:
         notes.append("float16 is stored, float32 is computed")
-    isa = kernels.instruction_set(chosen, device)
-    return Choice(op, chosen, isa, tuple(passed_over), function, "; ".join(notes))
+    return Choice(op, chosen, isa, passed_over, function, "; ".join(notes))
+
+
+def _cublas_reason(question: _Question) -> str | None:
+    if question.wanted != "auto":
+        return f"backend={question.wanted!r} does not choose it here"
+    if question.dtype not in _CUBLAS_DTYPES:
+        return "only 16-bit products are left to it"
+    if question.batch_invariant:
+        return "batch_invariant=True, and it picks its algorithm by the number of rows"
+    return None
+
+
+def _fastest(op: str, question: _Question, able: list[str]) -> tuple[str, dict[str, str]]:
+    """The backend to take of those that can serve, and why not the others."""
+    if len(able) == 1:
+        return able[0], {}
+    order = measured.ranking(
+        measured.gpu(question.device), op, question.dtype, _size(op, question.traits), able
+    )
+    if isinstance(order, str):
+        return able[0], dict.fromkeys(able[1:], f"{able[0]} goes first by default; {order}")
+    chosen = next(iter(order.ratios))
+    slower = {}
+    for name in able:
+        if name != chosen:
+            ratio = order.ratios.get(name)
+            slower[name] = (
+                f"not measured beside {chosen} on {order.where}"
+                if ratio is None
+                else f"{ratio:.2f} times as long as {chosen} on {order.where}"
+            )
+    return chosen, slower
+
+
+def _size(op: str, traits: Traits) -> int | None:
+    """The shape class under which an op's measurements stand."""
+    if op == "attention_varlen":
+        return traits.head_dim
+    if op == "embed_layer_norm":
+        return traits.embedding_size or traits.hidden_size
+    return traits.hidden_size
 
 
 def _entry(op: str, backend: str) -> Callable[..., Any]:

@@ -55,6 +55,7 @@ class PreTrainedModel(nn.Module):
         self.gradient_checkpointing = False
         self.backend = "auto"
         self.strict = False
+        self.batch_invariant = False
         self._recompute_options: dict[str, Any] = {}
         self._input_grads_hook: Any = None
         self._warned_padding = False
@@ -205,12 +206,16 @@ class PreTrainedModel(nn.Module):
 
     # How it computes
 
-    def set_backend(self, backend: str = "auto", strict: bool = False) -> None:
+    def set_backend(
+        self, backend: str = "auto", strict: bool = False, batch_invariant: bool = False
+    ) -> None:
         """Choose the backend ("auto", "reference", "cpu", "cuda", "triton"); strict refuses to
-        fall back. Raises ValueError where the backend cannot serve this model."""
+        fall back; batch_invariant leaves nothing to cuBLAS, so that a text has the same bits in any
+        batch. Raises ValueError where the backend cannot serve this model."""
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
                 module.backend, module.strict = backend, strict
+                module.batch_invariant = batch_invariant
         self.plan()
 
     def traits(self) -> Traits:
@@ -223,7 +228,13 @@ class PreTrainedModel(nn.Module):
     def plan(self, needs_grad: bool = False) -> Plan:
         """Which backend serves which op on the present device and precision."""
         return build_plan(
-            self.traits(), self.device, self.dtype, self.backend, self.strict, needs_grad
+            self.traits(),
+            self.device,
+            self.dtype,
+            self.backend,
+            self.strict,
+            needs_grad,
+            self.batch_invariant,
         )
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
@@ -304,6 +315,7 @@ class PreTrainedModel(nn.Module):
         backend: str = "auto",
         quantization: Any = None,
         strict: bool = False,
+        batch_invariant: bool = False,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         **kwargs: Any,
@@ -320,6 +332,9 @@ class PreTrainedModel(nn.Module):
             quantization: "int8" or a QuantizationConfig quantises the layers' projections;
                 `quantization_config` is the same.
             strict: raise, rather than say so in the Plan, where a backend cannot serve an op.
+            batch_invariant: leave no product to cuBLAS, which picks its algorithm by batch size; a
+                text then has the same bits alone and in any batch on a GPU too. On a CPU it always
+                has. `explain` says which holds.
             ignore_mismatched_sizes: give parameters whose shape differs from the file's random
                 weights instead of raising.
             output_loading_info: return (model, {"missing_keys", "unexpected_keys",
@@ -349,7 +364,7 @@ class PreTrainedModel(nn.Module):
             tolerate_missing=output_loading_info,
             **kwargs,
         )
-        model.set_backend(backend, strict)
+        model.set_backend(backend, strict, batch_invariant)
         return (model, report) if output_loading_info else model
 
     def save_pretrained(

@@ -1,0 +1,198 @@
+"""The Plan on a GPU that is only pretended: measurements, their absence, batch invariance."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from fastbert import backend, kernels
+from fastbert.backend import CUBLAS, Plan, Traits, Unavailable, build_plan
+from fastbert.describe import explain
+from fastbert.kernels import measured
+from fastbert.kernels.measured import Gpu, Ranking
+from fastbert.models.bert import BertModel
+from fastbert.ops import REGISTRY
+
+TRAITS = Traits(num_heads=12, head_dim=64, hidden_size=768, intermediate_size=3072)
+GPU = Gpu("Pretended 9000", "9.0")
+DEVICE = torch.device("cuda", 0)
+BF16 = torch.bfloat16
+
+
+def row(op: str = "linear", size: int = 768, dtype: str = "bfloat16", **ms: float) -> Any:
+    return {"op": op, "dtype": dtype, "size": size, "case": f"{op} {size}", "ms": ms}
+
+
+def table(*rows: Any, name: str = GPU.name, capability: str = GPU.capability) -> Any:
+    entry = {"capability": capability, "date": "2026-01-02", "rows": list(rows)}
+    return measured.checked({"format": measured.FORMAT, "gpus": {name: entry}})
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A GPU on which every kernel of both backends can run, and nothing is measured."""
+    monkeypatch.setattr(kernels, "missing", lambda name, device: _missing(name))
+    monkeypatch.setattr(kernels, "refusal", lambda *_: None)
+    monkeypatch.setattr(kernels, "kernel", lambda name, op: f"{name} {op}")
+    monkeypatch.setattr(kernels, "instruction_set", lambda *_: "sm_90")
+    monkeypatch.setattr(measured, "gpu", lambda device: GPU)
+    monkeypatch.setattr(measured, "load", lambda: {"format": 1, "gpus": {}})
+    backend._build.cache_clear()
+    yield monkeypatch
+    backend._build.cache_clear()
+
+
+def _missing(name: str) -> str | None:
+    return "its kernels run on cpu tensors" if name == "cpu" else None
+
+
+def plan(dtype: torch.dtype = BF16, **options: Any) -> Plan:
+    return build_plan(TRAITS, DEVICE, dtype, **options)
+
+
+def test_the_committed_table_is_one() -> None:
+    measured.checked(measured.load())
+
+
+def test_unmeasured_takes_the_default_order_and_says_so(pretended: pytest.MonkeyPatch) -> None:
+    made = plan()
+    for choice in made.choices:
+        assert choice.backend == "cuda"
+        why = dict(choice.passed_over)["triton"]
+        assert why == "cuda goes first by default; not measured on Pretended 9000"
+    assert "not measured" in dict(made.choice("linear").passed_over)[CUBLAS]
+    assert made.batch_invariant
+    assert any(line.startswith("batch invariant   yes") for line in made.lines())
+
+
+def test_the_measured_order_goes_first(pretended: pytest.MonkeyPatch) -> None:
+    rows = [row(cuda=2.0, triton=1.0), row("attention_varlen", 64, cuda=1.0, triton=3.0)]
+    pretended.setattr(measured, "load", lambda: table(*rows))
+    made = plan()
+    assert made.choice("linear").backend == "triton"
+    assert dict(made.choice("linear").passed_over)["cuda"] == (
+        "2.00 times as long as triton on Pretended 9000, 2026-01-02"
+    )
+    # cuBLAS was not among the measured, so nothing says that it is faster.
+    assert "not measured beside triton" in dict(made.choice("linear").passed_over)[CUBLAS]
+    assert made.choice("attention_varlen").backend == "cuda"
+    assert "3.00 times" in dict(made.choice("attention_varlen").passed_over)["triton"]
+    assert "not measured" in dict(made.choice("bias_act").passed_over)["triton"]
+
+
+def test_cublas_only_where_measured_faster_and_not_batch_invariant(
+    pretended: pytest.MonkeyPatch,
+) -> None:
+    pretended.setattr(measured, "load", lambda: table(row(cuda=1.0, triton=1.2, cublas=0.5)))
+    made = plan()
+    choice = made.choice("linear")
+    assert choice.backend == CUBLAS and choice.function is REGISTRY["linear"].reference
+    assert "batch_invariant=True" in choice.note
+    assert not made.batch_invariant
+    assert made.lines()[-1] == (
+        "batch invariant   no: torch computes linear, and may choose its algorithm by the batch"
+    )
+    assert made.prepack("linear", torch.zeros(2, 2)) is None
+    assert made.choice("int8_linear").backend == "cuda"
+
+    kept = plan(batch_invariant=True, strict=True)
+    assert kept.choice("linear").backend == "cuda" and kept.batch_invariant
+    assert "number of rows" in dict(kept.choice("linear").passed_over)[CUBLAS]
+    assert plan(torch.float32).choice("linear").backend == "cuda"
+    pretended.setattr(measured, "load", lambda: table(row(cuda=1.0, triton=1.2, cublas=1.1)))
+    backend._build.cache_clear()
+    assert plan().choice("linear").backend == "cuda"
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_a_forced_backend_asks_no_table(name: str, pretended: pytest.MonkeyPatch) -> None:
+    pretended.setattr(measured, "load", lambda: table(row(cuda=1.0, triton=2.0, cublas=0.1)))
+    for dtype in (BF16, torch.float32):
+        made = plan(dtype, backend=name)
+        assert {choice.backend for choice in made.choices} == {name}
+        assert made.batch_invariant
+
+
+def test_batch_invariance_that_cannot_be_had_is_said(pretended: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unavailable, match="batch_invariant=True was asked for"):
+        plan(backend="reference", batch_invariant=True, strict=True)
+    with pytest.raises(Unavailable, match=r"gradients.*; batch_invariant=True was asked for"):
+        plan(needs_grad=True, batch_invariant=True, strict=True)
+
+
+def test_on_the_cpu_it_always_holds_and_is_shown() -> None:
+    model = BertModel(BertModel.config_class(num_hidden_layers=1)).eval().requires_grad_(False)
+    assert "batch invariant   yes: every op runs on a kernel" in explain(model)
+    assert "as always on the CPU" in explain(model)
+    model.set_backend("reference")
+    assert "batch invariant   no: torch computes every op" in explain(model)
+    model.set_backend(batch_invariant=True, strict=True)
+    assert model.batch_invariant and model.plan().batch_invariant
+
+
+def test_ratios_are_geometric_means_over_the_cases() -> None:
+    rows = table(row(cuda=1.0, triton=2.0), row(cuda=4.0, triton=1.0))
+    found = measured.ranking(GPU, "linear", BF16, 768, ["cuda", "triton"], rows)
+    assert isinstance(found, Ranking)
+    assert list(found.ratios) == ["triton", "cuda"]
+    assert found.ratios == pytest.approx({"triton": 1.0, "cuda": 2**0.5})
+
+
+def test_the_nearest_measured_size_speaks() -> None:
+    rows = table(row(size=768, cuda=1.0, triton=2.0), row(size=1024, cuda=2.0, triton=1.0))
+
+    def first(size: int | None) -> str:
+        found = measured.ranking(GPU, "linear", BF16, size, ["cuda", "triton"], rows)
+        return found if isinstance(found, str) else next(iter(found.ratios))
+
+    assert (first(768), first(700), first(1024), first(1152)) == (
+        "cuda",
+        "cuda",
+        "triton",
+        "triton",
+    )
+    assert "at this size" in first(128) and "at this size" in first(4096)
+    assert first(None) == "cuda"  # both sizes together: a tie, which the first name wins
+
+
+@pytest.mark.parametrize(
+    ("gpu", "told"),
+    [
+        (Gpu("Pretended 9001", "9.0"), "of the same compute capability as Pretended 9001"),
+        (Gpu("Other", "8.0"), "not measured on Other"),
+    ],
+)
+def test_another_gpu(gpu: Gpu, told: str) -> None:
+    rows = table(row(cuda=1.0, triton=2.0))
+    found = measured.ranking(gpu, "linear", BF16, 768, ["cuda", "triton"], rows)
+    assert told in (found if isinstance(found, str) else found.where)
+
+
+def test_a_backend_without_a_figure_stands_outside() -> None:
+    rows = table(row(cuda=1.0, triton=2.0), row(cuda=1.0))
+    told = measured.ranking(GPU, "linear", BF16, 768, ["cuda", "triton"], rows)
+    assert isinstance(told, str) and "not measured beside another" in told
+    other = measured.ranking(GPU, "linear", torch.float16, 768, ["cuda", "triton"], rows)
+    assert isinstance(other, str) and "float16" in other
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda t: t.update(format=2), "format 1"),
+        (lambda t: t["gpus"][GPU.name].pop("date"), "no 'date'"),
+        (lambda t: t["gpus"][GPU.name]["rows"][0].pop("size"), "no size"),
+        (lambda t: t["gpus"][GPU.name]["rows"][0]["ms"].update(cuda=0.0), "positive"),
+        (lambda t: t["gpus"][GPU.name]["rows"][0]["ms"].update(cuda=None), "positive"),
+        (lambda t: t["gpus"][GPU.name]["rows"][0]["ms"].update(cuda=float("nan")), "positive"),
+    ],
+)
+def test_a_damaged_table_is_refused(spoil: Any, told: str) -> None:
+    damaged = copy.deepcopy(table(row(cuda=1.0, triton=2.0)))
+    spoil(damaged)
+    with pytest.raises(ValueError, match=told):
+        measured.checked(damaged)
