@@ -6,6 +6,7 @@
 
 #include "common/types.h"
 #include "cuda/launch.h"
+#include "cuda/start.cuh"
 
 namespace fastbert::cuda {
 
@@ -184,20 +185,6 @@ __device__ void normalise_and_store(const RowLane<D>& at, RowPart<D>& part, cons
         }
         store<D, WIDE>(out, out_offset + at.first(p), at.available(p), part.value[p]);
     }
-}
-
-// The one launch statement. FASTBERT_EMULATE_LAUNCH stands in for it where tests run these kernels
-// on the CPU.
-template <typename Kernel, typename... Args>
-void start(Kernel kernel, dim3 grid, int threads, void* stream, const Args&... args) {
-#ifdef FASTBERT_EMULATE_LAUNCH
-    (void)stream;
-    FASTBERT_EMULATE_LAUNCH(grid, threads, [&] { kernel(args...); });
-#else
-    // clang-format off
-    kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(args...);
-    // clang-format on
-#endif
 }
 
 // Calls f.operator()<DType, bool>() for a run-time dtype and alignment.

@@ -49,14 +49,19 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
         pytest.skip("there are no CUDA headers or no C++ compiler on this machine")
     here = Path(__file__).parent / "emulated"
     out = tmp_path_factory.mktemp("emulated") / "_cuda.so"
-    plain = [ROOT / "csrc/cuda/module.cpp", ROOT / "csrc/cuda/config.cpp", here / "launch.cpp"]
+    # Files of the same name in `emulated` stand in for what talks to a device.
+    plain = [
+        here / file.name if (here / file.name).exists() else file
+        for file in sorted((ROOT / "csrc/cuda").glob("*.cpp"))
+    ]
     plain += sorted((ROOT / "csrc/common").glob("*.cpp"))
     kernels = sorted((ROOT / "csrc/cuda/ops").glob("*.cu"))
     command = [
         compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o", out,
-        "-I", ROOT / "csrc", "-isystem", headers, "-isystem", pybind11.get_include(),
-        "-isystem", sysconfig.get_paths()["include"], *plain,
-        "-include", here / "emulation.h", "-x", "c++", *kernels,
+        # Before csrc: headers of the same name stand in as well.
+        "-I", here, "-I", ROOT / "csrc", "-isystem", headers, "-isystem", pybind11.get_include(),
+        "-isystem", sysconfig.get_paths()["include"], "-include", here / "emulation.h",
+        *plain, "-x", "c++", *kernels,
     ]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -1,82 +1,281 @@
-// Enough of CUDA's execution model to run the row kernels on the CPU, one block at a time: every
-// thread of the block is a fibre, and each synchronisation hands over to the next. That is faithful
-// for kernels whose threads all meet the same synchronisations, which shuffles and barriers over a
-// whole block demand anyway; it says nothing about memory ordering or races.
+// Enough of CUDA's execution model to run kernels on the CPU, one block at a time: every thread of
+// the block is a fibre that runs until it has to wait for others. What the threads do between two
+// such points happens in whatever order the scheduler picks (FASTBERT_EMULATION_SEED: 0 runs them
+// in order, anything else shuffles them anew every round), so a missing synchronisation shows up as
+// a wrong result for some seed; it says nothing about the ordering of single memory accesses.
+//
+// Asynchronous copies land as late as they may: when every thread waits. What is written
+// asynchronously, or never was, is NaN (all bits set). Anything CUDA leaves undefined throws.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <math.h>
+#include <setjmp.h>
 #include <ucontext.h>
 #include <vector_types.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #undef __shared__
 #define __shared__ static
+#undef __launch_bounds__
+#define __launch_bounds__(...)
 
 namespace emulation {
+
+[[noreturn]] inline void fail(const std::string& what);
 
 struct Index {
     unsigned x = 0, y = 0, z = 0;
 };
 inline Index thread_index, block_index, block_size, grid_size;
-inline std::vector<ucontext_t> fibres;
-inline ucontext_t scheduler;
-inline std::vector<float> exchanged;
+
+// --- Fibres --------------------------------------------------------------------------------------
+
+struct Fibre {
+    ucontext_t first;
+    jmp_buf here;
+    std::unique_ptr<char[]> stack;
+    bool started = false, done = false;
+};
+inline std::vector<Fibre> fibres;
+inline ucontext_t scheduler_first;
+inline jmp_buf scheduler;
 inline const std::function<void()>* body;
-inline bool finished;  // whether the fibre that ran last came to its end
+inline std::exception_ptr failure;
+inline int alive;
+// Whether anything happened since the scheduler last looked.
+inline bool moved;
 
-// Every other fibre reaches its own next synchronisation before this one goes on.
+// Back to the scheduler. setjmp and longjmp, because swapcontext is a system call.
+__attribute__((noinline)) inline void give_way() {
+    if (_setjmp(fibres[thread_index.x].here) == 0) _longjmp(scheduler, 1);
+}
+
+template <typename Condition>
+void wait_until(Condition condition) {
+    while (!condition()) give_way();
+    moved = true;
+}
+
+inline void run_body() {
+    try {
+        (*body)();
+    } catch (...) {
+        if (!failure) failure = std::current_exception();
+    }
+    fibres[thread_index.x].done = true;
+    --alive;
+    moved = true;
+    _longjmp(scheduler, 1);
+}
+
+__attribute__((noinline)) inline void resume(int t) {
+    Fibre& fibre = fibres[t];
+    thread_index.x = static_cast<unsigned>(t);
+    if (_setjmp(scheduler) != 0) return;
+    if (fibre.started) _longjmp(fibre.here, 1);
+    fibre.started = true;
+    swapcontext(&scheduler_first, &fibre.first);
+}
+
+[[noreturn]] inline void fail(const std::string& what) {
+    throw std::runtime_error("block " + std::to_string(block_index.x) + ", " +
+                             std::to_string(block_index.y) + ", thread " +
+                             std::to_string(thread_index.x) + ": " + what);
+}
+
+// --- Where threads meet --------------------------------------------------------------------------
+
+// Threads that arrive one by one with an argument each; the last does the work of all.
+struct Meeting {
+    int arrived = 0;
+    unsigned generation = 0;
+    const char* what = nullptr;
+    void* argument[128];
+
+    template <typename Work>
+    void meet(int size, int place, const char* name, void* mine, Work work) {
+        if (arrived == 0) what = name;
+        if (std::strcmp(what, name) != 0) {
+            fail(std::string("meets at ") + name + " threads that are at " + what);
+        }
+        argument[place] = mine;
+        if (++arrived == size) {
+            work(argument);
+            arrived = 0;
+            ++generation;
+            moved = true;
+        } else {
+            const unsigned before = generation;
+            wait_until([&] { return generation != before; });
+        }
+    }
+};
+
+struct Gathering {  // as Meeting, for threads that bring nothing
+    int arrived = 0;
+    unsigned generation = 0;
+
+    template <typename Size>
+    void join(Size size) {
+        ++arrived;
+        const unsigned before = generation;
+        wait_until([&] {
+            if (generation == before && arrived >= size()) {
+                arrived = 0;
+                ++generation;
+            }
+            return generation != before;
+        });
+    }
+};
+
+inline std::vector<Meeting> warps;
+inline std::vector<Meeting> warpgroups;
+inline Gathering barriers[16];
+
+inline int lane() { return static_cast<int>(thread_index.x % 32); }
+
+template <typename Work>
+void in_warp(const char* name, void* mine, Work work) {
+    if ((thread_index.x / 32 + 1) * 32 > block_size.x) fail("is in a warp that is not whole");
+    warps[thread_index.x / 32].meet(32, lane(), name, mine, work);
+}
+
 inline void meet() {
-    finished = false;
-    swapcontext(&fibres[thread_index.x], &scheduler);
+    barriers[0].join([] { return alive; });
 }
 
-inline float shuffle_xor(float value, int mask) {
-    exchanged[thread_index.x] = value;
-    meet();
-    const float other = exchanged[thread_index.x ^ static_cast<unsigned>(mask)];
-    meet();
-    return other;
+template <typename T>
+T shuffle_xor(T value, int mask) {
+    struct Exchange {
+        T in, out;
+        int mask;
+    } mine{value, value, mask};
+    in_warp("shfl", &mine, [](void** all) {
+        for (int l = 0; l < 32; ++l) {
+            auto* one = static_cast<Exchange*>(all[l]);
+            one->out = static_cast<Exchange*>(all[l ^ one->mask])->in;
+        }
+    });
+    return mine.out;
 }
 
-inline void run_body() { (*body)(); }
+template <typename T>
+T shuffle_from(T value, int source) {
+    struct Exchange {
+        T in, out;
+        int source;
+    } mine{value, value, source};
+    in_warp("shfl", &mine, [](void** all) {
+        for (int l = 0; l < 32; ++l) {
+            auto* one = static_cast<Exchange*>(all[l]);
+            one->out = static_cast<Exchange*>(all[one->source & 31])->in;
+        }
+    });
+    return mine.out;
+}
 
-inline void launch(dim3 grid, int threads, const std::function<void()>& kernel) {
+template <typename T>
+T shuffle_up(T value, unsigned distance) {
+    const int from = lane() - static_cast<int>(distance);
+    return shuffle_from(value, from < 0 ? lane() : from);
+}
+
+inline unsigned ballot(bool vote) {
+    struct Vote {
+        bool in;
+        unsigned out;
+    } mine{vote, 0};
+    in_warp("ballot", &mine, [](void** all) {
+        unsigned bits = 0;
+        for (int l = 0; l < 32; ++l) bits |= unsigned{static_cast<Vote*>(all[l])->in} << l;
+        for (int l = 0; l < 32; ++l) static_cast<Vote*>(all[l])->out = bits;
+    });
+    return mine.out;
+}
+
+inline void meet_warp() {
+    in_warp("syncwarp", nullptr, [](void**) {});
+}
+
+// --- Launching -----------------------------------------------------------------------------------
+
+// What instructions keep beside the threads; they add themselves before the first launch.
+struct Machine {
+    virtual ~Machine() = default;
+    virtual void begin_block(int threads, int shared_bytes) = 0;
+    virtual bool land_one() { return false; }  // one asynchronous copy, if there is one
+    virtual void end_block() = 0;
+};
+inline std::vector<Machine*> machines;
+
+inline bool land_one() {
+    for (Machine* machine : machines) {
+        if (machine->land_one()) return true;
+    }
+    return false;
+}
+
+inline void launch(dim3 grid, int threads, int shared_bytes, const std::function<void()>& kernel) {
     constexpr std::size_t stack_bytes = 64 * 1024;
-    std::vector<std::vector<char>> stacks(threads, std::vector<char>(stack_bytes));
-    fibres.assign(threads, ucontext_t{});
-    exchanged.assign(threads, 0.0f);
+    const char* given = std::getenv("FASTBERT_EMULATION_SEED");
+    const unsigned seed = given == nullptr ? 0 : static_cast<unsigned>(std::atoi(given));
+    std::mt19937 random(seed);
     body = &kernel;
     block_size = {static_cast<unsigned>(threads), 1, 1};
     grid_size = {grid.x, grid.y, grid.z};
-    for (unsigned y = 0; y < grid.y; ++y) {
-        for (unsigned x = 0; x < grid.x; ++x) {
-            block_index = {x, y, 0};
-            for (int t = 0; t < threads; ++t) {
-                getcontext(&fibres[t]);
-                fibres[t].uc_stack.ss_sp = stacks[t].data();
-                fibres[t].uc_stack.ss_size = stack_bytes;
-                fibres[t].uc_link = &scheduler;
-                makecontext(&fibres[t], run_body, 0);
+    fibres.clear();
+    fibres.resize(threads);
+    for (Fibre& fibre : fibres) fibre.stack = std::make_unique<char[]>(stack_bytes);
+    std::vector<int> order(threads);
+    for (int t = 0; t < threads; ++t) order[t] = t;
+    for (unsigned block = 0; block < grid.x * grid.y * grid.z; ++block) {
+        block_index = {block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y};
+        for (Fibre& fibre : fibres) {
+            getcontext(&fibre.first);
+            fibre.first.uc_stack.ss_sp = fibre.stack.get();
+            fibre.first.uc_stack.ss_size = stack_bytes;
+            fibre.first.uc_link = nullptr;
+            makecontext(&fibre.first, run_body, 0);
+            fibre.started = fibre.done = false;
+        }
+        alive = threads;
+        failure = nullptr;
+        warps.assign((threads + 31) / 32, Meeting{});
+        warpgroups.assign((threads + 127) / 128, Meeting{});
+        for (Gathering& barrier : barriers) barrier = Gathering{};
+        for (Machine* machine : machines) machine->begin_block(threads, shared_bytes);
+        while (alive > 0 && !failure) {
+            moved = false;
+            if (seed != 0) {
+                std::shuffle(order.begin(), order.end(), random);
+                if (random() % 8 == 0) land_one();
             }
-            std::vector<bool> done(threads, false);
-            for (int left = threads; left > 0;) {
-                for (int t = 0; t < threads; ++t) {
-                    if (done[t]) continue;
-                    thread_index.x = static_cast<unsigned>(t);
-                    finished = true;
-                    swapcontext(&scheduler, &fibres[t]);
-                    if (finished) {
-                        done[t] = true;
-                        --left;
-                    }
-                }
+            for (const int t : order) {
+                if (!fibres[t].done) resume(t);
+                if (failure) break;
+            }
+            if (moved || failure || alive == 0) continue;
+            if (!land_one()) {
+                thread_index.x = 0;
+                while (fibres[thread_index.x].done) ++thread_index.x;
+                fail("waits, and so does every other thread, for what will never happen");
             }
         }
+        if (failure) std::rethrow_exception(failure);
+        for (Machine* machine : machines) machine->end_block();
     }
 }
 
@@ -88,7 +287,11 @@ inline void launch(dim3 grid, int threads, const std::function<void()>& kernel) 
 #define gridDim emulation::grid_size
 #define FASTBERT_EMULATE_LAUNCH emulation::launch
 #define __syncthreads emulation::meet
+#define __syncwarp emulation::meet_warp
 #define __shfl_xor_sync(mask, value, lanes) emulation::shuffle_xor(value, lanes)
+#define __shfl_sync(mask, value, source) emulation::shuffle_from(value, source)
+#define __shfl_up_sync(mask, value, distance) emulation::shuffle_up(value, distance)
+#define __ballot_sync(mask, vote) emulation::ballot(vote)
 
 inline float __fdiv_rn(float a, float b) { return a / b; }
 
