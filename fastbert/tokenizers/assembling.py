@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from fastbert.tokenizers.batch_encoding import BatchEncoding
-from fastbert.tokenizers.calling import Calling
+from fastbert.tokenizers.calling import Calling, silent
 from fastbert.tokenizers.strategies import check_side, resolve
 from fastbert.tokenizers.strategies import truncation_strategy as named_strategy
 from fastbert.tokenizers.vocabulary import to_list
@@ -17,7 +18,157 @@ from fastbert.tokenizers.windows import longest_first
 
 
 class Assembling(Calling):
-    """The methods that take ids rather than texts."""
+    """The methods that take ids rather than texts, or either."""
+
+    def encode(self, text: Any, text_pair: Any = None, **options: Any) -> list[int]:
+        """The ids of one text or pair, special tokens included.
+
+        Each is a str; the tokens of a text, a list of str (with `is_split_into_words` its words);
+        or their ids, a list of int. Options are those of the call.
+        """
+        return self.encode_plus(text, text_pair, **options)["input_ids"]
+
+    def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        """The call for one text or pair, which may be tokens or ids as in `encode`."""
+        if isinstance(text, str) or options.get("is_split_into_words"):
+            return self(text, text_pair, **options)
+        ids, pair = self._ids_of(text), None if text_pair is None else self._ids_of(text_pair)
+        options.pop("is_split_into_words", None)
+        batched = options.get("return_tensors") is not None
+        return self.prepare_for_model(ids, pair, prepend_batch_axis=batched, **options)
+
+    def batch_encode_plus(
+        self, batch_text_or_text_pairs: Sequence[Any], **options: Any
+    ) -> BatchEncoding:
+        """The call for a batch of texts or (text, pair) tuples, or of lists of ids or tuples of
+        two such lists."""
+        batch = list(batch_text_or_text_pairs)
+        first = batch[0][0] if batch and isinstance(batch[0], tuple) and batch[0] else None
+        if not batch or not _is_ids(batch[0] if first is None else first):
+            return self(batch, **options)
+        options.pop("is_split_into_words", None)
+        tensors = options.pop("return_tensors", None)
+        padding = {name: options.pop(name) for name in _PADDING if name in options}
+        if padding.get("padding"):
+            options.setdefault("truncation", False)
+        rows = []
+        for one in batch:
+            pair = one if isinstance(one, tuple) else (one,)
+            rows.append(self.prepare_for_model(*pair, **options).data)
+        both = {name: options[name] for name in _PADDED_TO if name in options}
+        if padding.setdefault("padding", False) is not False:
+            return self.pad(rows, return_tensors=tensors, **padding, **both)
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        return BatchEncoding(columns, tensor_type=tensors)
+
+    def _ids_of(self, text: Any) -> list[int]:
+        """Ids from a str, its tokens, or its ids."""
+        if isinstance(text, str):
+            return self.convert_tokens_to_ids(self.tokenize(text))
+        if _is_ids(text):
+            return to_list(text)
+        if isinstance(text, (list, tuple)) and all(isinstance(token, str) for token in text):
+            return self.convert_tokens_to_ids(list(text))
+        raise TypeError(
+            f"encode() takes a str, a list of tokens or a list of ids, not {text!r}; for several "
+            "texts call the tokenizer itself."
+        )
+
+    def prepare_for_model(
+        self,
+        ids: Sequence[int],
+        pair_ids: Sequence[int] | None = None,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        verbose: bool = True,
+        prepend_batch_axis: bool = False,
+    ) -> BatchEncoding:
+        """The call for ids in the place of a text: special tokens, truncation, padding.
+
+        Arguments are those of the call. With `return_overflowing_tokens` what was cut off is a list
+        of ids under "overflowing_tokens", the last `stride` of the kept ones before it, and
+        "num_truncated_tokens" says by how many ids the whole exceeds the limit. Returns one row,
+        with `prepend_batch_axis` a batch of one. Raises ValueError for offsets, which ids do not
+        have, and for the overflow of a pair that is cut by "longest_first".
+        """
+        if return_offsets_mapping:
+            raise ValueError("Ids do not tell where in a text they stood; call with the text.")
+        first = list(to_list(ids))
+        second = None if pair_ids is None else list(to_list(pair_ids))
+        cut, _ = resolve(
+            padding=padding,
+            truncation=truncation,
+            max_length=max_length,
+            stride=stride,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=check_side("padding_side", padding_side or self.padding_side),
+            truncation_side=self.truncation_side,
+            model_max_length=self.model_max_length,
+            pad=(self.pad_token, self.pad_token_id, self.pad_token_type_id),
+            warn=self._warn if verbose else silent,
+        )
+        pair = second is not None
+        specials = self.num_special_tokens_to_add(pair) if add_special_tokens else 0
+        excess = len(first) + len(second or []) + specials
+        excess -= cut.max_length if cut else (max_length or excess)
+        over: list[int] = []
+        if return_overflowing_tokens and pair and cut and cut.strategy == "longest_first":
+            raise ValueError(
+                "A pair cut by 'longest_first' has no single overflow; use truncation='only_first' "
+                "or 'only_second', or call with the texts."
+            )
+        if cut and excess > 0:
+            first, second, over = self.truncate_sequences(
+                first, second, excess, cut.strategy, stride
+            )
+        wanted = self.model_input_names
+        data: dict[str, Any] = {}
+        if return_overflowing_tokens:
+            data |= {"overflowing_tokens": over, "num_truncated_tokens": excess}
+        if add_special_tokens:
+            data["input_ids"] = self.build_inputs_with_special_tokens(first, second)
+            types = self.create_token_type_ids_from_sequences(first, second)
+            mask = self.get_special_tokens_mask(first, second)
+        else:
+            data["input_ids"] = first + (second or [])
+            types, mask = ([0] * len(data["input_ids"]) for _ in range(2))
+        if "token_type_ids" in wanted if return_token_type_ids is None else return_token_type_ids:
+            data["token_type_ids"] = types
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = mask
+        if verbose and cut is None and max_length is None:
+            self._warn_too_long([data["input_ids"]])
+        data = self.pad(
+            data,
+            padding=padding,
+            max_length=max_length,
+            pad_to_multiple_of=pad_to_multiple_of,
+            padding_side=padding_side,
+            return_attention_mask=return_attention_mask,
+        ).data
+        if return_length:
+            data["length"] = len(data["input_ids"])
+        return BatchEncoding(
+            data, tensor_type=return_tensors, prepend_batch_axis=prepend_batch_axis
+        )
+
+    @contextmanager
+    def as_target_tokenizer(self) -> Iterator[Self]:
+        """Targets are tokenised like inputs in these families, so this changes nothing; the
+        argument `text_target` of the call says the same in newer programs."""
+        yield self
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -215,6 +366,21 @@ class Assembling(Calling):
                     row + [value] * n if side == "right" else [value] * n + row
                     for row, n in zip(rows[key], missing, strict=True)
                 ]
+
+
+# Arguments that concern a whole batch, and those of a batch and of its rows.
+_PADDING = ("padding", "pad_to_multiple_of", "padding_side")
+_PADDED_TO = ("max_length", "return_attention_mask")
+
+
+def _is_ids(values: Any) -> bool:
+    """Whether these are the ids of a text."""
+    values = to_list(values)
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(one, int) and not isinstance(one, bool) for one in values)
+    )
 
 
 def _kind_of(values: Any) -> str | None:

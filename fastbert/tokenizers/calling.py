@@ -11,7 +11,7 @@ from fastbert.tokenizers.layout import Layout
 from fastbert.tokenizers.strategies import WarnOnce, check_count, check_side, resolve
 from fastbert.tokenizers.vocabulary import Vocabulary
 
-Texts = str | Sequence[str] | Sequence[Sequence[str]]
+Texts = str | Sequence[str] | Sequence[Sequence[str]] | Sequence[tuple[str, str]]
 
 
 def _checked(name: str, text: Any, is_split: bool) -> tuple[list[Any], bool]:
@@ -47,15 +47,24 @@ def _checked(name: str, text: Any, is_split: bool) -> tuple[list[Any], bool]:
         raise TypeError(f"{name} is {type(text).__name__}; it must be {expected}.")
     for row, one in enumerate(text):
         if not isinstance(one, str):
-            hint = " (pass is_split_into_words=True for lists of words)" if row == 0 else ""
             raise TypeError(
-                f"{name}[{row}] is {type(one).__name__}; it must be a str{hint}. A pair of texts "
-                "is given as two arguments: tokenizer(texts, text_pair=others)."
+                f"{name}[{row}] is {type(one).__name__}; it must be a str{_hint(one, row)}. A "
+                "pair of texts is a tuple of two, or two arguments: tokenizer(texts, others)."
             )
     return list(text), True
 
 
-def _silent(name: str, message: str) -> None:
+def _hint(one: Any, row: int) -> str:
+    if isinstance(one, int):
+        return " (token ids are for encode(), batch_encode_plus() and prepare_for_model())"
+    return " (pass is_split_into_words=True for lists of words)" if row == 0 else ""
+
+
+def _is_pair(one: Any) -> bool:
+    return isinstance(one, (list, tuple)) and len(one) == 2 and all(isinstance(t, str) for t in one)
+
+
+def silent(name: str, message: str) -> None:
     """The warner of verbose=False."""
 
 
@@ -101,9 +110,10 @@ class Calling(Vocabulary):
     ) -> BatchEncoding:
         """Encodes a text, a batch of texts, or pairs of them.
 
-        text, text_pair: a str or a list of str; with `is_split_into_words` a list of words or a
-            list of such lists. text_target, text_pair_target: encoded alike; beside `text` their
-            ids become the key "labels", alone they are the result.
+        text, text_pair: a str or a list of str, or as `text` alone a list of (text, pair); with
+            `is_split_into_words` a list of words or a list of such lists. text_target,
+            text_pair_target: encoded alike; beside `text` their ids become the key "labels", alone
+            they are the result.
         padding: True or "longest", "max_length", or False. truncation: True or "longest_first",
             "only_first", "only_second", or False. max_length: None means `model_max_length`.
             A text that is too long is shortened only when asked; otherwise it is kept whole.
@@ -112,6 +122,8 @@ class Calling(Vocabulary):
             which text each row is from.
         return_tensors: "pt" (int64 torch tensors of shape (batch, seqlen)), "np", or None: lists.
         return_offsets_mapping: "offset_mapping" holds (start, end) characters of each token.
+        add_special_tokens: False leaves the special tokens out; the Python classes (those without
+            "Fast", BertTokenizerLegacy) then give a pair the token type 0 throughout.
         split_special_tokens: treat literal special tokens in the text as ordinary characters.
 
         Returns the keys input_ids, token_type_ids and attention_mask (those in
@@ -187,7 +199,7 @@ class Calling(Vocabulary):
             truncation_side=check_side("truncation_side", self.truncation_side),
             model_max_length=self.model_max_length,
             pad=(self.pad_token, self.pad_token_id, self.pad_token_type_id),
-            warn=self._warn if verbose else _silent,
+            warn=self._warn if verbose else silent,
         )
         if cut is not None:
             self._check_room(cut.max_length, cut.stride, inputs, add_special_tokens)
@@ -232,6 +244,11 @@ class Calling(Vocabulary):
         self, name: str, text: Any, text_pair: Any, is_split: bool
     ) -> tuple[list[Any], bool]:
         """The engine's inputs: texts, or (text, pair) tuples; and whether `text` was a batch."""
+        if text_pair is None and not is_split and isinstance(text, (list, tuple)):
+            # A batch of pairs, one example each, as cross-encoders are fed.
+            pairs = [tuple(one) for one in text if _is_pair(one)]
+            if pairs and len(pairs) == len(text):
+                return pairs, True
         first, batched = _checked(name, text, is_split)
         if text_pair is None:
             return first, batched
@@ -275,26 +292,6 @@ class Calling(Vocabulary):
                 f"{self.model_max_length}; it was kept whole and the model will refuse it. Pass "
                 "truncation=True to shorten such texts.",
             )
-
-    def encode(self, text: Texts, text_pair: Texts | None = None, **options: Any) -> Any:
-        """The `input_ids` of the call with the same arguments."""
-        return self(text, text_pair, **options)["input_ids"]
-
-    def encode_plus(
-        self, text: Texts, text_pair: Texts | None = None, **options: Any
-    ) -> BatchEncoding:
-        """The older name of the call, for one example."""
-        return self(text, text_pair, **options)
-
-    def batch_encode_plus(
-        self, batch_text_or_text_pairs: Sequence[Any], **options: Any
-    ) -> BatchEncoding:
-        """The older name of the call for a batch of texts, or of (text, pair) tuples."""
-        batch = list(batch_text_or_text_pairs)
-        pairs = bool(batch) and isinstance(batch[0], tuple) and len(batch[0]) == 2
-        if not pairs:
-            return self(batch, **options)
-        return self([one for one, _ in batch], [other for _, other in batch], **options)
 
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any

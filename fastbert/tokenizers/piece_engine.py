@@ -297,7 +297,8 @@ class PieceEngine:
                 continue
             row.sequence_ids.extend([sequence] * count)
             row.special_tokens_mask.extend([int(sequence is None)] * count)
-            row.type_ids.extend([kind] * count)
+            # transformers' Python classes tell two texts apart only where special tokens do.
+            row.type_ids.extend([kind if add_special_tokens else 0] * count)
             row.attention_mask.extend([1] * count)
         return row
 

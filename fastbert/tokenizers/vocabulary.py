@@ -75,6 +75,16 @@ class Vocabulary(SpecialTokens):
         return True
 
     @property
+    def backend_tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` of a class that runs in Rust; AttributeError in others."""
+        try:
+            return self.engine.backend  # type: ignore[attr-defined]
+        except AttributeError:
+            raise AttributeError(
+                f"This {type(self).__name__} does not run in Rust and has no backend_tokenizer."
+            ) from None
+
+    @property
     def vocab_size(self) -> int:
         """Size of the base vocabulary; `len(tokenizer)` also counts the added tokens."""
         return self.engine.vocab_size

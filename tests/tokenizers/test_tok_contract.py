@@ -255,6 +255,10 @@ def test_both_engines_agree(minilm: Path, side: str, options: dict[str, Any]) ->
             tok.truncation_side = tok.padding_side = side
             results.append(tok(*call, return_overflowing_tokens=True, **options))
         python, rust = results
+        if not options.get("add_special_tokens", True):
+            # There the Python classes of transformers 4 give both texts the type 0.
+            assert not any(map(any, python.pop("token_type_ids")))
+            rust.pop("token_type_ids")
         assert plain(python) == plain(rust)
         for row in range(len(rust["input_ids"])):
             assert python.tokens(row) == rust.tokens(row)

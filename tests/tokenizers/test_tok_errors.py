@@ -47,7 +47,7 @@ def tok(request: pytest.FixtureRequest, models: Path) -> Any:
         (([["a"]],), {}, TypeError, "is_split_into_words=True"),
         (("a b",), {"is_split_into_words": True}, TypeError, "must be a list of words"),
         (([["a", None]],), {"is_split_into_words": True}, TypeError, "a word must be a str"),
-        (([("a", "b")],), {}, TypeError, "A pair of texts is given as two arguments"),
+        (([("a", "b"), ("c",)],), {}, TypeError, "A pair of texts is a tuple of two"),
         ((["a"], "b"), {}, TypeError, "must be a batch of as many"),
         ((["a"], ["b", "c"]), {}, ValueError, "holds 1 texts and text_pair 2"),
         (("a",), {"padding": "long"}, ValueError, "padding is 'long'; it must be"),
