@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 # A masked key that stays in the batch gets this bias: its weight underflows to zero beside any
 # other key, and a sequence that has no other key still has a finite softmax.
 MASKED = torch.finfo(torch.float32).min
+# Bytes; parts of one copy begin at multiples of it, as kernels like their operands.
+_ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ class PackedBatch:
     ) -> PackedBatch:
         """The batch of the tokens that a mask keeps.
 
+        It is worked out where the mask is. A mask on the host never waits for the device; one on
+        an accelerator costs one wait, for the number of tokens. `from_lengths` never waits.
+
         Args:
             mask: (batch_size, seqlen) of any dtype, non-zero where a token is kept: padding on
                 either side, holes and empty rows are all the same to it. None keeps everything.
@@ -90,34 +96,37 @@ class PackedBatch:
         if mask is None:
             return cls.dense(batch_size, seqlen, device)
         _check_mask(mask, batch_size, seqlen)
-        visible = mask.to(device) != 0
+        visible = mask != 0
         kept = visible
         if keep_first_column and seqlen > 0:
             kept = visible.clone()
             kept[:, 0] = True
         lengths = kept.sum(dim=1, dtype=torch.int32)
-        cu_seqlens = torch.zeros(batch_size + 1, dtype=torch.int32, device=device)
-        torch.cumsum(lengths, dim=0, out=cu_seqlens[1:])
-        shortest, longest = (0, 0)
+        cu_seqlens = _offsets(lengths)
+        # What the host must know, in one look: on an accelerator each one waits for the device.
+        total = shortest = longest = only_kept = 0
         if batch_size:
-            shortest, longest = torch.stack([lengths.min(), lengths.max()]).tolist()
-        indices = None
-        if shortest < seqlen:
-            indices = torch.nonzero(kept.reshape(-1)).squeeze(1)
+            facts = (
+                lengths.sum(),
+                lengths.min().to(torch.int64),
+                lengths.max().to(torch.int64),
+                (kept != visible).sum(),
+            )
+            total, shortest, longest, only_kept = torch.stack(facts).tolist()
+        indices = _places(kept, total) if shortest < seqlen else None
         key_bias = None
-        if kept is not visible:
+        if only_kept:
             rows = visible.reshape(-1)
-            rows = rows if indices is None else rows[indices]
-            if not bool(rows.all()):
-                key_bias = _key_bias(rows)
-        return cls(cu_seqlens, longest, indices, batch_size, seqlen, key_bias, shortest)
+            key_bias = _key_bias(rows if indices is None else rows[indices])
+        parts = in_one_copy((cu_seqlens, indices, key_bias), torch.device(device))
+        return cls(parts[0], longest, parts[1], batch_size, seqlen, parts[2], shortest)
 
     @classmethod
     def from_lengths(
         cls, lengths: Sequence[int], device: torch.device | str = "cpu", seqlen: int | None = None
     ) -> PackedBatch:
         """The batch of sequences whose first `lengths[b]` columns of a (batch, seqlen) grid are
-        real. seqlen defaults to the longest length.
+        real. seqlen defaults to the longest length. The host does not wait for the device.
 
         Raises:
             ValueError: when a length is negative or exceeds seqlen.
@@ -131,14 +140,12 @@ class PackedBatch:
                 f"Sequence lengths must lie between 0 and the width {width}, "
                 f"but they reach from {shortest} to {longest}."
             )
-        on_host = torch.tensor(lengths, dtype=torch.int64)
-        cu_seqlens = torch.zeros(batch_size + 1, dtype=torch.int32)
-        cu_seqlens[1:] = on_host.cumsum(0)
+        on_host = torch.tensor(lengths, dtype=torch.int32)
         indices = None
         if shortest < width:
-            columns = torch.arange(width)
-            indices = torch.nonzero((columns < on_host[:, None]).reshape(-1)).squeeze(1).to(device)
-        return cls(cu_seqlens.to(device), longest, indices, batch_size, width, None, shortest)
+            indices = _places(torch.arange(width) < on_host[:, None], sum(lengths))
+        parts = in_one_copy((_offsets(on_host), indices), torch.device(device))
+        return cls(parts[0], longest, parts[1], batch_size, width, None, shortest)
 
     def pack(self, x: Tensor) -> Tensor:
         """(batch, seqlen, ...) -> (total, ...)."""
@@ -174,6 +181,56 @@ class PackedBatch:
                 "with keep_first_column=True, or leave empty sequences out."
             )
         return self.cu_seqlens[:-1].to(torch.int64)
+
+
+def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[Any]:
+    """Tensors (None stays None) on a device, by a single copy that the host does not wait for.
+
+    Tensors that are there already are returned as they are. From the host they go through one
+    piece of page-locked memory; a plain copy of each would wait for everything queued before it.
+    """
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", torch.cuda.current_device())
+    given = [tensor for tensor in tensors if tensor is not None]
+    if all(tensor.device == device for tensor in given) or device.type == "cpu":
+        return [None if tensor is None else tensor.to(device) for tensor in tensors]
+    starts, end = [], 0
+    for tensor in given:
+        starts.append(end)
+        end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    staged = torch.empty(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for tensor, start in zip(given, starts, strict=True):
+        _part(staged, start, tensor).copy_(tensor)
+    there = staged.to(device, non_blocking=True)
+    places = iter(starts)
+    return [None if tensor is None else _part(there, next(places), tensor) for tensor in tensors]
+
+
+def _part(staged: Tensor, start: int, like: Tensor) -> Tensor:
+    return staged[start : start + like.nbytes].view(like.dtype).view(like.shape)
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    """int32 (batch,) -> int32 (batch + 1,), the sums before each."""
+    offsets = torch.zeros(lengths.shape[0] + 1, dtype=torch.int32, device=lengths.device)
+    torch.cumsum(lengths, dim=0, out=offsets[1:])
+    return offsets
+
+
+def _places(kept: Tensor, total: int) -> Tensor:
+    """int64 (total,): the flat positions of what is kept, in order."""
+    flat = kept.reshape(-1)
+    if flat.device.type == "cpu":
+        return torch.nonzero(flat).squeeze(1)
+    return _places_without_counting(flat, total)
+
+
+def _places_without_counting(flat: Tensor, total: int) -> Tensor:
+    """What torch.nonzero gives, which has to ask the device how many there are."""
+    # Every removed token goes to one place behind the last, which is cut off.
+    places = torch.where(flat, flat.cumsum(0) - 1, total)
+    every = torch.arange(flat.shape[0], device=flat.device)
+    return every.new_empty(total + 1).scatter_(0, places, every)[:total]
 
 
 def _check_mask(mask: Tensor, batch_size: int, seqlen: int) -> None:

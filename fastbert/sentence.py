@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .auto import AutoModel, AutoTokenizer
 from .checkpoint import Checkpoint, resolve_file
+from .packing import in_one_copy
 from .pooling import Dense, check_modes, modes_of, normalize, pool
 from .progress import Progress
 
@@ -234,15 +235,15 @@ class SentenceEncoder:
     def _vectors(self, pack: Sequence[_Tokens]) -> Tensor:
         lengths = np.array([len(tokens.ids) for tokens in pack])
         real = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        inputs = {
-            "input_ids": _grid([tokens.ids for tokens in pack], real),
-            "attention_mask": torch.from_numpy(real),
-        }
+        grids = {"input_ids": _grid([tokens.ids for tokens in pack], real)}
         if pack[0].types is not None:
-            inputs["token_type_ids"] = _grid([tokens.types or [] for tokens in pack], real)
-        inputs = {name: value.to(self.device) for name, value in inputs.items()}
-        # The encoder packs these grids of indices at once; hidden states are never padded.
-        encoding = self.model.base_model.encode(**inputs)
+            grids["token_type_ids"] = _grid([tokens.types or [] for tokens in pack], real)
+        moved = in_one_copy(list(grids.values()), self.device)
+        # The encoder packs these grids of indices at once; hidden states are never padded. The mask
+        # stays on the host, where it can be counted without waiting for the device.
+        encoding = self.model.base_model.encode(
+            attention_mask=torch.from_numpy(real), **dict(zip(grids, moved, strict=True))
+        )
         vectors = pool(encoding.rows, encoding.batch.cu_seqlens, self.modes)
         for module in self.dense:
             vectors = module(vectors, encoding.plan)

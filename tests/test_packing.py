@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastbert.packing import MASKED, PackedBatch
+from fastbert.packing import MASKED, PackedBatch, _places_without_counting, in_one_copy
 
 MASKS = {
     "right": [[1, 1, 1, 0], [1, 0, 0, 0]],
@@ -85,6 +85,46 @@ def test_lengths_equal_their_mask() -> None:
     assert torch.equal(ours.indices, theirs.indices)
     assert torch.equal(ours.cu_seqlens, theirs.cu_seqlens)
     assert (ours.min_seqlen, ours.max_seqlen, ours.seqlen) == (0, 5, 6)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_places_without_asking_how_many(mask: list[list[int]]) -> None:
+    flat = torch.tensor(mask).reshape(-1) != 0
+    found = _places_without_counting(flat, int(flat.sum()))
+    assert found.dtype == torch.int64
+    assert torch.equal(found, torch.nonzero(flat).squeeze(1))
+
+
+def test_one_copy_for_several_tensors() -> None:
+    # "meta" stands for a device: what arrives there has shapes, and was moved once.
+    parts = [torch.arange(3, dtype=torch.int32), None, torch.arange(5), torch.zeros(2, 0)]
+    moved = in_one_copy(parts, torch.device("meta"))
+    assert moved[1] is None
+    for part, there in zip(parts, moved, strict=True):
+        if part is not None and there is not None:
+            assert (there.shape, there.dtype) == (part.shape, part.dtype)
+            assert there.is_meta and there.is_contiguous()
+            assert there.storage_offset() * there.element_size() % 16 == 0
+            assert there.untyped_storage().nbytes() == 64
+    kept = in_one_copy(parts, torch.device("cpu"))
+    assert all(one is other for one, other in zip(parts, kept, strict=True))
+
+
+def test_parts_of_a_copy_hold_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    staged: list[torch.Tensor] = []
+    empty = torch.empty
+
+    def watched(*args: object, **kwargs: object) -> torch.Tensor:
+        staged.append(empty(*args, **kwargs))
+        return staged[-1]
+
+    monkeypatch.setattr(torch, "empty", watched)
+    parts = [torch.arange(3, dtype=torch.int32), torch.arange(5), torch.randn(2, 3)]
+    moved = in_one_copy(parts, torch.device("meta"))
+    for part, there in zip(parts, moved, strict=True):
+        start = there.storage_offset() * there.element_size()
+        raw = staged[0][start : start + part.nbytes]
+        assert torch.equal(raw.view(part.dtype).view(part.shape), part)
 
 
 def test_packing_is_differentiable() -> None:
