@@ -1,7 +1,8 @@
 """Prepared encoders: all blocks of a model in one native call, over weights packed once.
 
 `Preparation` is what a model keeps. It packs the blocks' weights the first time they are run, packs
-them again when any of them has changed, and says why where it cannot serve.
+them again when any of them has changed, and says why where it cannot serve. On a GPU it keeps the
+encoder of `fastbert.prepared_gpu` in the same way.
 
 Precision follows the weights: float32 and float16 ones are multiplied in float32, bfloat16 ones as
 bfloat16 with float32 sums, int8 ones with their rows quantised on the way in. The residual stream
@@ -26,6 +27,7 @@ from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.activations import KERNEL_ACTIVATIONS
 from fastbert.packing import PackedBatch
+from fastbert.prepared_gpu import GpuEncoder
 
 _OPS = ("attention_varlen", "add_layer_norm")
 # Codes of csrc/common/types.h and csrc/cpu/encoder.h.
@@ -44,9 +46,13 @@ def _plan_reason(blocks: Sequence[Block], plan: Plan) -> str | None:
     linear = ["int8_linear" if kind is Int8Linear else "linear" for kind in kinds]
     for op in (*_OPS, *sorted(linear)):
         choice = plan.choice(op)
-        if choice.backend != "cpu":
+        if choice.backend == "reference" or (choice.backend != "cpu") == _on_cpu(plan):
             return f"the plan computes {op} on {choice.backend}"
     return None if plan.dtype in _DTYPES else f"there are no kernels for {plan.dtype}"
+
+
+def _on_cpu(plan: Plan) -> bool:
+    return plan.device.type == "cpu"
 
 
 def _block_reason(blocks: Sequence[Block]) -> str | None:
@@ -220,23 +226,23 @@ class PreparedEncoder:
 
 class Preparation:
     """The prepared encoder of a model's blocks: made when first asked for, and again whenever a
-    weight, the instruction set or the set of layers has changed since."""
+    weight, the instruction set, the Plan of a GPU or the set of layers has changed since."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._state: _State | None = None
 
-    def encoder(self, blocks: Sequence[Block], plan: Plan) -> PreparedEncoder | None:
+    def encoder(self, blocks: Sequence[Block], plan: Plan) -> PreparedEncoder | GpuEncoder | None:
         """The encoder for these blocks, None where `supports` has a reason against it."""
         if _plan_reason(blocks, plan) is not None:
             return None
         state = self._state
-        if state is None or not state.holds(blocks):
+        if state is None or not state.holds(blocks, plan):
             with self._lock:
                 state = self._state
-                if state is None or not state.holds(blocks):
+                if state is None or not state.holds(blocks, plan):
                     self._state = None  # its packed weights go before the new ones come
-                    state = self._state = _State(blocks)
+                    state = self._state = _State(blocks, plan)
         return state.encoder
 
     def __deepcopy__(self, memo: Any) -> Preparation:
@@ -249,8 +255,8 @@ class Preparation:
 class _State:
     """A prepared encoder, and what it was made from, in a form that is quick to compare."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.isa = native.isa()
+    def __init__(self, blocks: Sequence[Block], plan: Plan) -> None:
+        self.kernels = _kernels(plan)
         self.modules = list(_modules(blocks))
         self.shapes = [_shape(block) for block in blocks]
         self.tensors = [
@@ -261,14 +267,16 @@ class _State:
         self.kept = [
             holder[name].detach() for holder, name in self.tensors if holder[name] is not None
         ]
-        self.encoder = None if _block_reason(blocks) else PreparedEncoder(blocks)
+        self.encoder: PreparedEncoder | GpuEncoder | None = None
+        if _block_reason(blocks) is None:
+            self.encoder = PreparedEncoder(blocks) if _on_cpu(plan) else GpuEncoder(blocks, plan)
 
-    def holds(self, blocks: Sequence[Block]) -> bool:
+    def holds(self, blocks: Sequence[Block], plan: Plan) -> bool:
         modules = list(_modules(blocks))
         return (
             len(modules) == len(self.modules)
             and all(map(is_, modules, self.modules))
-            and native.isa() == self.isa
+            and _kernels(plan) == self.kernels
             and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
             and [_shape(block) for block in blocks] == self.shapes
             and self._versions() == self.versions
@@ -283,6 +291,11 @@ class _State:
                 versions.append(tensor.data_ptr())
                 versions.append(0 if tensor.is_inference() else tensor._version)
         return versions
+
+
+def _kernels(plan: Plan) -> Any:
+    """What an encoder is prepared for, besides its weights: the instruction set, or the Plan."""
+    return native.isa() if _on_cpu(plan) else plan
 
 
 def _holders(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:

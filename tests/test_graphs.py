@@ -1,0 +1,343 @@
+"""Recorded passes with a recorder that records nothing but functions: buckets, bounds, turns; and
+the GPU encoder's arithmetic on the CPU kernels. What only a device shows is in tests/cuda."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastbert import graphs, native
+from fastbert.backend import Plan, build_plan, use_backend
+from fastbert.graphs import Bucket, Graphs, Static, bucket_of, token_bucket
+from fastbert.layers.encoder import Pass, encode
+from fastbert.layers.linear import Int8Linear
+from fastbert.models.bert import BertModel
+from fastbert.packing import PackedBatch
+from fastbert.prepared import _State
+from fastbert.prepared_gpu import GpuEncoder
+from fastbert.quantization import quantize_weight
+
+CPU = torch.device("cpu")
+
+
+class Recording:
+    def __init__(self, run: Callable[[], None], recorder: FakeRecorder) -> None:
+        self._run, self._recorder = run, recorder
+
+    def replay(self) -> None:
+        assert self._recorder.inside, "a replay outside of anybody's turn"
+        self._recorder.replays += 1
+        self._run()
+
+
+class FakeRecorder:
+    """Replays by running again."""
+
+    def __init__(self) -> None:
+        self.recordings = self.replays = self.settled = self.inside = 0
+        self.recording_by_others = False
+        self.fails = ""
+
+    def busy(self) -> bool:
+        return self.recording_by_others
+
+    @contextlib.contextmanager
+    def turn(self, buffers: tuple[Tensor, ...]) -> Iterator[None]:
+        self.inside += 1
+        assert self.inside == 1, "two callers have the buffers"
+        yield
+        self.inside -= 1
+
+    def record(self, run: Callable[[], None]) -> Recording:
+        if self.fails:
+            raise RuntimeError(self.fails)
+        self.recordings += 1
+        run()
+        return Recording(run, self)
+
+    def settle(self) -> None:
+        self.settled += 1
+
+
+def test_buckets_hold_their_tokens_and_waste_little() -> None:
+    kept = sorted({token_bucket(n) for n in range(1, graphs.TOKEN_LIMIT + 1)})
+    for n in range(1, graphs.TOKEN_LIMIT + 1):
+        bucket = token_bucket(n)
+        assert bucket >= n and bucket % 16 == 0
+        assert bucket == min(size for size in kept if size >= n)
+        assert bucket - n < max(16, bucket / 8)
+        assert token_bucket(bucket) == bucket
+    assert len(kept) == 48 and kept[-1] == graphs.TOKEN_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([128], Bucket(128, 1, 128, False)),
+        ([1], Bucket(16, 1, 32, False)),
+        ([100, 29, 0], Bucket(144, 4, 128, False)),
+        ([512] * 8, Bucket(4096, 8, 512, False)),
+        ([512] * 8 + [1], None),
+        ([], None),
+        ([0, 0], None),
+        ([0] * graphs.SEQUENCE_LIMIT + [1], None),
+    ],
+)
+def test_bucket_of(lengths: list[int], expected: Bucket | None) -> None:
+    assert bucket_of(PackedBatch.from_lengths(lengths)) == expected
+
+
+def doubled() -> tuple[Graphs, FakeRecorder]:
+    """Graphs of a function that shows what it was given, and spoils what it was not."""
+    recorder = FakeRecorder()
+
+    def run(given: Static) -> Tensor:
+        out = given.rows * 2 + (0 if given.key_bias is None else given.key_bias[:, None])
+        out[int(given.cu_seqlens[-1]) :] = float("nan")
+        return out
+
+    return Graphs(run, 3, torch.float32, CPU, recorder), recorder
+
+
+def batch_of(tokens: int, biased: bool = False) -> PackedBatch:
+    batch = PackedBatch.from_lengths([tokens])
+    return dataclasses.replace(batch, key_bias=torch.arange(float(tokens))) if biased else batch
+
+
+def test_a_size_is_recorded_when_it_is_met_again() -> None:
+    made, recorder = doubled()
+    for meeting, tokens in enumerate((5, 7, 16, 3)):
+        rows = torch.randn(tokens, 3)
+        out = made(rows, batch_of(tokens))
+        if meeting == 0:
+            assert out is None
+        else:
+            assert out is not None and torch.equal(out, rows * 2)
+            assert recorder.replays == meeting
+    assert recorder.recordings == 1
+    assert made.buckets == [Bucket(16, 1, 32, False)]
+
+
+def test_biased_batches_have_recordings_of_their_own() -> None:
+    made, recorder = doubled()
+    for biased in (False, True, True, False):
+        rows = torch.randn(4, 3)
+        batch = batch_of(4, biased)
+        out = made(rows, batch)
+        if out is not None:
+            bias = 0 if batch.key_bias is None else batch.key_bias[:, None]
+            assert torch.equal(out, rows * 2 + bias)
+    assert recorder.recordings == 2 and recorder.replays == 2
+
+
+def test_a_result_outlives_the_next_replay() -> None:
+    made, _ = doubled()
+    rows = [torch.randn(4, 3) for _ in range(3)]
+    results = [made(x, batch_of(4)) for x in rows]
+    for x, result in zip(rows[1:], results[1:], strict=True):
+        assert result is not None and torch.equal(result, x * 2)
+
+
+def test_the_least_recently_used_recording_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    made, recorder = doubled()
+    sizes = (16, 32, 48)
+    for tokens in sizes:
+        for _ in range(2):
+            made(torch.randn(tokens, 3), batch_of(tokens))
+    made(torch.randn(16, 3), batch_of(16))
+    assert [bucket.tokens for bucket in made.buckets] == [32, 48, 16]
+    assert recorder.settled == 0
+    for _ in range(2):
+        made(torch.randn(64, 3), batch_of(64))
+    assert [bucket.tokens for bucket in made.buckets] == [48, 16, 64]
+    assert recorder.settled == 1, "a recording that may still run was let go"
+    rows = torch.randn(32, 3)
+    out = made(rows, batch_of(32))  # known, so recorded again at once
+    assert out is not None and torch.equal(out, rows * 2)
+
+
+def test_what_is_remembered_of_sizes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
+    made, _ = doubled()
+    for tokens in range(1, 2000, 16):
+        made(torch.randn(tokens, 3), batch_of(tokens))
+    assert len(made._met) <= 8
+
+
+def test_a_failure_is_said_once_and_ends_recording(caplog: pytest.LogCaptureFixture) -> None:
+    made, recorder = doubled()
+    recorder.fails = "out of memory\nand more"
+    with caplog.at_level(logging.WARNING, logger="fastbert"):
+        for _ in range(4):
+            assert made(torch.randn(4, 3), batch_of(4)) is None
+    assert made.failure == "out of memory" and len(caplog.messages) == 1
+    assert "without CUDA graphs" in caplog.messages[0]
+    assert made.buckets == [] and recorder.settled == 1
+
+
+def test_within_anothers_recording_the_pass_is_plain() -> None:
+    made, recorder = doubled()
+    recorder.recording_by_others = True
+    for _ in range(3):
+        assert made(torch.randn(4, 3), batch_of(4)) is None
+    assert recorder.recordings == 0
+
+
+def test_threads_take_turns() -> None:
+    made, recorder = doubled()
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(50):
+            tokens = int(torch.randint(1, 40, (), generator=generator))
+            rows = torch.randn(tokens, 3, generator=generator)
+            out = made(rows, batch_of(tokens))
+            if out is not None and not torch.equal(out, rows * 2):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and recorder.replays > 100
+
+
+@pytest.mark.parametrize("recorded_in", [True, False])
+def test_inference_mode_may_come_and_go(recorded_in: bool) -> None:
+    made, _ = doubled()
+    rows = torch.randn(4, 3)
+    for mode in (recorded_in, recorded_in, not recorded_in, recorded_in):
+        with torch.inference_mode(mode):
+            out = made(rows, batch_of(4))
+    assert out is not None and torch.equal(out, rows * 2)
+
+
+# The encoder
+
+
+def model(**changes: Any) -> BertModel:
+    torch.manual_seed(0)
+    config = BertModel.config_class(
+        vocab_size=50, hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+        intermediate_size=100, max_position_embeddings=400, **changes,
+    )  # fmt: skip
+    made = BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    for parameter in made.parameters():
+        parameter.copy_(torch.randn_like(parameter) * (0.25 if parameter.dim() == 2 else 0.5))
+    return made
+
+
+def blocks_of(kind: str) -> tuple[list[Any], torch.dtype]:
+    made = model().bfloat16() if kind == "bfloat16" else model()
+    blocks = list(made.blocks())
+    if kind == "int8":
+        for name in ("q", "k", "v", "out", "up", "down"):
+            blocks = [
+                dataclasses.replace(block, **{name: int8(getattr(block, name), name != "k")})
+                for block in blocks
+            ]
+    if kind == "pre-norm":
+        blocks = [dataclasses.replace(block, pre_norm=True) for block in blocks]
+    return blocks, made.dtype
+
+
+def int8(part: Any, bias: bool) -> Int8Linear:
+    out = Int8Linear(part.in_features, part.out_features, bias)
+    out.qweight, out.weight_scale = quantize_weight(part.weight)
+    if bias:
+        out.bias = torch.nn.Parameter(part.bias.clone(), requires_grad=False)
+    return out
+
+
+def with_spoiled_rest(plan: Plan) -> Plan:
+    """The plan with an attention that takes offsets short of its rows, as the GPU's do, and leaves
+    the rows behind them as memory had them."""
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, cu: Tensor, *rest: Any) -> Tensor:
+        total = int(cu[-1])
+        key_bias = rest[-1]
+        lengths = cu.diff()
+        longest = int(lengths.max())
+        assert longest <= rest[1]
+        out = torch.full(q.shape, float("nan"), dtype=q.dtype)
+        out[:total] = plan.attention_varlen(
+            q[:total], k[:total], v[:total], cu, cu, longest, longest, rest[3], False,
+            None if key_bias is None else key_bias[:total],
+        )  # fmt: skip
+        return out
+
+    return dataclasses.replace(plan, attention_varlen=attention)
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "pre-norm"])
+def test_replays_have_the_bits_of_plain_passes_and_of_the_layers(kind: str) -> None:
+    torch.manual_seed(1)
+    blocks, dtype = blocks_of(kind)
+    plan = build_plan(model().traits(), CPU, dtype)
+    recorder = FakeRecorder()
+    encoder = GpuEncoder(blocks, with_spoiled_rest(plan), recorder)
+    with torch.inference_mode():
+        for lengths in ([37], [5, 0, 30, 1], [40, 3], [17, 20, 1, 1], [33]):
+            batch = PackedBatch.from_lengths(lengths)
+            rows = torch.randn(batch.total, 48).to(dtype)
+            layers = encode(blocks, rows, batch, plan, Pass()).rows
+            for _ in range(3):
+                # Rows behind the batch: what a product of NaN would spread.
+                if encoder.graphs._buffers is not None:
+                    encoder.graphs._buffers.rows[batch.total :] = float("nan")
+                assert torch.equal(encoder(rows, batch), layers), lengths
+    assert recorder.replays >= 10
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+def test_masked_keys_that_stay_in_the_batch() -> None:
+    blocks, _ = blocks_of("float32")
+    plan = build_plan(model().traits(), CPU, torch.float32)
+    encoder = GpuEncoder(blocks, with_spoiled_rest(plan), FakeRecorder())
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]])
+    batch = PackedBatch.from_mask(mask, 2, 4, keep_first_column=True)
+    rows = torch.randn(batch.total, 48)
+    expected = encode(blocks, rows, batch, plan, Pass()).rows
+    for _ in range(3):
+        assert torch.equal(encoder(rows, batch), expected)
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    blocks, _ = blocks_of("float32")
+    plan = build_plan(model().traits(), CPU, torch.float32)
+    encoder = GpuEncoder(blocks, plan, FakeRecorder())
+    batch = PackedBatch.from_lengths([2, 3])
+    for rows in (torch.randn(4, 48), torch.randn(5, 47), torch.randn(5, 48).half()):
+        with pytest.raises(ValueError, match=r"float32 \(5, 48\) on cpu"):
+            encoder(rows, batch)
+
+
+def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of a GPU's encoder ends with its Plan, and with any of its weights."""
+    from fastbert import prepared
+
+    made = model()
+    monkeypatch.setattr(prepared, "_on_cpu", lambda plan: False)
+    monkeypatch.setattr(
+        prepared, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
+    )
+    plan = made.plan()
+    state = _State(made.blocks(), plan)
+    assert isinstance(state.encoder, GpuEncoder)
+    assert state.holds(made.blocks(), plan)
+    with use_backend("reference"):
+        assert not state.holds(made.blocks(), made.plan())
+    made.encoder.layer[0].intermediate.dense.weight.mul_(2)
+    assert not state.holds(made.blocks(), plan)
