@@ -105,23 +105,25 @@ class RangeProduct {
         tile_.sums = sums_;
     }
 
-    // Rows in tiles of nearly equal height: 16 rows are 8 + 8, not 14 + 2.
+    // Rows in tiles of full height, which use the multipliers best (97 % of the limit at 14 rows
+    // against 90 to 92 % at 10, 11 and 13); the last two share what is left: 18 rows are 9 + 9, not
+    // 14 + 4.
     void rows(index_t row_begin, index_t row_end, const StagedRows& x) {
         const index_t rows = row_end - row_begin;
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
-        const index_t height = tiles > 0 ? rows / tiles : 0;
-        const index_t taller = tiles > 0 ? rows % tiles : 0;
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
             if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
                 panels = panels_at_once<D>(static_cast<int>(rows));
             }
             index_t row = row_begin;
-            for (index_t i = 0; i < tiles; ++i) {
-                const int count = static_cast<int>(height + (i < taller ? 1 : 0));
+            for (index_t left = tiles; left > 0; --left) {
+                const index_t rest = row_end - row;
+                const int count =
+                    left > 2 ? D::kRows : static_cast<int>(left == 2 ? (rest + 1) / 2 : rest);
                 tile_.x = x.x + (row - row_begin) * x.stride;
                 tile_.x_stride = x.stride;
-                one_tile(p, panels, row, count, i + 1 == tiles);
+                one_tile(p, panels, row, count, left == 1);
                 row += count;
             }
             p += panels;
