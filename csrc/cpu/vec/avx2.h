@@ -156,6 +156,14 @@ inline void store_u8_n(std::uint8_t* p, I32 a, int n) {
     for (int i = 0; i < n; ++i) p[i] = static_cast<std::uint8_t>(bytes >> (8 * i));
 }
 
+inline F32 lookup16(const float* table, F32 a) {
+    const __m256i index = _mm256_castps_si256(a.v);
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), index);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), index);
+    // Bit 3 chooses the half, moved to where a blend looks.
+    return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)))};
+}
+
 inline F32 scale2(F32 a, I32 n) {
     const __m256i half = _mm256_srai_epi32(n.v, 1);
     const __m256i bias = _mm256_set1_epi32(127);

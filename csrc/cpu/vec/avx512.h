@@ -142,6 +142,11 @@ inline void store_u8_n(std::uint8_t* p, I32 a, int n) {
     _mm_mask_storeu_epi8(p, first_lanes(n), narrow_u8(a));
 }
 
+// table[lowest four bits of a lane]; table holds 16 floats and is 64-byte aligned.
+inline F32 lookup16(const float* table, F32 a) {
+    return {_mm512_permutexvar_ps(_mm512_castps_si512(a.v), _mm512_load_ps(table))};
+}
+
 inline F32 scale2(F32 a, I32 n) { return {_mm512_scalef_ps(a.v, _mm512_cvtepi32_ps(n.v))}; }
 
 }  // namespace

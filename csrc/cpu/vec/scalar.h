@@ -163,6 +163,9 @@ inline void store_u8_n(std::uint8_t* p, I32 a, int n) {
     if (n > 0) store_u8(p, a);
 }
 
+// table[lowest four bits of a lane]; table holds 16 floats and is 64-byte aligned.
+inline F32 lookup16(const float* table, F32 a) { return {table[bits_of_float(a.v) & 15]}; }
+
 // Two exact-or-rounded-once products: 2^n itself may lie outside the floats.
 inline F32 scale2(F32 a, I32 n) {
     const std::int32_t half = n.v >> 1;
