@@ -232,9 +232,8 @@ def test_spans_are_no_longer_than_asked() -> None:
 
     first, last = np.zeros(9), np.zeros(9)
     first[1], last[8], last[3] = 1.0, 1.0, 0.1
-    allowed = np.ones(9, dtype=bool)
-    assert qa._spans(first, last, allowed, 1, 15)[0][:2] == (1, 8)
-    assert qa._spans(first, last, allowed, 1, 3)[0][:2] == (1, 3)
+    assert qa._spans(first, last, 1, 15)[0][:2] == (1, 8)
+    assert qa._spans(first, last, 1, 3)[0][:2] == (1, 3)
 
 
 @pytest.mark.parametrize(

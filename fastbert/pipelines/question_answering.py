@@ -78,15 +78,16 @@ class QuestionAnswering(Pipeline):
             spans: dict[str, dict[str, Any]] = {}
             nothing = 1e6
             for index in range(len(encoded["input_ids"])):
-                allowed = self._allowed(encoded, index)
+                context = np.array([place == 1 for place in encoded.sequence_ids(index)])
+                allowed = context | self._is_cls(encoded["input_ids"][index])
                 first = _probabilities(starts[at].numpy(), allowed)
                 last = _probabilities(ends[at].numpy(), allowed)
                 at += 1
                 if handle_impossible_answer:
                     nothing = min(nothing, float(first[0] * last[0]))
-                first[0] = last[0] = 0.0
+                first[~context] = last[~context] = 0.0
                 pool = top_k * 2 + 10 if align_to_words else top_k
-                for begin, end, score in _spans(first, last, allowed, pool, max_answer_len):
+                for begin, end, score in _spans(first, last, pool, max_answer_len):
                     place = _characters(encoded, index, begin, end, align_to_words)
                     text = item["context"][place[0] : place[1]]
                     known = spans.setdefault(
@@ -122,14 +123,10 @@ class QuestionAnswering(Pipeline):
             return_offsets_mapping=True,
         )
 
-    def _allowed(self, encoded: Any, index: int) -> np.ndarray:
-        """Where an answer may stand: in the context, or at CLS for none at all."""
-        ids = encoded["input_ids"][index]
-        sequence = encoded.sequence_ids(index)
-        allowed = np.array([place == 1 for place in sequence])
-        if self.tokenizer.cls_token_id is not None:
-            allowed |= np.array(ids) == self.tokenizer.cls_token_id
-        return allowed
+    def _is_cls(self, ids: Sequence[int]) -> np.ndarray:
+        """Where CLS stands: it takes part in the probabilities, as the place of no answer. FlauBERT
+        has the same token between its texts, where no answer may stand either."""
+        return np.array(ids) == self.tokenizer.cls_token_id
 
 
 def _paired(question: Any, context: Any) -> Any:
@@ -151,7 +148,7 @@ def _probabilities(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
 
 
 def _spans(
-    first: np.ndarray, last: np.ndarray, allowed: np.ndarray, count: int, longest: int
+    first: np.ndarray, last: np.ndarray, count: int, longest: int
 ) -> list[tuple[int, int, float]]:
     """The best (begin, end, score), end included, at most `longest` tokens long."""
     scores = np.tril(np.triu(np.outer(first, last)), longest - 1)
@@ -161,7 +158,7 @@ def _spans(
     return [
         (int(begin), int(end), float(scores[begin, end]))
         for begin, end in zip(begins, ends, strict=True)
-        if allowed[begin] and allowed[end] and scores[begin, end] > 0.0
+        if scores[begin, end] > 0.0
     ]
 
 
