@@ -171,7 +171,9 @@ def _embed(options: argparse.Namespace) -> int:
 
         encoder = SentenceEncoder.from_pretrained(options.model, **_loading(options))
         if options.device:
-            encoder.to(options.device)
+            from .devices import as_device
+
+            encoder.to(as_device(options.device))
         arguments: dict[str, Any] = {"normalize_embeddings": options.normalize}
         if options.max_tokens:
             arguments["max_tokens"] = options.max_tokens

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastbert.backend import Traits
 from fastbert.checkpoint import HUB_OPTIONS, Checkpoint
 from fastbert.config import PreTrainedConfig
+from fastbert.devices import as_device
 from fastbert.layers.linear import Int8Linear
 from fastbert.quantization import as_quantization, quantize_weight, replace_linears
 
@@ -167,7 +168,7 @@ def load(
 
 def _device(device: Any, device_map: Any) -> torch.device:
     if device_map is None:
-        return torch.device("cpu" if device is None else device)
+        return torch.device("cpu") if device is None else as_device(device)
     if isinstance(device_map, Mapping):
         places = set(device_map.values())
         if len(places) != 1:
@@ -177,7 +178,7 @@ def _device(device: Any, device_map: Any) -> torch.device:
         device_map = places.pop()
     if device_map in ("auto", "balanced", "sequential"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device_map)
+    return as_device(device_map)
 
 
 def _model_kwargs(cls: type[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fastbert.devices import as_device
+
 from .base import Pipeline
 from .classification import TextClassification, ZeroShotClassification
 from .features import FeatureExtraction
@@ -74,7 +76,7 @@ def pipeline(
             f"model= must be a checkpoint's folder or a fastbert model, not {type(model).__name__}."
         )
     if device is not None:
-        model.to(_device(device))
+        model.to(as_device(device))
     if tokenizer is None:
         tokenizer = getattr(source, "name_or_path", source)
         if not tokenizer:
@@ -86,9 +88,3 @@ def pipeline(
 
 def _auto(name: str) -> Any:
     return getattr(importlib.import_module("fastbert.auto"), name)
-
-
-def _device(device: int | str | torch.device) -> torch.device:
-    if isinstance(device, int):
-        return torch.device("cpu") if device < 0 else torch.device("cuda", device)
-    return torch.device(device)

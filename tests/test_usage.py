@@ -1,0 +1,119 @@
+"""docs/usage.md runs as it stands, on a small CamemBERT in the place of the published ones."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastbert
+from fastbert.layers.linear import Int8Linear
+
+sys.path.append(str(Path(__file__).parent / "tokenizers"))
+
+import tok_cases
+
+PAGE = Path(__file__).parents[1] / "docs" / "usage.md"
+pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="run from a checkout")
+IDS = ("camembert-base", "almanach/camembert-large")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tok_cases.unpack(tmp_path_factory.mktemp("vocabularies"))
+    tokenizer = fastbert.CamembertTokenizerFast.from_pretrained(models / "camembert")
+    config = fastbert.CamembertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        initializer_range=0.25,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("camembert-base")
+    fastbert.CamembertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(code: str, folder: Path) -> dict[str, object]:
+    for name in IDS:
+        code = code.replace(f'"{name}"', repr(str(folder)))
+    names: dict[str, object] = {}
+    exec(compile(code, str(PAGE), "exec"), names)
+    return names
+
+
+def test_pipeline(checkpoint: Path) -> None:
+    names = run(blocks()[0], checkpoint)
+    answers = names["pipeline"]("Le camembert est un délicieux fromage <mask>.")  # type: ignore
+    assert len(answers) == 5 and set(answers[0]) == {"score", "token", "token_str", "sequence"}
+    assert names["pipeline"].model.dtype is torch.float16  # type: ignore[attr-defined]
+
+
+def test_model_and_tokenizer(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run(blocks()[1], checkpoint)
+    best = fastbert.pipeline("fill-mask", model=checkpoint)(
+        "Le camembert est un délicieux fromage <mask>.", top_k=1
+    )
+    assert names["predicted_token_id"].tolist() == [best[0]["token"]]  # type: ignore[attr-defined]
+    assert f"The predicted token is: {best[0]['token_str']}" in capsys.readouterr().out
+
+
+def test_command_line(checkpoint: Path) -> None:
+    (line,) = re.findall(r"^echo .*fastbert run.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    said, _, command = line.partition(" | ")
+    words = shlex.split(command.replace(IDS[0], str(checkpoint)))
+    text = shlex.split(said)[1]
+    assert words[0] == "fastbert"
+    done = subprocess.run(
+        [sys.executable, "-m", *words], input=f"{text}\n", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert answers == fastbert.pipeline("fill-mask", model=checkpoint)(text)
+
+
+def test_eight_bits(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run(blocks()[2], checkpoint)
+    assert isinstance(names["model"].roberta.encoder.layer[1].output.dense, Int8Linear)  # type: ignore
+    assert "The predicted token is:" in capsys.readouterr().out
+
+
+def test_generation(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(blocks()[3], checkpoint)
+    assert capsys.readouterr().out.startswith("Le camembert")
+
+
+def test_every_block_is_run() -> None:
+    assert len(blocks()) == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"cuda:0.*no CUDA device.*device=-1"):
+        fastbert.pipeline("fill-mask", model=checkpoint, device=0)
+    with pytest.raises(ValueError, match="no CUDA device"):
+        fastbert.AutoModel.from_pretrained(checkpoint, device="cuda")
+    with pytest.raises(ValueError, match="no CUDA device"):
+        fastbert.AutoModel.from_pretrained(checkpoint, device_map="cuda:1")
+    command = [sys.executable, "-m", "fastbert", "run", "--task", "fill-mask", "--device", "0"]
+    done = subprocess.run(
+        [*command, "--model", str(checkpoint)], input="<mask>\n", capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("fastbert: cuda:0") and "no CUDA device" in told
+    assert fastbert.pipeline("fill-mask", model=checkpoint, device="-1").model.device.type == "cpu"
