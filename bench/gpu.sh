@@ -1,53 +1,170 @@
 #!/usr/bin/env bash
-# Builds, tests and measures the GPU kernels on a machine that has a GPU, unattended and with no
-# network. Parts, each inside ten minutes, in this order when none is named:
+# Builds, tests and measures the GPU kernels on a machine that has a GPU, unattended, with no network.
+# Parts, each inside ten minutes, all of them in this order when none is named:
 #   build      the extensions, in place, CUDA included
-#   test       every test that needs a device, and those of the compilers
-#   sanitize   memcheck, racecheck, initcheck and synccheck over a small selection
-#   measure    ceilings and kernels, to bench/results/<gpu>-<date>.json
-# Usage: bench/gpu.sh [part ...]
-#        PYTHON=python3 is the interpreter that has torch, triton, pybind11, cmake and ninja.
-set -euo pipefail
+#   test       every test that needs a device
+#   sanitize   memcheck, racecheck, initcheck and synccheck over every kernel on small shapes
+#   ops        ceilings and kernels beside torch's
+#   models     encoders beside transformers; accuracy; bit-identity
+#   compile    encoders beside torch.compile max-autotune
+#   report     table, goals and plot of what there is; the Plan's table of measurements
+#   suite      the rest of the test suite (on request)
+# Usage: bench/gpu.sh [--dry-run] [part ...]
+# A step that fails or runs out of its time is named at the end and stops no other; the exit status is
+# then 1. Results are whole after every case, in $FASTBERT_RESULTS (default: bench/results).
+#   PYTHON=python3        the interpreter that has torch and triton
+#   FASTBERT_WHEELS=DIR   wheels of what that one lacks (pybind11, cmake, ninja, pytest, ...)
+#   FASTBERT_MINILM=DIR   all-MiniLM-L6-v2, for the accuracy of int8
+set -uo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+RESULTS=${FASTBERT_RESULTS:-bench/results}
+SITE=$PWD/build/gpu/site
+export PYTHONPATH=$PWD:$SITE PYTHONUNBUFFERED=1
+# cmake and ninja may be programs of the interpreter's environment.
+PATH=$SITE/bin:$(dirname "$(command -v "$PYTHON" || echo "$PYTHON")"):$PATH
+BENCH=(-m bench.gpu --results "$RESULTS")
+DRY_RUN=
+failures=()
+steps=()
 
-build() {
-    local build=build/gpu
-    cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DFASTBERT_CUDA=on \
-        -DPython_EXECUTABLE="$(command -v "$PYTHON")" -DFASTBERT_OUTPUT_DIR="$PWD/$build/out"
-    cmake --build $build
-    cp $build/out/*.so fastbert/
-    ln -sfn ../triton_kernels fastbert/triton_kernels
+# step SECONDS NAME COMMAND...: runs it under a time limit and remembers how it went.
+step() {
+    local seconds=$1 name=$2 begin=$SECONDS status=0
+    shift 2
+    echo "--- $name"
+    timeout --kill-after=10 "$seconds" "$@" || status=$?
+    local took=$((SECONDS - begin)) told="ok"
+    if [ $status -ne 0 ]; then
+        told="exit status $status"
+        [ $status -eq 124 ] && told="stopped after its $seconds s"
+        failures+=("$name: $told")
+    fi
+    steps+=("$(printf '%-28s %5d s  %s' "$name" "$took" "$told")")
+    return $status
 }
 
-test_gpu() {
-    "$PYTHON" -m pytest -q tests/cuda tests/triton/test_compile.py
+has() { "$PYTHON" -c "import $1" 2>/dev/null || { [ "$1" != pybind11 ] && command -v "$1" >/dev/null; }; }
+
+# The packages a part needs, from FASTBERT_WHEELS where the interpreter lacks them.
+need() {
+    local package missing=()
+    for package in "$@"; do has "$package" || missing+=("$package"); done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    if [ -n "${FASTBERT_WHEELS:-}" ]; then
+        "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade \
+            --target "$SITE" "$FASTBERT_WHEELS"/*.whl || return 1
+    fi
+    local lacking=()
+    for package in "${missing[@]}"; do has "$package" || lacking+=("$package"); done
+    [ ${#lacking[@]} -eq 0 ] && return 0
+    echo "bench/gpu.sh: $PYTHON lacks ${lacking[*]}; put their wheels into a folder and name it in" \
+         "FASTBERT_WHEELS" >&2
+    return 1
 }
 
-sanitize() {
-    # One small case of every kernel: the tools slow a kernel down a hundredfold.
-    local tool
-    for tool in memcheck racecheck initcheck synccheck; do
-        echo "== $tool"
-        compute-sanitizer --tool $tool --error-exitcode 9 "$PYTHON" -m pytest -q -p no:cacheprovider \
-            tests/cuda/test_on_device.py -k "test_parity and float16 and (ragged or 3x17 or 13x63x65)"
+part_build() {
+    need pybind11 cmake ninja || { failures+=("build: packages are missing"); return 1; }
+    step 120 "build: configure" cmake -S . -B build/gpu/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
+        -DFASTBERT_CUDA=on -DPython_EXECUTABLE="$(command -v "$PYTHON")" \
+        -DFASTBERT_OUTPUT_DIR="$PWD/build/gpu/out" || return
+    step 540 "build: compile" cmake --build build/gpu/cmake || return
+    cp build/gpu/out/*.so fastbert/ && ln -sfn ../triton_kernels fastbert/triton_kernels \
+        || failures+=("build: the extensions could not be put in place")
+}
+
+part_test() {
+    need pytest || { failures+=("test: packages are missing"); return 1; }
+    local tests=(tests/cuda tests/triton/test_compile.py)
+    step 560 "test: device" "$PYTHON" -m pytest -q -p no:cacheprovider "${tests[@]}"
+}
+
+part_suite() {
+    need pytest || { failures+=("suite: packages are missing"); return 1; }
+    local workers=()
+    has xdist && workers=(-n 8)
+    step 590 "suite" "$PYTHON" -m pytest -q -p no:cacheprovider -m "not slow and not gpu" \
+        ${workers[@]+"${workers[@]}"} --ignore=tests/cuda
+}
+
+part_sanitize() {
+    local tool backend
+    export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+    # The wrong results of a broken kernel show even where no tool does.
+    for backend in cuda triton; do
+        step 60 "sanitize: $backend, no tool" "$PYTHON" -m bench.gpu.drive $backend
     done
+    for tool in memcheck racecheck initcheck synccheck; do
+        step 90 "sanitize: cuda, $tool" compute-sanitizer --tool $tool --error-exitcode 9 \
+            "$PYTHON" -m bench.gpu.drive cuda
+    done
+    step 90 "sanitize: triton, memcheck" compute-sanitizer --tool memcheck --error-exitcode 9 \
+        "$PYTHON" -m bench.gpu.drive triton
+    unset PYTORCH_NO_CUDA_MEMORY_CACHING
 }
 
+# A process for every group: an illegal access ends the CUDA context, and only that group with it.
 measure() {
-    "$PYTHON" -m bench.gpu
+    local part=$1 group=$2 seconds=$3
+    step $((seconds + 30)) "$part: $group" "$PYTHON" "${BENCH[@]}" "$part" "$group" \
+        --seconds "$seconds"
 }
 
-if [ $# -eq 0 ]; then set -- build test sanitize measure; fi
-for part in "$@"; do
-    echo "=== $part"
-    case $part in
-        build) build ;;
-        test) test_gpu ;;
-        sanitize) sanitize ;;
-        measure) measure ;;
-        *) echo "bench/gpu.sh: there is no part \"$part\"; name build, test, sanitize or measure" >&2
-           exit 2 ;;
-    esac
-done
+part_ops() {
+    measure ops ceilings 30
+    measure ops attention 80
+    measure ops rows 90
+    measure ops products 110
+    measure ops choice 120
+}
+
+part_models() {
+    measure models base 180
+    measure models large 120
+    measure models accuracy 120
+}
+
+part_compile() { measure models compile 540; }
+
+part_report() {
+    step 120 "report" "$PYTHON" "${BENCH[@]}" report
+    # The Plan's table is committed: only a run that was asked to leave its results here writes it.
+    if [ -z "$DRY_RUN" ]; then step 60 "report: the Plan's table" "$PYTHON" "${BENCH[@]}" table; fi
+}
+
+main() {
+    if [ "${1:-}" = --dry-run ]; then
+        shift
+        DRY_RUN=1
+        if [ -z "${FASTBERT_RESULTS:-}" ]; then
+            echo "bench/gpu.sh: a dry run has no results; name a folder in FASTBERT_RESULTS" >&2
+            exit 2
+        fi
+        BENCH+=(--dry-run)
+        [ $# -gt 0 ] || set -- ops models report
+    fi
+    [ $# -gt 0 ] || set -- build test sanitize ops models compile report
+    local part
+    for part in "$@"; do
+        case $part in
+            build | test | sanitize | ops | models | compile | report | suite) ;;
+            *) echo "bench/gpu.sh: there is no part \"$part\"; name build, test, sanitize, ops," \
+                    "models, compile, report or suite" >&2
+               exit 2 ;;
+        esac
+    done
+    if [ -z "$DRY_RUN" ] && command -v nvidia-smi >/dev/null; then nvidia-smi -L; fi
+    for part in "$@"; do
+        echo "=== $part"
+        "part_$part"
+    done
+    echo "=== summary"
+    printf '%s\n' "${steps[@]}"
+    if [ ${#failures[@]} -gt 0 ]; then
+        echo "failed:"
+        printf '  %s\n' "${failures[@]}"
+        exit 1
+    fi
+}
+
+main "$@"

@@ -1,0 +1,95 @@
+"""`python -m bench.gpu PART ...`: see bench/gpu.sh, which runs the parts with their time limits."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bench.gpu import models, ops, report
+from bench.gpu.record import FOLDER, Record
+from bench.gpu.timing import Stopwatch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one part; 1 when a case of ours has no figure."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER")
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name, module in (("ops", ops), ("models", models)):
+        part = parts.add_parser(name)
+        part.add_argument("group", choices=module.GROUPS)
+        part.add_argument("--seconds", type=float, default=480.0, help="start no case after these")
+    parts.add_parser("report", help="table, goals and plot of what is there")
+    parts.add_parser("table", help="put the measurements into the Plan's table")
+    parts.add_parser("where", help="where this machine's record is")
+    merge = parts.add_parser("merge", help="records of one GPU and day into one")
+    merge.add_argument("records", nargs="+", type=Path)
+    given = parser.parse_args(arguments)
+    if given.dry_run and given.results == FOLDER:
+        parser.error("a dry run has no results; give it another --results folder")
+    if given.part == "merge":
+        return _merge(given.records, given.results)
+    record = Record.here(given.dry_run).resumed(given.results)
+    if given.part == "where":
+        print(given.results / f"{record.stem}.json")
+        return 0
+    if given.part == "report":
+        return _report(record, given.results)
+    if given.part == "table":
+        print(f"{report.write_measurements(record)} cases went into the Plan's table")
+        return 0
+    return _measure(record, given)
+
+
+def _measure(record: Record, given: argparse.Namespace) -> int:
+    begin = time.monotonic()
+    torch.manual_seed(0)
+    device = torch.device("cpu") if given.dry_run else torch.device("cuda", 0)
+    watch = Stopwatch(device, 2.0 if given.part == "models" else 0.7)
+    if given.part == "ops":
+        rows = ops.run(given.group, ops.Bench(device, watch, 64 if given.dry_run else 1))
+    else:
+        rows = models.run(given.group, models.Models(device, watch, given.dry_run))
+    without = 0
+    for found in rows:
+        record.add(found)
+        record.save(given.results)
+        for row in found:
+            print(f"{row.case:<40} {row.engine:<32} {report._figure(row)}", flush=True)
+            ours = report._is_ours(row) and row.rate is None and row.error is None
+            without += ours and not row.note.startswith(("not measured", "Unavailable"))
+        if time.monotonic() - begin > given.seconds:
+            print(f"{given.group}: its time is up; what was measured is written", file=sys.stderr)
+            return 1
+    return 1 if without else 0
+
+
+def _report(record: Record, folder: Path) -> int:
+    if not record.rows:
+        print(f"There is no record of {record.gpu} of today in {folder}.", file=sys.stderr)
+        return 1
+    print(report.text(record))
+    (folder / f"{record.stem}.txt").write_text(report.text(record) + "\n", encoding="utf-8")
+    if report.draw(record, folder / f"{record.stem}.png"):
+        print(f"plot: {folder / record.stem}.png")
+    return 0
+
+
+def _merge(paths: list[Path], folder: Path) -> int:
+    records = [Record.load(path) for path in paths]
+    first = records[0]
+    for other in records[1:]:
+        if (other.gpu, other.dry_run) != (first.gpu, first.dry_run):
+            raise SystemExit(f"{first.gpu} and {other.gpu} are not one machine; merge each alone.")
+        first.add(other.rows)
+    print(f"written: {first.save(folder)}")
+    return _report(first, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Every kernel once on small odd shapes, for compute-sanitizer: `python -m bench.gpu.drive cuda`.
+
+Inputs are made on the host and results judged there, so that next to no kernels but ours run.
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor its own allocation; in a shared one memcheck
+would see no access beyond a tensor's end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert import kernels
+from fastbert.ops import REGISTRY, Op
+from fastbert.testing import gate, to_float64
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Largest number of elements of an argument: the tools slow a kernel down a hundredfold.
+_SMALL = 100_000
+_PER_DTYPE = 8
+
+
+def main(backend: str, device: str = "cuda") -> int:
+    """Runs the kernels; the number of wrong results."""
+    wrong = done = 0
+    for name, op in REGISTRY.items():
+        try:
+            kernel = kernels.kernel(backend, name)
+        except kernels.Unavailable as reason:
+            print(f"{name}: {reason}")
+            continue
+        for dtype in DTYPES:
+            for name_of_case, arguments in _chosen(op, dtype):
+                try:
+                    given = {key: _to(value, device) for key, value in arguments.items()}
+                    with torch.no_grad():
+                        result = kernel(**given)
+                except ValueError as refusal:  # a shape that this backend does not serve
+                    print(f"{name} {name_of_case} {dtype}: not served: {refusal}")
+                    continue
+                done += 1
+                exact = op.reference(**to_float64(arguments))
+                eager = op.reference(**arguments)
+                verdict = gate(_to(result, "cpu"), exact, eager, dtype, op.tolerances[dtype])
+                if not verdict.ok:
+                    wrong += 1
+                    print(f"{name} {name_of_case} {dtype}: {verdict.reason}")
+    print(f"{backend}: {done} calls, {wrong} wrong results")
+    return wrong if done else 1
+
+
+def _chosen(op: Op, dtype: torch.dtype) -> list[tuple[str, dict[str, Any]]]:
+    """Small cases from all over the op's list, the largest of them included."""
+    cases = [(case.name, case.make(dtype)) for case in op.cases()]
+    small = sorted((case for case in cases if _elements(case[1]) <= _SMALL), key=_largest_last)
+    picked = {round(i * (len(small) - 1) / max(_PER_DTYPE - 1, 1)) for i in range(_PER_DTYPE)}
+    return [small[i] for i in sorted(picked)]
+
+
+def _largest_last(case: tuple[str, dict[str, Any]]) -> int:
+    return _elements(case[1])
+
+
+def _elements(arguments: dict[str, Any]) -> int:
+    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+    return max((tensor.numel() for tensor in tensors), default=0)
+
+
+def _to(value: Any, device: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_to(part, device) for part in value)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING") != "1" and sys.argv[1] != "cpu":
+        sys.exit(
+            "bench.gpu.drive: set PYTORCH_NO_CUDA_MEMORY_CACHING=1, or the tools see too little"
+        )
+    sys.exit(min(main(sys.argv[1], "cpu" if sys.argv[1] == "cpu" else "cuda"), 100))

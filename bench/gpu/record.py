@@ -1,0 +1,155 @@
+"""What is known of a run so far: one JSON file, whole after every case, whatever ends the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+FOLDER = Path(__file__).parents[1] / "results"
+
+
+@dataclass
+class Row:
+    """One engine in one case.
+
+    Attributes:
+        part: "ceilings", a group of ops, or "models".
+        case, engine: which. Ours are named after a backend, or "fastbert ...".
+        median_ms, quartiles_ms: of one call; None where there is no figure, with the reason in
+            `note`.
+        rate, unit: work per second: real tokens' operations, or bytes.
+        error: relative to float64, where it was looked at.
+        op, dtype, size: under which the Plan's table has it; "" where it does not belong there.
+    """
+
+    part: str
+    case: str
+    engine: str
+    unit: str
+    median_ms: float | None = None
+    quartiles_ms: tuple[float, float] | None = None
+    rate: float | None = None
+    note: str = ""
+    error: float | None = None
+    op: str = ""
+    dtype: str = ""
+    size: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.part, self.case, self.engine
+
+
+@dataclass
+class Record:
+    """All rows of one GPU and day."""
+
+    gpu: str
+    capability: str
+    date: str
+    dry_run: bool = False
+    commit: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def here(cls, dry_run: bool) -> Record:
+        """An empty record of this machine.
+
+        Raises:
+            SystemExit: without a GPU, unless nothing is to be measured.
+        """
+        if not dry_run and not torch.cuda.is_available():
+            raise SystemExit(
+                "bench.gpu: this machine has no CUDA device, so nothing can be measured; "
+                "--dry-run goes through the motions on the CPU."
+            )
+        name, capability = "none (dry run)", "0.0"
+        if not dry_run:
+            name = torch.cuda.get_device_name()
+            capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        return cls(name, capability, time.strftime("%Y-%m-%d"), dry_run, _commit(), _versions())
+
+    @property
+    def stem(self) -> str:
+        """Name of its files."""
+        name = "dry-run" if self.dry_run else self.gpu.replace(" ", "-").lower()
+        return f"{name}-{self.date}"
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Adds rows; one of the same part, case and engine goes before an older one."""
+        kept = {row.key: row for row in self.rows} | {row.key: row for row in rows}
+        self.rows = list(kept.values())
+
+    def find(self, case: str, engine: str) -> Row | None:
+        """The row with a figure, if there is one."""
+        for row in self.rows:
+            if (row.case, row.engine) == (case, engine) and row.median_ms is not None:
+                return row
+        return None
+
+    def save(self, folder: Path) -> Path:
+        """Writes FOLDER/<gpu>-<date>.json beside its place and renames it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.stem}.json"
+        write_whole(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """The record in a file.
+
+        Raises:
+            ValueError: when it is none.
+        """
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} holds no GPU measurements of format {FORMAT}.")
+        rows = [Row(**row) for row in found.pop("rows")]
+        for row in rows:
+            if row.quartiles_ms is not None:
+                row.quartiles_ms = tuple(row.quartiles_ms)
+        return cls(**found, rows=rows)
+
+    def resumed(self, folder: Path) -> Record:
+        """This record with the rows that earlier parts of the same day left in a folder."""
+        path = folder / f"{self.stem}.json"
+        if path.exists():
+            self.rows = Record.load(path).rows
+        return self
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that nobody ever sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
+    )  # fmt: skip
+    return found.stdout.strip() or "unknown"
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    versions: dict[str, Any] = {"cuda": torch.version.cuda}
+    for name in ("torch", "triton", "transformers"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {name: str(version) for name, version in versions.items()}

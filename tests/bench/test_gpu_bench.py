@@ -1,0 +1,269 @@
+"""bench/gpu without a GPU: records, goals, the Plan's table, the driver, the script's bookkeeping.
+
+Nothing measured here is a figure; dry runs go through the same code with tiny sizes on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.gpu import drive, models, report
+from bench.gpu.__main__ import main
+from bench.gpu.goals import verdicts
+from bench.gpu.record import Record, Row
+from fastbert import kernels, native
+from fastbert.kernels import measured
+from fastbert.kernels.measured import Gpu, Ranking
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = "Pretended 9000"
+needs_kernels = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+
+
+def row(part: str, case: str, engine: str, ms: float | None, rate: float, **more: Any) -> Row:
+    quartiles = None if ms is None else (ms * 0.9, ms * 1.1)
+    return Row(part, case, engine, "TFLOP/s", ms, quartiles, rate, **more)
+
+
+def record(*rows: Row, dry_run: bool = False) -> Record:
+    made = Record(GPU, "9.0", "2026-01-02", dry_run, "abc", {"torch": "2.11"})
+    made.add(rows)
+    return made
+
+
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
+    made = record(row("ops", "a", "cuda", 1.5, 2.0, op="linear", dtype="bfloat16", size=768))
+    path = made.save(tmp_path)
+    assert path.name == "pretended-9000-2026-01-02.json"
+    assert Record.load(path) == made
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "something lies beside it"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="format 1"):
+        Record.load(path)
+
+
+def test_later_rows_replace_earlier_ones_of_the_same_name(tmp_path: Path) -> None:
+    record(row("ops", "a", "cuda", 1.0, 1.0), row("ops", "b", "cuda", 1.0, 1.0)).save(tmp_path)
+    resumed = record().resumed(tmp_path)
+    resumed.add([row("ops", "a", "cuda", 3.0, 9.0)])
+    assert [(r.case, r.median_ms) for r in resumed.rows] == [("a", 3.0), ("b", 1.0)]
+
+
+def test_records_of_several_parts_become_one(tmp_path: Path, capsys: Any) -> None:
+    one = record(row("attention", "attention 512, 16384 tokens", "cuda", 1.0, 350.0))
+    two = record(row("ceilings", "copy", "torch", 1.0, 4.0))
+    paths = [str(part.save(tmp_path / str(i))) for i, part in enumerate((one, two))]
+    assert main(["--results", str(tmp_path), "merge", *paths]) == 0
+    assert len(Record.load(tmp_path / f"{one.stem}.json").rows) == 2
+    told = capsys.readouterr().out
+    assert "reached       attention, length 512: 350 TFLOP/s, asked at least 340" in told
+    assert "not measured  attention, length 1024" in told
+    assert (tmp_path / f"{one.stem}.png").stat().st_size > 1000
+
+
+GOALS: list[tuple[str, list[Row], bool]] = [
+    (
+        "attention, length 1024",
+        [row("attention", "attention 1024, 9 tokens", "cuda", 1, 391)],
+        True,
+    ),
+    (
+        "attention, length 128",
+        [
+            row("attention", "attention 128, 9 tokens", "triton", 1.0, 130),
+            row("attention", "attention 128, 9 tokens", "torch sdpa", 1.4, 101),
+        ],
+        False,
+    ),
+    (
+        "bias_act, width 768",
+        [
+            row("ceilings", "copy", "torch", 1.0, 4.0),
+            row("rows", "bias_act 768, 32768 rows", "triton", 1.0, 3.3),
+            # The cases of the Plan's table have other sizes; they are no answer to a goal.
+            row("choice", "bias_act 768, 128 rows", "triton", 0.1, 0.1),
+        ],
+        True,
+    ),
+    (
+        "bert-base 64x512: batch_invariant",
+        [
+            row("models", "bert-base 64x512", "fastbert bf16", 10.0, 1),
+            row("models", "bert-base 64x512", "fastbert bf16 batch_invariant", 11.2, 1),
+        ],
+        False,
+    ),
+    (
+        "bert-large, SQuAD lengths int8",
+        [
+            row("models", "bert-large, SQuAD lengths", "fastbert int8", 1, 1, note="9300 seq/s"),
+        ],
+        True,
+    ),
+    ("bert-base 1x128 bf16", [row("models", "bert-base 1x128", "fastbert bf16", 0.46, 1)], False),
+    (
+        "fastbert int8: same bits in any batch",
+        [row("models", "bert-base accuracy", "fastbert int8", None, 0, note="other bits ...")],
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize(("goal", "rows", "reached"), GOALS, ids=[goal for goal, *_ in GOALS])
+def test_goals(goal: str, rows: list[Row], reached: bool) -> None:
+    found = [verdict for verdict in verdicts(record(*rows)) if verdict.goal == goal]
+    assert found and found[0].reached is reached, found
+    assert all(v.found is None for v in verdicts(record()) if "same bits" not in v.goal)
+
+
+def test_measured_cases_go_into_the_table_of_the_plan(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    table.write_text(
+        '{"format": 1, "gpus": {"Other": {"capability": "8.0", "date": "", "rows": []}}}'
+    )
+    where = {"op": "linear", "dtype": "bfloat16", "size": 768}
+    made = record(
+        row("choice", "linear 768x3072", "cuda", 2.0, 1, **where),
+        row("choice", "linear 768x3072", "triton", 1.0, 2, **where),
+        row("choice", "linear 768x3072", "cublas", None, 0, **where, note="not run"),
+        row("products", "linear 768x3072, 16384 rows", "torch.compile", 1.0, 2),
+    )
+    assert report.write_measurements(made, table) == 1
+    written = measured.checked(json.loads(table.read_text()))
+    assert set(written["gpus"]) == {"Other", GPU}
+    found = measured.ranking(
+        Gpu(GPU, "9.0"), "linear", torch.bfloat16, 768, ["cuda", "triton", "cublas"], written
+    )
+    assert isinstance(found, Ranking) and dict(found.ratios) == {"triton": 1.0, "cuda": 2.0}
+    before = table.read_text()
+    assert report.write_measurements(record(), table) == 0 and table.read_text() == before
+    with pytest.raises(ValueError, match="dry run"):
+        report.write_measurements(record(dry_run=True), table)
+
+
+def test_lengths_like_those_of_squad() -> None:
+    lengths = models.squad_lengths(2000)
+    assert abs(sum(lengths) / len(lengths) - 177) < 1.5
+    assert max(lengths) == 384 and min(lengths) >= 32
+
+
+# Dry runs
+
+
+@needs_kernels
+def test_a_dry_run_says_that_it_is_one(tmp_path: Path, capsys: Any) -> None:
+    run = ["--dry-run", "--results", str(tmp_path)]
+    assert main([*run, "ops", "attention"]) == 0
+    assert main([*run, "models", "large"]) == 0
+    (path,) = tmp_path.glob("*.json")
+    found = Record.load(path)
+    assert found.dry_run and path.name.startswith("dry-run-")
+    engines = {r.engine for r in found.rows if r.median_ms}
+    assert {"cpu", "torch sdpa", "fastbert bf16", "fastbert int8"} <= engines
+    varlen = next(r for r in found.rows if r.engine == "torch varlen")
+    assert varlen.median_ms is None and varlen.note.startswith("not run: ")
+    capsys.readouterr()
+    assert main([*run, "report"]) == 0
+    assert capsys.readouterr().out.startswith("DRY RUN")
+
+
+def test_a_dry_run_leaves_no_results() -> None:
+    with pytest.raises(SystemExit):
+        main(["--dry-run", "ops", "ceilings"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        main(["--results", str(tmp_path), "ops", "ceilings"])
+    assert not list(tmp_path.iterdir())
+
+
+@needs_kernels
+def test_a_wrong_kernel_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = kernels.kernel
+    monkeypatch.setattr(kernels, "kernel", lambda name, op: lambda **a: right(name, op)(**a) * 1.01)
+    assert main(["--dry-run", "--results", str(tmp_path), "ops", "attention"]) == 1
+    (path,) = tmp_path.glob("*.json")
+    ours = [r for r in Record.load(path).rows if r.engine == "cpu"]
+    assert ours and all(r.median_ms is None and "not timed: " in r.note for r in ours)
+
+
+@needs_kernels
+def test_the_driver_judges_what_it_drives(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(drive, "_PER_DTYPE", 3)
+    assert drive.main("cpu", "cpu") == 0
+    assert " 0 wrong results" in capsys.readouterr().out
+    right = kernels.kernel
+
+    def wrong(name: str, op: str) -> Any:
+        kernel = right(name, op)
+        return (lambda **a: kernel(**a) + 1) if op == "bias_act" else kernel
+
+    monkeypatch.setattr(kernels, "kernel", wrong)
+    assert drive.main("cpu", "cpu") == 9  # three cases of bias_act in three dtypes
+
+
+# The script
+
+bash = shutil.which("bash")
+needs_bash = pytest.mark.skipif(bash is None, reason="there is no bash")
+
+
+def script(tmp_path: Path, python: str, *parts: str) -> subprocess.CompletedProcess[str]:
+    """bench/gpu.sh with a program in python's place that finds its arguments in "$*"."""
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\n{python}\n")
+    fake.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(fake), "FASTBERT_RESULTS": str(tmp_path / "results")}
+    assert bash is not None
+    return subprocess.run(
+        [bash, ROOT / "bench/gpu.sh", *parts], capture_output=True, text=True, env=env, check=False
+    )
+
+
+@needs_bash
+def test_a_step_that_fails_is_named_and_stops_no_other(tmp_path: Path) -> None:
+    done = script(
+        tmp_path,
+        f'echo "$*" >>{tmp_path}/calls; case "$*" in *"ops rows"*) exit 7;; esac',
+        "ops", "report",
+    )  # fmt: skip
+    assert done.returncode == 1
+    calls = (tmp_path / "calls").read_text()
+    for group in ("ceilings", "attention", "rows", "products", "choice"):
+        assert f"ops {group} --seconds" in calls
+    assert " report\n" in calls and " table\n" in calls
+    assert f"--results {tmp_path}/results" in calls
+    summary = done.stdout.split("=== summary")[1]
+    assert summary.split("failed:")[1].strip() == "ops: rows: exit status 7"
+    assert summary.count(" ok") == 6
+
+
+@needs_bash
+def test_everything_well_is_status_zero(tmp_path: Path) -> None:
+    done = script(tmp_path, "exit 0", "compile")
+    assert done.returncode == 0 and "failed" not in done.stdout
+
+
+@needs_bash
+def test_a_build_without_its_packages_says_which(tmp_path: Path) -> None:
+    done = script(tmp_path, "exit 1", "build", "report")
+    assert done.returncode == 1
+    assert "lacks pybind11" in done.stderr and "FASTBERT_WHEELS" in done.stderr
+    assert "build: packages are missing" in done.stdout and "report: exit status 1" in done.stdout
+
+
+@needs_bash
+def test_parts_that_do_not_exist(tmp_path: Path) -> None:
+    done = script(tmp_path, "exit 0", "ops", "measure")
+    assert done.returncode == 2 and 'no part "measure"' in done.stderr
+    assert done.stdout == ""
