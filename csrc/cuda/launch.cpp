@@ -26,6 +26,22 @@ std::string unavailable() {
     return count > 0 ? "" : "this machine has no CUDA device; choose another backend";
 }
 
+DeviceTraits device_traits(const char* op, int device) {
+    DeviceTraits traits{};
+    cudaError_t status =
+        cudaDeviceGetAttribute(&traits.major, cudaDevAttrComputeCapabilityMajor, device);
+    if (status == cudaSuccess) {
+        status =
+            cudaDeviceGetAttribute(&traits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (status != cudaSuccess) {
+        cudaGetLastError();
+        refuse(op, "CUDA device " + std::to_string(device) + " can not be asked what it is (" +
+                       cudaGetErrorString(status) + ").");
+    }
+    return traits;
+}
+
 Launch::Launch(const char* op, int device) : op_(op), previous_(-1) {
     const std::string reason = unavailable();
     if (!reason.empty()) refuse(op, reason + ".");

@@ -39,6 +39,15 @@ bool rows_aligned(const void* data, index_t stride, index_t width, DType dtype);
 // Why no kernel can run, or empty: the driver's and the runtime's own words with the remedy.
 std::string unavailable();
 
+// What a choice between forms of a kernel depends on.
+struct DeviceTraits {
+    int major;  // of the compute capability
+    int multiprocessors;
+};
+
+// Throws std::runtime_error when the device can not be asked.
+DeviceTraits device_traits(const char* op, int device);
+
 // Makes a device current for one launch and afterwards restores the one that was.
 class Launch {
   public:

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <tuple>
 
+#include "cuda/gemm/bindings.h"
 #include "cuda/launch.h"
 #include "cuda/ops.h"
 
@@ -30,6 +31,7 @@ PYBIND11_MODULE(_cuda, m) {
     using release_gil = py::call_guard<py::gil_scoped_release>;
 
     m.def("unavailable", &cuda::unavailable);
+    cuda::bind_gemm(m);
     m.def("row_config", [](index_t rows, index_t width) {
         const cuda::RowConfig config = cuda::row_config("row_config", rows, width);
         return std::make_tuple(config.warps_per_row, config.rows_per_block, config.blocks);

@@ -8,75 +8,18 @@ What only hardware shows (ordering, races, its own exp and erf) waits for test_o
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
-import shutil
-import subprocess
-import sysconfig
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from fastbert.kernels.cuda import _native
 from fastbert.ops import REGISTRY, Case, Op
 from fastbert.testing import misaligned, parity, poisoned_empty
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("on_the_cpu")
 OPS = ("embed_layer_norm", "quantize_rows", "add_layer_norm", "bias_act", "act_layer_norm")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def cuda_headers() -> Path | None:
-    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    if nvcc := shutil.which("nvcc"):
-        roots.insert(0, str(Path(nvcc).resolve().parents[1]))
-    for root in filter(None, roots):
-        if Path(root, "include", "cuda_bf16.h").exists():
-            return Path(root, "include")
-    return None
-
-
-@pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    headers = cuda_headers()
-    compiler = shutil.which("c++")
-    pybind11 = pytest.importorskip("pybind11")
-    if headers is None or compiler is None:
-        pytest.skip("there are no CUDA headers or no C++ compiler on this machine")
-    here = Path(__file__).parent / "emulated"
-    out = tmp_path_factory.mktemp("emulated") / "_cuda.so"
-    # Files of the same name in `emulated` stand in for what talks to a device.
-    plain = [
-        here / file.name if (here / file.name).exists() else file
-        for file in sorted((ROOT / "csrc/cuda").glob("*.cpp"))
-    ]
-    plain += sorted((ROOT / "csrc/common").glob("*.cpp"))
-    kernels = sorted((ROOT / "csrc/cuda/ops").glob("*.cu"))
-    command = [
-        compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o", out,
-        # Before csrc: headers of the same name stand in as well.
-        "-I", here, "-I", ROOT / "csrc", "-isystem", headers, "-isystem", pybind11.get_include(),
-        "-isystem", sysconfig.get_paths()["include"], "-include", here / "emulation.h",
-        *plain, "-x", "c++", *kernels,
-    ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    spec = importlib.util.spec_from_file_location("_cuda", out)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "load", lambda: (emulated, ""))
-    monkeypatch.setattr(_native, "DEVICE", "cpu")
-    monkeypatch.setattr(_native, "target", lambda x: (0, 0))
 
 
 def run(op: str, *args: Any, **kwargs: Any) -> Any:
