@@ -416,8 +416,7 @@ def save_weights(
             filled = 0
         shards[-1][name] = tensor
         filled += size
-    earlier = set(folder.glob("model-[0-9]*-of-[0-9]*.safetensors"))
-    earlier |= {folder / SAFE_WEIGHTS, folder / (SAFE_WEIGHTS + INDEX_SUFFIX)}
+    earlier = _safetensors_of(folder)
     written = []
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
@@ -437,6 +436,22 @@ def save_weights(
     for path in earlier - set(written):
         path.unlink(missing_ok=True)
     return written
+
+
+def save_torch_weights(state: Mapping[str, Tensor], folder: Path) -> Path:
+    """Write pytorch_model.bin and return its path. Safetensors of an earlier save are removed last,
+    since they would be read in its place."""
+    path = folder / TORCH_WEIGHTS
+    write_beside(path, lambda target: torch.save(dict(state), target))
+    for earlier in _safetensors_of(folder):
+        earlier.unlink(missing_ok=True)
+    return path
+
+
+def _safetensors_of(folder: Path) -> set[Path]:
+    """The names under which save_weights may have written there."""
+    shards = set(folder.glob("model-[0-9]*-of-[0-9]*.safetensors"))
+    return shards | {folder / SAFE_WEIGHTS, folder / (SAFE_WEIGHTS + INDEX_SUFFIX)}
 
 
 def _parse_size(size: int | str) -> int:

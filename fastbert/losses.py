@@ -17,8 +17,16 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: (..., classes).
         labels: (...) of class indices.
+
+    Raises:
+        ValueError: for as many labels as there are no logits for.
     """
     flat = logits.reshape(-1, logits.shape[-1])
+    if labels.numel() != flat.shape[0]:
+        raise ValueError(
+            f"labels must hold one class for each of {tuple(logits.shape[:-1])}, but they have the "
+            f"shape {tuple(labels.shape)}."
+        )
     return F.cross_entropy(flat, labels.to(logits.device).reshape(-1), ignore_index=IGNORED)
 
 

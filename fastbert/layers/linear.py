@@ -27,6 +27,12 @@ class _Prepacked:
             self._key = key
         return self._packed
 
+    def __deepcopy__(self, memo: Any) -> _Prepacked:
+        return _Prepacked()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Prepacked, ())
+
 
 class Linear(nn.Linear):
     """activation(x @ weight.T + bias) + residual.

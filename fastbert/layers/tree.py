@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -24,3 +25,23 @@ class Tree(nn.Module):
         raise TypeError(
             "This part only holds parameters; call the model, whose encoder computes all layers."
         )
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        self._warn_of_hooks()
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        self._warn_of_hooks()
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        self._warn_of_hooks()
+        return super().register_full_backward_hook(*args, **kwargs)
+
+    def _warn_of_hooks(self) -> None:
+        if type(self).forward is Tree.forward:
+            warnings.warn(
+                "This part only holds parameters and is never called, so a hook on it never runs; "
+                "take output_hidden_states or output_attentions, or hook its linear layers.",
+                stacklevel=3,
+            )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.backend import Plan, Traits, build_plan
-from fastbert.checkpoint import save_weights, write_beside
+from fastbert.checkpoint import save_torch_weights, save_weights
 from fastbert.config import PreTrainedConfig
 from fastbert.layers.block import Block
 from fastbert.models import loading, vocabulary
@@ -373,6 +373,8 @@ class PreTrainedModel(nn.Module):
         state_dict: dict[str, Tensor] | None = None,
         max_shard_size: int | str = "50GB",
         safe_serialization: bool = True,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
     ) -> None:
         """Write config.json and the weights, in the form that transformers reads too.
 
@@ -384,7 +386,19 @@ class PreTrainedModel(nn.Module):
             state_dict: weights in place of the model's own.
             max_shard_size: bytes, or a text such as "5GB"; larger models are cut into shards.
             safe_serialization: False writes pytorch_model.bin in place of safetensors.
+            is_main_process: False writes nothing: another process does.
+            push_to_hub: False only; nothing is uploaded from here.
+
+        Raises:
+            ValueError: for a file in the folder's place, a size that is none, or push_to_hub=True.
         """
+        if push_to_hub:
+            raise ValueError(
+                "fastbert uploads nothing: save into a folder, then use "
+                "huggingface_hub.upload_folder."
+            )
+        if not is_main_process:
+            return
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"{folder} is a file; save_pretrained needs a folder.")
@@ -402,7 +416,7 @@ class PreTrainedModel(nn.Module):
         if safe_serialization:
             save_weights(state, folder, max_shard_size)
         else:
-            write_beside(folder / "pytorch_model.bin", lambda path: torch.save(state, path))
+            save_torch_weights(state, folder)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters (tied ones once for each name) and buffers, by name."""

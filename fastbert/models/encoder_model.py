@@ -71,21 +71,20 @@ class EncoderModel(PreTrainedModel):
 
         Raises:
             ValueError: when both or neither of the two are given, or a shape is wrong.
+            TypeError: for what is no tensor, or has the wrong kind of values.
+            NotImplementedError: under torch.jit.trace.
         """
+        if torch.jit.is_tracing():
+            raise NotImplementedError(
+                "torch.jit.trace would record which tokens of this one input are padding, and "
+                "answer for all others as if theirs were the same; use torch.compile."
+            )
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        source = input_ids if input_ids is not None else inputs_embeds
-        assert source is not None
-        wanted = 2 if input_ids is not None else 3
-        if source.dim() != wanted:
-            name = (
-                "input_ids (batch, length)"
-                if wanted == 2
-                else "inputs_embeds (batch, length, width)"
-            )
-            raise ValueError(
-                f"{name} has {wanted} dimensions, but the shape {tuple(source.shape)} was given."
-            )
+        if input_ids is not None:
+            source = _checked("input_ids", input_ids, "integers", "(batch, length)")
+        else:
+            source = _checked("inputs_embeds", inputs_embeds, "floating", "(batch, length, width)")
         return source.shape[0], source.shape[1]
 
     def longest(self) -> int:
@@ -242,6 +241,21 @@ class EncoderModel(PreTrainedModel):
             encoded.attentions,
             encoded.cross_attentions,
         )
+
+
+def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
+    """`source` itself, if it is a tensor of this kind and as many dimensions."""
+    if not isinstance(source, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, not a {type(source).__name__}.")
+    if source.is_floating_point() != (kind == "floating"):
+        raise TypeError(f"{name} must be {kind}, but the tensor holds {source.dtype}.")
+    dimensions = shape.count(",") + 1
+    if source.dim() != dimensions:
+        raise ValueError(
+            f"{name} {shape} has {dimensions} dimensions, but the shape {tuple(source.shape)} was "
+            "given."
+        )
+    return source
 
 
 def _head_mask(mask: Tensor | None, layers: int, dtype: torch.dtype) -> Tensor | None:

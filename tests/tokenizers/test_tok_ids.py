@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 import fastbert.tokenizers as tokenizers
@@ -159,3 +163,35 @@ def test_as_transformers_prepares_them(models: Path) -> None:
         got = dict(ours.prepare_for_model(one, two, **more, return_token_type_ids=False))
         wanted.pop("token_type_ids", None)
         assert json.dumps(got, sort_keys=True) == json.dumps(wanted, sort_keys=True), options
+
+
+class _Rows(torch.utils.data.Dataset[Any]):
+    """Texts, tokenised one by one where the DataLoader's workers are."""
+
+    def __init__(self, tok: Any, texts: list[str]) -> None:
+        self.tok, self.texts = tok, texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.tok(self.texts[index])
+
+
+def test_workers_of_a_data_loader(tok: Any) -> None:
+    """Tokenizers and their encodings cross process borders; pad() is the collate function."""
+    texts = [ONE, TWO, "oui", f"{TWO} {ONE}"]
+    wanted = tok(texts, padding=True, return_tensors="pt")
+    loader = torch.utils.data.DataLoader(
+        _Rows(tok, texts),
+        batch_size=4,
+        num_workers=2,
+        collate_fn=functools.partial(tok.pad, return_tensors="pt"),
+        multiprocessing_context="fork",
+    )
+    (batch,) = loader
+    assert plain(batch) == plain(wanted)
+    collate = transformers.DataCollatorWithPadding(tok)
+    assert plain(collate([tok(text) for text in texts])) == plain(wanted)
+    for same in (pickle.loads(pickle.dumps(tok)), copy.deepcopy(tok)):
+        assert plain(same(texts, padding=True, return_tensors="pt")) == plain(wanted)
