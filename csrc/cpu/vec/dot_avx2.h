@@ -11,7 +11,7 @@
 namespace fastbert {
 namespace {
 
-constexpr index_t kFloatChunk = 256;  // as in dot_avx512.h
+constexpr index_t kFloatChunk = 128;  // as in dot_avx512.h
 constexpr index_t kNoChunk = index_t{1} << 40;
 
 inline std::int32_t word_at(const std::uint8_t* p) {

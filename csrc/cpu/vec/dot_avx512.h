@@ -12,9 +12,10 @@
 namespace fastbert {
 namespace {
 
-// Float32 sums are cut into chunks of 256: the rounding error of a chain of K additions grows like
-// sqrt(K) relative to the result, and K reaches 4608.
-constexpr index_t kFloatChunk = 256;
+// Float32 sums are cut into chunks: the rounding error of a chain of K additions grows like sqrt(K)
+// relative to the result, and K reaches 4608. Chunks of 128 cost half a point of the limit and
+// bring what chunks of 256 did not: never twice the error of PyTorch's own products.
+constexpr index_t kFloatChunk = 128;
 constexpr index_t kNoChunk = index_t{1} << 40;
 
 inline std::int32_t word_at(const std::uint8_t* p) {

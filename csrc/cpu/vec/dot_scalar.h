@@ -9,7 +9,7 @@
 namespace fastbert {
 namespace {
 
-constexpr index_t kFloatChunk = 256;  // as in dot_avx512.h
+constexpr index_t kFloatChunk = 128;  // as in dot_avx512.h
 constexpr index_t kNoChunk = index_t{1} << 40;
 
 template <typename T>
