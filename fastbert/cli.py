@@ -195,7 +195,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from .modelbench import bench, profile
+    from .modelbench import bench
+    from .modelprofile import profile
 
     measure = profile if options.profile else bench
     print(measure(options.model, repeats=options.repeats, **_loading(options)))

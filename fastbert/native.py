@@ -47,6 +47,7 @@ def extension() -> ModuleType:
     return module
 
 
+@functools.cache
 def isa() -> str:
     """Name of the instruction set that the kernels use now; "" without the extension."""
     module, _ = _load()
@@ -65,3 +66,4 @@ def set_isa(name: str) -> None:
         ValueError: when the name is unknown or this machine lacks the set.
     """
     extension().set_isa(name)
+    isa.cache_clear()

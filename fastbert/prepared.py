@@ -1,8 +1,5 @@
-"""Prepared encoders: all blocks of a model in one native call, over weights packed once.
-
-`Preparation` is what a model keeps. It packs the blocks' weights the first time they are run, packs
-them again when any of them has changed, and says why where it cannot serve. On a GPU it keeps the
-encoder of `fastbert.prepared_gpu` in the same way.
+"""Prepared encoders: embeddings, all blocks and the pooler of a model in one native call, over
+weights packed once.
 
 Precision follows the weights: float32 and float16 ones are multiplied in float32, bfloat16 ones as
 bfloat16 with float32 sums, int8 ones with their rows quantised on the way in. The residual stream
@@ -11,10 +8,8 @@ stays float32 in all of them; attention is bfloat16 wherever its output projecti
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import is_
 from typing import Any
 
 import torch
@@ -23,17 +18,18 @@ from torch import Tensor, nn
 from fastbert import native
 from fastbert.backend import Plan
 from fastbert.layers.block import Block
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.activations import KERNEL_ACTIVATIONS
 from fastbert.packing import PackedBatch
-from fastbert.prepared_gpu import GpuEncoder
 
 _OPS = ("attention_varlen", "add_layer_norm")
 # Codes of csrc/common/types.h and csrc/cpu/encoder.h.
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INT8 = 4
 _PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8: 2}
+_ABSENT = (0, 0, 0)
 
 
 def supports(blocks: Sequence[Block], plan: Plan) -> str | None:
@@ -41,17 +37,65 @@ def supports(blocks: Sequence[Block], plan: Plan) -> str | None:
     return _plan_reason(blocks, plan) or _block_reason(blocks)
 
 
+def supports_tables(tables: EmbeddingTables, plan: Plan) -> str | None:
+    """None when these embeddings can be computed in the same call, else the reason."""
+    choice = plan.choice("embed_layer_norm")
+    if choice.backend != "cpu":
+        return f"the plan computes embed_layer_norm on {choice.backend}"
+    present = _tables(tables)
+    for table in present:
+        if type(table) is not nn.Embedding:
+            return f"an embedding is computed by {type(table).__name__}"
+        if table.weight.dtype != tables.word.weight.dtype or table.weight.dtype not in _DTYPES:
+            return "the tables differ in precision, or kernels do not know it"
+        if table.weight.stride() != (table.weight.shape[1], 1):
+            return "a table is not stored row by row"
+    projection = tables.projection
+    if projection is not None and (reason := _projection_reason(projection, plan)):
+        return reason
+    modules = [*present, tables.norm, *([] if projection is None else [projection])]
+    return _hook_reason(modules)
+
+
+def supports_pooler(pooler: nn.Module, plan: Plan) -> str | None:
+    """None when the pooler can be computed in the same call, else the reason."""
+    if type(pooler) is Int8Linear:
+        return "the pooler's weights are int8"
+    return _projection_reason(pooler, plan) or _hook_reason([pooler])
+
+
+def _projection_reason(part: nn.Module, plan: Plan) -> str | None:
+    if type(part) not in (Linear, Int8Linear):
+        return f"a projection is computed by {type(part).__name__}"
+    choice = plan.choice("int8_linear" if type(part) is Int8Linear else "linear")
+    return None if choice.backend == "cpu" else f"the plan computes it on {choice.backend}"
+
+
+def _hook_reason(modules: Sequence[nn.Module]) -> str | None:
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+        return "there are hooks on parts of the model"
+    if any("forward" in vars(module) for module in modules):
+        return "the forward of a part was replaced"
+    return None
+
+
+def _tables(tables: EmbeddingTables) -> list[nn.Embedding]:
+    all_tables = (tables.word, tables.position, tables.kind, tables.extra)
+    return [table for table in all_tables if table is not None]
+
+
 def _plan_reason(blocks: Sequence[Block], plan: Plan) -> str | None:
     kinds = {type(block.out) for block in blocks} | {type(block.down) for block in blocks}
     linear = ["int8_linear" if kind is Int8Linear else "linear" for kind in kinds]
     for op in (*_OPS, *sorted(linear)):
         choice = plan.choice(op)
-        if choice.backend == "reference" or (choice.backend != "cpu") == _on_cpu(plan):
+        if choice.backend == "reference" or (choice.backend != "cpu") == on_cpu(plan):
             return f"the plan computes {op} on {choice.backend}"
     return None if plan.dtype in _DTYPES else f"there are no kernels for {plan.dtype}"
 
 
-def _on_cpu(plan: Plan) -> bool:
+def on_cpu(plan: Plan) -> bool:
+    """Whether a plan is of the CPU's native encoder, rather than of a GPU's."""
     return plan.device.type == "cpu"
 
 
@@ -71,9 +115,7 @@ def _block_reason(blocks: Sequence[Block]) -> str | None:
                 return f"a projection is computed by {names}"
     if first.activation not in KERNEL_ACTIVATIONS:
         return f"kernels do not compute the activation {first.activation!r}"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in _modules(blocks)):
-        return "there are hooks on parts of the blocks"
-    return None
+    return _hook_reason(list(_modules(blocks)))
 
 
 @dataclass(frozen=True)
@@ -85,20 +127,51 @@ class StepTime:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What one pass gives.
+
+    Attributes:
+        rows: the rows after the last block, (batch.total, hidden), or as (batch_size, seqlen,
+            hidden), zero where a token was removed.
+        pooled: (batch_size, pooler width), None where it was not asked for.
+        times: of every step, where they were asked for.
+    """
+
+    rows: Tensor
+    pooled: Tensor | None = None
+    times: list[StepTime] | None = None
+
+
 class PreparedEncoder:
-    """All blocks of an encoder, packed for the instruction set in use.
+    """All blocks of an encoder, and what stands around them, packed for the instruction set in use.
 
     Args:
         blocks: the layers, which `supports` has nothing against.
+        tables: embeddings, which `supports_tables` has nothing against; None takes hidden states
+            only.
+        pooler: the projection of the first rows, which `supports_pooler` has nothing against.
 
     Several threads may call one encoder, or different ones, at the same time.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        tables: EmbeddingTables | None = None,
+        pooler: Linear | None = None,
+    ) -> None:
         extension = native.extension()
         first = blocks[0]
         self.hidden = first.q.in_features
-        # The sources hold addresses only: what they point to must live until they are packed.
+        self.attention = torch.float32 if _exact_attention(blocks) else torch.bfloat16
+        # While this is a list, every pass appends the times of its steps.
+        self.record: list[list[StepTime]] | None = None
+        self.pooled = None if pooler is None else pooler.out_features
+        self._width = None if tables is None else tables.word.embedding_dim
+        # Tables are read in place. Whatever a caller does to its own, these stay where they are.
+        self._kept: list[Tensor] = []
+        # The other sources hold addresses only until they are packed.
         alive: list[Tensor] = []
         self._encoder = extension.Encoder(
             [_block_source(extension, block, alive) for block in blocks],
@@ -109,9 +182,18 @@ class PreparedEncoder:
             activation=KERNEL_ACTIVATIONS[first.activation],
             pre_norm=first.pre_norm,
             scale=first.scale,
-            attention_dtype=_attention_code(blocks),
+            attention_dtype=_DTYPES[self.attention],
+            embedding=(
+                None if tables is None else _embedding_source(extension, tables, self._kept, alive)
+            ),
+            pooler=None if pooler is None else _product_source(extension, (pooler,), alive),
         )
         alive.clear()
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it computes the embeddings too."""
+        return self._width is not None
 
     @property
     def packed_bytes(self) -> int:
@@ -136,48 +218,96 @@ class PreparedEncoder:
         Raises:
             ValueError: when rows and batch do not fit together or to the encoder.
         """
-        out = torch.empty((batch.total, self.hidden), dtype=rows.dtype)
-        arguments, _alive = self._arguments(rows, batch)
-        self._encoder.run(
-            *arguments, out.data_ptr(), _DTYPES[rows.dtype], self.hidden, 0, batch.total
-        )
-        return out
+        return _done(self.run(rows, batch, rows.dtype)).rows
 
     def padded(self, rows: Tensor, batch: PackedBatch) -> Tensor:
         """The same as (batch_size, seqlen, hidden), zero where a token was removed."""
-        shape = (batch.batch_size, batch.seqlen, self.hidden)
-        out = torch.empty(shape, dtype=rows.dtype)
-        arguments, _alive = self._arguments(rows, batch)
-        indices = batch.indices
-        if indices is not None:
-            indices = indices.contiguous()
-            if indices.shape != (batch.total,) or indices.dtype is not torch.int64:
-                raise ValueError("batch.indices must be int64, one entry per packed row.")
-        self._encoder.run(
-            *arguments,
-            out.data_ptr(),
-            _DTYPES[rows.dtype],
-            self.hidden,
-            0 if indices is None else indices.data_ptr(),
-            batch.batch_size * batch.seqlen,
-        )
-        return out
+        return _done(self.run(rows, batch, rows.dtype, grid=True)).rows
 
-    def profile(self, rows: Tensor, batch: PackedBatch) -> list[StepTime]:
-        """One pass, and where its time went. Arguments are those of a call."""
-        out = torch.empty((batch.total, self.hidden), dtype=rows.dtype)
-        arguments, _alive = self._arguments(rows, batch)
-        spent, threads = self._encoder.profile(
-            *arguments, out.data_ptr(), _DTYPES[rows.dtype], self.hidden, 0, batch.total
+    def profile(self, rows: Tensor | EmbeddingInput, batch: PackedBatch) -> list[StepTime]:
+        """One pass, and where its time went. Arguments are those of run()."""
+        times = _done(self.run(rows, batch, torch.float32, profile=True)).times
+        assert times is not None
+        return times
+
+    def run(
+        self,
+        source: Tensor | EmbeddingInput,
+        batch: PackedBatch,
+        dtype: torch.dtype,
+        *,
+        grid: bool = False,
+        pooled: bool = False,
+        profile: bool = False,
+        watch: Any = None,
+    ) -> Prepared | None:
+        """One pass in one native call.
+
+        Args:
+            source: hidden states (batch.total, hidden), float32, bfloat16 or float16; or, with
+                tables, what to look up: int64 tensors that cover the padded grid, (batch_size,
+                seqlen), and embeds (batch_size, seqlen, width) in place of the word ids.
+            batch: which places of the grid hold tokens.
+            dtype: of the results: float32, bfloat16 or float16.
+            grid: return the padded grid, zero where a token was removed, rather than rows.
+            pooled: return the pooler's result too.
+            profile: return the time of every step too.
+            watch: a `_C.Watch` of what this encoder was made from.
+
+        Returns:
+            None, and nothing was computed, when the watch saw a change, or the instruction set is
+            no longer the one of the packed weights.
+
+        Raises:
+            ValueError: when the arguments do not fit together or to the encoder.
+            IndexError: for an index outside its table.
+        """
+        recorded = self.record
+        profile = profile or recorded is not None
+        places = batch.indices
+        shape = (batch.batch_size, batch.seqlen) if grid else (batch.total,)
+        out = torch.empty((*shape, self.hidden), dtype=dtype)
+        first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype) if pooled else None
+        alive: list[Tensor] = []
+        done = self._encoder.run(
+            watch,
+            torch.get_num_threads(),
+            *(
+                self._rows(source, batch, alive)
+                if isinstance(source, Tensor)
+                else self._lookups(source, batch, alive)
+            ),
+            batch.total,
+            _address(batch.cu_seqlens, "cu_seqlens", torch.int32, batch.batch_size + 1, alive),
+            batch.batch_size,
+            batch.max_seqlen,
+            batch.seqlen,
+            _address(places, "batch.indices", torch.int64, batch.total, alive),
+            _address(batch.key_bias, "key_bias", torch.float32, batch.total, alive),
+            out.data_ptr(),
+            _DTYPES[dtype],
+            self.hidden,
+            out.numel() // self.hidden,
+            grid,
+            0 if first is None else first.data_ptr(),
+            self.pooled or 0,
+            profile,
         )
+        if done is None:
+            return None
+        times = self._times(*done) if profile else None
+        if recorded is not None and times is not None:
+            recorded.append(times)
+        return Prepared(out, first, times)
+
+    def _times(self, spent: Sequence[int], threads: int) -> list[StepTime]:
         steps = list(self._encoder.steps)
         return [
             StepTime(i // len(steps), steps[i % len(steps)], nanoseconds / threads * 1e-9)
             for i, nanoseconds in enumerate(spent)
         ]
 
-    def _arguments(self, rows: Tensor, batch: PackedBatch) -> tuple[tuple[Any, ...], list[Tensor]]:
-        """The leading arguments of a native call, and the tensors they point into."""
+    def _rows(self, rows: Tensor, batch: PackedBatch, alive: list[Tensor]) -> tuple[Any, ...]:
         if rows.device.type != "cpu" or rows.dtype not in _DTYPES:
             raise ValueError(
                 "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
@@ -189,123 +319,74 @@ class PreparedEncoder:
                 f"encoder, but they have {tuple(rows.shape)}."
             )
         rows = rows if rows.stride(1) == 1 and rows.stride(0) >= self.hidden else rows.contiguous()
-        cu_seqlens = batch.cu_seqlens.contiguous()
-        if (
-            cu_seqlens.dtype is not torch.int32
-            or cu_seqlens.device.type != "cpu"
-            or cu_seqlens.shape != (batch.batch_size + 1,)
-        ):
-            raise ValueError(
-                f"cu_seqlens must be int32 ({batch.batch_size + 1},) on the CPU, but it is "
-                f"{cu_seqlens.dtype} {tuple(cu_seqlens.shape)} on {cu_seqlens.device}."
-            )
-        alive = [rows, cu_seqlens]
-        key_bias = 0
-        if batch.key_bias is not None:
-            bias = batch.key_bias.to(torch.float32).contiguous()
-            if bias.shape != (batch.total,) or bias.device.type != "cpu":
+        alive.append(rows)
+        stride = max(rows.stride(0), self.hidden)
+        absent = (_ABSENT, _ABSENT, _ABSENT, _ABSENT, 0, 0)
+        return (rows.data_ptr(), _DTYPES[rows.dtype], stride, *absent)
+
+    def _lookups(
+        self, source: EmbeddingInput, batch: PackedBatch, alive: list[Tensor]
+    ) -> tuple[Any, ...]:
+        width = self._width
+        if width is None:
+            raise ValueError("This encoder was prepared without embeddings; give it hidden states.")
+        shape = (batch.batch_size, batch.seqlen)
+        embeds, address = source.embeds, 0
+        if embeds is not None:
+            if embeds.shape != (*shape, width) or embeds.dtype != self._kept[0].dtype:
                 raise ValueError(
-                    f"key_bias must have shape ({batch.total},) on the CPU, but it has "
-                    f"{tuple(bias.shape)} on {bias.device}."
+                    f"Embeddings must be {self._kept[0].dtype} {(*shape, width)}, but they are "
+                    f"{embeds.dtype} {tuple(embeds.shape)}."
                 )
-            alive.append(bias)
-            key_bias = bias.data_ptr()
-        native.extension().set_num_threads(torch.get_num_threads())
-        arguments = (
-            rows.data_ptr(),
-            _DTYPES[rows.dtype],
-            max(rows.stride(0), self.hidden),
-            batch.total,
-            cu_seqlens.data_ptr(),
-            batch.batch_size,
-            batch.max_seqlen,
-            key_bias,
+            embeds = embeds.contiguous()
+            alive.append(embeds)
+            address = embeds.data_ptr()
+        grids = (
+            _index_grid(None if embeds is not None else source.ids, shape, alive),
+            _index_grid(source.positions, shape, alive),
+            _index_grid(source.kinds, shape, alive),
+            _index_grid(source.extras, shape, alive),
         )
-        return arguments, alive
+        return (0, 0, 0, *grids, address, width)
 
 
-class Preparation:
-    """The prepared encoder of a model's blocks: made when first asked for, and again whenever a
-    weight, the instruction set, the Plan of a GPU or the set of layers has changed since."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._state: _State | None = None
-
-    def encoder(self, blocks: Sequence[Block], plan: Plan) -> PreparedEncoder | GpuEncoder | None:
-        """The encoder for these blocks, None where `supports` has a reason against it."""
-        if _plan_reason(blocks, plan) is not None:
-            return None
-        state = self._state
-        if state is None or not state.holds(blocks, plan):
-            with self._lock:
-                state = self._state
-                if state is None or not state.holds(blocks, plan):
-                    self._state = None  # its packed weights go before the new ones come
-                    state = self._state = _State(blocks, plan)
-        return state.encoder
-
-    def __deepcopy__(self, memo: Any) -> Preparation:
-        return Preparation()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Preparation, ())
-
-
-class _State:
-    """A prepared encoder, and what it was made from, in a form that is quick to compare."""
-
-    def __init__(self, blocks: Sequence[Block], plan: Plan) -> None:
-        self.kernels = _kernels(plan)
-        self.modules = list(_modules(blocks))
-        self.shapes = [_shape(block) for block in blocks]
-        self.tensors = [
-            (holder, name) for module in self.modules for holder, name in _holders(module)
-        ]
-        self.versions = self._versions()
-        # Kept alive, so that no other weight can appear at the same address.
-        self.kept = [
-            holder[name].detach() for holder, name in self.tensors if holder[name] is not None
-        ]
-        self.encoder: PreparedEncoder | GpuEncoder | None = None
-        if _block_reason(blocks) is None:
-            self.encoder = PreparedEncoder(blocks) if _on_cpu(plan) else GpuEncoder(blocks, plan)
-
-    def holds(self, blocks: Sequence[Block], plan: Plan) -> bool:
-        modules = list(_modules(blocks))
-        return (
-            len(modules) == len(self.modules)
-            and all(map(is_, modules, self.modules))
-            and _kernels(plan) == self.kernels
-            and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-            and [_shape(block) for block in blocks] == self.shapes
-            and self._versions() == self.versions
+def _done(result: Prepared | None) -> Prepared:
+    if result is None:
+        raise ValueError(
+            "The instruction set is no longer the one that the weights were packed for; prepare "
+            "the encoder again."
         )
-
-    def _versions(self) -> list[int]:
-        # A tensor made under inference_mode counts no versions; its address has to do.
-        versions: list[int] = []
-        for holder, name in self.tensors:
-            tensor = holder[name]
-            if tensor is not None:
-                versions.append(tensor.data_ptr())
-                versions.append(0 if tensor.is_inference() else tensor._version)
-        return versions
+    return result
 
 
-def _kernels(plan: Plan) -> Any:
-    """What an encoder is prepared for, besides its weights: the instruction set, or the Plan."""
-    return native.isa() if _on_cpu(plan) else plan
+def _index_grid(
+    indices: Tensor | None, shape: tuple[int, int], alive: list[Tensor]
+) -> tuple[int, int, int]:
+    if indices is None:
+        return _ABSENT
+    if indices.shape != shape or indices.dtype is not torch.int64 or indices.device.type != "cpu":
+        raise ValueError(
+            f"Indices must be int64 {shape} on the CPU, but they are {indices.dtype} "
+            f"{tuple(indices.shape)} on {indices.device}."
+        )
+    alive.append(indices)
+    return (indices.data_ptr(), indices.stride(0), indices.stride(1))
 
 
-def _holders(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    for holder in (module._parameters, module._buffers):
-        for name in holder:
-            yield holder, name
-
-
-def _projections(block: Block) -> tuple[Projection, ...]:
-    return (block.q, block.k, block.v, block.out, block.up, block.down)
+def _address(
+    vector: Tensor | None, name: str, dtype: torch.dtype, length: int, alive: list[Tensor]
+) -> int:
+    """The address of a vector that the native code will read, 0 for none."""
+    if vector is None:
+        return 0
+    if vector.dtype is not dtype or vector.device.type != "cpu" or vector.shape != (length,):
+        raise ValueError(
+            f"{name} must be {str(dtype).removeprefix('torch.')} ({length},) on the CPU, but it is "
+            f"{vector.dtype} {tuple(vector.shape)} on {vector.device}."
+        )
+    vector = vector.contiguous()
+    alive.append(vector)
+    return vector.data_ptr()
 
 
 def _modules(blocks: Sequence[Block]) -> Iterator[nn.Module]:
@@ -335,12 +416,11 @@ def _shape(block: Block) -> tuple[Any, ...]:
     )
 
 
-def _attention_code(blocks: Sequence[Block]) -> int:
-    exact = any(
+def _exact_attention(blocks: Sequence[Block]) -> bool:
+    return any(
         isinstance(block.out, Linear) and block.out.weight.dtype is not torch.bfloat16
         for block in blocks
     )
-    return _DTYPES[torch.float32 if exact else torch.bfloat16]
 
 
 def _block_source(extension: Any, block: Block, alive: list[Tensor]) -> Any:
@@ -349,28 +429,58 @@ def _block_source(extension: Any, block: Block, alive: list[Tensor]) -> Any:
     def product(*parts: Projection) -> Any:
         return _product_source(extension, parts, alive)
 
-    def norm(part: LayerNorm) -> Any:
-        weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
-        if weight.shape != (hidden,) or bias.shape != (hidden,):
-            raise ValueError(
-                f"A LayerNorm over rows of {hidden} has a weight of shape {tuple(weight.shape)} "
-                f"and a bias of shape {tuple(bias.shape)}."
-            )
-        return extension.NormSource(
-            weight=weight.data_ptr(),
-            weight_dtype=_DTYPES[weight.dtype],
-            bias=bias.data_ptr(),
-            bias_dtype=_DTYPES[bias.dtype],
-            eps=part.eps,
-        )
-
     return extension.BlockSource(
         qkv=product(block.q, block.k, block.v),
         out=product(block.out),
-        attention_norm=norm(block.attention_norm),
+        attention_norm=_norm_source(extension, block.attention_norm, hidden, alive),
         up=product(block.up),
         down=product(block.down),
-        output_norm=norm(block.output_norm),
+        output_norm=_norm_source(extension, block.output_norm, hidden, alive),
+    )
+
+
+def _embedding_source(
+    extension: Any, tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
+) -> Any:
+    width = tables.word.embedding_dim
+
+    def table(part: nn.Embedding | None) -> tuple[int, int, int]:
+        if part is None:
+            return _ABSENT
+        weight = part.weight.detach()
+        if weight.dim() != 2 or weight.shape[1] != width:
+            raise ValueError(
+                f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
+            )
+        kept.append(weight)
+        return (weight.data_ptr(), weight.shape[0], weight.shape[1])
+
+    projection = tables.projection
+    return extension.EmbeddingSource(
+        dtype=_DTYPES[tables.word.weight.dtype],
+        width=width,
+        word=table(tables.word),
+        position=table(tables.position),
+        type=table(tables.kind),
+        extra=table(tables.extra),
+        norm=_norm_source(extension, tables.norm, width, alive),
+        projection=None if projection is None else _product_source(extension, (projection,), alive),
+    )
+
+
+def _norm_source(extension: Any, part: LayerNorm, width: int, alive: list[Tensor]) -> Any:
+    weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
+    if weight.shape != (width,) or bias.shape != (width,):
+        raise ValueError(
+            f"A LayerNorm over rows of {width} has a weight of shape {tuple(weight.shape)} "
+            f"and a bias of shape {tuple(bias.shape)}."
+        )
+    return extension.NormSource(
+        weight=weight.data_ptr(),
+        weight_dtype=_DTYPES[weight.dtype],
+        bias=bias.data_ptr(),
+        bias_dtype=_DTYPES[bias.dtype],
+        eps=part.eps,
     )
 
 

@@ -22,7 +22,7 @@ from fastbert.layers.encoder import Pass, encode
 from fastbert.layers.linear import Int8Linear
 from fastbert.models.bert import BertModel
 from fastbert.packing import PackedBatch
-from fastbert.prepared import _State
+from fastbert.preparation import View
 from fastbert.prepared_gpu import GpuEncoder
 from fastbert.quantization import quantize_weight
 
@@ -323,18 +323,26 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 
 def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a GPU's encoder ends with its Plan, and with any of its weights."""
-    from fastbert import prepared
+    from fastbert import preparation
 
     made = model()
-    monkeypatch.setattr(prepared, "_on_cpu", lambda plan: False)
+    monkeypatch.setattr(preparation, "on_cpu", lambda plan: False)
     monkeypatch.setattr(
-        prepared, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
+        preparation, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
     )
+    kept = made.preparation
+
+    def encoder(plan: Plan) -> GpuEncoder | None:
+        return kept.encoder(View(made), plan)
+
     plan = made.plan()
-    state = _State(made.blocks(), plan)
-    assert isinstance(state.encoder, GpuEncoder)
-    assert state.holds(made.blocks(), plan)
+    first = encoder(plan)
+    assert isinstance(first, GpuEncoder)
+    assert encoder(plan) is first
+    other = dataclasses.replace(plan, choices=(*plan.choices[1:], plan.choices[0]))
+    assert encoder(other) is not first
+    first = encoder(plan)
     with use_backend("reference"):
-        assert not state.holds(made.blocks(), made.plan())
+        assert encoder(made.plan()) is None
     made.encoder.layer[0].intermediate.dense.weight.mul_(2)
-    assert not state.holds(made.blocks(), plan)
+    assert encoder(plan) is not first

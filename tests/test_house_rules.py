@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import fastbert
+from fastbert import native
+from fastbert.backend import Traits, build_plan
+from fastbert.kernels import cpu
 from fastbert.ops import REGISTRY
+from fastbert.preparation import View
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC, PACKAGE, TRITON = ROOT / "csrc", ROOT / "fastbert", ROOT / "triton_kernels"
@@ -290,28 +298,144 @@ def test_flagged_objects_leak_no_weak_symbols() -> None:
 # 8. Few hops from layer to kernel.
 
 
-def test_from_plan_to_native_call_is_short() -> None:
-    """layer -> Plan -> kernels.cpu -> _C: on the way, no Python frame beyond these and checks."""
-    import sys
+def hops_to_native(run: Callable[[], object]) -> dict[str, int]:
+    """Functions of fastbert._C that a call reaches, and how many calls lead there, each counted."""
+    native_names = {name for name in dir(native.extension()) if not name.startswith("_")}
+    found: dict[str, int] = {}
+    depth = 0
 
-    from fastbert.backend import Traits, build_plan
-
-    plan = build_plan(Traits(), "cpu", torch.float32, "cpu")
-    x, weight, bias = torch.randn(3, 8), torch.ones(8), torch.zeros(8)
-    deepest, depth = 0, 0
-
-    def profile(frame: object, event: str, _: object) -> None:
-        nonlocal deepest, depth
+    def profile(frame: object, event: str, function: Any) -> None:
+        nonlocal depth
         depth += {"call": 1, "return": -1}.get(event, 0)
-        deepest = max(deepest, depth)
+        if event == "c_call" and function.__name__ in native_names:
+            found[function.__name__] = max(found.get(function.__name__, 0), depth + 1)
 
-    with torch.no_grad():
-        plan.add_layer_norm(x, weight, bias, 1e-5)
-        sys.setprofile(profile)
-        plan.add_layer_norm(x, weight, bias, 1e-5)
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
         sys.setprofile(None)
-    # Plan's entry, the op's function, what it shares with its sibling, a check and its helper.
-    assert deepest <= 5
+    return found
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+@pytest.mark.parametrize("name", REGISTRY)
+def test_from_layer_to_kernel_are_four_hops(name: str) -> None:
+    """Plan's entry, the op's function, what it shares with its siblings, the native call."""
+    op = REGISTRY[name]
+    plan = build_plan(Traits(), "cpu", torch.float32, "cpu")
+    arguments = dict(next(iter(op.cases())).make(torch.float32))
+    for weight in {"weight", "qweight"} & arguments.keys() if name.endswith("linear") else ():
+        arguments["packed"] = plan.prepack(name, arguments[weight])
+    function = functools.partial(getattr(plan, name), **arguments)
+    with torch.no_grad():
+        function()
+        hops = hops_to_native(function)
+    assert len(hops) == 1 and max(hops.values()) <= 4, hops
+
+
+class Crossings:
+    """Stands in the place of fastbert._C and counts what is called in it."""
+
+    def __init__(self, module: Any) -> None:
+        self.module, self.calls = module, []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.module, name)
+        if not callable(found) or isinstance(found, type):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            return found(*args, **kwargs)
+
+        return call
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Count from now on."""
+        monkeypatch.setattr(native, "extension", lambda: self)
+        monkeypatch.setattr(cpu, "_ready", lambda: self)
+        monkeypatch.setattr(View, "holds", lambda *_: self.calls.append("Watch.unchanged") is None)
+
+
+class CountedEncoder:
+    """A native encoder whose calls are counted too."""
+
+    def __init__(self, encoder: Any, calls: list[str]) -> None:
+        self.encoder, self.calls = encoder, calls
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(f"Encoder.{name}")
+        return getattr(self.encoder, name)
+
+
+FAMILIES = {
+    "bert": (fastbert.BertModel, fastbert.BertConfig),
+    "camembert": (fastbert.CamembertModel, fastbert.CamembertConfig),
+    "rembert": (fastbert.RemBertModel, fastbert.RemBertConfig),
+    "align": (fastbert.AlignTextModel, fastbert.AlignTextConfig),
+    "flaubert": (fastbert.FlaubertModel, fastbert.FlaubertConfig),
+    "flaubert pre-norm": (fastbert.FlaubertModel, fastbert.FlaubertConfig),
+}
+
+
+def small(family: str) -> Any:
+    model_class, config_class = FAMILIES[family]
+    if family.startswith("flaubert"):
+        sizes: dict[str, Any] = {"n_words": 60, "emb_dim": 24, "n_layers": 2, "n_heads": 2}
+        sizes |= {"n_langs": 2, "use_lang_emb": True, "pre_norm": family.endswith("pre-norm")}
+    else:
+        sizes = {"vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2}
+        sizes |= {"num_attention_heads": 2, "intermediate_size": 40}
+    if family == "rembert":
+        sizes["input_embedding_size"] = 16
+    return model_class(config_class(**sizes)).eval()
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("given", ["input_ids", "inputs_embeds"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prepared_forward_crosses_once(
+    family: str, given: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small(family)
+    ids = torch.randint(5, 60, (3, 7))
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if given == "inputs_embeds":
+        inputs = {given: model.get_input_embeddings()(ids).detach()}
+    if masked:
+        inputs["attention_mask"] = (torch.arange(7) < torch.tensor([[7], [1], [4]])).long()
+    if family.startswith("flaubert"):
+        inputs["langs"] = torch.randint(0, 2, (3, 7))
+    counted = Crossings(native.extension())
+    with torch.no_grad():
+        expected = model(**inputs)[0]
+        ready = model.preparation._ready
+        encoder = ready.encoder
+        encoder._encoder = CountedEncoder(encoder._encoder, counted.calls)
+        counted.watch(monkeypatch)
+        out = model(**inputs)
+    assert counted.calls == ["Encoder.run"]
+    assert torch.equal(out[0], expected)
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+def test_packed_encoding_crosses_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SentenceEncoder asks for: packed rows."""
+    model = small("bert")
+    counted = Crossings(native.extension())
+    inputs = {
+        "input_ids": torch.randint(5, 60, (2, 6)),
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]).bool(),
+    }
+    with torch.inference_mode():
+        assert model.encode(**inputs).rows.shape == (9, 24)
+        encoder = model.preparation._ready.encoder
+        encoder._encoder = CountedEncoder(encoder._encoder, counted.calls)
+        counted.watch(monkeypatch)
+        model.encode(**inputs)
+    assert counted.calls == ["Encoder.run"]
 
 
 def test_bindings_hold_no_element_loops() -> None:

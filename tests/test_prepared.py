@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import pickle
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +21,9 @@ from fastbert.layers.encoder import Pass, encode
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.models.bert import BertModel
 from fastbert.packing import PackedBatch
-from fastbert.prepared import Preparation, PreparedEncoder, supports
+from fastbert.preparation import Preparation, Stale, retrying
+from fastbert.prepared import PreparedEncoder, supports
+from fastbert.quantization import quantize
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 
@@ -37,7 +41,7 @@ def _restore() -> Iterator[None]:
     native.set_isa(isa)
 
 
-def model(**changes: object) -> BertModel:
+def model(pooler: bool = False, **changes: object) -> BertModel:
     config = BertModel.config_class(
         vocab_size=50,
         hidden_size=48,
@@ -47,7 +51,7 @@ def model(**changes: object) -> BertModel:
         max_position_embeddings=400,
         **changes,
     )
-    made = BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    made = BertModel(config, add_pooling_layer=pooler).eval().requires_grad_(False)
     for parameter in made.parameters():
         parameter.copy_(torch.randn_like(parameter) * (0.25 if parameter.dim() == 2 else 0.5))
     return made
@@ -162,9 +166,6 @@ def test_a_model_uses_it_and_sees_every_change_of_its_weights() -> None:
     made = model()
     ids = torch.randint(5, 50, (2, 9))
     out = made(ids).last_hidden_state
-    encoder = made.preparation.encoder(made.blocks(), made.plan())
-    assert encoder is not None
-    assert made.preparation.encoder(made.blocks(), made.plan()) is encoder
     changes = (
         lambda: made.encoder.layer[1].output.dense.weight.mul_(2.0),
         lambda: made.encoder.layer[2].output.LayerNorm.bias.add_(1.0),
@@ -182,6 +183,274 @@ def test_a_model_uses_it_and_sees_every_change_of_its_weights() -> None:
             expected = made(ids).last_hidden_state
         assert relative(new, expected.double()) < (2e-2 if new.dtype is torch.bfloat16 else 5e-6)
         out = new
+
+
+def changed(made: BertModel, name: str) -> None:
+    """Change a model in the way that has this name; see CHANGES."""
+    layer = made.encoder.layer[1]
+    match name:
+        case "config":
+            made.config.hidden_act = "relu"
+        case "eps":
+            layer.output.LayerNorm.eps = 0.5
+        case "in place":
+            layer.output.dense.bias.add_(1.0)
+        case "data":
+            layer.output.dense.weight.data = torch.randn(48, 100)
+        case "parameter":
+            layer.output.dense.weight = torch.nn.Parameter(torch.randn(48, 100))
+        case "no bias":
+            layer.output.dense.bias = None
+        case "module":
+            layer.output.dense = Linear(100, 48)
+        case "foreign module":
+            layer.output.dense = torch.nn.Sequential()
+            layer.output.dense.forward = lambda x, plan, **_: torch.zeros(x.shape[0], 48)
+        case "layer":
+            made.encoder.layer[1] = copy.deepcopy(made.encoder.layer[0])
+        case "fewer layers":
+            made.encoder.layer = made.encoder.layer[:2]
+        case "appended layer":
+            made.encoder.layer.append(copy.deepcopy(layer))
+        case "pruned":
+            made.prune_heads({1: [0]})
+        case "embedding row":
+            made.embeddings.word_embeddings.weight[:] = torch.randn(50, 48)
+        case "embedding table":
+            made.set_input_embeddings(torch.nn.Embedding(50, 48).requires_grad_(False))
+        case "resized":
+            made.resize_token_embeddings(60)
+            made.embeddings.word_embeddings.weight.mul_(2.0)
+        case "embedding norm":
+            made.embeddings.LayerNorm.weight.mul_(-1.0)
+        case "pooler":
+            made.pooler.dense.weight.mul_(-1.0)
+        case "loaded":
+            made.load_state_dict(model().state_dict(), strict=False)
+        case "assigned":
+            made.load_state_dict(model().state_dict(), strict=False, assign=True)
+        case "bfloat16":
+            made.to(torch.bfloat16)
+        case "one module's dtype":
+            layer.output.to(torch.bfloat16).to(torch.float32)
+        case "quantised":
+            quantize(made)
+        case "hook":
+            layer.output.dense.register_forward_hook(lambda _m, _i, out: out + 1.0)
+        case "embedding hook":
+            made.embeddings.word_embeddings.register_forward_hook(lambda _m, _i, out: 0.5 * out)
+        case "forward":
+            layer.output.dense.forward = lambda x, plan, **_: torch.zeros(x.shape[0], 48)
+        case _:
+            raise AssertionError(name)
+
+
+CHANGES = [
+    "config",
+    "eps",
+    "in place",
+    "data",
+    "parameter",
+    "no bias",
+    "module",
+    "foreign module",
+    "layer",
+    "fewer layers",
+    "appended layer",
+    "pruned",
+    "embedding row",
+    "embedding table",
+    "resized",
+    "embedding norm",
+    "pooler",
+    "loaded",
+    "assigned",
+    "bfloat16",
+    "one module's dtype",
+    "quantised",
+    "hook",
+    "embedding hook",
+    "forward",
+]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_no_change_of_a_model_goes_unnoticed(name: str) -> None:
+    made = model(pooler=True)
+    ids = torch.randint(5, 50, (2, 9))
+
+    def results() -> Tensor:
+        out = made(ids)
+        return torch.cat([out.last_hidden_state.flatten(), out.pooler_output.flatten()])
+
+    before = results()
+    assert torch.equal(results(), before)
+    changed(made, name)
+    after = results()
+    fresh = copy.deepcopy(made)
+    fresh.preparation.clear()
+    out = fresh(ids)
+    assert torch.equal(
+        after, torch.cat([out.last_hidden_state.flatten(), out.pooler_output.flatten()])
+    )
+    assert not torch.equal(after, before.to(after.dtype))
+
+
+def test_weights_are_packed_again_only_when_they_have_changed() -> None:
+    made = model()
+    ids = torch.randint(5, 50, (2, 9))
+
+    def encoder() -> PreparedEncoder:
+        made(ids)
+        ready = made.preparation._ready
+        assert ready is not None
+        return ready.encoder
+
+    first = encoder()
+    handle = made.encoder.layer[0].output.dense.register_forward_hook(lambda *_: None)
+    made(ids)
+    handle.remove()
+    with fastbert.backend.use_backend("reference"):
+        made(ids)
+    made.train()
+    made(ids)
+    made.eval()
+    made.config.problem_type = "regression"
+    made(ids, output_hidden_states=True)
+    assert encoder() is first
+    made.encoder.layer[0].output.dense.weight.mul_(1.0)
+    assert encoder() is not first
+
+
+def test_a_change_before_the_weights_are_packed_is_seen() -> None:
+    ids = torch.randint(5, 50, (2, 9))
+    for name in CHANGES:
+        made = model(pooler=True)
+        with fastbert.backend.use_backend("reference"):
+            made(ids)
+        changed(made, name)
+        fresh = copy.deepcopy(made)
+        assert torch.equal(made(ids).last_hidden_state, fresh(ids).last_hidden_state)
+
+
+def test_training_steps_do_not_read_the_model_anew() -> None:
+    made = model().requires_grad_(True)
+    ids = torch.randint(5, 50, (2, 9))
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    views = []
+    with torch.enable_grad():
+        for _ in range(2):
+            made(ids).last_hidden_state.square().sum().backward()
+            optimizer.step()
+            views.append(made.preparation.view(made))
+    assert views[0] is views[1]
+    with fastbert.backend.use_backend("reference"):
+        expected = made(ids).last_hidden_state
+    assert relative(made(ids).last_hidden_state, expected.double()) < 5e-6
+
+
+def test_a_model_that_changes_all_the_time_is_given_up_on() -> None:
+    made = model()
+    ids = torch.randint(5, 50, (2, 9))
+    made(ids)
+    with pytest.raises(RuntimeError, match="changes while it runs"):
+        retrying(made, lambda: (_ for _ in ()).throw(Stale()))
+
+
+def test_a_dropped_model_frees_its_memory() -> None:
+    def use() -> weakref.ref[BertModel]:
+        made = model()
+        # A cycle through the watch, which only the garbage collector can see.
+        made.encoder.layer[0].register_forward_hook(lambda *_: made)
+        made(torch.randint(5, 50, (2, 9)))
+        return weakref.ref(made)
+
+    gone = use()
+    gc.collect()
+    assert gone() is None
+
+
+def test_embeddings_and_pooler_of_the_same_call() -> None:
+    for dtype, bound in ((torch.float32, 2e-6), (torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
+        made = model(pooler=True).to(dtype)
+        ids = torch.randint(5, 50, (3, 9))
+        mask = (torch.arange(9) < torch.tensor([[9], [4], [1]])).long()
+        types, positions = torch.randint(0, 2, (3, 9)), torch.randint(0, 400, (1, 9))
+        given = {"attention_mask": mask, "token_type_ids": types, "position_ids": positions}
+        exact = copy.deepcopy(made).double()
+        for isa in native.usable_isas():
+            native.set_isa(isa)
+            out = made(ids, **given)
+            encoder = made.preparation._ready.encoder
+            assert encoder.embeds and encoder.pooled == 48
+            wanted = exact(ids, **given)
+            assert relative(out.last_hidden_state, wanted.last_hidden_state) < bound
+            assert relative(out.pooler_output, wanted.pooler_output) < bound
+            assert torch.equal(out.last_hidden_state[1, 4:], torch.zeros(5, 48, dtype=dtype))
+            embeds = made.embeddings.word_embeddings(ids)
+            for other in (embeds, embeds.transpose(0, 1).contiguous().transpose(0, 1)):
+                again = made(inputs_embeds=other, **given)
+                assert torch.equal(again.last_hidden_state, out.last_hidden_state)
+                assert torch.equal(again.pooler_output, out.pooler_output)
+            for b, length in enumerate((9, 4, 1)):
+                alone = made(
+                    ids[b : b + 1, :length],
+                    token_type_ids=types[b : b + 1, :length],
+                    position_ids=positions[:, :length],
+                )
+                assert torch.equal(alone.last_hidden_state[0], out.last_hidden_state[b, :length])
+                assert torch.equal(alone.pooler_output[0], out.pooler_output[b])
+
+
+def test_indices_outside_a_table_are_refused() -> None:
+    made = model()
+    ids = torch.randint(5, 50, (2, 9))
+    made(ids)
+    for wrong in (50, -1, 2**40):
+        bad = ids.clone()
+        bad[1, 3] = wrong
+        with pytest.raises(IndexError, match=r"input_ids reach .* the vocabulary"):
+            made(bad)
+        kinds = torch.zeros(2, 9, dtype=torch.int64)
+        kinds[0, 8] = wrong
+        with pytest.raises(IndexError, match=r"token_type_ids reach .* the token types"):
+            made(ids, token_type_ids=kinds)
+        mask = torch.ones(2, 9, dtype=torch.int64)
+        mask[1, 3] = 0
+        made(bad, attention_mask=mask)
+
+
+def test_indices_that_another_thread_changes_are_read_once() -> None:
+    """Every pass sees valid indices or refuses them: no read is wild."""
+    made = model()
+    ids = torch.randint(5, 50, (8, 64))
+    made(ids)
+    stop = threading.Event()
+
+    def meddle() -> None:
+        while not stop.is_set():
+            ids[3, 7] = 2**45
+            ids[3, 7] = 6
+
+    thread = threading.Thread(target=meddle)
+    thread.start()
+    try:
+        for _ in range(200):
+            try:
+                assert torch.isfinite(made(ids).last_hidden_state).all()
+            except IndexError:
+                continue
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_nan_in_a_table_reaches_the_output() -> None:
+    made = model(pooler=True)
+    made.embeddings.word_embeddings.weight[7, 3] = float("nan")
+    out = made(torch.tensor([[7, 8], [9, 8]]))
+    assert out.last_hidden_state[0].isnan().all() and out.pooler_output[0].isnan().all()
+    assert not out.last_hidden_state[1].isnan().any() and not out.pooler_output[1].isnan().any()
 
 
 def test_the_instruction_set_may_change() -> None:
@@ -270,7 +539,7 @@ def test_the_profile_names_every_step() -> None:
     times = PreparedEncoder(blocks).profile(torch.randn(200, 48), PackedBatch.from_lengths([200]))
     assert {t.block for t in times} == {0, 1, 2}
     assert {"qkv", "attention", "out", "up", "down", "output_norm"} <= {t.step for t in times}
-    assert all(t.seconds > 0 for t in times if t.step not in ("load", "store"))
+    assert all(t.seconds > 0 for t in times if t.step not in ("load", "store", "pool"))
 
 
 def test_copies_and_pickles_prepare_anew() -> None:

@@ -1,415 +1,137 @@
 #include "cpu/encoder.h"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 
 #include "common/check.h"
 #include "cpu/encoder_memory.h"
+#include "cpu/encoder_pass.h"
 #include "cpu/encoder_weights.h"
 #include "cpu/isa.h"
-#include "cpu/kernels.h"
 #include "cpu/ops/attention.h"
-#include "cpu/ops/gemm.h"
-#include "cpu/ops/quantize.h"
+#include "cpu/ops/embed.h"
 #include "cpu/threads.h"
 
 namespace fastbert {
 namespace {
 
 using encoder_detail::Buffers;
-using encoder_detail::Norm;
-using encoder_detail::PackedBlock;
+using encoder_detail::Embedding;
 using encoder_detail::Product;
+using encoder_detail::run_pass;
 using encoder_detail::Weights;
 
 const char* const kName = "encoder";
+constexpr int kMostThreads = 1024;  // of the pool; each has its part of the arena
 
-using Clock = std::chrono::steady_clock;
-
-// Adds the time of a scope to a counter; does nothing without one.
-class Stopwatch {
-  public:
-    Stopwatch(std::int64_t* counter, index_t threads) : counter_(counter), threads_(threads) {
-        if (counter_ != nullptr) start_ = Clock::now();
-    }
-    ~Stopwatch() {
-        if (counter_ == nullptr) return;
-        const auto spent =
-            std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start_);
-        *counter_ += spent.count() * threads_;
-    }
-    Stopwatch(const Stopwatch&) = delete;
-    Stopwatch& operator=(const Stopwatch&) = delete;
-
-  private:
-    std::int64_t* counter_;
-    index_t threads_;
-    Clock::time_point start_;
-};
-
-// Rows of an operand of a product.
-struct Operand {
-    const void* data;
-    DType dtype;
-    index_t stride;
-    const float* scale = nullptr;              // u8 only
-    const std::int32_t* zero_point = nullptr;  // u8 only
-};
-
-// How a stage over some rows is executed: by the calling thread, which then is one of many at work
-// on different rows, or by all threads together.
-struct Executor {
-    const KernelTable& table;
-    const Buffers& buffers;
-    std::int64_t* counters;  // (blocks, kSteps) or null
-    int threads;             // 1: the calling thread alone, as `worker`
-    int worker;
-
-    Stopwatch time(index_t block, Step step) const {
-        std::int64_t* counter =
-            counters == nullptr ? nullptr : counters + block * kSteps + static_cast<int>(step);
-        return Stopwatch(counter, threads);
-    }
-
-    // body(first, count, worker) over parts of [0, rows).
-    template <class Body>
-    void rows(index_t rows, Body&& body) const {
-        if (threads == 1) return body(index_t{0}, rows, worker);
-        const index_t parts = std::min<index_t>(threads, rows);
-        parallel_for(parts, threads, [&](index_t part, int w) {
-            const index_t first = rows * part / parts;
-            body(first, rows * (part + 1) / parts - first, w);
-        });
-    }
-
-    void product(const Product& p, GemmArgs& args) const {
-        const auto range = p.range_of(table.gemm);
-        const index_t panels = p.panels(table.gemm);
-        if (threads == 1) {
-            range(args, 0, args.rows, 0, panels, buffers.gemm_scratch(worker));
-            return;
-        }
-        const index_t parts = std::min<index_t>(panels, 2 * threads);
-        parallel_for(parts, threads, [&](index_t part, int w) {
-            range(args, 0, args.rows, panels * part / parts, panels * (part + 1) / parts,
-                  buffers.gemm_scratch(w));
-        });
-    }
-};
-
-// A pass through the encoder: everything that does not change from stage to stage.
-class Pass {
-  public:
-    Pass(const Weights& weights, const EncoderInput& input, const EncoderOutput& output,
-         const Buffers& buffers)
-        : shape_(weights.shape),
-          blocks_(weights.blocks),
-          input_(input),
-          output_(output),
-          buffers_(buffers),
-          table_(active_kernels()) {}
-
-    void run(int threads, EncoderProfile* profile) {
-        if (input_.total == 0) return clear_rows(0, output_.rows);
-        const ParallelRegion region;
-        const index_t blocks = static_cast<index_t>(blocks_.size());
-        std::vector<std::int64_t> counters;
-        if (profile != nullptr) counters.resize(threads * blocks * kSteps);
-        const auto counters_of = [&](int worker) {
-            return counters.empty() ? nullptr : counters.data() + worker * blocks * kSteps;
-        };
-        for (index_t block = -1; block < blocks; ++block) {
-            if (block >= 0) {
-                const Executor all{table_, buffers_, counters_of(0), threads, 0};
-                attention(all, block);
-            }
-            if (buffers_.shared) {
-                stage({table_, buffers_, counters_of(0), threads, 0}, block, 0, input_.total);
-                continue;
-            }
-            const index_t parts = buffers_.row_blocks;
-            parallel_for(parts, threads, [&](index_t part, int worker) {
-                const index_t first = input_.total * part / parts;
-                stage({table_, buffers_, counters_of(worker), 1, worker}, block, first,
-                      input_.total * (part + 1) / parts - first);
-            });
-        }
-        if (profile == nullptr) return;
-        profile->threads = threads;
-        profile->nanoseconds.assign(blocks * kSteps, 0);
-        for (std::size_t i = 0; i < counters.size(); ++i) {
-            profile->nanoseconds[i % profile->nanoseconds.size()] += counters[i];
-        }
-    }
-
-  private:
-    void attention(const Executor& all, index_t block) const {
-        const Stopwatch watch = all.time(block, Step::attention);
-        attention_varlen(buffers_.attention, buffers_.attention_workspace, all.threads);
-    }
-
-    // Everything between the attention of `block` and that of the next one, for some rows. Block -1
-    // stands for the input; after the last block comes the output.
-    void stage(const Executor& e, index_t block, index_t first, index_t count) const {
-        float* const x = buffers_.x + first * buffers_.x_stride;
-        if (block < 0) {
-            load(e, first, count, x);
-        } else {
-            finish_block(e, block, first, count, x);
-        }
-        const index_t next = block + 1;
-        if (next == static_cast<index_t>(blocks_.size())) {
-            store(e, block, first, count, x);
-            return;
-        }
-        const PackedBlock& b = blocks_[next];
-        const float* rows = x;
-        index_t stride = buffers_.x_stride;
-        if (shape_.pre_norm) {
-            normalise(e, next, Step::attention_norm, b.attention_norm, x, buffers_.x_stride,
-                      buffers_.sums(e.worker), buffers_.sums_stride, count);
-            rows = buffers_.sums(e.worker);
-            stride = buffers_.sums_stride;
-        }
-        const Stopwatch watch = e.time(next, Step::qkv);
-        const Operand operand = float_operand(e, rows, stride, count, b.qkv);
-        GemmArgs args = product_args(b.qkv, operand, count);
-        args.out = buffers_.qkv_row(first);
-        args.out_dtype = shape_.attention;
-        args.out_stride = buffers_.qkv_stride;
-        e.product(b.qkv, args);
-    }
-
-    void finish_block(const Executor& e, index_t block, index_t first, index_t count,
-                      float* x) const {
-        const PackedBlock& b = blocks_[block];
-        float* const sums = buffers_.sums(e.worker);
-        {
-            const Stopwatch watch = e.time(block, Step::out);
-            const Operand operand = context_operand(e, first, count, b.out);
-            add_product(e, b.out, operand, x, count);
-        }
-        const float* rows = x;
-        index_t stride = buffers_.x_stride;
-        if (shape_.pre_norm) {
-            normalise(e, block, Step::output_norm, b.output_norm, x, buffers_.x_stride, sums,
-                      buffers_.sums_stride, count);
-            rows = sums;
-            stride = buffers_.sums_stride;
-        } else {
-            normalise(e, block, Step::attention_norm, b.attention_norm, x, buffers_.x_stride, x,
-                      buffers_.x_stride, count);
-        }
-        Operand inner;
-        {
-            const Stopwatch watch = e.time(block, Step::up);
-            const Operand operand = float_operand(e, rows, stride, count, b.up);
-            GemmArgs args = product_args(b.up, operand, count);
-            args.activation = shape_.activation;
-            inner = inner_product(e, b, args);
-        }
-        {
-            const Stopwatch watch = e.time(block, Step::down);
-            add_product(e, b.down, inner, x, count);
-        }
-        if (!shape_.pre_norm) {
-            normalise(e, block, Step::output_norm, b.output_norm, x, buffers_.x_stride, x,
-                      buffers_.x_stride, count);
-        }
-    }
-
-    // x += product
-    void add_product(const Executor& e, const Product& p, const Operand& operand, float* x,
-                     index_t count) const {
-        GemmArgs args = product_args(p, operand, count);
-        args.residual = x;
-        args.residual_stride = buffers_.x_stride;
-        args.out = x;
-        args.out_stride = buffers_.x_stride;
-        e.product(p, args);
-    }
-
-    // The product that goes up to the intermediate width, as the operand of the one that comes
-    // down.
-    Operand inner_product(const Executor& e, const PackedBlock& b, GemmArgs& args) const {
-        const index_t count = args.rows;
-        const bool quantised = b.down.precision == Precision::int8;
-        args.out = buffers_.inner(e.worker);
-        args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
-        args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
-        // Threads that share a row would write the same range.
-        if (quantised && e.threads == 1) {
-            args.range = buffers_.range(e.worker);
-            std::fill_n(args.range, count * 2 * kRangeLanes, 0.0f);
-        }
-        e.product(b.up, args);
-        if (!quantised) return {args.out, args.out_dtype, args.out_stride};
-        return quantise(e, args.out, DType::f32, args.out_stride, count, b.down, args.range);
-    }
-
-    // float32 rows as the operand of a product.
-    Operand float_operand(const Executor& e, const float* rows, index_t stride, index_t count,
-                          const Product& p) const {
-        switch (p.precision) {
-            case Precision::f32:
-                return {rows, DType::f32, stride};
-            case Precision::int8:
-                return quantise(e, rows, DType::f32, stride, count, p, nullptr);
-            case Precision::bf16:
-                break;
-        }
-        auto* const out = reinterpret_cast<bf16_t*>(buffers_.operand(e.worker));
-        const index_t out_stride = gemm_friendly_stride(p.k, DType::bf16);
-        const auto narrow = table_.vec_math.narrow[static_cast<int>(DType::bf16)];
-        e.rows(count, [&](index_t first, index_t n, int) {
-            for (index_t r = first; r < first + n; ++r) {
-                narrow(rows + r * stride, out + r * out_stride, p.k);
-            }
-        });
-        return {out, DType::bf16, out_stride};
-    }
-
-    Operand context_operand(const Executor& e, index_t first, index_t count,
-                            const Product& p) const {
-        const void* const rows = buffers_.context_row(first);
-        if (p.precision == Precision::int8) {
-            return quantise(e, rows, shape_.attention, buffers_.context_stride, count, p, nullptr);
-        }
-        if (shape_.attention == DType::bf16) return {rows, DType::bf16, buffers_.context_stride};
-        return float_operand(e, static_cast<const float*>(rows), buffers_.context_stride, count, p);
-    }
-
-    Operand quantise(const Executor& e, const void* rows, DType dtype, index_t stride,
-                     index_t count, const Product& p, const float* range) const {
-        QuantizeArgs args;
-        args.x = rows;
-        args.dtype = dtype;
-        args.x_stride = stride;
-        args.rows = count;
-        args.k = p.k;
-        args.range = range;
-        args.q = reinterpret_cast<std::uint8_t*>(buffers_.operand(e.worker));
-        args.q_stride = gemm_friendly_stride(p.k, DType::u8);
-        args.scale = buffers_.row_scale(e.worker);
-        args.zero_point = buffers_.row_zero(e.worker);
-        const auto kernel = table_.quantize.rows[static_cast<int>(dtype)];
-        e.rows(count, [&](index_t first, index_t n, int) { kernel(args, first, n); });
-        return {args.q, DType::u8, args.q_stride, args.scale, args.zero_point};
-    }
-
-    GemmArgs product_args(const Product& p, const Operand& x, index_t count) const {
-        GemmArgs args;
-        args.rows = count;
-        args.n = p.n;
-        args.k = p.k;
-        args.x = x.data;
-        args.x_dtype = x.dtype;
-        args.x_stride = x.stride;
-        args.x_scale = x.scale;
-        args.x_zero_point = x.zero_point;
-        args.packed = p.weights();
-        args.w_scale = p.scale();
-        args.bias = p.bias();
-        return args;
-    }
-
-    void normalise(const Executor& e, index_t block, Step step, const Norm& norm, const float* x,
-                   index_t x_stride, float* out, index_t out_stride, index_t count) const {
-        const Stopwatch watch = e.time(block, step);
-        LayerNormArgs args;
-        args.x = x;
-        args.x_stride = x_stride;
-        args.out = out;
-        args.out_stride = out_stride;
-        args.rows = count;
-        args.hidden = shape_.hidden;
-        args.eps = norm.eps;
-        const NormParams params{norm.weight.data(), norm.bias.data(), norm.eps};
-        e.rows(count, [&](index_t first, index_t n, int worker) {
-            table_.layer_norm.rows[0](args, nullptr, params, first, n,
-                                      buffers_.norm_scratch(worker));
-        });
-    }
-
-    void load(const Executor& e, index_t first, index_t count, float* x) const {
-        const Stopwatch watch = e.time(0, Step::load);
-        const auto widen = table_.vec_math.widen[static_cast<int>(input_.dtype)];
-        const char* const rows = static_cast<const char*>(input_.x);
-        const index_t stride = input_.x_stride * size_of(input_.dtype);
-        e.rows(count, [&](index_t begin, index_t n, int) {
-            for (index_t r = begin; r < begin + n; ++r) {
-                widen(rows + (first + r) * stride, x + r * buffers_.x_stride, shape_.hidden);
-            }
-        });
-    }
-
-    void store(const Executor& e, index_t block, index_t first, index_t count,
-               const float* x) const {
-        const Stopwatch watch = e.time(block, Step::store);
-        const auto narrow = table_.vec_math.narrow[static_cast<int>(output_.dtype)];
-        char* const rows = static_cast<char*>(output_.out);
-        const index_t stride = output_.stride * size_of(output_.dtype);
-        const std::int64_t* const indices = output_.indices;
-        e.rows(count, [&](index_t begin, index_t n, int) {
-            for (index_t r = begin; r < begin + n; ++r) {
-                const index_t at = indices == nullptr ? first + r : indices[first + r];
-                narrow(x + r * buffers_.x_stride, rows + at * stride, shape_.hidden);
-                if (indices == nullptr) continue;
-                // The rows up to the next token are padding.
-                const index_t token = first + r + 1;
-                const index_t end = token < input_.total ? indices[token] : output_.rows;
-                clear_rows(at + 1, end);
-                if (first + r == 0) clear_rows(0, at);
-            }
-        });
-    }
-
-    void clear_rows(index_t begin, index_t end) const {
-        const index_t size = size_of(output_.dtype);
-        for (index_t r = begin; r < end; ++r) {
-            char* const row = static_cast<char*>(output_.out) + r * output_.stride * size;
-            std::fill_n(row, shape_.hidden * size, char{0});
-        }
-    }
-
-    const EncoderShape& shape_;
-    const std::vector<PackedBlock>& blocks_;
-    const EncoderInput& input_;
-    const EncoderOutput& output_;
-    const Buffers& buffers_;
-    const KernelTable& table_;
-};
-
-void check_input(const EncoderShape& shape, const EncoderInput& input) {
-    check_float_dtype(kName, "x", input.dtype);
-    check_size(kName, "total", input.total);
-    check_size(kName, "batch", input.batch);
-    check_size(kName, "max_seqlen", input.max_seqlen);
-    check_matrix(kName, "x", input.x, input.total, shape.hidden, input.x_stride);
+// A size that, with any other such and a few bytes an element, stays far below 2^63.
+void check_extent(const char* what, index_t size) {
+    check_size(kName, what, size);
+    if (size > 0x7fffffff) fail(kName, std::string(what) + " must stay below 2^31.");
 }
 
-void check_output(const EncoderShape& shape, const EncoderInput& input,
-                  const EncoderOutput& output) {
+void check_grid(const char* what, const IndexGrid& grid, const TableSource& table) {
+    if (grid.data == nullptr) return;
+    if (table.data == nullptr) {
+        fail(kName, std::string(what) + " ids were given, but there is no " + what + " table.");
+    }
+    if (grid.row_stride < 0 || grid.column_stride < 0) {
+        fail(kName, std::string("the strides of the ") + what + " ids must not be negative.");
+    }
+}
+
+void check_input(const Weights& weights, const EncoderInput& input) {
+    check_extent("total", input.total);
+    check_extent("batch", input.batch);
+    check_extent("seqlen", input.seqlen);
+    check_size(kName, "max_seqlen", input.max_seqlen);
+    if (input.cu_seqlens == nullptr) fail(kName, "cu_seqlens is missing.");
+    if (input.x != nullptr || weights.embedding == nullptr) {
+        check_float_dtype(kName, "x", input.dtype);
+        check_matrix(kName, "x", input.x, input.total, weights.shape.hidden, input.x_stride);
+        return;
+    }
+    const EmbeddingSource& tables = weights.embedding->source;
+    if ((input.word.data == nullptr) == (input.embeds == nullptr) && input.total > 0) {
+        fail(kName, "exactly one of word ids and given embeddings is needed.");
+    }
+    if (input.embeds != nullptr) {
+        check_matrix(kName, "embeds", input.embeds, input.batch * input.seqlen, tables.width,
+                     input.embeds_stride);
+    }
+    check_grid("word", input.word, tables.word);
+    check_grid("position", input.position, tables.position);
+    check_grid("type", input.type, tables.type);
+    check_grid("extra", input.extra, tables.extra);
+}
+
+void check_output(const Weights& weights, const EncoderInput& input, const EncoderOutput& output) {
     check_float_dtype(kName, "out", output.dtype);
     check_size(kName, "rows", output.rows);
-    check_matrix(kName, "out", output.out, output.rows, shape.hidden, output.stride);
-    if (output.indices == nullptr) {
-        if (output.rows == input.total) return;
-        fail(kName, "without indices, out must have a row for each of the " +
-                        std::to_string(input.total) + " tokens, but it has " +
+    check_matrix(kName, "out", output.out, output.rows, weights.shape.hidden, output.stride);
+    const bool looks_up = input.x == nullptr && weights.embedding != nullptr;
+    if (input.places == nullptr && (output.grid || looks_up) &&
+        input.total != input.batch * input.seqlen) {
+        fail(kName, "without places, every place of the grid of " + std::to_string(input.batch) +
+                        " x " + std::to_string(input.seqlen) + " holds a token, but there are " +
+                        std::to_string(input.total) + " tokens.");
+    }
+    const index_t wanted = output.grid ? input.batch * input.seqlen : input.total;
+    if (output.rows != wanted) {
+        fail(kName, "out must have " + std::to_string(wanted) + " rows, one for each " +
+                        (output.grid ? "place of the grid" : "token") + ", but it has " +
                         std::to_string(output.rows) + ".");
     }
-    std::int64_t last = -1;
-    for (index_t i = 0; i < input.total; ++i) {
-        const std::int64_t at = output.indices[i];
-        if (at <= last || at >= output.rows) {
-            fail(kName, "indices must rise and stay below the " + std::to_string(output.rows) +
-                            " rows of out, but entry " + std::to_string(i) + " is " +
-                            std::to_string(at) + ".");
-        }
-        last = at;
+    if (output.pooled == nullptr) return;
+    if (weights.pooler == nullptr) fail(kName, "there is no pooler.");
+    check_matrix(kName, "pooled", output.pooled, input.batch, weights.pooler->n,
+                 output.pooled_stride);
+}
+
+// Copies of cu_seqlens, places and table indices; the latter two are checked, as is the first by
+// check_attention().
+void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled,
+                  const Buffers& buffers) {
+    std::copy_n(input.cu_seqlens, input.batch + 1, buffers.cu_seqlens);
+    for (index_t b = 0; pooled && b < input.batch; ++b) {
+        if (buffers.cu_seqlens[b + 1] > buffers.cu_seqlens[b]) continue;
+        fail(kName, "sequence " + std::to_string(b) + " has no token to pool.");
     }
+    if (input.places != nullptr) {
+        std::copy_n(input.places, input.total, buffers.places);
+        const index_t end = input.batch * input.seqlen;
+        std::int64_t last = -1;
+        for (index_t i = 0; i < input.total; ++i) {
+            const std::int64_t at = buffers.places[i];
+            if (at <= last || at >= end) {
+                fail(kName, "places must rise and stay below the " + std::to_string(end) +
+                                " of the grid, but entry " + std::to_string(i) + " is " +
+                                std::to_string(at) + ".");
+            }
+            last = at;
+        }
+    }
+    if (input.x != nullptr || weights.embedding == nullptr) return;
+    const auto place_of = [&](index_t i) {
+        return input.places == nullptr ? i : buffers.places[i];
+    };
+    const auto copy = [&](const char* what, const IndexGrid& grid, const TableSource& table,
+                          std::int64_t* into) {
+        if (grid.data == nullptr) return;
+        for (index_t i = 0; i < input.total; ++i) {
+            const index_t place = place_of(i);
+            into[i] = grid.data[place / input.seqlen * grid.row_stride +
+                                place % input.seqlen * grid.column_stride];
+        }
+        check_ids(what, into, input.total, table.entries);
+    };
+    const EmbeddingSource& tables = weights.embedding->source;
+    copy("word", input.word, tables.word, buffers.word);
+    copy("position", input.position, tables.position, buffers.position);
+    copy("type", input.type, tables.type, buffers.type);
+    copy("extra", input.extra, tables.extra, buffers.extra);
+    if (input.embeds == nullptr) return;
+    for (index_t i = 0; i < input.total; ++i) buffers.word[i] = place_of(i);
 }
 
 }  // namespace
@@ -452,35 +174,39 @@ class Encoder::ArenaLoan {
     std::unique_ptr<Arena> arena_;
 };
 
-Encoder::Encoder(const EncoderShape& shape, const std::vector<BlockSource>& blocks)
-    : weights_(std::make_unique<const encoder_detail::Weights>(shape, blocks)) {}
+Encoder::Encoder(const EncoderSource& source) : weights_(std::make_unique<const Weights>(source)) {}
 
 Encoder::~Encoder() = default;
 
-void Encoder::run(const EncoderInput& input, const EncoderOutput& output, EncoderProfile* profile) {
+void Encoder::run(const EncoderInput& input, const EncoderOutput& output, int threads,
+                  EncoderProfile* profile) {
     if (active() != weights_->isa) {
         fail(kName, std::string("the weights were packed for ") + name_of(weights_->isa) +
                         ", but " + name_of(active()) +
                         " is in use now; prepare the encoder again.");
     }
-    check_input(weights_->shape, input);
-    check_output(weights_->shape, input, output);
-    const int threads = max_threads();
+    check_input(*weights_, input);
+    check_output(*weights_, input, output);
+    if (threads < 0 || threads > kMostThreads) {
+        fail(kName, std::to_string(threads) + " threads were asked for; give 1 to " +
+                        std::to_string(kMostThreads) + ", or 0 for as many as usual.");
+    }
+    if (threads == 0) threads = max_threads();
+    const bool pooled = output.pooled != nullptr;
     ArenaLoan arena(*this);
     // Laid out twice: once to learn the size, once in place.
-    const index_t bytes = Buffers(*weights_, input, threads, nullptr).bytes;
-    const Buffers buffers(*weights_, input, threads, arena.reserve(bytes));
+    const index_t bytes = Buffers(*weights_, input, pooled, threads, nullptr).bytes;
+    const Buffers buffers(*weights_, input, pooled, threads, arena.reserve(bytes));
+    copy_indices(*weights_, input, pooled, buffers);
     check_attention(buffers.attention);
-    Pass(*weights_, input, output, buffers).run(threads, profile);
+    run_pass(*weights_, input, output, buffers, threads, profile);
 }
+
+Isa Encoder::isa() const { return weights_->isa; }
 
 index_t Encoder::packed_bytes() const {
     index_t bytes = 0;
-    for (const PackedBlock& block : weights_->blocks) {
-        for (const Product* p : {&block.qkv, &block.out, &block.up, &block.down}) {
-            bytes += p->packed.size();
-        }
-    }
+    for (const Product* p : weights_->products()) bytes += p->packed.size();
     return bytes;
 }
 
@@ -490,8 +216,8 @@ index_t Encoder::arena_bytes() const {
 }
 
 std::vector<std::string> step_names() {
-    return {"load", "qkv",  "attention",   "out",  "attention_norm",
-            "up",   "down", "output_norm", "store"};
+    return {"load", "qkv",  "attention",   "out",   "attention_norm",
+            "up",   "down", "output_norm", "store", "pool"};
 }
 
 }  // namespace fastbert

@@ -1,4 +1,5 @@
-// A prepared stack of transformer blocks: weights packed once, then one call per forward pass.
+// A prepared stack of transformer blocks, with the embeddings before it and the pooler behind it
+// where there are such: weights packed once, then one call per forward pass.
 //
 // It knows shapes, not models. Each block is self-attention and a feed-forward part, normalised
 // after (post-norm) or before (pre-norm) each of the two:
@@ -19,6 +20,8 @@
 #include "cpu/ops/params.h"
 
 namespace fastbert {
+
+enum class Isa : int;  // cpu/isa.h
 
 // How a matrix product is computed: on float32; on bfloat16 operands with float32 sums; on u8 rows
 // and s8 weights with int32 sums.
@@ -58,14 +61,62 @@ struct EncoderShape {
     DType attention = DType::f32;  // f32 or bf16: what queries, keys and values are held in
 };
 
+// A table whose rows are looked up, absent when data is null. Unlike a product's weight it is read
+// in place by every pass, so it must outlive the encoder.
+struct TableSource {
+    const void* data = nullptr;  // (entries, width)
+    index_t entries = 0;
+    index_t stride = 0;  // elements between its rows
+};
+
+// What the first block's rows are made of: LayerNorm(word + type + position + extra), and a product
+// where the tables are not as wide as the blocks.
+struct EmbeddingSource {
+    DType dtype = DType::f32;  // of all tables
+    index_t width = 0;
+    TableSource word, position, type, extra;
+    NormSource norm;           // (width)
+    ProductSource projection;  // weight null: none
+};
+
+struct EncoderSource {
+    EncoderShape shape;
+    std::vector<BlockSource> blocks;
+    const EmbeddingSource* embedding = nullptr;  // null: passes are given hidden states
+    // tanh(first W^T + bias), of the first row of every sequence; null: there is none.
+    const ProductSource* pooler = nullptr;
+};
+
+// One index for every place (b, l) of the grid: data[b * row_stride + l * column_stride]. Null: its
+// table adds nothing.
+struct IndexGrid {
+    const std::int64_t* data = nullptr;
+    index_t row_stride = 0, column_stride = 0;
+};
+
+// Tokens stand in a (batch, seqlen) grid, and travel packed: sequence b is rows cu_seqlens[b] up to
+// cu_seqlens[b + 1]. What decides which memory is read (cu_seqlens, places, indices of tables) is
+// copied before it is checked, so that a caller's other threads may write to it meanwhile.
 struct EncoderInput {
-    const void* x = nullptr;  // (total, hidden)
+    // Hidden states (total, hidden), in place of the embeddings.
+    const void* x = nullptr;
     DType dtype = DType::f32;
     index_t x_stride = 0;
+
+    // Without x: what to look up.
+    IndexGrid word, position, type, extra;
+    // (batch * seqlen, width) of the tables' dtype, in place of word; rows embeds_stride apart.
+    const void* embeds = nullptr;
+    index_t embeds_stride = 0;
+
     index_t total = 0;
     const std::int32_t* cu_seqlens = nullptr;  // (batch + 1)
     index_t batch = 0;
     index_t max_seqlen = 0;
+    index_t seqlen = 0;  // width of the grid
+    // (total), rising: the place b * seqlen + l of every token. Null: the grid has no other places,
+    // or it is of no concern (hidden states in, rows out).
+    const std::int64_t* places = nullptr;
     const float* key_bias = nullptr;  // (total) or null
 };
 
@@ -73,14 +124,28 @@ struct EncoderOutput {
     void* out = nullptr;  // (rows, hidden)
     DType dtype = DType::f32;
     index_t stride = 0;
-    // Row of out for every token, rising; all other rows of out become zero. Null: rows = total.
-    const std::int64_t* indices = nullptr;
     index_t rows = 0;
+    // Whether out has a row for every place of the grid, zero where no token stands, rather than
+    // one for every token.
+    bool grid = false;
+    void* pooled = nullptr;  // (batch, n of the pooler) of dtype, or null
+    index_t pooled_stride = 0;
 };
 
 // What the time of a pass is spent on.
-enum class Step : int { load, qkv, attention, out, attention_norm, up, down, output_norm, store };
-constexpr int kSteps = 9;
+enum class Step : int {
+    load,
+    qkv,
+    attention,
+    out,
+    attention_norm,
+    up,
+    down,
+    output_norm,
+    store,
+    pool
+};
+constexpr int kSteps = 10;
 std::vector<std::string> step_names();
 
 // Nanoseconds per block and step, summed over the threads: divide by `threads` for wall time.
@@ -97,18 +162,21 @@ class Encoder {
   public:
     // Packs the weights for the instruction set in use. Throws std::invalid_argument where shapes,
     // dtypes or precisions do not fit together.
-    Encoder(const EncoderShape& shape, const std::vector<BlockSource>& blocks);
+    explicit Encoder(const EncoderSource& source);
     ~Encoder();
     Encoder(const Encoder&) = delete;
     Encoder& operator=(const Encoder&) = delete;
 
     // One forward pass. Safe to call from several threads at once: each running call has its own
     // arena, which later calls use again and which grows linearly with the number of tokens.
-    // Throws std::invalid_argument, before anything is computed, for arguments that do not fit, and
-    // where the instruction set is no longer the one the weights were packed for.
-    void run(const EncoderInput& input, const EncoderOutput& output,
+    // threads: at most so many, 0 for max_threads().
+    // Throws, before anything is computed: std::invalid_argument for arguments that do not fit, and
+    // where the instruction set is no longer the one the weights were packed for;
+    // std::out_of_range for an index outside its table.
+    void run(const EncoderInput& input, const EncoderOutput& output, int threads = 0,
              EncoderProfile* profile = nullptr);
 
+    Isa isa() const;               // the instruction set the weights were packed for
     index_t packed_bytes() const;  // memory of the packed weights
     index_t arena_bytes() const;   // memory of all arenas
 

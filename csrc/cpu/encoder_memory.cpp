@@ -35,25 +35,25 @@ index_t row_bytes(index_t width, DType dtype) {
 index_t product_scratch(const Weights& weights, index_t rows) {
     const GemmKernels& gemm = active_kernels().gemm;
     index_t most = 0;
-    for (const PackedBlock& block : weights.blocks) {
-        for (const Product* p : {&block.qkv, &block.out, &block.up, &block.down}) {
-            GemmArgs args;
-            args.rows = rows;
-            args.n = p->n;
-            args.k = p->k;
-            args.packed = p->weights();
-            args.x_dtype = p->operand_dtype();
-            args.x_stride = gemm_friendly_stride(p->k, args.x_dtype);
-            most = std::max(most, gemm_scratch_bytes(args, gemm));
-        }
+    for (const Product* p : weights.products()) {
+        GemmArgs args;
+        args.rows = rows;
+        args.n = p->n;
+        args.k = p->k;
+        args.packed = p->weights();
+        args.x_dtype = p->operand_dtype();
+        args.x_stride = gemm_friendly_stride(p->k, args.x_dtype);
+        most = std::max(most, gemm_scratch_bytes(args, gemm));
     }
     return most;
 }
 
 }  // namespace
 
-Buffers::Buffers(const Weights& weights, const EncoderInput& input, int threads, char* base) {
+Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled, int threads,
+                 char* base) {
     const EncoderShape& shape = weights.shape;
+    const Embedding* const embedding = input.x == nullptr ? weights.embedding.get() : nullptr;
     const index_t total = input.total, width = shape.num_heads * shape.head_dim;
     shared = threads > 1 && total < threads * kFewRows;
     // As many blocks for one thread as for another.
@@ -67,6 +67,17 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, int threads,
         return reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(base) +
                                        static_cast<std::uintptr_t>(all.take(size)));
     };
+    const auto indices = [&](bool present) {
+        return present ? reinterpret_cast<std::int64_t*>(place(total * 8)) : nullptr;
+    };
+    cu_seqlens = reinterpret_cast<std::int32_t*>(place((input.batch + 1) * 4));
+    places = indices(input.places != nullptr);
+    if (embedding != nullptr) {
+        word = indices(true);
+        position = indices(input.position.data != nullptr);
+        type = indices(input.type.data != nullptr);
+        extra = indices(input.extra.data != nullptr);
+    }
     x_stride = gemm_friendly_stride(shape.hidden, DType::f32);
     x = reinterpret_cast<float*>(place(total * x_stride * 4));
     attention_size_ = size_of(shape.attention);
@@ -89,24 +100,33 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, int threads,
     a.q_row_stride = a.k_row_stride = a.v_row_stride = qkv_stride;
     a.q_head_stride = a.k_head_stride = a.v_head_stride = a.out_head_stride = shape.head_dim;
     a.out_row_stride = context_stride;
-    a.cu_seqlens_q = a.cu_seqlens_k = input.cu_seqlens;
+    a.cu_seqlens_q = a.cu_seqlens_k = cu_seqlens;
     a.batch = input.batch;
     a.max_seqlen_q = a.max_seqlen_k = input.max_seqlen;
     a.scale = shape.scale;
     a.key_bias = input.key_bias;
     attention_workspace = place(attention_workspace_bytes(a, threads));
+    if (pooled) {
+        const DType dtype = weights.pooler->operand_dtype();
+        pooled_stride = gemm_friendly_stride(shape.hidden, dtype);
+        pooled_rows = place(input.batch * pooled_stride * size_of(dtype));
+    }
 
     Layout local;
     const auto operand_bytes = [](index_t k) {
         return std::max(
             {row_bytes(k, DType::f32), row_bytes(k, DType::bf16), row_bytes(k, DType::u8)});
     };
-    const index_t widest = std::max({shape.hidden, width, shape.intermediate});
-    operand_ = local.take(rows * std::max(row_bytes(widest, DType::u8),
-                                          row_bytes(std::max(shape.hidden, width), DType::bf16)));
+    const index_t table_width = embedding == nullptr ? 0 : embedding->source.width;
+    const index_t widest = std::max({shape.hidden, width, shape.intermediate, table_width});
+    operand_ = local.take(
+        rows * std::max(row_bytes(widest, DType::u8),
+                        row_bytes(std::max({shape.hidden, width, table_width}), DType::bf16)));
     inner_ = local.take(rows * operand_bytes(shape.intermediate));
-    sums_stride = x_stride;
-    sums_ = local.take(shape.pre_norm ? rows * sums_stride * 4 : 0);
+    const bool projected = embedding != nullptr && embedding->projected();
+    sums_stride =
+        projected ? std::max(x_stride, gemm_friendly_stride(table_width, DType::f32)) : x_stride;
+    sums_ = local.take(shape.pre_norm || projected ? rows * sums_stride * 4 : 0);
     range_ = local.take(rows * 2 * kRangeLanes * 4);
     scale_ = local.take(rows * 4);
     zero_ = local.take(rows * 4);
@@ -114,8 +134,8 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, int threads,
     local_ = place(local_size_ * (shared ? 1 : threads));
 
     Layout scratch;
-    scratch.take(norm_size_ = (shape.hidden * 4 + 63) / 64 * 64);
-    scratch.take(product_scratch(weights, rows));
+    scratch.take(norm_size_ = (std::max(shape.hidden, table_width) * 4 + 63) / 64 * 64);
+    scratch.take(product_scratch(weights, pooled ? std::max(rows, input.batch) : rows));
     scratch_size_ = scratch.used();
     scratch_ = place(scratch_size_ * threads);
     bytes = all.used();

@@ -14,8 +14,10 @@ namespace encoder_detail {
 // Where everything is. For all tokens: the residual stream, the fused projection, the attention's
 // output. For the rows of one stage, once per thread or once in all: the operands of its products.
 struct Buffers {
-    // Lays the buffers out from address `base` on; with base null, only to learn `bytes`.
-    Buffers(const Weights& weights, const EncoderInput& input, int threads, char* base);
+    // Lays the buffers out from address `base` on; with base null, only to learn `bytes`. The sizes
+    // of the input must have been checked.
+    Buffers(const Weights& weights, const EncoderInput& input, bool pooled, int threads,
+            char* base);
 
     index_t bytes = 0;
 
@@ -23,9 +25,17 @@ struct Buffers {
     bool shared = false;
     index_t row_blocks = 1;
 
+    // The caller's, copied.
+    std::int32_t* cu_seqlens = nullptr;  // (batch + 1)
+    std::int64_t* places = nullptr;      // (total), or null as in the input
+    std::int64_t *word = nullptr, *position = nullptr, *type = nullptr,
+                 *extra = nullptr;  // (total)
+
     float* x = nullptr;  // (total, hidden)
     index_t x_stride = 0;
     index_t qkv_stride = 0, context_stride = 0, sums_stride = 0;
+    char* pooled_rows = nullptr;  // (batch, hidden), the pooler's operand
+    index_t pooled_stride = 0;
     AttentionArgs attention{};
     void* attention_workspace = nullptr;
 
@@ -34,7 +44,7 @@ struct Buffers {
         return context_ + row * context_stride * attention_size_;
     }
 
-    // Of the stage that `worker` executes.
+    // Of the stage that `worker` executes. sums: as wide as the blocks or the embeddings.
     char* operand(int worker) const { return local(worker, operand_); }
     char* inner(int worker) const { return local(worker, inner_); }
     float* sums(int worker) const { return reinterpret_cast<float*>(local(worker, sums_)); }

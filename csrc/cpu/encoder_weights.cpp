@@ -1,5 +1,6 @@
 #include "cpu/encoder_weights.h"
 
+#include <memory>
 #include <string>
 
 #include "common/check.h"
@@ -10,6 +11,7 @@ namespace encoder_detail {
 namespace {
 
 constexpr const char* kName = "encoder";
+constexpr index_t kMaxWidth = index_t{1} << 20;
 
 std::vector<float> widened(const char* what, const Param& param, index_t size) {
     check_float_dtype(kName, what, param.dtype);
@@ -114,10 +116,35 @@ Norm::Norm(const char* what, const NormSource& source, index_t hidden) : eps(sou
     bias = widened(what, source.bias, hidden);
 }
 
-Weights::Weights(const EncoderShape& s, const std::vector<BlockSource>& sources)
-    : shape(s), isa(active()) {
+Embedding::Embedding(const EmbeddingSource& given, index_t hidden) : source(given) {
+    check_float_dtype(kName, "the tables", source.dtype);
+    if (source.width < 1 || source.width > kMaxWidth) {
+        fail(kName, "the tables are " + std::to_string(source.width) +
+                        " wide; it must lie between 1 and 2^20.");
+    }
+    const auto check_table = [&](const char* what, const TableSource& table) {
+        if (table.data == nullptr) return;
+        check_size(kName, "entries of a table", table.entries);
+        check_matrix(kName, what, table.data, table.entries, source.width, table.stride);
+    };
+    if (source.word.data == nullptr) fail(kName, "the table of words is missing.");
+    check_table("word table", source.word);
+    check_table("position table", source.position);
+    check_table("type table", source.type);
+    check_table("extra table", source.extra);
+    norm = Norm("the norm of the embeddings", source.norm, source.width);
+    if (source.projection.weight != nullptr) {
+        projection = Product("projection", source.projection, hidden, source.width);
+    } else if (source.width != hidden) {
+        fail(kName, "tables " + std::to_string(source.width) + " wide need a projection to " +
+                        std::to_string(hidden) + ".");
+    }
+}
+
+Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active()) {
+    const std::vector<BlockSource>& sources = source.blocks;
     const auto positive = [](const char* what, index_t size) {
-        if (size < 1 || size > (index_t{1} << 20)) {
+        if (size < 1 || size > kMaxWidth) {
             fail(kName, std::string(what) + " is " + std::to_string(size) +
                             "; it must lie between 1 and 2^20.");
         }
@@ -133,19 +160,39 @@ Weights::Weights(const EncoderShape& s, const std::vector<BlockSource>& sources)
     }
     const index_t width = shape.num_heads * shape.head_dim;
     blocks.reserve(sources.size());
-    for (const BlockSource& source : sources) {
-        if (shape.attention == DType::bf16 && source.out.precision == Precision::f32) {
+    for (const BlockSource& stored : sources) {
+        if (shape.attention == DType::bf16 && stored.out.precision == Precision::f32) {
             fail(kName, "attention in bfloat16 cannot feed a float32 output projection.");
         }
         blocks.emplace_back();
         PackedBlock& b = blocks.back();
-        b.qkv = Product("qkv", source.qkv, 3 * width, shape.hidden);
-        b.out = Product("out", source.out, shape.hidden, width);
-        b.attention_norm = Norm("attention_norm", source.attention_norm, shape.hidden);
-        b.up = Product("up", source.up, shape.intermediate, shape.hidden);
-        b.down = Product("down", source.down, shape.hidden, shape.intermediate);
-        b.output_norm = Norm("output_norm", source.output_norm, shape.hidden);
+        b.qkv = Product("qkv", stored.qkv, 3 * width, shape.hidden);
+        b.out = Product("out", stored.out, shape.hidden, width);
+        b.attention_norm = Norm("attention_norm", stored.attention_norm, shape.hidden);
+        b.up = Product("up", stored.up, shape.intermediate, shape.hidden);
+        b.down = Product("down", stored.down, shape.hidden, shape.intermediate);
+        b.output_norm = Norm("output_norm", stored.output_norm, shape.hidden);
     }
+    if (source.embedding != nullptr) {
+        embedding = std::make_unique<const Embedding>(*source.embedding, shape.hidden);
+    }
+    if (source.pooler == nullptr) return;
+    positive("the pooler's width", source.pooler->n);
+    pooler =
+        std::make_unique<const Product>("pooler", *source.pooler, source.pooler->n, shape.hidden);
+    if (pooler->precision == Precision::int8) {
+        fail(kName, "the pooler's weights must be floating-point.");
+    }
+}
+
+std::vector<const Product*> Weights::products() const {
+    std::vector<const Product*> all;
+    for (const PackedBlock& block : blocks) {
+        all.insert(all.end(), {&block.qkv, &block.out, &block.up, &block.down});
+    }
+    if (embedding != nullptr && embedding->projected()) all.push_back(&embedding->projection);
+    if (pooler != nullptr) all.push_back(pooler.get());
+    return all;
 }
 
 }  // namespace encoder_detail

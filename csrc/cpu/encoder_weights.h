@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "cpu/aligned_bytes.h"
@@ -43,6 +44,15 @@ struct Norm {
     Norm(const char* what, const NormSource& source, index_t hidden);
 };
 
+struct Embedding {
+    EmbeddingSource source;  // whose tables are read in place
+    Norm norm;
+    Product projection;  // n = 0: none
+
+    Embedding(const EmbeddingSource& source, index_t hidden);
+    bool projected() const { return projection.n > 0; }
+};
+
 struct PackedBlock {
     Product qkv, out;
     Norm attention_norm;
@@ -53,9 +63,13 @@ struct PackedBlock {
 struct Weights {
     EncoderShape shape;
     std::vector<PackedBlock> blocks;
+    std::unique_ptr<const Embedding> embedding;  // or null
+    std::unique_ptr<const Product> pooler;       // or null
     Isa isa;
 
-    Weights(const EncoderShape& shape, const std::vector<BlockSource>& sources);
+    explicit Weights(const EncoderSource& source);
+
+    std::vector<const Product*> products() const;
 };
 
 }  // namespace encoder_detail

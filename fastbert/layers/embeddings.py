@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastbert.backend import Plan
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
+from fastbert.packing import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class EmbeddingTables:
 
 @dataclass(frozen=True)
 class EmbeddingInput:
-    """Packed indices, each int64 (total,), or None where that table adds nothing; `embeds`
-    (total, width) takes the place of the word ids."""
+    """What to look up: int64 (batch, seqlen), or None where that table adds nothing; `embeds`
+    (batch, seqlen, width) takes the place of the word ids. Packed, (total,) and (total, width)."""
 
     ids: Tensor | None
     positions: Tensor | None = None
@@ -42,17 +43,28 @@ class EmbeddingInput:
     extras: Tensor | None = None
     embeds: Tensor | None = None
 
+    def packed(self, batch: PackedBatch) -> EmbeddingInput:
+        """The same of the batch's tokens alone."""
+        values = (self.ids, self.positions, self.kinds, self.extras, self.embeds)
+        return EmbeddingInput(*(None if value is None else batch.pack(value) for value in values))
 
-def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
-    """norm(word + kind + position + extra), before dropout and projection: (total, width).
 
-    Raises:
-        IndexError: for an index outside its table (checked for tensors on the CPU).
-    """
+def check_input(tables: EmbeddingTables, rows: EmbeddingInput) -> None:
+    """Refuse packed indices outside their tables. Raises IndexError."""
     check_indices("input_ids", rows.ids, tables.word, "the vocabulary")
     check_indices("position_ids", rows.positions, tables.position, "the model's positions")
     check_indices("token_type_ids", rows.kinds, tables.kind, "the token types")
     check_indices("langs", rows.extras, tables.extra, "the languages")
+
+
+def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
+    """norm(word + kind + position + extra) of packed rows, before dropout and projection: (total,
+    width).
+
+    Raises:
+        IndexError: for an index outside its table (checked for tensors on the CPU).
+    """
+    check_input(tables, rows)
     ids, embeds = rows.ids, rows.embeds
     if embeds is None and (type(tables.word) is not nn.Embedding or tables.word._forward_hooks):
         # Someone hooked or replaced the table (adapters, input gradients): theirs is what counts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,6 @@ from fastbert.layers.block import Block, CrossAttention
 from fastbert.layers.linear import Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.packing import PackedBatch
-
-if TYPE_CHECKING:
-    from fastbert.prepared import Preparation
 
 
 @dataclass(frozen=True)
@@ -87,26 +84,16 @@ class Pass:
 
 @dataclass
 class Encoded:
-    """What one pass gives: the last rows (total, hidden), and what was asked for besides, padded
-    (batch, seqlen, ...)."""
+    """What one pass gives: the last rows, packed (total, hidden) or as a padded grid (batch,
+    seqlen, hidden), one of the two; and what was asked for besides, padded (batch, seqlen, ...).
+    pooled: (batch, hidden), where the pass computed it already."""
 
-    rows: Tensor
+    rows: Tensor | None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
-
-
-# One native call for all blocks has nothing to trace: a compiled model makes it between graphs.
-@torch.compiler.disable
-def _prepared(
-    preparation: Preparation,
-    blocks: Sequence[Block],
-    plan: Plan,
-    rows: Tensor,
-    batch: PackedBatch,
-) -> Tensor | None:
-    encoder = preparation.encoder(blocks, plan)
-    return None if encoder is None else encoder(rows, batch)
+    grid: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 def encode(
@@ -115,7 +102,6 @@ def encode(
     batch: PackedBatch,
     plan: Plan,
     request: Pass,
-    preparation: Preparation | None = None,
 ) -> Encoded:
     """All layers of an encoder or decoder.
 
@@ -125,16 +111,10 @@ def encode(
         batch: where the rows came from.
         plan: the backends.
         request: what is asked for.
-        preparation: gives a prepared encoder, which computes all blocks in one call; asked when
-            the request is plain.
 
     Returns:
         The rows after the last block, and what else was asked for.
     """
-    if preparation is not None and request.plain:
-        done = _prepared(preparation, blocks, plan, rows, batch)
-        if done is not None:
-            return Encoded(done)
     states: list[Tensor] = []
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []

@@ -17,9 +17,12 @@ class _Prepacked:
         self._key: Any = None
         self._packed: Tensor | None = None
 
-    @torch.compiler.disable  # compares addresses and versions
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """The packed weight for a plan, None where its backend takes the plain one."""
+        return None if plan.choice(op).backend == "reference" else self._get(op, weight, plan)
+
+    @torch.compiler.disable  # compares addresses and versions
+    def _get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         version = 0 if weight.is_inference() else weight._version
         key = (op, weight.data_ptr(), version, weight.shape, weight.dtype, plan.choice(op))
         if key != self._key:

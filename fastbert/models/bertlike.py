@@ -105,9 +105,12 @@ class BertLikeModel(EncoderModel):
     def blocks(self) -> Sequence[Block]:
         return [bert_block(layer, self.config) for layer in self.encoder.layer]  # type: ignore[union-attr]
 
+    def pooling(self) -> Linear | None:
+        return None if self.pooler is None else self.pooler.dense
+
     # Computing
 
-    def encode(
+    def compute(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -121,17 +124,14 @@ class BertLikeModel(EncoderModel):
         *,
         first_column: bool = False,
         keep_padding: bool = False,
+        padded: bool = False,
         **options: Any,
     ) -> Encoding:
-        """Embeddings and all layers.
-
-        Args: as of the models' forward, and
-            first_column: column 0 of every row must be computed, even where it is masked.
-            keep_padding: masked tokens must be computed, only hidden as keys.
-        """
+        """See EncoderModel.encode."""
         config = self.config
         shape = self.grid(input_ids, inputs_embeds)
         request = self.request(shape, options, inputs_embeds, encoder_hidden_states)
+        view = request.view
         decoder = bool(config.is_decoder)
         use_cache = decoder and (config.use_cache if use_cache is None else bool(use_cache))
         if self.training and self.gradient_checkpointing:
@@ -143,8 +143,8 @@ class BertLikeModel(EncoderModel):
         layout = lay_out(
             attention_mask,
             shape,
-            self.device,
-            dtype=self.dtype,
+            view.device,
+            dtype=view.dtype,
             past=past,
             causal=decoder,
             keep_padding=keep_padding,
@@ -153,24 +153,25 @@ class BertLikeModel(EncoderModel):
         if position_ids is None:
             position_ids = self.default_positions(input_ids, shape[1], past or 0)
         if token_type_ids is None:
-            token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        tables = self.tables()
-        positions = None if tables.position is None else self.packed(layout.batch, position_ids)
-        self.check_positions(positions, shape[1] + (past or 0))
+            token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=view.device)
+        positions = None if view.tables.position is None else position_ids
+        positions = self.over_grid(shape, request, positions)
+        self.check_positions(positions, layout.batch, shape[1] + (past or 0))
         rows = EmbeddingInput(
-            self.packed(layout.batch, input_ids),
+            self.over_grid(shape, request, input_ids),
             positions,
-            self.packed(layout.batch, token_type_ids),
+            self.over_grid(shape, request, token_type_ids),
             None,
-            None if inputs_embeds is None else layout.batch.pack(inputs_embeds.to(self.dtype)),
+            None if inputs_embeds is None else inputs_embeds.to(view.device, view.dtype),
         )
         encoded = self.run(
-            tables,
             rows,
             layout,
             request,
             cache=None if cache is None else Cache(cache),
             cross=self._cross(encoder_hidden_states, encoder_attention_mask, shape),
+            padded=padded,
+            pooled=first_column,
         )
         return self.encoding(encoded, layout.batch, request, cache if use_cache else None)
 
@@ -214,6 +215,7 @@ class BertLikeModel(EncoderModel):
             past_key_values,
             use_cache,
             first_column=self.pooler is not None,
+            padded=True,
             **options,
         )
         return encoding.finish(
@@ -241,6 +243,8 @@ class BertLikeModel(EncoderModel):
         """tanh(dense(column 0)), (batch, hidden); None without a pooler."""
         if self.pooler is None:
             return None
+        if encoding.pooled is not None:
+            return encoding.pooled
         return self.pooler.dense(encoding.first_rows(), encoding.plan, activation="tanh")
 
 

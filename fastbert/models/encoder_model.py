@@ -10,16 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.backend import Plan
+from fastbert.backend import Plan, build_plan
 from fastbert.cache import Cache
-from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_input, embed
 from fastbert.layers.encoder import CrossInput, Encoded, Pass, encode
+from fastbert.layers.linear import Linear
 from fastbert.layers.masks import Layout
 from fastbert.models import pruning
 from fastbert.models.base import PreTrainedModel
 from fastbert.models.encoding import Encoding
 from fastbert.packing import PackedBatch
-from fastbert.prepared import Preparation
+from fastbert.preparation import Preparation, View, retrying
+from fastbert.prepared_gpu import GpuEncoder
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Request:
     """The arguments of a forward that are alike in all families, settled with the configuration."""
 
     plan: Plan
+    view: View
     attentions: bool
     hidden_states: bool
     return_dict: bool
@@ -36,7 +39,7 @@ class Request:
 
 
 class EncoderModel(PreTrainedModel):
-    """An encoder without a head. A family gives blocks(), tables() and encode()."""
+    """An encoder without a head. A family gives blocks(), tables() and compute()."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -46,8 +49,27 @@ class EncoderModel(PreTrainedModel):
         """The embedding tables."""
         raise NotImplementedError
 
+    def pooling(self) -> Linear | None:
+        """The projection of column 0 that a tanh follows, in encoders that have a pooler."""
+        return None
+
     def encode(self, *args: Any, **kwargs: Any) -> Encoding:
-        """Embeddings and all layers, from the arguments of forward."""
+        """Embeddings and all layers.
+
+        Args: as of the model's forward, and
+            first_column: column 0 of every row must be computed, even where it is masked; it is
+                pooled, where there is a pooler.
+            keep_padding: masked tokens must be computed, only hidden as keys.
+            padded: the padded hidden states are wanted, not the packed rows.
+        """
+        if torch.compiler.is_compiling():
+            # Without gradients one native call does it all, and there is nothing to trace.
+            grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+            return self.compute(*args, **kwargs) if grad else _untraced(self, args, kwargs)
+        return retrying(self, self.compute, *args, **kwargs)
+
+    def compute(self, *args: Any, **kwargs: Any) -> Encoding:
+        """What encode() does, on a view of the model that may turn out to be stale."""
         raise NotImplementedError
 
     def dropouts(self) -> tuple[float, float, float]:
@@ -91,14 +113,15 @@ class EncoderModel(PreTrainedModel):
         """Number of tokens that the position table has room for."""
         return int(self.config.max_position_embeddings)
 
-    def check_positions(self, positions: Tensor | None, columns: int) -> None:
+    def check_positions(self, positions: Tensor | None, batch: PackedBatch, columns: int) -> None:
         """Refuse texts beyond the model's positions.
 
         Padding may make a grid wider than any text; only then are the positions looked at.
 
         Args:
-            positions: packed, of the tokens that are computed; None where there is no table of
-                positions, so that columns count.
+            positions: (batch, length); None where there is no table of positions, so that columns
+                count.
+            batch: the tokens that are computed.
             columns: width of the grid, what the cache holds included.
 
         Raises:
@@ -109,6 +132,7 @@ class EncoderModel(PreTrainedModel):
             return
         first = int(self.config.max_position_embeddings) - longest
         if positions is not None:
+            positions = batch.pack(positions)
             columns = int(positions.max()) + 1 - first if positions.numel() else 0
         if columns > longest:
             raise ValueError(
@@ -149,36 +173,38 @@ class EncoderModel(PreTrainedModel):
             raise ValueError(
                 f"The length {shape[1]} must be a multiple of chunk_size_feed_forward ({chunk})."
             )
+        traced = torch.compiler.is_compiling()
+        view = _current_view(self) if traced else self.preparation.view(self)
         grad = torch.is_grad_enabled() and (
             any(x is not None and x.requires_grad for x in inputs)
-            or any(parameter.requires_grad for parameter in self.parameters())
+            or any(parameter.requires_grad for parameter in view.parameters)
         )
         return Request(
-            self.plan(needs_grad=grad),
+            _plan(self, view, grad),
+            view,
             bool(config.output_attentions if attentions is None else attentions),
             bool(config.output_hidden_states if states is None else states),
             bool(config.return_dict if return_dict is None else return_dict),
-            _head_mask(head_mask, self.config.num_hidden_layers, self.dtype),
+            _head_mask(head_mask, len(view.blocks), view.dtype),
             grad,
             shape[1] // chunk if chunk else 1,
         )
 
-    def packed(self, batch: PackedBatch, indices: Tensor | None) -> Tensor | None:
-        """Indices broadcastable to (batch, length) as packed int64."""
+    def over_grid(
+        self, shape: tuple[int, int], request: Request, indices: Tensor | None
+    ) -> Tensor | None:
+        """Indices broadcastable to (batch, length) as int64 (batch, length)."""
         if indices is None:
             return None
-        shape = (batch.batch_size, batch.seqlen)
         try:
-            wide = indices.to(self.device, torch.long).expand(shape)
+            return indices.to(request.view.device, torch.long).expand(shape)
         except RuntimeError as error:
             raise ValueError(
                 f"A tensor of indices must have shape {shape}, but has {tuple(indices.shape)}."
             ) from error
-        return batch.pack(wide)
 
     def run(
         self,
-        tables: EmbeddingTables,
         rows: EmbeddingInput,
         layout: Layout,
         request: Request,
@@ -186,56 +212,106 @@ class EncoderModel(PreTrainedModel):
         cache: Cache | None = None,
         cross: CrossInput | None = None,
         row_scale: Tensor | None = None,
+        padded: bool = False,
+        pooled: bool = False,
     ) -> Encoded:
-        """Embeddings, their dropout and projection, and all layers."""
+        """Embeddings, their dropout and projection, all layers, and, in the prepared encoder, the
+        pooler.
+
+        Raises:
+            Stale: when the request's view of the model holds no more.
+        """
         hidden_dropout, attention_dropout, layer_dropout = (
             self.dropouts() if self.training else (0.0, 0.0, 0.0)
         )
-        plan = request.plan
-        hidden = embed(tables, rows, plan)
-        if hidden_dropout > 0.0:
-            hidden = F.dropout(hidden, hidden_dropout, training=True)
-        if tables.projection is not None:
-            hidden = tables.projection(hidden, plan)
-        if row_scale is not None:
-            hidden = hidden * row_scale
         recompute = (
             self._recompute_options if self.gradient_checkpointing and self.training else None
         )
-        return encode(
-            self.blocks(),
-            hidden,
-            layout.batch,
-            plan,
-            Pass(
-                keys=layout.keys,
-                causal=layout.causal,
-                bias=layout.bias,
-                head_mask=request.head_mask,
-                cross=cross,
-                cache=cache,
-                attentions=request.attentions,
-                hidden_states=request.hidden_states,
-                hidden_dropout=hidden_dropout,
-                attention_dropout=attention_dropout,
-                layer_dropout=layer_dropout,
-                chunks=request.chunks,
-                row_scale=row_scale,
-                recompute=recompute,
-                differentiable=request.differentiable,
-            ),
-            self.preparation,
+        asked = Pass(
+            keys=layout.keys,
+            causal=layout.causal,
+            bias=layout.bias,
+            head_mask=request.head_mask,
+            cross=cross,
+            cache=cache,
+            attentions=request.attentions,
+            hidden_states=request.hidden_states,
+            hidden_dropout=hidden_dropout,
+            attention_dropout=attention_dropout,
+            layer_dropout=layer_dropout,
+            chunks=request.chunks,
+            row_scale=row_scale,
+            recompute=recompute,
+            differentiable=request.differentiable,
         )
+        if asked.plain:
+            done = self._prepared(rows, layout.batch, request, padded, pooled)
+            if done is not None:
+                return done
+        view, plan = request.view, request.plan
+        if not torch.compiler.is_compiling() and not view.holds():
+            raise self.preparation.stale(view)
+        hidden = embed(view.tables, rows.packed(layout.batch), plan)
+        if hidden_dropout > 0.0:
+            hidden = F.dropout(hidden, hidden_dropout, training=True)
+        if view.tables.projection is not None:
+            hidden = view.tables.projection(hidden, plan)
+        if row_scale is not None:
+            hidden = hidden * row_scale
+        return encode(view.blocks, hidden, layout.batch, plan, asked)
+
+    def _prepared(
+        self,
+        rows: EmbeddingInput,
+        batch: PackedBatch,
+        request: Request,
+        padded: bool,
+        pooled: bool,
+    ) -> Encoded | None:
+        """The pass as one native call; None where there is no prepared encoder for it."""
+        view, plan = request.view, request.plan
+        encoder = self.preparation.encoder(view, plan)
+        if encoder is None or torch.jit.is_tracing():
+            return None
+        hidden: Tensor | None = None
+        if isinstance(encoder, GpuEncoder) or not encoder.embeds:
+            hidden = embed(view.tables, rows.packed(batch), plan)
+            if view.tables.projection is not None:
+                hidden = view.tables.projection(hidden, plan)
+            if isinstance(encoder, GpuEncoder):
+                if not view.holds(versions=True):
+                    raise self.preparation.stale(view)
+                return Encoded(encoder(hidden, batch))
+        try:
+            done = encoder.run(
+                rows if hidden is None else hidden,
+                batch,
+                view.dtype if hidden is None else hidden.dtype,
+                grid=padded,
+                pooled=pooled and encoder.pooled is not None,
+                watch=view.watch,
+            )
+        except IndexError:
+            # In the caller's words rather than the table's.
+            check_input(view.tables, rows.packed(batch))
+            raise
+        if done is None:
+            raise self.preparation.stale(view)
+        if padded:
+            return Encoded(None, grid=done.rows, pooled=done.pooled)
+        return Encoded(done.rows, pooled=done.pooled)
 
     def encoding(
         self, encoded: Encoded, batch: PackedBatch, request: Request, cache: Any
     ) -> Encoding:
         """What the heads take."""
         return Encoding(
-            encoded.rows,
             batch,
             request.plan,
             request.return_dict,
+            encoded.rows,
+            encoded.grid,
+            encoded.pooled,
             cache,
             encoded.hidden_states,
             encoded.attentions,
@@ -256,6 +332,33 @@ def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
             "given."
         )
     return source
+
+
+@torch.compiler.disable
+def _untraced(model: EncoderModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoding:
+    return retrying(model, model.compute, *args, **kwargs)
+
+
+@torch.compiler.disable
+def _current_view(model: EncoderModel) -> View:
+    view = model.preparation.view(model)
+    if view.holds():
+        return view
+    model.preparation.stale(view)
+    return model.preparation.view(model)
+
+
+@torch.compiler.disable  # reads context variables and caches
+def _plan(model: EncoderModel, view: View, grad: bool) -> Plan:
+    return build_plan(
+        view.traits,
+        view.device,
+        view.dtype,
+        model.backend,
+        model.strict,
+        grad,
+        model.batch_invariant,
+    )
 
 
 def _head_mask(mask: Tensor | None, layers: int, dtype: torch.dtype) -> Tensor | None:

@@ -32,25 +32,37 @@ class Encoding:
     """One pass through an encoder, before any head.
 
     Attributes:
-        rows: the last hidden states, packed (batch.total, hidden).
         batch: where the rows stand in the padded grid.
         plan: the backends, for the head's own ops.
+        packed: the last hidden states (batch.total, hidden), or
+        grid: the same padded (batch, seqlen, hidden), zero where a token was removed.
+        pooled: (batch, hidden), where the pass that made the rows computed the pooler too.
         cache: the key/value cache to return, None without one.
         hidden_states, attentions, cross_attentions: padded, where they were asked for.
     """
 
-    rows: Tensor
     batch: PackedBatch
     plan: Plan
     return_dict: bool
+    packed: Tensor | None = None
+    grid: Tensor | None = None
+    pooled: Tensor | None = None
     cache: Any = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
 
+    @property
+    def rows(self) -> Tensor:
+        """The last hidden states, packed (batch.total, hidden)."""
+        if self.packed is not None:
+            return self.packed
+        assert self.grid is not None
+        return self.batch.pack(self.grid)
+
     def padded(self) -> Tensor:
         """The last hidden states (batch, seqlen, hidden), zero where a token was removed."""
-        return self.batch.pad(self.rows)
+        return self.batch.pad(self.rows) if self.grid is None else self.grid
 
     def first_rows(self) -> Tensor:
         """The last hidden state of column 0 of every sequence, (batch, hidden)."""

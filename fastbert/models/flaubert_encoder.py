@@ -169,7 +169,7 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
             lengths = (input_ids != self.config.pad_index).sum(dim=1)
         return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
 
-    def encode(
+    def compute(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -182,10 +182,11 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         *,
         first_column: bool = False,
         keep_padding: bool = False,
+        padded: bool = False,
         **options: Any,
     ) -> Encoding:
-        """Embeddings and all layers. Args: as of forward; keep_padding: the rows of masked tokens,
-        which are zero, must be there; first_column needs nothing, since it may be zero too."""
+        """See EncoderModel.encode; with keep_padding the rows of masked tokens are zero, and
+        first_column needs nothing, since it may be zero too."""
         mask = self.token_mask(input_ids, inputs_embeds, attention_mask, lengths)
         shape = self.grid(input_ids, inputs_embeds)
         length = shape[1]
@@ -200,19 +201,21 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         layout, scale = self._layout(mask, shape, past, store is not None, keep_padding)
         batch = layout.batch
 
-        def packed(indices: Tensor | None) -> Tensor | None:
-            return self.packed(batch, None if indices is None else indices[:, new])
+        def chosen(indices: Tensor | None) -> Tensor | None:
+            grid = (batch.batch_size, batch.seqlen)
+            return self.over_grid(grid, request, None if indices is None else indices[:, new])
 
-        positions = packed(position_ids)
-        self.check_positions(positions, length)
+        view = request.view
+        positions = chosen(position_ids)
+        self.check_positions(positions, batch, length)
         rows = EmbeddingInput(
-            packed(input_ids),
+            chosen(input_ids),
             positions,
-            packed(token_type_ids),
-            packed(langs) if self._has_languages() else None,
-            None if inputs_embeds is None else batch.pack(inputs_embeds.to(self.dtype)),
+            chosen(token_type_ids),
+            chosen(langs) if self._has_languages() else None,
+            None if inputs_embeds is None else inputs_embeds.to(view.device, view.dtype),
         )
-        encoded = self.run(self.tables(), rows, layout, request, cache=store, row_scale=scale)
+        encoded = self.run(rows, layout, request, cache=store, row_scale=scale, padded=padded)
         return self.encoding(encoded, batch, request, None)
 
     def _cache(self, cache: Any) -> tuple[Cache | None, int]:
@@ -289,6 +292,7 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=return_dict,
+            padded=True,
             **options,
         )
         return encoding.finish(BaseModelOutput, last_hidden_state=encoding.padded())

@@ -57,7 +57,7 @@ def model(
 
 
 def prepared(made: BertModel) -> GpuEncoder:
-    encoder = made.preparation.encoder(made.blocks(), made.plan())
+    encoder = made.preparation.encoder(made.preparation.view(made), made.plan())
     assert isinstance(encoder, GpuEncoder)
     return encoder
 

@@ -123,7 +123,7 @@ struct Model {
     std::unique_ptr<Encoder> encoder(Precision precision) const {
         EncoderShape s = shape;
         s.attention = precision == Precision::f32 ? DType::f32 : DType::bf16;
-        return std::make_unique<Encoder>(s, sources(precision));
+        return std::make_unique<Encoder>(EncoderSource{s, sources(precision)});
     }
 
     using Rows = std::vector<std::vector<double>>;
@@ -210,7 +210,7 @@ struct Batch {
         in.total = cu.back();
         in.cu_seqlens = cu.data();
         in.batch = static_cast<index_t>(cu.size()) - 1;
-        in.max_seqlen = longest;
+        in.max_seqlen = in.seqlen = longest;
         return in;
     }
     // The sequence b of this batch alone.
@@ -304,18 +304,21 @@ TEST(encoder_scatters_into_a_padded_grid) {
     const auto encoder = model.encoder(Precision::f32);
     const Batch batch({2, 3});
     const auto packed = run(*encoder, batch);
-    const std::vector<std::int64_t> indices{1, 2, 5, 6, 8};
+    const std::vector<std::int64_t> places{1, 2, 5, 6, 8};
     const index_t stride = kHidden + 5;
     std::vector<float> grid(10 * stride, NAN);
     EncoderOutput to;
     to.out = grid.data();
     to.stride = stride;
     to.rows = 10;
-    to.indices = indices.data();
-    encoder->run(batch.input(), to);
+    to.grid = true;
+    EncoderInput in = batch.input();
+    in.seqlen = 5;
+    in.places = places.data();
+    encoder->run(in, to);
     std::size_t token = 0;
     for (index_t r = 0; r < 10; ++r) {
-        const bool real = token < indices.size() && indices[token] == r;
+        const bool real = token < places.size() && places[token] == r;
         for (index_t c = 0; c < stride; ++c) {
             const float value = grid[r * stride + c];
             if (c >= kHidden) {
@@ -328,7 +331,10 @@ TEST(encoder_scatters_into_a_padded_grid) {
     }
     const Batch empty({0, 0});
     std::fill(grid.begin(), grid.end(), NAN);
-    encoder->run(empty.input(), to);
+    in = empty.input();
+    in.seqlen = 5;
+    in.places = places.data();
+    encoder->run(in, to);
     for (index_t r = 0; r < 10; ++r) CHECK(grid[r * stride + 7] == 0.0f);
 }
 
@@ -377,7 +383,7 @@ TEST(encoder_refuses_what_does_not_fit) {
         CHECK(!test::message_of([&] { encoder->run(in, to); }).empty());
         for (float v : out) CHECK(std::isnan(v));
     };
-    const std::vector<std::int64_t> falling{0, 2, 1, 3, 4}, beyond{0, 1, 2, 3, 5};
+    const std::vector<std::int64_t> falling{0, 2, 1, 3, 3}, beyond{0, 1, 2, 3, 4};
     refused([](EncoderInput& in, EncoderOutput&) { in.total = 4; });
     refused([](EncoderInput& in, EncoderOutput&) { in.max_seqlen = 2; });
     refused([](EncoderInput& in, EncoderOutput&) { in.x = nullptr; });
@@ -386,14 +392,23 @@ TEST(encoder_refuses_what_does_not_fit) {
     refused([](EncoderInput& in, EncoderOutput&) { in.cu_seqlens = nullptr; });
     refused([](EncoderInput&, EncoderOutput& to) { to.rows = 4; });
     refused([](EncoderInput&, EncoderOutput& to) { to.out = nullptr; });
-    refused([&](EncoderInput&, EncoderOutput& to) { to.indices = falling.data(); });
-    refused([&](EncoderInput&, EncoderOutput& to) { to.indices = beyond.data(); });
+    refused([](EncoderInput& in, EncoderOutput& to) { to.grid = true, in.seqlen = 2; });
+    refused([](EncoderInput& in, EncoderOutput&) { in.total = index_t{1} << 40; });
+    refused([](EncoderInput&, EncoderOutput& to) { to.pooled = &to; });
+    for (const auto* places : {&falling, &beyond}) {
+        refused([&](EncoderInput& in, EncoderOutput& to) {
+            in.seqlen = 2;
+            in.places = places->data();
+            to.grid = true;
+            to.rows = 4;
+        });
+    }
 
     const auto not_made = [&](auto change) {
         EncoderShape shape = model.shape;
         std::vector<BlockSource> sources = model.sources(Precision::f32);
         change(shape, sources[1]);
-        CHECK(!test::message_of([&] { Encoder(shape, sources); }).empty());
+        CHECK(!test::message_of([&] { Encoder(EncoderSource{shape, sources}); }).empty());
     };
     not_made([](EncoderShape& s, BlockSource&) { s.hidden = 47; });
     not_made([](EncoderShape& s, BlockSource&) { s.attention = DType::bf16; });

@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "common/check.h"
 #include "cpu/kernels.h"
@@ -132,9 +133,19 @@ index_t attention_workspace_bytes(const AttentionArgs& args, int threads) {
     return Schedule::bytes(args.batch) + threads * scratch_bytes(args);
 }
 
-void attention_varlen(const AttentionArgs& args) {
+void attention_varlen(const AttentionArgs& given) {
     thread_local Workspace own;
+    // Read once: another thread of the caller may write to them after they were checked.
+    thread_local std::vector<std::int32_t> lengths_q, lengths_k;
     const int threads = max_threads();
+    AttentionArgs args = given;
+    const auto copy = [&args](const std::int32_t*& cu_seqlens, std::vector<std::int32_t>& kept) {
+        if (cu_seqlens == nullptr || args.batch < 0) return;  // check_attention refuses them
+        kept.assign(cu_seqlens, cu_seqlens + args.batch + 1);
+        cu_seqlens = kept.data();
+    };
+    copy(args.cu_seqlens_q, lengths_q);
+    copy(args.cu_seqlens_k, lengths_k);
     check_attention(args);
     attention_varlen(args, own.at_least(attention_workspace_bytes(args, threads)), threads);
 }

@@ -34,9 +34,14 @@ struct EmbedArgs {
 
 struct EmbedKernels {
     // Rows [first, first + count), ids already checked. Indexed by DType: f32, bf16, f16.
-    void (*rows[3])(const EmbedArgs& args, const NormParams& norm, index_t first, index_t count,
-                    float* scratch);
+    using RowsFn = void (*)(const EmbedArgs& args, const NormParams& norm, index_t first,
+                            index_t count, float* scratch);
+    RowsFn rows[3];
+    RowsFn rows_f32[3];  // the same with float32 out
 };
+
+// Throws std::out_of_range unless every id lies in [0, entries).
+void check_ids(const char* what, const std::int64_t* ids, index_t rows, index_t entries);
 
 // Throws std::out_of_range for an id outside its table (naming id, place and size), and
 // std::invalid_argument for arguments that do not fit together.

@@ -13,7 +13,7 @@ inline const T* looked_up(const Lookup& lookup, index_t row) {
     return static_cast<const T*>(lookup.table) + lookup.ids[row] * lookup.stride;
 }
 
-template <typename T>
+template <typename T, typename Out>
 void embed_rows(const EmbedArgs& args, const NormParams& norm, index_t first, index_t count,
                 float* scratch) {
     for (index_t row = first; row < first + count; ++row) {
@@ -23,8 +23,8 @@ void embed_rows(const EmbedArgs& args, const NormParams& norm, index_t first, in
         const T* position = looked_up<T>(args.position, row);
         const T* type = looked_up<T>(args.type, row);
         const T* extra = looked_up<T>(args.extra, row);
-        T* out = static_cast<T*>(args.out) + row * args.out_stride;
-        T* no_sum = nullptr;
+        Out* out = static_cast<Out*>(args.out) + row * args.out_stride;
+        Out* no_sum = nullptr;
         normalise_row(args.hidden, norm, scratch, out, no_sum, [&](index_t i, auto extent) {
             F32 s = load(word + i, extent);
             if (type != nullptr) s = add(s, load(type + i, extent));
@@ -35,7 +35,9 @@ void embed_rows(const EmbedArgs& args, const NormParams& norm, index_t first, in
     }
 }
 
-constexpr EmbedKernels embed_kernels = {{embed_rows<float>, embed_rows<bf16_t>, embed_rows<f16_t>}};
+constexpr EmbedKernels embed_kernels = {
+    {embed_rows<float, float>, embed_rows<bf16_t, bf16_t>, embed_rows<f16_t, f16_t>},
+    {embed_rows<float, float>, embed_rows<bf16_t, float>, embed_rows<f16_t, float>}};
 
 }  // namespace
 }  // namespace fastbert

@@ -1,0 +1,52 @@
+// What a prepared encoder was made from, in a form that is quick to compare: dictionaries of Python
+// objects by identity, tensors by address and version. Comparing the few hundred of a model in
+// Python would take longer than many a small kernel.
+#pragma once
+
+#include <vector>
+
+#include "python/bind.h"
+
+namespace fastbert {
+
+class Watch {
+  public:
+    // dicts: must keep exactly these keys with these very values. entries: (dict, key) of which the
+    // same holds, be it that the key is absent. tensors: (tensor, whether it counts versions).
+    // address_of: the method that gives a tensor's address; version_of: the descriptor of its
+    // version. Python errors pass through.
+    Watch(const py::list& dicts, const py::list& entries, const py::list& tensors,
+          py::object address_of, py::object version_of);
+
+    // Whether nothing has changed; of tensors, their versions too where asked for. Needs the GIL.
+    bool unchanged(bool versions) const;
+
+    // For the garbage collector: hooks may close over the model that holds this.
+    int traverse(visitproc visit, void* arg) const;
+    void clear();
+
+  private:
+    struct Size {
+        py::object dict;
+        Py_ssize_t size;
+    };
+    struct Entry {
+        py::object dict, key, value;  // value null: absent
+    };
+    struct Weight {
+        py::object tensor;
+        bool counted;
+        std::size_t address, version;
+    };
+
+    void add(const py::object& dict, const py::object& key);
+    std::size_t address_of(const Weight& weight) const;
+    std::size_t version_of(const Weight& weight) const;
+
+    std::vector<Size> sizes_;
+    std::vector<Entry> entries_;
+    std::vector<Weight> weights_;
+    py::object address_of_, version_of_;
+};
+
+}  // namespace fastbert
