@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, Unpack
+
+from torch import Tensor
+
 from fastbert.config import PreTrainedConfig
 from fastbert.models.bertlike import BertLikeModel
+from fastbert.models.encoding import Options
 from fastbert.outputs import BaseModelOutputWithPooling
 
 
@@ -47,3 +52,24 @@ class AlignTextModel(BertLikeModel):
     def __init__(self, config: AlignTextConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config, add_pooling_layer)
         self.post_init()
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """As of BertModel, but for what only decoders take.
+
+        Returns:
+            BaseModelOutputWithPooling, or its tuple.
+        """
+        refused = sorted(set(options) - set(Options.__annotations__))
+        if refused:
+            raise TypeError(f"The forward of AlignTextModel has no argument {', '.join(refused)}.")
+        return super().forward(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **options
+        )

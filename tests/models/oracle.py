@@ -64,6 +64,31 @@ TASKS = {
 CLASSES = [family + task for family, tasks in TASKS.items() for task in tasks.split()]
 
 
+# Who has an argument that needs a decoder, a cache or transformers 4, and where all of them are
+# compared; test_no_argument_is_left_out holds every class against these lists.
+_CROSS_FAMILIES = ("Bert", "Camembert", "RemBert")
+DECODERS = ["BertLMHeadModel", "CamembertForCausalLM", "RemBertForCausalLM"]
+CROSS_ATTENDED = [
+    *DECODERS,
+    *(f"{family}{task}" for family in _CROSS_FAMILIES for task in ("Model", "ForMaskedLM")),
+]
+CACHED = [*DECODERS, *(f"{family}Model" for family in _CROSS_FAMILIES)]
+FLAUBERT_CLASSES = [name for name in CLASSES if name.startswith("Flaubert")]
+ELSEWHERE = {
+    "encoder_hidden_states": CROSS_ATTENDED,
+    "encoder_attention_mask": CROSS_ATTENDED,
+    "past_key_values": CACHED,
+    "use_cache": CACHED,
+    "cache": FLAUBERT_CLASSES,
+    "shift_labels": DECODERS,
+    "num_items_in_batch": DECODERS,
+    "head_mask": CLASSES,
+    "cache_position": CLASSES,
+    # Ours alone: test_model_features.py.
+    "logits_to_keep": ["BertForMaskedLM", "CamembertForMaskedLM", "RemBertForMaskedLM"],
+}
+
+
 def family_of(name: str) -> str:
     return next(family for family in FAMILIES if name.startswith(family))
 

@@ -13,7 +13,7 @@ import fastbert
 from fastbert.cache import DynamicCache, EncoderDecoderCache
 from fastbert.generation import GenerationConfig
 
-DECODERS = ["BertLMHeadModel", "CamembertForCausalLM", "RemBertForCausalLM"]
+DECODERS = oracle.DECODERS
 ENDS = {"bos_token_id": 0, "eos_token_id": 5, "pad_token_id": 1}
 
 
@@ -26,23 +26,28 @@ def encoder_inputs() -> dict[str, torch.Tensor]:
     return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", oracle.CROSS_ATTENDED)
 @pytest.mark.parametrize("mask", [False, True])
 def test_cross_attention(name: str, mask: bool) -> None:
-    theirs, ours = oracle.pair(name, add_cross_attention=True)
+    theirs, ours = oracle.pair(name, add_cross_attention=True, is_decoder=True)
     case: dict[str, Any] = {**encoder_inputs(), "input_ids": oracle.random_ids()}
     case["attention_mask"] = oracle.padded_mask() if mask else torch.ones(oracle.BATCH, 7)
-    case.update(output_attentions=True, output_hidden_states=True, use_cache=False)
+    if name.endswith("Model") and name not in DECODERS:
+        # The pooler reads column 0, which must see something for all implementations to agree.
+        case["attention_mask"][2] = 1
+    case.update(output_attentions=True, output_hidden_states=True)
+    if name in oracle.CACHED:
+        case["use_cache"] = False
     with torch.no_grad():
         expected, got = theirs(**case), ours(**case)
     oracle.compared(expected, got, case["attention_mask"], 1e-9, name)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", oracle.CACHED)
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_cache_gives_what_the_whole_text_gives(name: str, cross: bool, legacy: bool) -> None:
-    _, ours = oracle.pair(name, add_cross_attention=cross)
+    _, ours = oracle.pair(name, add_cross_attention=cross, is_decoder=True)
     more = encoder_inputs() if cross else {}
     ids = oracle.random_ids()
     mask = torch.ones_like(ids)
@@ -64,7 +69,23 @@ def test_cache_gives_what_the_whole_text_gives(name: str, cross: bool, legacy: b
         )
     assert rest.past_key_values.get_seq_length() == 7
     assert whole.past_key_values is None
-    oracle.close(whole.logits[:, 4:], rest.logits, torch.ones(1), 1e-9, name)
+    oracle.close(whole[0][:, 4:], rest[0], torch.ones(1), 1e-9, name)
+
+
+@pytest.mark.parametrize("name", oracle.CACHED)
+def test_caches_are_those_of_transformers(name: str) -> None:
+    theirs, ours = oracle.pair(name, is_decoder=True)
+    ids = oracle.random_ids()
+    with torch.no_grad():
+        expected, got = theirs(ids, use_cache=True), ours(ids, use_cache=True)
+        assert ours(ids, use_cache=False).past_key_values is None
+    assert list(got.keys()) == list(expected.keys())
+    theirs_kept = getattr(
+        expected.past_key_values, "self_attention_cache", expected.past_key_values
+    )
+    for a, b in zip(theirs_kept.layers, got.past_key_values.layers, strict=True):
+        oracle.close(a.keys, b.keys, torch.ones(1), 1e-9, name)
+        oracle.close(a.values, b.values, torch.ones(1), 1e-9, name)
 
 
 def test_caches_of_transformers_are_taken() -> None:
@@ -96,6 +117,19 @@ def test_cache_methods() -> None:
     assert both.get_seq_length() == 1 and both.is_updated == {}
     both.reset()
     assert both.get_seq_length() == 0
+
+
+@pytest.mark.parametrize("name", oracle.FLAUBERT_CLASSES)
+def test_every_flaubert_class_fills_a_cache(name: str) -> None:
+    theirs, ours = oracle.pair(name, causal=True)
+    ids = oracle.random_ids()
+    if name.endswith("ForMultipleChoice"):
+        ids = torch.stack([ids, ids.roll(1, 0)], dim=1)
+    cache = DynamicCache()
+    with torch.no_grad():
+        expected, got = theirs(ids), ours(ids, cache=cache)
+    oracle.compared(expected, got, torch.ones(1), 2e-6, name)
+    assert cache.get_seq_length() == oracle.LENGTH and len(cache) == oracle.LAYERS
 
 
 def test_flaubert_cache() -> None:

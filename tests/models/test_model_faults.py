@@ -175,6 +175,9 @@ def test_what_a_forward_refuses() -> None:
             ours(ids, token_type_ids=torch.zeros(3, 7, dtype=torch.long))
         with pytest.raises(ValueError, match="head_mask must have shape"):
             ours(ids, head_mask=torch.ones(5, 4))
+        _, tower = oracle.shared_pair("AlignTextModel")
+        with pytest.raises(TypeError, match="no argument encoder_hidden_states"):
+            tower(ids, encoder_hidden_states=embeds)
         _, decoder = oracle.shared_pair("BertLMHeadModel")
         with pytest.raises(ValueError, match="no cross-attention"):
             decoder(ids, encoder_hidden_states=embeds)

@@ -14,18 +14,7 @@ from torch import Tensor
 import fastbert
 from fastbert import native
 from fastbert.models.base import PreTrainedModel
-
-# Arguments that only transformers 4 has, or only decoders use: compared in the files named.
-ELSEWHERE = {
-    "encoder_hidden_states": "test_model_decoders.py",
-    "encoder_attention_mask": "test_model_decoders.py",
-    "past_key_values": "test_model_decoders.py",
-    "use_cache": "test_model_decoders.py",
-    "cache": "test_model_decoders.py",
-    "shift_labels": "test_model_decoders.py",
-    "num_items_in_batch": "test_model_decoders.py",
-    "options": "test_model_golden.py",
-}
+from fastbert.models.encoding import Options
 
 
 def ask(model: Any, case: dict[str, Any]) -> Any:
@@ -122,16 +111,51 @@ def test_no_class_is_left_out() -> None:
     assert public == set(oracle.CLASSES)
 
 
+def arguments_of(kind: Any) -> set[str]:
+    """The arguments of a class's forward, those of its open keywords included."""
+    parameters = inspect.signature(kind.forward).parameters
+    names = {name for name, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
+    if len(names) < len(parameters):
+        names |= set(Options.__annotations__)
+    return names - {"self"}
+
+
 @pytest.mark.parametrize("name", oracle.CLASSES)
 def test_no_argument_is_left_out(name: str) -> None:
-    parameters = set(inspect.signature(getattr(fastbert, name).forward).parameters) - {"self"}
     used = {key for case in oracle.inputs_of(name).values() for key in case}
-    left = parameters - used - set(ELSEWHERE)
+    used |= {argument for argument, names in oracle.ELSEWHERE.items() if name in names}
+    left = arguments_of(getattr(fastbert, name)) - used
     if name == "FlaubertForMultipleChoice":
         left -= {"lengths"}  # warned about and not used, as in transformers
-    if name.endswith("ForMaskedLM"):
-        left -= {"logits_to_keep"}  # ours alone: test_model_features.py
     assert not left, f"{name} takes {sorted(left)}, which no case compares"
+
+
+def test_a_new_argument_would_be_missed() -> None:
+    """The guard bites: on an argument of a forward, and on one of the common keywords."""
+
+    class More(fastbert.BertForMaskedLM):
+        def forward(self, input_ids: Any, surprise: Any = None, **options: Any) -> Any:  # type: ignore
+            return None
+
+    assert "surprise" in arguments_of(More)
+    assert {"head_mask", "return_dict"} <= arguments_of(More)
+    known = {key for case in oracle.inputs_of("BertForMaskedLM").values() for key in case}
+    assert "surprise" not in known | set(oracle.ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", oracle.CLASSES)
+def test_every_class_hands_on_the_common_keywords(name: str) -> None:
+    """head_mask is compared with transformers 4 on the encoders (test_model_golden.py); every class
+    must reach its encoder with it."""
+    _, ours = oracle.shared_pair(name)
+    case = oracle.inputs_of(name)["mask"]
+    mask = torch.ones(oracle.LAYERS, oracle.HEADS)
+    with torch.no_grad():
+        plain = ours(**case, return_dict=False)[0]
+        whole = ours(**case, return_dict=False, head_mask=mask, cache_position=torch.arange(7))[0]
+        assert torch.allclose(plain, whole, rtol=0, atol=1e-12)
+        mask[0, 1] = 0
+        assert not torch.allclose(plain, ours(**case, return_dict=False, head_mask=mask)[0])
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
