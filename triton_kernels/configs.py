@@ -45,7 +45,7 @@ ATTENTION: dict[tuple[int, int, bool], Tile] = {
     (90, 128, True): Tile(128, 64, 0, 8, 3),
     (80, 32, True): Tile(128, 64, 0, 4, 3),
     (80, 64, True): Tile(128, 32, 0, 4, 3),
-    (80, 80, True): Tile(64, 32, 0, 4, 3),
+    (80, 80, True): Tile(64, 32, 0, 4, 2),
     (80, 96, True): Tile(64, 32, 0, 4, 3),
     (80, 128, True): Tile(128, 32, 0, 8, 3),
     (90, 32, False): Tile(64, 32, 0, 4, 2),
@@ -67,6 +67,7 @@ ATTENTION_BIAS: dict[tuple[int, int, bool], Tile] = {
     (90, 96, True): Tile(128, 32, 0, 8, 2),
     (90, 128, True): Tile(64, 64, 0, 8, 2),
     (80, 32, True): Tile(128, 64, 0, 8, 2),
+    (80, 64, True): Tile(128, 32, 0, 8, 2),
     (90, 32, False): Tile(64, 32, 0, 8, 2),
     (90, 128, False): Tile(32, 16, 0, 4, 2),
 }
