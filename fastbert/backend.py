@@ -112,7 +112,7 @@ class Plan:
         return next(choice for choice in self.choices if choice.op == op)
 
     def prepack(self, op: str, weight: Tensor) -> Tensor | None:
-        """The weight of `linear` or `int8_linear` in the order of this plan's kernel, uint8; None
+        """What this plan's kernel of `linear` or `int8_linear` keeps of a weight, opaque; None
         where that kernel takes the weight as it is."""
         choice = self.choice(op)
         if choice.backend in _TORCH:

@@ -144,6 +144,10 @@ def weight_sums(qweight: torch.Tensor) -> torch.Tensor:
     return sums
 
 
+# What a layer keeps of its weight, under the name by which it asks for that.
+int8_linear_prepack = weight_sums
+
+
 def int8_linear(
     x: torch.Tensor,
     qweight: torch.Tensor,
