@@ -62,13 +62,13 @@ test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 test-slow: $(VENV)/.requirements-test $(INSTALLED)  ## the tests that make test leaves out for time
 	$(BIN)/python -m pytest -m slow
 
-# The tokenizer tests check recorded answers of transformers 4.56.2; with this environment in place
-# they also record them afresh, and have that release load what fastbert saves.
+# The tests check recorded answers of transformers 4.56.2; with this environment in place the
+# tokenizer tests also record them afresh, and that release loads what fastbert saves.
 oracle-v4:
 	$(BIN)/python -m venv .venv-v4
 	.venv-v4/bin/pip install --disable-pip-version-check transformers==4.56.2 sentencepiece==0.2.3 \
-	    protobuf sacremoses==0.2.0
-	$(BIN)/python -m pytest tests/tokenizers/test_tok_v4.py
+	    protobuf sacremoses==0.2.0 torch==2.13.0
+	$(BIN)/python -m pytest tests/tokenizers/test_tok_v4.py tests/models/test_model_v4_files.py
 
 C_SOURCES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.inl' -o -name '*.cu' -o -name '*.cuh')
 

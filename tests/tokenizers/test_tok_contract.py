@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,24 @@ def test_calls_equal_transformers(pair_of: tuple[Any, Any], arguments: dict[str,
         if texts == (BATCH[1],) and "return_tensors" in arguments:
             assert ours(*texts, **arguments)["input_ids"].ndim == 2
         assert plain(ours(*texts, **arguments)) == plain(theirs(*texts, **arguments)), texts
+
+
+def test_no_argument_is_left_out() -> None:
+    texts = {"text", "text_pair", "text_target", "text_pair_target", "is_split_into_words"}
+    elsewhere = texts | {"verbose"}  # the tests below; verbose: test_too_long_is_said_once
+    compared = {name for arguments in ARGUMENTS for name in arguments}
+    asked = set(inspect.signature(BertTokenizer.__call__).parameters) - {"self"}
+    assert asked == compared | elsewhere
+
+
+def test_too_long_is_said_once(minilm: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for verbose in (False, True, True):
+        tok = BertTokenizer.from_pretrained(minilm)
+        tok.model_max_length = 8
+        caplog.clear()
+        for _ in range(2):
+            tok(LONG, verbose=verbose)
+        assert len(caplog.records) == int(verbose)
 
 
 @pytest.mark.parametrize("strategy", ["only_first", "only_second"])
@@ -149,6 +168,9 @@ def test_targets_become_labels(pair_of: tuple[Any, Any]) -> None:
     ours, theirs = pair_of
     assert plain(ours(BATCH, text_target=OTHER)) == plain(theirs(BATCH, text_target=OTHER))
     assert plain(ours(text_target=BATCH)) == plain(theirs(text_target=BATCH))
+    pairs = {"text_target": OTHER, "text_pair_target": BATCH}
+    assert plain(ours(BATCH, OTHER, **pairs)) == plain(theirs(BATCH, OTHER, **pairs))
+    assert plain(ours(**pairs)) == plain(theirs(**pairs))
 
 
 def test_methods_on_ids(pair_of: tuple[Any, Any]) -> None:

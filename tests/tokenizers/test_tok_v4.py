@@ -42,6 +42,14 @@ def test_the_texts_are_those_recorded(recorded: dict[str, Any]) -> None:
     assert {case.name for case in tok_cases.CASES} == set(recorded["cases"])
 
 
+def test_no_class_is_left_out() -> None:
+    ours = fastbert.tokenizers
+    public = {getattr(ours, name) for name in ours.__all__}
+    classes = {one for one in public if isinstance(one, type) and issubclass(one, ours.Tokenizer)}
+    asked_in_full = {getattr(ours, case.cls) for case in tok_cases.CASES if case.step == 1}
+    assert classes - {ours.Tokenizer} == asked_in_full
+
+
 @pytest.mark.parametrize("case", tok_cases.CASES, ids=lambda case: case.name)
 def test_same_answers(case: tok_cases.Case, models: Path, recorded: dict[str, Any]) -> None:
     want = recorded["cases"][case.name]
