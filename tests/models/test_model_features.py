@@ -215,7 +215,6 @@ print(peak() - before, sum(t.numel() * t.element_size() for _, t in model.named_
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", ["{'dtype': 'bfloat16'}", "{'quantization': 'int8'}", "{}"])
 def test_loading_holds_one_tensor_beside_the_weights(options: str, tmp_path: Path) -> None:
     """The peak above an idle process is at most 1.25 x (weights as asked + largest tensor)."""
@@ -252,7 +251,6 @@ FULL = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", list(FULL))
 def test_full_size(shape: str) -> None:
     """The published shapes, random weights: kernels against the reference path in float32."""
