@@ -75,8 +75,10 @@ part_build() {
 
 part_test() {
     need pytest || { failures+=("test: packages are missing"); return 1; }
-    local tests=(tests/cuda tests/triton/test_compile.py)
-    step 560 "test: device" "$PYTHON" -m pytest -q -p no:cacheprovider "${tests[@]}"
+    local workers=()
+    has xdist && workers=(-n 4)
+    step 580 "test: device" "$PYTHON" -m pytest -q -p no:cacheprovider \
+        ${workers[@]+"${workers[@]}"} tests/cuda tests/triton/test_compile.py
 }
 
 part_suite() {
@@ -106,21 +108,21 @@ part_sanitize() {
 # A process for every group: an illegal access ends the CUDA context, and only that group with it.
 measure() {
     local part=$1 group=$2 seconds=$3
-    step $((seconds + 30)) "$part: $group" "$PYTHON" "${BENCH[@]}" "$part" "$group" \
+    step $((seconds + 10)) "$part: $group" "$PYTHON" "${BENCH[@]}" "$part" "$group" \
         --seconds "$seconds"
 }
 
 part_ops() {
-    measure ops ceilings 30
+    measure ops ceilings 40
     measure ops attention 80
-    measure ops rows 90
-    measure ops products 110
+    measure ops rows 140
+    measure ops products 140
     measure ops choice 120
 }
 
 part_models() {
-    measure models base 180
-    measure models large 120
+    measure models base 250
+    measure models large 150
     measure models accuracy 120
 }
 

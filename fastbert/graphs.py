@@ -30,6 +30,7 @@ SEQUENCE_LIMIT = 1024
 MOST_GRAPHS = 32
 # A size is recorded when it is met for the second time: recording costs several plain passes.
 MEETINGS = 2
+_recording = threading.Lock()
 _log = logging.getLogger("fastbert")
 
 
@@ -267,9 +268,13 @@ class CudaRecorder:
         self._side.wait_stream(current)
         with torch.cuda.stream(self._side):
             run()
-        # thread_local: other threads may allocate and synchronise while this one records.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+        # Beginning a recording waits for the device and empties torch's cache, neither of which may
+        # happen within another. thread_local: other threads may allocate and wait meanwhile.
+        with (
+            _recording,
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
+            ),
         ):
             run()
         current.wait_stream(self._side)

@@ -188,12 +188,21 @@ def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[
 
     Tensors that are there already are returned as they are. From the host they go through one
     piece of page-locked memory; a plain copy of each would wait for everything queued before it.
+
+    Raises:
+        RuntimeError: within a recording of a CUDA graph, whose replays would read that memory when
+            it holds something else.
     """
     if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
     given = [tensor for tensor in tensors if tensor is not None]
     if all(tensor.device == device for tensor in given) or device.type == "cpu":
         return [None if tensor is None else tensor.to(device) for tensor in tensors]
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "A mask or lengths on the host cannot become part of a CUDA graph: its replays would "
+            "not see them. Record the model without an attention_mask, for texts of one length."
+        )
     starts, end = [], 0
     for tensor in given:
         starts.append(end)

@@ -24,8 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
         part = parts.add_parser(name)
         part.add_argument("group", choices=module.GROUPS)
         part.add_argument("--seconds", type=float, default=480.0, help="start no case after these")
-    parts.add_parser("report", help="table, goals and plot of what is there")
-    parts.add_parser("table", help="put the measurements into the Plan's table")
+    for name, told in (
+        ("report", "table, goals and plot of what is there"),
+        ("table", "put the measurements into the Plan's table"),
+    ):
+        part = parts.add_parser(name, help=told)
+        part.add_argument("--record", type=Path, metavar="FILE", help="of another machine or day")
     parts.add_parser("where", help="where this machine's record is")
     merge = parts.add_parser("merge", help="records of one GPU and day into one")
     merge.add_argument("records", nargs="+", type=Path)
@@ -34,7 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("a dry run has no results; give it another --results folder")
     if given.part == "merge":
         return _merge(given.records, given.results)
-    record = Record.here(given.dry_run).resumed(given.results)
+    if getattr(given, "record", None) is not None:
+        record = Record.load(given.record)
+    else:
+        record = Record.here(given.dry_run).resumed(given.results)
     if given.part == "where":
         print(given.results / f"{record.stem}.json")
         return 0
@@ -50,7 +57,9 @@ def _measure(record: Record, given: argparse.Namespace) -> int:
     begin = time.monotonic()
     torch.manual_seed(0)
     device = torch.device("cpu") if given.dry_run else torch.device("cuda", 0)
-    watch = Stopwatch(device, 2.0 if given.part == "models" else 0.7)
+    # Seconds for one set of calls; the Plan's table is made of many.
+    budget = {"ops": 0.3 if given.group == "choice" else 0.7, "models": 2.0}[given.part]
+    watch = Stopwatch(device, budget)
     if given.part == "ops":
         rows = ops.run(given.group, ops.Bench(device, watch, 64 if given.dry_run else 1))
     else:
@@ -73,6 +82,7 @@ def _report(record: Record, folder: Path) -> int:
     if not record.rows:
         print(f"There is no record of {record.gpu} of today in {folder}.", file=sys.stderr)
         return 1
+    folder.mkdir(parents=True, exist_ok=True)
     print(report.text(record))
     (folder / f"{record.stem}.txt").write_text(report.text(record) + "\n", encoding="utf-8")
     if report.draw(record, folder / f"{record.stem}.png"):

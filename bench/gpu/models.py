@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class Models:
     device: torch.device
     watch: Stopwatch
     dry_run: bool
+    drawn: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, int, int, int]:
         return TINY if self.dry_run else SHAPES[name]
@@ -88,28 +89,28 @@ class Models:
 
     def ours(self, name: str, quantization: str | None = None, **options: Any) -> Any:
         """A random fastbert model, always the same one for a shape."""
-        torch.manual_seed(0)
-        config = fastbert.BertConfig(**self.config(name))
-        made = fastbert.BertModel(config, add_pooling_layer=False)
-        if quantization:
-            made = fastbert.BertModel.from_pretrained(
-                None, config=config, state_dict=made.state_dict(), quantization=quantization,
-                add_pooling_layer=False,
-            )  # fmt: skip
-        made = made.to(self.device, _BF16).eval().requires_grad_(False)
-        made.set_backend(**options)
+        made = fastbert.BertModel.from_pretrained(
+            None, config=fastbert.BertConfig(**self.config(name)), state_dict=self._weights(name),
+            dtype=_BF16, quantization=quantization, device=self.device, add_pooling_layer=False,
+        )  # fmt: skip
+        made.requires_grad_(False).set_backend(**options)
         return made
 
     def theirs(self, name: str) -> Any:
         """transformers' model with the same weights, sdpa, bfloat16."""
         import transformers
 
-        torch.manual_seed(0)
-        own = fastbert.BertModel(fastbert.BertConfig(**self.config(name)), add_pooling_layer=False)
         config = transformers.BertConfig(**self.config(name), attn_implementation="sdpa")
         made = transformers.BertModel(config, add_pooling_layer=False)
-        made.load_state_dict(own.state_dict())
+        made.load_state_dict(self._weights(name))
         return made.to(self.device, _BF16).eval().requires_grad_(False)
+
+    def _weights(self, name: str) -> dict[str, Tensor]:
+        if name not in self.drawn:
+            torch.manual_seed(0)
+            config = fastbert.BertConfig(**self.config(name))
+            self.drawn[name] = fastbert.BertModel(config, add_pooling_layer=False).state_dict()
+        return dict(self.drawn[name])
 
 
 Run = Callable[[Batch], Callable[[], Tensor]]

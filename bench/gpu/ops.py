@@ -294,6 +294,7 @@ def _int_mm(x: Tensor, qweight: Tensor, **_: Any) -> Tensor:
     return torch._int_mm(x.to(torch.int8), qweight.t())
 
 
+@torch.no_grad()
 def measured(group: str, case: Case, bench: Bench) -> list[Row]:
     """Our kernels of every backend behind their gates and the rivals, timed in turns."""
     gate, arguments = case.make(min(case.tokens, _GATE_TOKENS)), case.make(case.tokens)
@@ -323,8 +324,7 @@ def measured(group: str, case: Case, bench: Bench) -> list[Row]:
             rows[name].note = f"not run: {_first_line(reason)}"
         else:
             calls[name] = call
-    with torch.no_grad():
-        times = bench.watch.kernels(calls) if calls else {}
+    times = bench.watch.kernels(calls) if calls else {}
     for name, taken in times.items():
         rows[name] = _row(group, _case_name(case), name, case.unit, taken, case.work)
         rows[name].error = errors.get(name)

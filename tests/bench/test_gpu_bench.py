@@ -67,6 +67,8 @@ def test_records_of_several_parts_become_one(tmp_path: Path, capsys: Any) -> Non
     assert "reached       attention, length 512: 350 TFLOP/s, asked at least 340" in told
     assert "not measured  attention, length 1024" in told
     assert (tmp_path / f"{one.stem}.png").stat().st_size > 1000
+    assert main(["--results", str(tmp_path / "else"), "report", "--record", paths[0]]) == 0
+    assert "reached       attention, length 512" in capsys.readouterr().out
 
 
 GOALS: list[tuple[str, list[Row], bool]] = [

@@ -213,6 +213,20 @@ def test_within_the_callers_own_graph() -> None:
     assert torch.equal(out, expected)
 
 
+def test_a_host_mask_is_refused_within_a_recording() -> None:
+    made = model()
+    ids = torch.randint(5, 100, (1, 48), device=DEVICE)
+    mask = torch.ones(1, 48, dtype=torch.long)
+    mask[0, 40:] = 0
+    made(ids, attention_mask=mask)
+    torch.cuda.synchronize()
+    with (
+        pytest.raises(RuntimeError, match="cannot become part of a CUDA graph"),
+        torch.cuda.graph(torch.cuda.CUDAGraph()),
+    ):
+        made(ids, attention_mask=mask)
+
+
 def test_autocast_runs_what_it_promises() -> None:
     made = model(torch.float32)
     ids = torch.randint(5, 100, (2, 30), device=DEVICE)
