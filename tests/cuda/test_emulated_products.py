@@ -2,7 +2,7 @@
 
 The emulation (tests/cuda/emulated) follows the documented layouts of fragments, descriptors,
 swizzles and tensor maps, poisons what has not landed and throws on what CUDA leaves undefined; its
-three multiprocessors make blocks stay for several tiles. It adds the 16 products of an instruction
+few multiprocessors make blocks stay for several tiles. It adds the 16 products of an instruction
 one by one, where the machine has an order of its own: what it says about bits is that tiles give
 every element the same instructions in the same order.
 """

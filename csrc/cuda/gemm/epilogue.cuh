@@ -33,21 +33,6 @@ __device__ void stage_pair(Accumulator* staged, int row, int column, Accumulator
     *reinterpret_cast<Pair*>(staged + staged_at<COLUMNS>(row, column)) = Pair{a, b};
 }
 
-template <int COLUMNS, typename Accumulator>
-__device__ void read_piece(const Accumulator* staged, int row, int column,
-                           Accumulator (&out)[piece_columns]) {
-    using Quad = std::conditional_t<std::is_same_v<Accumulator, int>, int4, float4>;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const Quad quad =
-            *reinterpret_cast<const Quad*>(staged + staged_at<COLUMNS>(row, column + 4 * half));
-        out[4 * half] = quad.x;
-        out[4 * half + 1] = quad.y;
-        out[4 * half + 2] = quad.z;
-        out[4 * half + 3] = quad.w;
-    }
-}
-
 // x * Phi(x) for results that are rounded to 16 bits anyway: Phi(-a) = 2^p(a) with p a polynomial
 // of degree 8 fitted to log2 Phi on [0, 9] (Chebyshev basis, reweighted to equal ripples). In
 // float32 its error is at most 1.3e-5 of the value for x >= -9, and 1.1e-6 absolute everywhere; it
@@ -79,20 +64,35 @@ __device__ void activate_piece(float (&value)[piece_columns], Activation activat
     }
 }
 
+// Eight elements of a row, packed as they are in memory; zeros past `available`.
 template <DType D>
-__device__ void load_piece(bool wide, const void* base, index_t offset, index_t available,
-                           float (&out)[piece_columns]) {
-    constexpr int count = RowPart<D>::piece;
+struct RawPiece {
+    using Type = typename Element<D>::type;
+    static constexpr int count = RowPart<D>::piece;  // in 16 bytes
+    uint4 words[piece_columns / count];
+
+    __device__ void load(bool wide, const void* base, index_t offset, index_t available) {
+        const auto* p = static_cast<const Type*>(base) + offset;
 #pragma unroll
-    for (int first = 0; first < piece_columns; first += count) {
-        float (&part)[count] = *reinterpret_cast<float (*)[count]>(out + first);
-        if (wide) {
-            load<D, true>(base, offset + first, available - first, part);
-        } else {
-            load<D, false>(base, offset + first, available - first, part);
+        for (int w = 0; w < piece_columns / count; ++w) {
+            uint4 raw = {0, 0, 0, 0};
+            if (wide) {
+                // All or nothing: aligned rows hold whole pieces.
+                if (w * count < available) raw = *reinterpret_cast<const uint4*>(p + w * count);
+            } else {
+                auto* element = reinterpret_cast<Type*>(&raw);
+#pragma unroll
+                for (int i = 0; i < count; ++i) {
+                    if (w * count + i < available) element[i] = p[w * count + i];
+                }
+            }
+            words[w] = raw;
         }
     }
-}
+    __device__ float at(int i) const {
+        return Element<D>::widen(reinterpret_cast<const Type*>(words)[i]);
+    }
+};
 
 template <DType D>
 __device__ void store_piece(bool wide, void* base, index_t offset, index_t available,
@@ -135,87 +135,180 @@ __device__ inline void store_bytes(bool wide, void* base, index_t offset, index_
     }
 }
 
-// Finishes ROWS x COLUMNS staged elements, of which the first is element (first_row, first_column)
-// of the output, by THREADS threads that count from 0.
-template <DType D, int ROWS, int COLUMNS, int THREADS, typename Accumulator>
-__device__ void finish_as(const Epilogue& epilogue, const Accumulator* staged, int thread,
-                          index_t first_row, index_t first_column) {
-    constexpr int pieces = COLUMNS / piece_columns;
-    static_assert(THREADS % pieces == 0 && ROWS % (THREADS / pieces) == 0);
-    const int column = thread % pieces * piece_columns;
-    const index_t out_column = first_column + column;
-    const index_t available = epilogue.width - out_column;
-    if (available <= 0) return;
-    float bias[piece_columns] = {};
-    if (epilogue.bias != nullptr) {
-        load_piece<D>(epilogue.wide, epilogue.bias, out_column, available, bias);
-    }
-    [[maybe_unused]] float column_scale[piece_columns];
-    [[maybe_unused]] int column_sums[piece_columns];
-    if constexpr (std::is_same_v<Accumulator, int>) {
+// What the columns and the first row of a thread's share need, loaded ahead of their use: between
+// the two lie the staging of accumulators and a barrier.
+template <bool INTEGER>
+struct Parameters {
+    float bias[piece_columns];
+    float column_scale[INTEGER ? piece_columns : 1];
+    int minus_column_sums[INTEGER ? piece_columns : 1];
+    float row_scale;
+    int row_zero_point;
+
+    __device__ void load_columns(const Epilogue& epilogue, index_t column) {
+        const index_t available = epilogue.width - column;
+        if (epilogue.bias == nullptr) {
 #pragma unroll
-        for (int i = 0; i < piece_columns; ++i) {
-            const bool inside = i < available;
-            column_scale[i] = inside ? epilogue.column_scale[out_column + i] : 0.0f;
-            column_sums[i] = inside ? epilogue.column_sums[out_column + i] : 0;
+            for (float& b : bias) b = 0.0f;
+        } else if (epilogue.dtype == DType::bf16) {
+            load_bias<DType::bf16>(epilogue, column, available);
+        } else if (epilogue.dtype == DType::f16) {
+            load_bias<DType::f16>(epilogue, column, available);
+        } else {
+            load_bias<DType::f32>(epilogue, column, available);
         }
-    }
-    for (int row = thread / pieces; row < ROWS; row += THREADS / pieces) {
-        const index_t out_row = first_row + row;
-        if (out_row >= epilogue.rows) return;
-        Accumulator sums[piece_columns];
-        read_piece<COLUMNS>(staged, row, column, sums);
-        float value[piece_columns];
-        if constexpr (std::is_same_v<Accumulator, int>) {
-            const float scale = epilogue.row_scale[out_row];
-            const int zero_point = epilogue.row_zero_point[out_row];
+        if constexpr (INTEGER) {
+            // Four bytes an element, whatever they mean.
+            RawPiece<DType::f32> scale, sums;
+            scale.load(epilogue.wide, epilogue.column_scale, column, available);
+            sums.load(epilogue.wide, epilogue.column_sums, column, available);
 #pragma unroll
             for (int i = 0; i < piece_columns; ++i) {
-                // Nothing here leaves int32: |q - zero_point| <= 255.
-                const int exact = sums[i] - zero_point * column_sums[i];
-                value[i] = fmaf(static_cast<float>(exact), scale * column_scale[i], bias[i]);
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < piece_columns; ++i) value[i] = sums[i] + bias[i];
-        }
-        activate_piece<D>(value, epilogue.activation);
-        if (epilogue.residual != nullptr) {
-            float residual[piece_columns];
-            load_piece<D>(epilogue.wide, epilogue.residual,
-                          out_row * epilogue.residual_stride + out_column, available, residual);
-#pragma unroll
-            for (int i = 0; i < piece_columns; ++i) value[i] += residual[i];
-        }
-        const index_t offset = out_row * epilogue.out_stride + out_column;
-        if constexpr (std::is_same_v<Accumulator, int>) {
-            if (epilogue.out_scale != nullptr) {
-                store_bytes(epilogue.wide, epilogue.out, offset, available, value,
-                            epilogue.out_scale[out_row], epilogue.out_zero_point[out_row]);
-                continue;
+                column_scale[i] = scale.at(i);
+                minus_column_sums[i] = -reinterpret_cast<const int*>(sums.words)[i];
             }
         }
-        store_piece<D>(epilogue.wide, epilogue.out, offset, available, value);
     }
-}
+    __device__ void load_row(const Epilogue& epilogue, index_t row) {
+        if constexpr (INTEGER) {
+            if (row >= epilogue.rows) return;
+            row_scale = epilogue.row_scale[row];
+            row_zero_point = epilogue.row_zero_point[row];
+        }
+    }
 
-// D is the dtype of the operands; behind 8-bit operands any output may stand.
-template <DType D, int ROWS, int COLUMNS, int THREADS, typename Accumulator>
-__device__ void finish(const Epilogue& epilogue, const Accumulator* staged, int thread,
-                       index_t first_row, index_t first_column) {
-    const auto as = [&](auto dtype) {
-        finish_as<dtype.value, ROWS, COLUMNS, THREADS>(epilogue, staged, thread, first_row,
-                                                       first_column);
-    };
-    if constexpr (D != DType::u8) {
-        as(std::integral_constant<DType, D>{});
-    } else if (epilogue.dtype == DType::bf16) {
-        as(std::integral_constant<DType, DType::bf16>{});
-    } else if (epilogue.dtype == DType::f16) {
-        as(std::integral_constant<DType, DType::f16>{});
-    } else {
-        as(std::integral_constant<DType, DType::f32>{});
+  private:
+    template <DType D>
+    __device__ void load_bias(const Epilogue& epilogue, index_t column, index_t available) {
+        RawPiece<D> raw;
+        raw.load(epilogue.wide, epilogue.bias, column, available);
+#pragma unroll
+        for (int i = 0; i < piece_columns; ++i) bias[i] = raw.at(i);
     }
-}
+};
+
+// Finishes ROWS x COLUMNS staged elements, of which the first is element (first_row, first_column)
+// of the output, by THREADS threads that count from 0. OPERANDS is the dtype of what was
+// multiplied.
+template <DType OPERANDS, int ROWS, int COLUMNS, int THREADS>
+struct Finish {
+    static constexpr bool integer = OPERANDS == DType::u8;
+    using Accumulator = std::conditional_t<integer, int, float>;
+    static constexpr int pieces = COLUMNS / piece_columns;
+    static constexpr int row_step = THREADS / pieces;
+    static_assert(THREADS % pieces == 0 && ROWS % row_step == 0);
+    // Then a thread's rows have one pattern of exchanged groups (staged_at).
+    static_assert(row_step % 4 == 0);
+
+    const Epilogue& epilogue;
+    int thread;
+    index_t first_row, first_column;
+    Parameters<integer> parameters;
+
+    // Before the accumulators are staged; the columns once for all rows that follow.
+    __device__ void prepare_columns(index_t first) {
+        first_column = first;
+        parameters.load_columns(epilogue, first_column + column());
+    }
+    __device__ void prepare_row(index_t first) {
+        first_row = first;
+        parameters.load_row(epilogue, first_row + thread / pieces);
+    }
+
+    // Behind a barrier.
+    __device__ void run(const Accumulator* staged) {
+        if constexpr (!integer) {
+            run_as<OPERANDS>(staged);
+        } else if (epilogue.dtype == DType::bf16) {
+            run_as<DType::bf16>(staged);
+        } else if (epilogue.dtype == DType::f16) {
+            run_as<DType::f16>(staged);
+        } else {
+            run_as<DType::f32>(staged);
+        }
+    }
+
+  private:
+    __device__ int column() const { return thread % pieces * piece_columns; }
+
+    template <DType D>
+    __device__ void run_as(const Accumulator* staged) {
+        const index_t out_column = first_column + column();
+        const index_t available = epilogue.width - out_column;
+        if (available <= 0) return;
+        RawPiece<D> residual;
+        load_residual(residual, first_row + thread / pieces, out_column, available);
+        const int own_row = thread / pieces;
+        const Accumulator* halves[2] = {staged + staged_at<COLUMNS>(own_row, column()),
+                                        staged + staged_at<COLUMNS>(own_row, column() + 4)};
+#pragma unroll 1
+        for (int row = own_row; row < ROWS; row += row_step) {
+            const index_t out_row = first_row + row;
+            if (out_row >= epilogue.rows) return;
+            Accumulator sums[piece_columns];
+            read_quads(halves, sums);
+            halves[0] += row_step * COLUMNS;
+            halves[1] += row_step * COLUMNS;
+            float value[piece_columns];
+            dequantise(sums, value);
+            const RawPiece<D> own_residual = residual;
+            // A round ahead: memory is far, and one warp of a scheduler works here at a time.
+            parameters.load_row(epilogue, out_row + row_step);
+            load_residual(residual, out_row + row_step, out_column, available);
+            activate_piece<D>(value, epilogue.activation);
+            if (epilogue.residual != nullptr) {
+#pragma unroll
+                for (int i = 0; i < piece_columns; ++i) value[i] += own_residual.at(i);
+            }
+            const index_t offset = out_row * epilogue.out_stride + out_column;
+            if constexpr (integer) {
+                if (epilogue.out_scale != nullptr) {
+                    store_bytes(epilogue.wide, epilogue.out, offset, available, value,
+                                epilogue.out_scale[out_row], epilogue.out_zero_point[out_row]);
+                    continue;
+                }
+            }
+            store_piece<D>(epilogue.wide, epilogue.out, offset, available, value);
+        }
+    }
+
+    static __device__ void read_quads(const Accumulator* const (&halves)[2],
+                                      Accumulator (&sums)[piece_columns]) {
+        using Quad = std::conditional_t<integer, int4, float4>;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const Quad quad = *reinterpret_cast<const Quad*>(halves[half]);
+            sums[4 * half] = quad.x;
+            sums[4 * half + 1] = quad.y;
+            sums[4 * half + 2] = quad.z;
+            sums[4 * half + 3] = quad.w;
+        }
+    }
+
+    __device__ void dequantise(const Accumulator (&sums)[piece_columns],
+                               float (&value)[piece_columns]) const {
+#pragma unroll
+        for (int i = 0; i < piece_columns; ++i) {
+            if constexpr (integer) {
+                // Nothing here leaves int32: |q - zero_point| <= 255.
+                const int exact =
+                    sums[i] + parameters.row_zero_point * parameters.minus_column_sums[i];
+                value[i] =
+                    fmaf(static_cast<float>(exact),
+                         parameters.row_scale * parameters.column_scale[i], parameters.bias[i]);
+            } else {
+                value[i] = sums[i] + parameters.bias[i];
+            }
+        }
+    }
+
+    template <DType D>
+    __device__ void load_residual(RawPiece<D>& residual, index_t row, index_t column,
+                                  index_t available) const {
+        if (epilogue.residual == nullptr || row >= epilogue.rows) return;
+        residual.load(epilogue.wide, epilogue.residual, row * epilogue.residual_stride + column,
+                      available);
+    }
+};
 
 }  // namespace fastbert::cuda

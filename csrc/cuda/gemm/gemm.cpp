@@ -64,6 +64,8 @@ bool wide(const Epilogue& out) {
     // Bytes are stored eight at a time: half of what rows_aligned asks for, seldom worth a case.
     return rows_aligned(out.out, out.out_stride, out.width, stored) &&
            rows_aligned(out.bias, out.width, out.width, out.dtype) &&
+           rows_aligned(out.column_scale, out.width, out.width, DType::f32) &&
+           rows_aligned(out.column_sums, out.width, out.width, DType::f32) &&
            (out.residual == nullptr ||
             rows_aligned(out.residual, out.residual_stride, out.width, out.dtype));
 }

@@ -127,8 +127,10 @@ __global__ void __launch_bounds__(threads)
         }
     }
     __syncthreads();
-    finish<DType::f32, T::size, T::size, threads>(epilogue, shared, static_cast<int>(threadIdx.x),
-                                                  first_row, first_column);
+    Finish<DType::f32, T::size, T::size, threads> finish{epilogue, static_cast<int>(threadIdx.x)};
+    finish.prepare_columns(first_column);
+    finish.prepare_row(first_row);
+    finish.run(shared);
 }
 
 template <int OWN>

@@ -168,8 +168,10 @@ __global__ void __launch_bounds__(32 * (BM / WM) * (BN / WN), WIDE ? 2 : 1)
         }
     }
     __syncthreads();
-    finish<D, BM, BN, threads>(epilogue, staged, static_cast<int>(threadIdx.x), first_row,
-                               first_column);
+    Finish<D, BM, BN, threads> finish{epilogue, static_cast<int>(threadIdx.x)};
+    finish.prepare_columns(first_column);
+    finish.prepare_row(first_row);
+    finish.run(staged);
 }
 
 template <DType D, int BM, int BN, int WM, int WN>

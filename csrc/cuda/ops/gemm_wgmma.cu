@@ -105,12 +105,17 @@ struct Walk {
 
     __device__ explicit Walk(const TileOrder& order) : order(order) {
         const int tiles = order.tiles_m * order.tiles_n;
-        const auto share = [&](unsigned block) {
-            return static_cast<int>(static_cast<index_t>(tiles) * block / gridDim.x);
-        };
-        first = F::resident ? share(blockIdx.x) : static_cast<int>(blockIdx.x);
-        end = F::resident ? share(blockIdx.x + 1) : tiles;
-        step = F::resident ? 1 : static_cast<int>(gridDim.x);
+        const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+        if (F::resident) {
+            const int each = tiles / blocks, more = tiles % blocks;
+            first = block * each + (block < more ? block : more);
+            end = first + each + (block < more ? 1 : 0);
+            step = 1;
+        } else {
+            first = block;
+            end = tiles;
+            step = blocks;
+        }
     }
     __device__ TileOrder::Place at(int tile) const {
         if (F::resident) return {tile % order.tiles_m, tile / order.tiles_m};
@@ -159,6 +164,14 @@ __device__ void produce(const TensorMap* x, const TensorMap* weight, const Walk<
     }
 }
 
+// A descriptor of what lies so many bytes behind what it describes: its lowest bits are an address
+// in units of 16 bytes. Made anew for every step it would cost the warps more than their products
+// do.
+__device__ inline std::uint64_t further(std::uint64_t descriptor, int bytes) {
+    const std::uint32_t low = static_cast<std::uint32_t>(descriptor) + (bytes >> 4);
+    return descriptor >> 32 << 32 | low;
+}
+
 // What a warpgroup does: all the tiles of the block, or every other one where each has its own.
 template <typename F>
 __device__ void consume(const Walk<F>& walk, int slabs, std::uint32_t shared,
@@ -171,6 +184,9 @@ __device__ void consume(const Walk<F>& walk, int slabs, std::uint32_t shared,
     const int first_own_row = F::resident ? 0 : warpgroup * F::own_rows;
     auto* staged = reinterpret_cast<Accumulator*>(ptx::dynamic_shared() + F::staged_at +
                                                   warpgroup * F::staged_bytes);
+    const std::uint64_t first_a =
+        ptx::describe<slab_bytes>(shared + F::a_at + first_own_row * slab_bytes, group_bytes);
+    const std::uint64_t first_b = ptx::describe<slab_bytes>(shared + F::b_at, group_bytes);
     Place<F::stages> place;
     int kept_column = -1, kept_parity = 1;
     // The first warpgroup's first turn has, so to say, already come.
@@ -199,20 +215,17 @@ __device__ void consume(const Walk<F>& walk, int slabs, std::uint32_t shared,
             ptx::barrier_wait(barriers.full(place.stage), place.parity);
             // After the wait above: the slab was asked for later than this part of the weight.
             if (F::resident) ptx::barrier_wait(barriers.kept(slab), kept_parity);
-            const std::uint32_t a =
-                shared + F::a_at + place.stage * F::a_bytes + first_own_row * slab_bytes;
-            const std::uint32_t b =
-                shared + F::b_at + (F::resident ? slab : place.stage) * F::b_bytes;
+            const std::uint64_t a = further(first_a, place.stage * F::a_bytes);
+            const std::uint64_t b =
+                further(first_b, (F::resident ? slab : place.stage) * F::b_bytes);
             ptx::products_fence();
 #pragma unroll
             for (int step = 0; step < steps; ++step) {
-                const std::uint64_t b_tile =
-                    ptx::describe<slab_bytes>(b + step * step_bytes, group_bytes);
+                const int k = step * step_bytes;
 #pragma unroll
                 for (int block = 0; block < F::blocks; ++block) {
-                    const std::uint64_t a_tile = ptx::describe<slab_bytes>(
-                        a + block * 64 * slab_bytes + step * step_bytes, group_bytes);
-                    Multiply::issue(sums[block], a_tile, b_tile, slab > 0 || step > 0);
+                    Multiply::issue(sums[block], further(a, block * 64 * slab_bytes + k),
+                                    further(b, k), slab > 0 || step > 0);
                 }
             }
             ptx::products_commit();
@@ -229,8 +242,15 @@ __device__ void consume(const Walk<F>& walk, int slabs, std::uint32_t shared,
         if (thread % 32 == 0) ptx::barrier_arrive(barriers.empty(previous));
 
         constexpr int parts = F::columns / staged_columns;
+        Finish<F::operands, 64, staged_columns, 128> finish{epilogue, thread};
 #pragma unroll 1
         for (int part = 0; part < F::blocks * parts; ++part) {
+            const int block = part % F::blocks, strip = part / F::blocks;
+            if (block == 0) {
+                finish.prepare_columns(static_cast<index_t>(at.n) * F::columns +
+                                       strip * staged_columns);
+            }
+            finish.prepare_row(static_cast<index_t>(at.m) * F::rows + first_own_row + block * 64);
             // Everybody has read the part before.
             ptx::named_barrier(1 + warpgroup, 128);
 #pragma unroll
@@ -239,17 +259,14 @@ __device__ void consume(const Walk<F>& walk, int slabs, std::uint32_t shared,
                 if (p != part) continue;
 #pragma unroll
                 for (int j = 0; j < staged_columns / 8; ++j) {
-                    const Accumulator* four = &sums[p / parts][(p % parts * 8 + j) * 4];
+                    const Accumulator* four = &sums[p % F::blocks][(p / F::blocks * 8 + j) * 4];
                     const int column = 8 * j + thread % 4 * 2;
                     stage_pair<staged_columns>(staged, row_of_thread, column, four[0], four[1]);
                     stage_pair<staged_columns>(staged, row_of_thread + 8, column, four[2], four[3]);
                 }
             }
             ptx::named_barrier(1 + warpgroup, 128);
-            finish<F::operands, 64, staged_columns, 128>(
-                epilogue, staged, thread,
-                static_cast<index_t>(at.m) * F::rows + first_own_row + part / parts * 64,
-                static_cast<index_t>(at.n) * F::columns + part % parts * staged_columns);
+            finish.run(staged);
         }
     }
 }
@@ -277,15 +294,14 @@ __global__ void __launch_bounds__(F::threads, 1)
         ptx::barrier_init_fence();
     }
     __syncthreads();
-    const Walk<F> walk(order);
     if (threadIdx.x >= 128 * F::warpgroups) {
         if constexpr (F::moves_registers) ptx::drop_registers<40>();
         if (threadIdx.x == 128 * F::warpgroups) {
-            produce<F>(&x, &weight, walk, slabs, shared, barriers);
+            produce<F>(&x, &weight, Walk<F>(order), slabs, shared, barriers);
         }
     } else {
         if constexpr (F::moves_registers) ptx::raise_registers<232>();
-        consume<F>(walk, slabs, shared, barriers, epilogue);
+        consume<F>(Walk<F>(order), slabs, shared, barriers, epilogue);
     }
 #endif
 }
