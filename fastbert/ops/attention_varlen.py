@@ -45,7 +45,9 @@ def attention_varlen(
             strides free (views into a fused projection).
         k, v: (total_k, num_heads, head_dim), q.dtype.
         cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), from 0 to the total, never falling;
-            sequence b is rows cu_seqlens[b] up to cu_seqlens[b + 1].
+            sequence b is rows cu_seqlens[b] up to cu_seqlens[b + 1]. Kernels of a GPU, which do not
+            look at the values, take offsets that end before the total: rows behind the last belong
+            to nobody, are not read, and come out as memory had them.
         max_seqlen_q, max_seqlen_k: at least the longest length.
         scale: multiplies q @ k.T; usually head_dim ** -0.5.
         causal: key j is visible to query i iff j <= i + len_k - len_q (aligned at the end).

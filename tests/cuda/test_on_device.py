@@ -128,6 +128,21 @@ def test_a_sequence_is_the_same_in_any_batch(head_dim: int, dtype: torch.dtype) 
         start += length
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_behind_the_last_offset_are_nobody_s(backend: str, dtype: torch.dtype) -> None:
+    if (backend, "attention_varlen") not in KERNELS:
+        pytest.skip(f"there is no attention of {backend}")
+    kernel = kernels.kernel(backend, "attention_varlen")
+    q, k, v = torch.randn(400, 3, 12, 64, device=DEVICE).to(dtype).unbind(1)
+    offsets = torch.tensor([0, 9, 9, 30, 290], device=DEVICE, dtype=torch.int32)
+    exact = kernel(q[:290], k[:290], v[:290], offsets, offsets, 260, 260, 0.125)
+    for spoiled in (q, k, v):
+        spoiled[290:] = float("nan")
+    padded = torch.cat([offsets, offsets.new_full((4,), 290)])
+    assert torch.equal(kernel(q, k, v, padded, padded, 512, 512, 0.125)[:290], exact)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_kernels_run_on_the_current_stream(backend: str) -> None:
     x = torch.randn(4096, 768, device=DEVICE)
