@@ -123,10 +123,14 @@ class _AutoModel:
         return _class(model_type, cls.task, path).from_pretrained(path, *args, **kwargs)
 
     @classmethod
+    def class_for(cls, config: PreTrainedConfig) -> Any:
+        """The class that a configuration's family has for this task."""
+        return _class(config.model_type, cls.task, type(config).__name__)
+
+    @classmethod
     def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
         """A model with random weights."""
-        found = _class(config.model_type, cls.task, type(config).__name__)
-        return found._from_config(config, **kwargs)
+        return cls.class_for(config)._from_config(config, **kwargs)
 
 
 class AutoModel(_AutoModel):

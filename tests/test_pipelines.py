@@ -290,3 +290,96 @@ def test_a_model_and_tokenizer_may_be_given(checkpoints: dict[str, Path]) -> Non
     by_name = pipeline("fill-mask", model=str(folder), top_k=1)
     by_value = pipeline("fill-mask", model=model, tokenizer=tokenizer, top_k=1)
     assert json.dumps(by_name(MASKED[0])) == json.dumps(by_value(MASKED[0]))
+
+
+def asked(task: str) -> tuple[Any, dict[str, Any]]:
+    """An input that the task takes, and the options that it needs."""
+    if task == "question-answering":
+        return {"question": "Where?", "context": CONTEXT[:90]}, {}
+    if task == "zero-shot-classification":
+        return TEXTS[0], {"candidate_labels": ["travel", "food"]}
+    return (MASKED[0] if task == "fill-mask" else TEXTS[0]), {}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_lists_iterators_and_data_sets_are_answered_alike(
+    checkpoints: dict[str, Path], task: str
+) -> None:
+    ours = pipeline(task, model=str(checkpoints[task]))
+    item, options = asked(task)
+    items = [item] * 5
+    wanted = ours(items, **options)
+    for more in ({"batch_size": 2}, {"batch_size": 1, "num_workers": 3}):
+        assert ours(items, **options, **more) == wanted
+    sizes: list[int] = []
+    forward = ours.model.forward
+    ours.model.forward = lambda **inputs: (
+        sizes.append(inputs["input_ids"].shape[0]),
+        forward(**inputs),
+    )[1]
+    read: list[int] = []
+    lazy = ours((read.append(i) or one for i, one in enumerate(items)), batch_size=2, **options)
+    assert read == [] and next(lazy) == wanted[0] and read == [0, 1]
+    assert list(lazy) == wanted[1:] and max(sizes) <= 2
+
+    class Items(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(items)
+
+        def __getitem__(self, index: int) -> Any:
+            return items[index]
+
+    assert list(ours(Items(), **options)) == wanted
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        ours(items, batch_size=0, **options)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_saved_pipeline_answers_alike(
+    checkpoints: dict[str, Path], task: str, tmp_path: Path
+) -> None:
+    ours = pipeline(task, model=str(checkpoints[task]), device=-1)
+    item, options = asked(task)
+    ours.save_pretrained(tmp_path)
+    again = pipeline(task, model=tmp_path)
+    assert again(item, **options) == ours(item, **options)
+    assert again.device == torch.device("cpu")
+
+
+def test_arguments_of_transformers(checkpoints: dict[str, Path]) -> None:
+    folder = checkpoints["text-classification"]
+    config = fastbert.AutoConfig.from_pretrained(folder, problem_type="multi_label_classification")
+    ours = pipeline(
+        "text-classification", model=folder, config=config, torch_dtype="bfloat16", framework="pt",
+        device_map="cpu", use_fast=False, trust_remote_code=False, revision=None, batch_size=3,
+        truncation=True,
+    )  # fmt: skip
+    assert ours.model.dtype is torch.bfloat16
+    plain = pipeline("text-classification", model=folder, dtype=torch.bfloat16)
+    logits = torch.tensor(plain(TEXTS[0], function_to_apply="none")[0]["score"])
+    assert ours("word " * 300)[0]["score"] > 0
+    assert ours(TEXTS[0])[0]["score"] == pytest.approx(float(logits.sigmoid()), rel=1e-2)
+    pair = plain({"text": TEXTS[0], "text_pair": TEXTS[1]})
+    assert plain([[TEXTS[0], TEXTS[1]]]) == [pair]
+    for build in (
+        lambda: pipeline("text-classification", model=folder, truncatoin=True),
+        lambda: pipeline("fill-mask", model=checkpoints["fill-mask"], feature_extractor=None),
+        lambda: plain(TEXTS[0], return_all_scores=True),
+    ):
+        with pytest.raises(TypeError, match=r"has no option '(truncatoin|feature_|return_all)"):
+            build()
+    with pytest.raises(ValueError, match="framework is 'pt'"):
+        pipeline("text-classification", model=folder, framework="tf")
+
+
+def test_a_model_with_another_head_is_refused(checkpoints: dict[str, Path]) -> None:
+    folder = checkpoints["fill-mask"]
+    model = fastbert.BertForMaskedLM.from_pretrained(folder)
+    with pytest.raises(ValueError, match="takes a BertForTokenClassification, not a BertForMasked"):
+        pipeline("token-classification", model=model, tokenizer=folder)
+    assert pipeline("feature-extraction", model=model.bert, tokenizer=folder)("a")
+    beam = fastbert.FlaubertForQuestionAnswering(
+        fastbert.FlaubertConfig(vocab_size=30522, emb_dim=16, n_layers=1, n_heads=2)
+    )
+    with pytest.raises(ValueError, match="takes a FlaubertForQuestionAnsweringSimple, not a"):
+        pipeline("question-answering", model=beam, tokenizer=folder)

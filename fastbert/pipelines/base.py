@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,10 +16,18 @@ from fastbert.sentence import MAX_TOKENS
 
 Row = Mapping[str, Sequence[int]]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# Options of every pipeline, besides those of its answer().
+_COMMON = ("batch_size", "num_workers")
+# Inputs that a lazy source is asked for at a time, where no batch_size says how many.
+_AHEAD = 64
 
 
 class Pipeline:
     """A model, its tokenizer and default options; call it with one input or a list of them.
+
+    Every pipeline has the options batch_size (at most so many rows in one pass; by default only
+    their tokens count, since packed rows cost what their tokens cost) and num_workers (accepted:
+    the tokenizer has threads of its own).
 
     Class attributes:
         task: its name.
@@ -34,10 +45,14 @@ class Pipeline:
         self.model = model
         self.tokenizer = tokenizer
         self._check(options)
+        self._check_head()
         self.options = options
+        # Of the latest call; where threads share a pipeline, another's changes no answer.
+        self._batch_size: int | None = None
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """The answer for one input, or a list of answers for a list.
+        """The answer for one input, a list of answers for a list, or an iterator over the answers
+        for an iterator or a torch Dataset, which is read as the answers are taken.
 
         Raises:
             TypeError: for an option that this pipeline does not have, or input that is no text.
@@ -45,22 +60,59 @@ class Pipeline:
         """
         self._check(options)
         settings = {**self.options, **options}
+        settings.pop("num_workers", None)
+        batch_size = settings.pop("batch_size", None)
+        if isinstance(inputs, torch.utils.data.Dataset):
+            inputs = map(inputs.__getitem__, range(len(inputs)))  # type: ignore[arg-type]
+        if isinstance(inputs, Iterator):
+            return self._answers(inputs, batch_size, settings)
         many = isinstance(inputs, (list, tuple))
-        with torch.inference_mode():
-            answers = self.answer(list(inputs) if many else [inputs], **settings)
+        answers = self._answer(list(inputs) if many else [inputs], batch_size, settings)
         return answers if many else answers[0]
 
+    def _answer(self, items: list[Any], batch_size: int | None, settings: Any) -> list[Any]:
+        self._batch_size = batch_size
+        with torch.inference_mode():
+            return self.answer(items, **settings)
+
+    def _answers(self, inputs: Iterator[Any], batch_size: int | None, settings: Any) -> Any:
+        while items := list(itertools.islice(inputs, batch_size or _AHEAD)):
+            yield from self._answer(items, batch_size, settings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write model and tokenizer into a folder, from which pipeline() makes the same again."""
+        self.model.save_pretrained(save_directory)
+        self.tokenizer.save_pretrained(save_directory)
+
     def _check(self, options: Mapping[str, Any]) -> None:
-        known = [
-            name
-            for name, parameter in inspect.signature(self.answer).parameters.items()
-            if name != "items" and parameter.kind is not parameter.VAR_KEYWORD
-        ]
+        known = [*_named(self.answer), *_COMMON]
+        if self.open_options:
+            known += _named(self.tokenizer.__call__)
         unknown = [name for name in options if name not in known]
-        if unknown and not self.open_options:
+        if unknown:
             raise TypeError(
                 f"{self.task} has no option {', '.join(map(repr, unknown))}; it has "
-                f"{', '.join(known) or 'none'}."
+                f"{', '.join(known)}."
+            )
+        size = options.get("batch_size")
+        if size is not None and size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {size}.")
+
+    def _check_head(self) -> None:
+        """Refuse a model with another head; any model has hidden states."""
+        if self.auto_class == "AutoModel":
+            return
+        auto = getattr(importlib.import_module("fastbert.auto"), self.auto_class)
+        wanted = auto.class_for(self.model.config)
+        if not isinstance(self.model, wanted):
+            raise ValueError(
+                f"{self.task} takes a {wanted.__name__}, not a {type(self.model).__name__}; load "
+                f"the checkpoint with fastbert.{self.auto_class}."
             )
 
     def tokenize(self, *texts: Any, **arguments: Any) -> Any:
@@ -97,7 +149,8 @@ class Pipeline:
         begin, tokens = 0, 0
         for index, row in enumerate(rows):
             length = len(row["input_ids"])
-            if index > begin and tokens + length > MAX_TOKENS:
+            full = tokens + length > MAX_TOKENS or index - begin == self._batch_size
+            if index > begin and full:
                 yield range(begin, index), self._padded(rows[begin:index])
                 begin, tokens = index, 0
             tokens += length
@@ -138,3 +191,13 @@ class Pipeline:
         for _, inputs in self.batches(rows):
             found += list(self.model(**inputs)[field].float().cpu())
         return found
+
+
+def _named(function: Callable[..., Any]) -> list[str]:
+    """The arguments of a bound method that may be given by name, but for its inputs."""
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("items", "text", "text_pair")
+        and parameter.kind is not parameter.VAR_KEYWORD
+    ]

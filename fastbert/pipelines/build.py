@@ -36,8 +36,16 @@ def pipeline(
     model: str | os.PathLike[str] | Any = None,
     tokenizer: str | os.PathLike[str] | Any = None,
     *,
+    config: Any = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    use_fast: bool = True,
     device: int | str | torch.device | None = None,
+    device_map: Any = None,
     dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
+    framework: str = "pt",
+    trust_remote_code: bool | None = None,
     backend: str = "auto",
     quantization: Any = None,
     model_kwargs: dict[str, Any] | None = None,
@@ -49,13 +57,19 @@ def pipeline(
         task: one of TASKS, or "ner", "sentiment-analysis".
         model: a checkpoint, or a fastbert model with the head that the task needs.
         tokenizer: a checkpoint or a tokenizer; the model's own checkpoint by default.
-        device: where to compute; an index means that CUDA device, -1 the CPU.
+        config, revision, token: for reading `model` and `tokenizer`, where they are checkpoints.
+        use_fast: prefer the Rust tokenizer.
+        device: where to compute; an index means that CUDA device, -1 the CPU. device_map: the same.
         dtype, backend, quantization, model_kwargs: for the model's from_pretrained, where `model`
-            is a checkpoint.
+            is a checkpoint. torch_dtype is the older name of dtype.
+        framework, trust_remote_code: accepted; "pt" is the only framework, and no code of a
+            checkpoint is ever run.
         **options: defaults for the pipeline's own options.
 
     Raises:
-        ValueError: for an unknown task, or a model without checkpoint and no tokenizer.
+        ValueError: for an unknown task, a model without checkpoint and no tokenizer, or a model
+            with another head.
+        TypeError: for an option that the pipeline does not have.
     """
     name = _ALIASES.get(task, task)
     if name not in TASKS:
@@ -65,11 +79,22 @@ def pipeline(
             f"pipeline({task!r}) needs model=, a checkpoint's folder or a fastbert model; there is "
             "no default one."
         )
+    if framework != "pt":
+        raise ValueError(f"framework is 'pt', not {framework!r}.")
+    hub = {"revision": revision, "token": token}
+    hub = {key: value for key, value in hub.items() if value is not None}
     kind = TASKS[name]
     source: Any = model
     if isinstance(model, (str, os.PathLike)):
         model = _auto(kind.auto_class).from_pretrained(
-            model, dtype=dtype, backend=backend, quantization=quantization, **(model_kwargs or {})
+            model,
+            config=config,
+            dtype=torch_dtype if dtype is None else dtype,
+            backend=backend,
+            quantization=quantization,
+            device_map=device_map,
+            **hub,
+            **(model_kwargs or {}),
         )
     elif not hasattr(model, "base_model"):
         raise ValueError(
@@ -82,7 +107,7 @@ def pipeline(
         if not tokenizer:
             raise ValueError("Pass tokenizer= too: this model was not loaded from a checkpoint.")
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = _auto("AutoTokenizer").from_pretrained(tokenizer)
+        tokenizer = _auto("AutoTokenizer").from_pretrained(tokenizer, use_fast=use_fast, **hub)
     return kind(model.eval(), tokenizer, **options)
 
 

@@ -40,7 +40,7 @@ class TextClassification(Pipeline):
         """{"label", "score"} of every item, or with top_k a list of them, the best first.
 
         Args:
-            items: texts, or {"text": ..., "text_pair": ...}.
+            items: texts, or pairs as {"text": ..., "text_pair": ...} or [text, other].
             top_k: how many labels; None for all.
             function_to_apply: "sigmoid", "softmax" or "none"; by default what the configuration's
                 problem_type and number of labels ask for.
@@ -73,6 +73,8 @@ class TextClassification(Pipeline):
     def _row(self, item: Any, arguments: dict[str, Any]) -> Any:
         if isinstance(item, dict):
             return self.tokenize(**item, **arguments)
+        if isinstance(item, (list, tuple)) and [type(part) for part in item] == [str, str]:
+            return self.tokenize(*item, **arguments)
         if not isinstance(item, str):
             raise TypeError(
                 'text-classification takes texts, or pairs as {"text": ..., "text_pair": ...}, not '

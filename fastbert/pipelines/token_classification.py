@@ -36,7 +36,7 @@ class TokenClassification(Pipeline):
     def __call__(self, inputs: Any, **options: Any) -> Any:
         """As Pipeline; with is_split_into_words one list of words is one input."""
         words = options.get("is_split_into_words", self.options.get("is_split_into_words", False))
-        if words and inputs and isinstance(inputs[0], str):
+        if words and isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
             return super().__call__([inputs], **options)
         return super().__call__(inputs, **options)
 
