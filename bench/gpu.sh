@@ -16,7 +16,7 @@
 #   FASTBERT_WHEELS=DIR   wheels of what that one lacks (pybind11, cmake, ninja, pytest, ...)
 #   FASTBERT_MINILM=DIR   all-MiniLM-L6-v2, for the accuracy of int8
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 PYTHON=${PYTHON:-python3}
 RESULTS=${FASTBERT_RESULTS:-bench/results}
 SITE=$PWD/build/gpu/site

@@ -269,9 +269,11 @@ class CudaRecorder:
         with torch.cuda.stream(self._side):
             run()
         # Beginning a recording waits for the device and empties torch's cache, neither of which may
-        # happen within another. thread_local: other threads may allocate and wait meanwhile.
+        # happen within another. thread_local: other threads may allocate and wait meanwhile. The
+        # stream is named once more because a recording that fails leaves its own one current.
         with (
             _recording,
+            torch.cuda.stream(current),
             torch.cuda.graph(
                 graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"
             ),

@@ -25,7 +25,8 @@ def text(record: Record) -> str:
         for row in sorted(rows, key=lambda row: row.median_ms or float("inf")):
             lines.append(f"  {row.engine:<32} {_figure(row)}")
     lines.append("goals")
-    lines += [f"  {verdict.line()}" for verdict in verdicts(record)]
+    unreal = "no measurement: " if record.dry_run else ""
+    lines += [f"  {unreal}{verdict.line()}" for verdict in verdicts(record)]
     return "\n".join(lines)
 
 
