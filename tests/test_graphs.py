@@ -220,6 +220,113 @@ def test_inference_mode_may_come_and_go(recorded_in: bool) -> None:
     assert out is not None and torch.equal(out, rows * 2)
 
 
+# CUDA's recorder, over objects that write down what they are asked
+
+
+class Pretended:
+    """Streams, events and graphs of a device that is not there, and the order of what they did."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.did: list[str] = []
+        self.current = self.stream("caller")
+        cuda = torch.cuda
+        patch.setattr(cuda, "Stream", lambda device: self.stream("side"))
+        patch.setattr(cuda, "Event", lambda: self.thing("event", "record", "synchronize"))
+        patch.setattr(cuda, "CUDAGraph", lambda: self.thing("graph", "replay"))
+        patch.setattr(cuda, "graph_pool_handle", lambda: "pool")
+        patch.setattr(cuda, "current_stream", lambda device: self.current)
+        patch.setattr(cuda, "device", lambda device: contextlib.nullcontext())
+        patch.setattr(cuda, "stream", self.on)
+        patch.setattr(cuda, "graph", self.capture)
+        self.capture_fails = False
+
+    def thing(self, name: str, *methods: str) -> Any:
+        made = type(name, (), {})()
+        made.name = name
+        for method in methods:
+
+            def call(*args: Any, method: str = method) -> None:
+                told = " ".join(getattr(a, "name", str(a)) for a in args)
+                self.did.append(f"{name}.{method} {told}".strip())
+
+            setattr(made, method, call)
+        return made
+
+    def stream(self, name: str) -> Any:
+        return self.thing(name, "wait_stream", "wait_event", "synchronize")
+
+    @contextlib.contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextlib.contextmanager
+    def capture(
+        self, graph: Any, *, pool: str, stream: Any, capture_error_mode: str
+    ) -> Iterator[None]:
+        self.did.append(f"begin {pool} {capture_error_mode}")
+        self.current = stream
+        yield
+        if self.capture_fails:
+            raise RuntimeError("invalidated")  # as torch's: its stream stays the current one
+        self.current = self.caller
+        self.did.append("end")
+
+    def run(self) -> None:
+        self.did.append(f"run on {self.current.name}")
+
+    def recorder(self) -> graphs.CudaRecorder:
+        self.caller = self.current
+        return graphs.CudaRecorder(torch.device("cuda", 0))
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    return Pretended(monkeypatch)
+
+
+def test_a_recording_runs_once_plainly_and_on_its_own_stream(pretended: Pretended) -> None:
+    graph = pretended.recorder().record(pretended.run)
+    assert pretended.did == [
+        "side.wait_stream caller", "run on side", "begin pool thread_local", "run on side", "end",
+        "caller.wait_stream side",
+    ]  # fmt: skip
+    graph.replay()
+    assert pretended.did[-1] == "graph.replay"
+
+
+def test_a_recording_that_fails_gives_the_stream_back(pretended: Pretended) -> None:
+    recorder = pretended.recorder()
+    pretended.capture_fails = True
+    with pytest.raises(RuntimeError, match="invalidated"):
+        recorder.record(pretended.run)
+    assert pretended.current is pretended.caller
+    assert not graphs._recording.locked()
+
+
+def test_another_stream_waits_for_the_turn_before(pretended: Pretended) -> None:
+    recorder = pretended.recorder()
+    buffer = pretended.thing("buffer", "record_stream")
+    other = pretended.stream("other")
+    for stream in (pretended.caller, pretended.caller, other, other, pretended.caller):
+        with pretended.on(stream), recorder.turn((buffer,)):
+            pretended.run()
+    assert pretended.did == [
+        "buffer.record_stream caller", "run on caller", "event.record caller",
+        "run on caller", "event.record caller",
+        "other.wait_event event", "buffer.record_stream other", "run on other",
+        "event.record other",
+        "run on other", "event.record other",
+        "caller.wait_event event", "buffer.record_stream caller", "run on caller",
+        "event.record caller",
+    ]  # fmt: skip
+    recorder.settle()
+    assert pretended.did[-2:] == ["side.synchronize", "event.synchronize"]
+
+
 # The encoder
 
 

@@ -104,6 +104,20 @@ def test_a_text_has_the_same_bits_alone_and_in_any_batch(kind: str) -> None:
             assert torch.equal(alone, together[row, : text.shape[1]]), lengths[row]
 
 
+def test_weights_are_quantised_on_the_device_as_they_are_loaded() -> None:
+    plain = model(torch.float32)
+    with torch.inference_mode(False):
+        made = BertModel.from_pretrained(
+            None, config=plain.config, state_dict=plain.state_dict(), quantization="int8",
+            device=DEVICE, add_pooling_layer=False,
+        )  # fmt: skip
+    part = made.blocks()[0].up
+    assert part.qweight.device == DEVICE and part.qweight.dtype == torch.int8
+    ids = torch.randint(5, 100, (2, 30), device=DEVICE)
+    ours, exact = (m(ids).last_hidden_state.double() for m in (made, plain))
+    assert float((ours - exact).norm() / exact.norm()) < 5e-2
+
+
 def test_the_host_does_not_wait() -> None:
     made = model()
     ids = torch.randint(5, 100, (3, 40), device=DEVICE)
