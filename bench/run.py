@@ -26,7 +26,7 @@ from .rivals import Padded, Rival
 
 # A failure of one rival must not end the run; it becomes that rival's line in the table.
 _FAILURES = (Exception,)
-Runs = dict[tuple[str, str], Callable[[], object]]
+Run = Callable[[], object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,45 +74,25 @@ def _token_case(
     case: Case, engines: Sequence[Rival], options: argparse.Namespace, results: Results
 ) -> None:
     path = models.checkpoint(case.model)
-    found = results.begin(case.name, limits.measure(options.threads))
     random = np.random.default_rng(1)
     inputs = [
         [int(i) for i in random.integers(1000, case.shape.vocabulary - 10, size=length)]
         for length in case.lengths
     ]
     ways = cases_module.arrangements(case)
-    expected = _expected(path, inputs)
-    runs: Runs = {}
-    rows: dict[tuple[str, str], Row] = {}
-    loaded: list[Any] = []
-    for rival in engines:
-        for way, batches in ways.items():
-            if rival.ours and way != "arrival":
-                continue
-            row = Row(case.name, rival.name, rival.precision, way)
-            rows[rival.name, way] = row
-            results.rows.append(row)
-            row.reason = _refusal(rival, case)
-            if row.reason:
-                continue
-            try:
-                if not loaded or loaded[-1][0] is not rival:
-                    loaded.append((rival, rival.load(path, options.threads)))
-                engine = loaded[-1][1]
-                run, outputs = _batched(engine, inputs, batches)
-                verdict = gate.judge(outputs, expected, rival.precision)
-            except _FAILURES as error:
-                row.reason = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                continue
-            row.error, row.passed = verdict.error, verdict.passed
-            if verdict.passed:
-                runs[rival.name, way] = run
-            else:
-                row.reason = f"gate: relative error {verdict.error:.1e}"
-            if rival.ours:
-                found.plans[rival.name] = engine.model.plan().lines()
-    _time(runs, rows, options)
+    found = results.begin(case.name, limits.measure(options.threads))
     found.floors = _floors(case, case.lengths, found.limits)
+    loaded: dict[str, Any] = {}
+
+    def build(rival: Rival, way: str) -> tuple[Run, list[np.ndarray]]:
+        if rival.name not in loaded:
+            loaded[rival.name] = rival.load(path, options.threads)
+        engine = loaded[rival.name]
+        if rival.ours:
+            found.plans[rival.name] = engine.model.plan().lines()
+        return _batched(engine, inputs, ways[way])
+
+    _compare(case, engines, list(ways), build, _expected(path, inputs), options, results)
     loaded.clear()
     gc.collect()
 
@@ -122,14 +102,33 @@ def _text_case(
 ) -> None:
     path = models.checkpoint(case.model)
     inputs = texts.english(case.texts)
-    found = results.begin(case.name, limits.measure(options.threads))
-    found.notes["digest of the texts"] = texts.digest(inputs)
     reference = rivals.RIVALS["transformers fp32"]
     expected = list(embedder(reference, path, options.threads, inputs, True)())
-    runs: Runs = {}
+    found = results.begin(case.name, limits.measure(options.threads))
+    found.floors = _floors(case, _text_lengths(path, inputs), found.limits)
+    found.notes["digest of the texts"] = texts.digest(inputs)
+
+    def build(rival: Rival, way: str) -> tuple[Run, list[np.ndarray]]:
+        run = embedder(rival, path, options.threads, inputs, way == "sorted")
+        return run, list(run())
+
+    _compare(case, engines, ["arrival", "sorted"], build, expected, options, results)
+
+
+def _compare(
+    case: Case,
+    engines: Sequence[Rival],
+    ways: Sequence[str],
+    build: Callable[[Rival, str], tuple[Run, list[np.ndarray]]],
+    expected: Sequence[np.ndarray],
+    options: argparse.Namespace,
+    results: Results,
+) -> None:
+    """Builds every engine in every way, lets those through that the gate passes, and times them."""
+    runs: dict[tuple[str, str], Run] = {}
     rows: dict[tuple[str, str], Row] = {}
     for rival in engines:
-        for way in ("arrival",) if rival.ours else ("arrival", "sorted"):
+        for way in ("arrival",) if rival.ours else ways:
             row = Row(case.name, rival.name, rival.precision, way)
             rows[rival.name, way] = row
             results.rows.append(row)
@@ -137,8 +136,8 @@ def _text_case(
             if row.reason:
                 continue
             try:
-                run = embedder(rival, path, options.threads, inputs, way == "sorted")
-                verdict = gate.judge(list(run()), expected, rival.precision)
+                run, outputs = build(rival, way)
+                verdict = gate.judge(outputs, expected, rival.precision)
             except _FAILURES as error:
                 row.reason = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue
@@ -147,8 +146,13 @@ def _text_case(
                 runs[rival.name, way] = run
             else:
                 row.reason = f"gate: relative error {verdict.error:.1e}"
-    _time(runs, rows, options)
-    found.floors = _floors(case, _text_lengths(path, inputs), found.limits)
+    turns, budget, least = (3, 2.0, 1) if options.quick else (options.turns, options.budget, 3)
+    names = {" / ".join(key): key for key in runs}
+    samples = stats.interleave(
+        {name: runs[key] for name, key in names.items()}, turns, budget, least
+    )
+    for name, seconds in samples.items():
+        rows[names[name]].time = stats.Summary.of(seconds)
 
 
 def _refusal(rival: Rival, case: Case) -> str:
@@ -175,7 +179,7 @@ def _expected(path: Path, inputs: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 def _batched(
     engine: Any, inputs: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]
-) -> tuple[Callable[[], object], list[np.ndarray]]:
+) -> tuple[Run, list[np.ndarray]]:
     """The timed call over all batches, and the rows of every text in the texts' own order."""
     padded = [Padded.of([inputs[index] for index in batch]) for batch in batches]
     calls = [engine.prepare(batch) for batch in padded]
@@ -191,16 +195,6 @@ def _batched(
         return result
 
     return run, outputs
-
-
-def _time(runs: Runs, rows: dict[tuple[str, str], Row], options: argparse.Namespace) -> None:
-    turns, budget, least = (3, 2.0, 1) if options.quick else (options.turns, options.budget, 3)
-    keys = {" / ".join(key): key for key in runs}
-    samples = stats.interleave(
-        {name: runs[key] for name, key in keys.items()}, turns, budget, least
-    )
-    for name, seconds in samples.items():
-        rows[keys[name]].time = stats.Summary.of(seconds)
 
 
 def _text_lengths(path: Path, inputs: Sequence[str]) -> tuple[int, ...]:
