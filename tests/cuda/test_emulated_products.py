@@ -117,13 +117,14 @@ def test_every_form(op: str, shape: tuple[int, int, int], dtype: torch.dtype) ->
         assert torch.equal(result, results[0][1]), form
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("form", [(WGMMA, 0), (WGMMA, 1), RESIDENT, (MMA, 0), (MMA, 1)], ids=str)
 def test_no_order_of_threads_changes_the_result(
     form: tuple[int, int], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 420 x 390: every block of a form that stays has several tiles, and weights to change.
-    arguments = sample("int8_linear", torch.bfloat16, 420, 272, 390, residual=True)
+    # 420 x 390: every block of a form that stays has several tiles, and weights to change; K of 656
+    # has more slabs than there are stages.
+    arguments = sample("int8_linear", torch.bfloat16, 420, 656, 390, residual=True)
     # Of the other family: one that goes wrong in the same way every time must not be its own judge.
     expected = run("int8_linear", (WGMMA if form[0] == MMA else MMA, 1), **arguments)
     monkeypatch.setenv("FASTBERT_EMULATION_SEED", str(seed))
