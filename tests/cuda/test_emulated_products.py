@@ -241,6 +241,26 @@ def test_requantised_results(form: tuple[int, int]) -> None:
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize(
+    ("integer", "dtype", "expected"),
+    [
+        (False, torch.float32, {"fma/0", "fma/1"}),
+        (False, torch.bfloat16, {"mma/0", "mma/1", "wgmma/0", "wgmma/1"}),
+        (True, torch.bfloat16, {"mma/0", "mma/1", "wgmma/0", "wgmma/1", "wgmma/2"}),
+    ],
+)
+def test_the_bench_of_tiles_runs_them_all(
+    integer: bool, dtype: torch.dtype, expected: set[str]
+) -> None:
+    tiles = pytest.importorskip("bench.gpu.tiles", reason="run from a checkout")
+    device = torch.device("cpu")
+    product = tiles.Product(5, 32, 16, dtype, integer, device)
+    words = tiles.line(product, tiles.Stopwatch(device)).split()
+    assert {word.rstrip("*") for word in words[::2]} == expected
+    assert sum(word.endswith("*") for word in words) == 1
+    assert all(float(word) > 0 for word in words[1::2])
+
+
 def test_sums_of_weights(emulated: Any) -> None:
     from fastbert.kernels.cuda.int8_linear import int8_linear_prepack
 
