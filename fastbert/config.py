@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import operator
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
 
@@ -53,6 +54,7 @@ class PreTrainedConfig:
 
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}
+    _alias_defaults: ClassVar[dict[str, Any]] = {}
     sub_configs: ClassVar[dict[str, type]] = {}
     base_config_key: ClassVar[str] = ""
 
@@ -118,15 +120,25 @@ class PreTrainedConfig:
         for owner in cls.__mro__:
             for name, annotation in vars(owner).get("__annotations__", {}).items():
                 if not str(annotation).startswith("ClassVar") and not name.startswith("_"):
-                    fields.setdefault(name, getattr(cls, name))
+                    default = cls._alias_defaults.get(name, getattr(cls, name))
+                    fields.setdefault(name, default)
         return fields
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, type(self).attribute_map.get(name, name), value)
 
-    def __getattribute__(self, name: str) -> Any:
-        mapped = type(self).attribute_map.get(name, name)
-        return object.__getattribute__(self, mapped)
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...  # aliases
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Aliases are properties rather than a look at every attribute that is read: forwards read
+        # many, and torch.compile cannot follow such a look.
+        for alias, name in cls.attribute_map.items():
+            if alias in vars(cls):
+                cls._alias_defaults = {**cls._alias_defaults, alias: vars(cls)[alias]}
+            setattr(cls, alias, property(operator.attrgetter(name)))
 
     @property
     def num_labels(self) -> int:

@@ -54,6 +54,13 @@ class ModelOutput(OrderedDict[str, Any]):
             return super().__getitem__(key)
         return self.to_tuple()[key]
 
+    @classmethod
+    def field_names(cls) -> tuple[str, ...]:
+        """Names of the fields, in order."""
+        # dataclasses.fields() of a class stops torch.compile.
+        names: tuple[str, ...] = tuple(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        return names
+
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are not None, in order."""
         values = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]

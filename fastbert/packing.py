@@ -97,6 +97,8 @@ class PackedBatch:
             return cls.dense(batch_size, seqlen, device)
         _check_mask(mask, batch_size, seqlen)
         visible = mask != 0
+        if mask.device.type == "cpu" and bool(visible.all()):
+            return cls.dense(batch_size, seqlen, device)
         kept = visible
         if keep_first_column and seqlen > 0:
             kept = visible.clone()

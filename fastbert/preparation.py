@@ -126,14 +126,20 @@ class View:
 
 def _watch(model: nn.Module) -> Any:
     """A `_C.Watch` of a model."""
+    # Empty dictionaries are only worth a look where an entry would mean something: each of them is
+    # memory that a large model's pass has driven out of the caches.
     dicts: list[dict[Any, Any]] = [vars(model.config)]
     entries: list[tuple[dict[str, Any], str]] = []
     tensors: dict[int, Tensor] = {}
     for module in model.modules():
-        dicts += [module._modules, module._parameters, module._buffers]
-        dicts += [module._forward_hooks, module._forward_pre_hooks]
+        dicts += [held for held in (module._modules, module._parameters, module._buffers) if held]
+        if isinstance(module, nn.ModuleList) and not len(module):
+            dicts.append(module._modules)
         if isinstance(module, (Linear, Int8Linear, LayerNorm, nn.Embedding)):
-            entries += [(vars(module), "forward"), (vars(module), "eps")]
+            dicts += [module._forward_hooks, module._forward_pre_hooks]
+            entries.append((vars(module), "forward"))
+        if isinstance(module, LayerNorm):
+            entries.append((vars(module), "eps"))
         for holder in (module._parameters, module._buffers):
             tensors |= {id(tensor): tensor for tensor in holder.values() if tensor is not None}
     return native.extension().Watch(

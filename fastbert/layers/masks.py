@@ -73,6 +73,8 @@ def lay_out(
         return Layout(batch, PackedBatch.dense(batch_size, total, device, mask), causal=causal)
     if keep_padding:
         return Layout(PackedBatch.dense(batch_size, length, device, mask), causal=causal)
+    if mask is None:
+        return Layout(PackedBatch.dense(batch_size, length, device), causal=causal)
     batch = PackedBatch.from_mask(mask, batch_size, length, device, keep_first_column)
     return Layout(batch, causal=causal)
 

@@ -97,7 +97,6 @@ class BertLikeModel(EncoderModel):
             self.embedding_projection(),
         )
 
-    @torch.compiler.disable  # reads the configuration, whose attributes have aliases
     def first_block(self) -> Block | None:
         layers: Any = self.encoder.layer
         return bert_block(layers[0], self.config) if len(layers) else None

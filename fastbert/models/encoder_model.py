@@ -173,14 +173,9 @@ class EncoderModel(PreTrainedModel):
             raise ValueError(
                 f"The length {shape[1]} must be a multiple of chunk_size_feed_forward ({chunk})."
             )
-        traced = torch.compiler.is_compiling()
-        view = _current_view(self) if traced else self.preparation.view(self)
-        grad = torch.is_grad_enabled() and (
-            any(x is not None and x.requires_grad for x in inputs)
-            or any(parameter.requires_grad for parameter in view.parameters)
-        )
+        view, plan, grad = _settled(self, inputs)
         return Request(
-            _plan(self, view, grad),
+            plan,
             view,
             bool(config.output_attentions if attentions is None else attentions),
             bool(config.output_hidden_states if states is None else states),
@@ -339,18 +334,16 @@ def _untraced(model: EncoderModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     return retrying(model, model.compute, *args, **kwargs)
 
 
-@torch.compiler.disable
-def _current_view(model: EncoderModel) -> View:
+def _settled(model: EncoderModel, inputs: Sequence[Tensor | None]) -> tuple[View, Plan, bool]:
+    """The view and plan of a pass, and whether gradients will flow."""
+    if torch.compiler.is_compiling():
+        return _settled_between_graphs(model, inputs)
     view = model.preparation.view(model)
-    if view.holds():
-        return view
-    model.preparation.stale(view)
-    return model.preparation.view(model)
-
-
-@torch.compiler.disable  # reads context variables and caches
-def _plan(model: EncoderModel, view: View, grad: bool) -> Plan:
-    return build_plan(
+    grad = torch.is_grad_enabled() and (
+        any(x is not None and x.requires_grad for x in inputs)
+        or any(parameter.requires_grad for parameter in view.parameters)
+    )
+    plan = build_plan(
         view.traits,
         view.device,
         view.dtype,
@@ -359,6 +352,17 @@ def _plan(model: EncoderModel, view: View, grad: bool) -> Plan:
         grad,
         model.batch_invariant,
     )
+    return view, plan, grad
+
+
+@torch.compiler.disable  # reads context variables and caches
+def _settled_between_graphs(
+    model: EncoderModel, inputs: Sequence[Tensor | None]
+) -> tuple[View, Plan, bool]:
+    view = model.preparation.view(model)
+    if not view.holds():
+        model.preparation.stale(view)
+    return _settled(model, inputs)
 
 
 def _head_mask(mask: Tensor | None, layers: int, dtype: torch.dtype) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from torch import Tensor
@@ -83,6 +83,6 @@ class Encoding:
             "cross_attentions": self.cross_attentions,
             "past_key_values": self.cache,
         }
-        names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        names = kind.field_names()
         values.update((name, value) for name, value in rest.items() if name in names)
         return finish(kind(**values), self.return_dict, keep)

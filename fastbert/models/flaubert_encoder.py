@@ -107,7 +107,6 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
             self.layer_norm_emb,
         )
 
-    @torch.compiler.disable  # reads the configuration, whose attributes have aliases
     def blocks(self) -> Sequence[Block]:
         config = self.config
         head_dim = config.emb_dim // config.n_heads
@@ -187,13 +186,13 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
     ) -> Encoding:
         """See EncoderModel.encode; with keep_padding the rows of masked tokens are zero, and
         first_column needs nothing, since it may be zero too."""
-        mask = self.token_mask(input_ids, inputs_embeds, attention_mask, lengths)
         shape = self.grid(input_ids, inputs_embeds)
+        request = self.request(shape, options, inputs_embeds)
+        mask = self.token_mask(input_ids, inputs_embeds, attention_mask, lengths)
         length = shape[1]
         for name, value in (("position_ids", position_ids), ("langs", langs)):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}.")
-        request = self.request(shape, options, inputs_embeds)
         store, past = self._cache(cache)
         new = slice(past, length) if input_ids is not None else slice(None)
         if position_ids is None:
