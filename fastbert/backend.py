@@ -250,7 +250,10 @@ def _general_reason(question: _Question) -> str | None:
     if question.wanted == "reference":
         return "the reference was asked for"
     if question.needs_grad:
-        return "gradients are wanted, and kernels have no backward pass"
+        return (
+            "gradients are wanted, and kernels have no backward pass; an encoder in eval mode runs "
+            "its forward pass on them all the same, and again here when gradients are asked for"
+        )
     if question.autocast:
         return "autocast is on, and only the reference follows it"
     return None

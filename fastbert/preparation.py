@@ -211,6 +211,18 @@ class Preparation:
                     ready = self._renewed(view, served)
         return ready.encoder
 
+    def ready(self, view: View, plan: Plan) -> bool:
+        """Whether a pass can run on the prepared encoder without packing changed weights again:
+        they never were packed, or are as they were."""
+        if view.served(plan) is None:
+            return False
+        return self._ready is None or (self._ready.view is view and view.holds(versions=True))
+
+    def pools(self, view: View, plan: Plan) -> bool:
+        """Whether the prepared encoder of a view computes the pooler."""
+        served = view.served(plan)
+        return served is not None and served.pooler
+
     def _renewed(self, view: View, served: Served) -> _Ready:
         if not view.holds(versions=True):
             raise self.stale(view)

@@ -78,14 +78,15 @@ def breaks(model: torch.nn.Module, **batch: Tensor) -> tuple[int, int]:
 
 
 def test_graph_breaks(model: fastbert.BertModel) -> None:
-    """Without gradients, one native call and nothing to trace. With them, one break, where the mask
-    decides how many rows there are."""
+    """Without gradients, one native call and nothing to trace. With them, a break where the plan is
+    settled, and one where the mask decides how many rows there are; torch counts the graphs that
+    hold an op."""
     batch = ragged(9)
     dense = {"input_ids": batch["input_ids"]}
     with torch.no_grad():
         assert breaks(model, **batch) == (0, 0)
     assert breaks(model.train(), **batch) == (2, 1)
-    assert breaks(model, **dense) == (1, 0)
+    assert breaks(model, **dense) == (2, 1)
 
 
 def test_graph_breaks_of_other_families() -> None:
@@ -100,4 +101,4 @@ def test_graph_breaks_of_other_families() -> None:
     ]
     for made in models:
         _, found = breaks(made.train(), **ragged(9))
-        assert found <= 1, type(made).__name__
+        assert found <= 2, type(made).__name__

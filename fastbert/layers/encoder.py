@@ -67,7 +67,7 @@ class Pass:
 
     @property
     def plain(self) -> bool:
-        """Nothing is asked that a prepared encoder does not do."""
+        """Nothing is asked that a prepared encoder does not do, but for gradients."""
         special = (
             self.keys,
             self.bias,
@@ -77,7 +77,7 @@ class Pass:
             self.row_scale,
             self.recompute,
         )
-        flags = self.causal or self.attentions or self.hidden_states or self.differentiable
+        flags = self.causal or self.attentions or self.hidden_states
         dropout = self.hidden_dropout + self.attention_dropout + self.layer_dropout
         return not flags and dropout == 0.0 and all(value is None for value in special)
 

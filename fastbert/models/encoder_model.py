@@ -22,6 +22,7 @@ from fastbert.models.encoding import Encoding
 from fastbert.packing import PackedBatch
 from fastbert.preparation import Preparation, View, retrying
 from fastbert.prepared_gpu import GpuEncoder
+from fastbert.recompute import recomputed
 
 
 @dataclass(frozen=True)
@@ -239,32 +240,92 @@ class EncoderModel(PreTrainedModel):
             recompute=recompute,
             differentiable=request.differentiable,
         )
-        if asked.plain:
-            done = self._prepared(rows, layout.batch, request, padded, pooled)
+        view, batch = request.view, layout.batch
+        traced = torch.compiler.is_compiling()
+        if asked.plain and not request.differentiable:
+            done = self._prepared(rows, batch, request.view, request.plan, padded, pooled)
             if done is not None:
                 return done
-        view, plan = request.view, request.plan
-        if not torch.compiler.is_compiling() and not view.holds():
+        if not traced and not view.holds():
             raise self.preparation.stale(view)
-        hidden = embed(view.tables, rows.packed(layout.batch), plan)
-        if hidden_dropout > 0.0:
-            hidden = F.dropout(hidden, hidden_dropout, training=True)
-        if view.tables.projection is not None:
-            hidden = view.tables.projection(hidden, plan)
-        if row_scale is not None:
-            hidden = hidden * row_scale
-        return encode(view.blocks, hidden, layout.batch, plan, asked)
+        if asked.plain and request.differentiable and not (traced or self.training):
+            done = self._recomputed(rows, batch, request, asked, padded, pooled)
+            if done is not None:
+                return done
+        return self._layer_by_layer(rows, batch, request, asked)
+
+    def _layer_by_layer(
+        self, rows: EmbeddingInput, batch: PackedBatch, request: Request, asked: Pass
+    ) -> Encoded:
+        """The pass op by op."""
+        tables, plan = request.view.tables, request.plan
+        hidden = embed(tables, rows.packed(batch), plan)
+        if asked.hidden_dropout > 0.0:
+            hidden = F.dropout(hidden, asked.hidden_dropout, training=True)
+        if tables.projection is not None:
+            hidden = tables.projection(hidden, plan)
+        if asked.row_scale is not None:
+            hidden = hidden * asked.row_scale
+        return encode(request.view.blocks, hidden, batch, plan, asked)
+
+    def _recomputed(
+        self,
+        rows: EmbeddingInput,
+        batch: PackedBatch,
+        request: Request,
+        asked: Pass,
+        padded: bool,
+        pooled: bool,
+    ) -> Encoded | None:
+        """The pass as one native call whose gradients are computed layer by layer; None where there
+        is no prepared encoder, or its weights have changed: packing them again for every step of a
+        training loop would cost more than it gives."""
+        view, plan = request.view, _plan(self, request.view, needs_grad=False)
+        if view.device.type != "cpu" or not self.preparation.ready(view, plan):
+            return None
+        pooled = pooled and self.preparation.pools(view, plan)
+
+        def compute() -> tuple[Tensor, ...]:
+            done = self._prepared(rows, batch, view, plan, padded, pooled)
+            if done is None:
+                raise self.preparation.stale(view)
+            values = (done.grid if padded else done.rows, done.pooled)
+            return tuple(value for value in values if value is not None)
+
+        def again() -> tuple[Tensor, ...]:
+            if list(map(id, self.parameters())) != list(map(id, view.parameters)):
+                raise RuntimeError(
+                    f"A weight of this {type(self).__name__} was replaced between its forward and "
+                    "its backward pass, so that the gradients of the forward pass are lost."
+                )
+            values = self._layer_by_layer(rows, batch, request, asked).rows
+            assert values is not None
+            found = (batch.pad(values) if padded else values,)
+            if not pooled:
+                return found
+            first = values.index_select(0, batch.first_token_rows())
+            assert view.pooler is not None
+            return (*found, view.pooler(first, request.plan, activation="tanh"))
+
+        leaves = [*view.parameters, *([] if rows.embeds is None else [rows.embeds])]
+        values = recomputed(compute, again, leaves)
+        first = values[1] if pooled else None
+        return (
+            Encoded(None, grid=values[0], pooled=first)
+            if padded
+            else Encoded(values[0], pooled=first)
+        )
 
     def _prepared(
         self,
         rows: EmbeddingInput,
         batch: PackedBatch,
-        request: Request,
+        view: View,
+        plan: Plan,
         padded: bool,
         pooled: bool,
     ) -> Encoded | None:
         """The pass as one native call; None where there is no prepared encoder for it."""
-        view, plan = request.view, request.plan
         encoder = self.preparation.encoder(view, plan)
         if encoder is None or torch.jit.is_tracing():
             return None
@@ -343,16 +404,19 @@ def _settled(model: EncoderModel, inputs: Sequence[Tensor | None]) -> tuple[View
         any(x is not None and x.requires_grad for x in inputs)
         or any(parameter.requires_grad for parameter in view.parameters)
     )
-    plan = build_plan(
+    return view, _plan(model, view, grad), grad
+
+
+def _plan(model: EncoderModel, view: View, needs_grad: bool) -> Plan:
+    return build_plan(
         view.traits,
         view.device,
         view.dtype,
         model.backend,
         model.strict,
-        grad,
+        needs_grad,
         model.batch_invariant,
     )
-    return view, plan, grad
 
 
 @torch.compiler.disable  # reads context variables and caches

@@ -338,6 +338,134 @@ TEST(encoder_scatters_into_a_padded_grid) {
     for (index_t r = 0; r < 10; ++r) CHECK(grid[r * stride + 7] == 0.0f);
 }
 
+// Tables of `width` columns, a projection where that is not kHidden, and a pooler.
+struct Embedded {
+    static constexpr index_t kWords = 9, kPositions = 8, kTypes = 2;
+    index_t width;
+    std::vector<float> words, positions, types, norm_weight, norm_bias;
+    Stored projection, pooler;
+
+    explicit Embedded(index_t columns)
+        : width(columns),
+          words(test::normal_values(kWords * columns, 1)),
+          positions(test::normal_values(kPositions * columns, 2)),
+          types(test::normal_values(kTypes * columns, 3)),
+          norm_weight(test::normal_values(columns, 4, 1.0f, 0.2f)),
+          norm_bias(test::normal_values(columns, 5, 0.0f, 0.2f)),
+          projection(kHidden, columns, 6),
+          pooler(20, kHidden, 7) {}
+
+    EmbeddingSource source() const {
+        EmbeddingSource s;
+        s.width = width;
+        s.word = {words.data(), kWords, width};
+        s.position = {positions.data(), kPositions, width};
+        s.type = {types.data(), kTypes, width};
+        s.norm = {{norm_weight.data(), DType::f32}, {norm_bias.data(), DType::f32}, kEps};
+        if (width != kHidden) s.projection = projection.source(Precision::f32);
+        return s;
+    }
+    // What the first block is given for these indices.
+    std::vector<float> rows(const std::vector<std::int64_t>& word,
+                            const std::vector<std::int64_t>& position,
+                            const std::vector<std::int64_t>& type) const {
+        std::vector<float> all;
+        for (std::size_t t = 0; t < word.size(); ++t) {
+            std::vector<double> row;
+            double mean = 0.0, variance = 0.0;
+            for (index_t c = 0; c < width; ++c) {
+                row.push_back(double{words[word[t] * width + c]} + types[type[t] * width + c] +
+                              positions[position[t] * width + c]);
+                mean += row.back() / static_cast<double>(width);
+            }
+            for (double v : row) variance += (v - mean) * (v - mean) / static_cast<double>(width);
+            for (index_t c = 0; c < width; ++c) {
+                row[c] =
+                    (row[c] - mean) / std::sqrt(variance + kEps) * norm_weight[c] + norm_bias[c];
+            }
+            if (width != kHidden) row = projection.apply(row);
+            all.insert(all.end(), row.begin(), row.end());
+        }
+        return all;
+    }
+};
+
+TEST(encoder_looks_up_and_pools) {
+    // Sequences of 3 and 2 tokens in a grid of 2 x 4; a token is missing in the first one.
+    const std::vector<std::int64_t> places{0, 2, 3, 4, 5};
+    const std::vector<std::int64_t> words{8, -7, 0, 3, 3, 1, 99, 5}, types{1, 0, 0, 1, 1, 0, 0, 1};
+    const std::vector<std::int64_t> columns{7, 1, 2, 0};  // the same in every row: row stride 0
+    const Batch batch({3, 2});
+    test::for_each_isa([&](Isa) {
+        for (index_t width : {kHidden, index_t{20}}) {
+            const Model model(false);
+            const Embedded tables(width);
+            const EmbeddingSource embedding = tables.source();
+            const ProductSource pooler = tables.pooler.source(Precision::f32);
+            EncoderSource source{model.shape, model.sources(Precision::f32)};
+            source.embedding = &embedding;
+            source.pooler = &pooler;
+            Encoder encoder(source);
+            EncoderInput in = batch.input();
+            in.x = nullptr;
+            in.seqlen = 4;
+            in.places = places.data();
+            in.word = {words.data(), 4, 1};
+            in.type = {types.data(), 4, 1};
+            in.position = {columns.data(), 0, 1};
+            std::vector<float> grid(8 * kHidden, NAN), pooled(2 * 20, NAN);
+            EncoderOutput to;
+            to.out = grid.data();
+            to.stride = kHidden;
+            to.rows = 8;
+            to.grid = true;
+            to.pooled = pooled.data();
+            to.pooled_stride = 20;
+
+            Batch plain = batch;
+            plain.x = tables.rows({8, 0, 3, 3, 1}, {7, 2, 0, 7, 1}, {1, 0, 1, 1, 0});
+            const auto expected = run(*model.encoder(Precision::f32), plain);
+            for (int threads : {1, 2}) {
+                std::fill(grid.begin(), grid.end(), NAN);
+                std::fill(pooled.begin(), pooled.end(), NAN);
+                encoder.run(in, to, threads);
+                for (std::size_t t = 0; t < places.size(); ++t) {
+                    for (index_t c = 0; c < kHidden; ++c) {
+                        const float value = grid[places[t] * kHidden + c];
+                        CHECK(std::fabs(value - expected[t * kHidden + c]) < 2e-5f);
+                    }
+                }
+                for (index_t r : {1, 6, 7}) CHECK(grid[r * kHidden + 3] == 0.0f);
+                for (int b : {0, 1}) {
+                    const auto first = expected.begin() + batch.cu[b] * kHidden;
+                    const auto want = tables.pooler.apply({first, first + kHidden});
+                    for (int c = 0; c < 20; ++c) {
+                        CHECK(std::fabs(pooled[b * 20 + c] - std::tanh(want[c])) < 2e-5);
+                    }
+                }
+            }
+
+            // Indices outside a table, at a token: nothing is computed. At removed places they may
+            // be anything, as above.
+            std::fill(grid.begin(), grid.end(), NAN);
+            for (std::int64_t wrong : {Embedded::kWords, index_t{-1}, index_t{1} << 40}) {
+                auto bad = words;
+                bad[5] = wrong;
+                in.word.data = bad.data();
+                CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+            }
+            in.word.data = words.data();
+            in.extra = {types.data(), 4, 1};
+            CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+            in.extra = {};
+            const std::vector<int> empty{0, 0, 5};
+            in.cu_seqlens = empty.data();
+            CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+            for (float v : grid) CHECK(std::isnan(v));
+        }
+    });
+}
+
 TEST(encoder_serves_several_threads_at_once) {
     const Model model(false);
     const auto first = model.encoder(Precision::bf16), second = model.encoder(Precision::int8);
