@@ -51,7 +51,7 @@ class EmbeddingInput:
 
 def check_input(tables: EmbeddingTables, rows: EmbeddingInput) -> None:
     """Refuse packed indices outside their tables. Raises IndexError."""
-    check_indices("input_ids", rows.ids, tables.word, "the vocabulary")
+    check_indices("input_ids", rows.ids, tables.word, "ids of the vocabulary")
     check_indices("position_ids", rows.positions, tables.position, "the model's positions")
     check_indices("token_type_ids", rows.kinds, tables.kind, "the token types")
     check_indices("langs", rows.extras, tables.extra, "the languages")
