@@ -108,13 +108,11 @@ class PackedBatch:
         # What the host must know, in one look: on an accelerator each one waits for the device.
         total = shortest = longest = only_kept = 0
         if batch_size:
-            facts = (
-                lengths.sum(),
-                lengths.min().to(torch.int64),
-                lengths.max().to(torch.int64),
-                (kept != visible).sum(),
-            )
-            total, shortest, longest, only_kept = torch.stack(facts).tolist()
+            facts = [lengths.min(), lengths.max(), cu_seqlens[-1]]
+            if kept is not visible:
+                facts.append((kept != visible).sum(dtype=torch.int32))
+            shortest, longest, total, *rest = torch.stack(facts).tolist()
+            only_kept = sum(rest)
         indices = _places(kept, total) if shortest < seqlen else None
         key_bias = None
         if only_kept:
@@ -195,11 +193,13 @@ def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[
         RuntimeError: within a recording of a CUDA graph, whose replays would read that memory when
             it holds something else.
     """
+    if device.type == "cpu":
+        return [tensor if tensor is None or tensor.is_cpu else tensor.cpu() for tensor in tensors]
     if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
     given = [tensor for tensor in tensors if tensor is not None]
-    if all(tensor.device == device for tensor in given) or device.type == "cpu":
-        return [None if tensor is None else tensor.to(device) for tensor in tensors]
+    if all(tensor.device == device for tensor in given):
+        return list(tensors)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "A mask or lengths on the host cannot become part of a CUDA graph: its replays would "
