@@ -1,4 +1,4 @@
-"""Times every form of the CUDA products: what the costs in csrc/cuda/gemm/config.cpp should rest on.
+"""Times every form of the CUDA products: what costs in csrc/cuda/gemm/config.cpp should rest on.
 
     python -m bench.gpu.tiles [--rows 1 128 512 2048 16384]
 
