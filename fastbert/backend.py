@@ -250,10 +250,13 @@ def _general_reason(question: _Question) -> str | None:
     if question.wanted == "reference":
         return "the reference was asked for"
     if question.needs_grad:
-        return (
-            "gradients are wanted, and kernels have no backward pass; an encoder in eval mode runs "
-            "its forward pass on them all the same, and again here when gradients are asked for"
-        )
+        reason = "gradients are wanted, and kernels have no backward pass"
+        if question.device.type == "cpu":
+            reason += (
+                "; an encoder in eval mode runs its forward pass on them all the same, and again "
+                "here when gradients are asked for"
+            )
+        return reason
     if question.autocast:
         return "autocast is on, and only the reference follows it"
     return None
