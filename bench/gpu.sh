@@ -8,6 +8,7 @@
 #   models     encoders beside transformers; accuracy; bit-identity
 #   compile    encoders beside torch.compile max-autotune
 #   report     table, goals and plot of what there is; the Plan's table of measurements
+#   tiles      every form of the CUDA products, for the costs in csrc/cuda/gemm (on request)
 #   suite      the rest of the test suite (on request)
 # Usage: bench/gpu.sh [--dry-run] [part ...]
 # A step that fails or runs out of its time is named at the end and stops no other; the exit status is
@@ -128,6 +129,8 @@ part_models() {
 
 part_compile() { measure models compile 540; }
 
+part_tiles() { step 580 "tiles" "$PYTHON" -m bench.gpu.tiles; }
+
 part_report() {
     step 120 "report" "$PYTHON" "${BENCH[@]}" report
     # The Plan's table is committed: only a run that was asked to leave its results here writes it.
@@ -149,9 +152,9 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            build | test | sanitize | ops | models | compile | report | suite) ;;
+            build | test | sanitize | ops | models | compile | report | tiles | suite) ;;
             *) echo "bench/gpu.sh: there is no part \"$part\"; name build, test, sanitize, ops," \
-                    "models, compile, report or suite" >&2
+                    "models, compile, report, tiles or suite" >&2
                exit 2 ;;
         esac
     done
