@@ -83,8 +83,10 @@ def test_every_tile_is_taken_once(m: int, n: int) -> None:
 
 
 def test_more_tiles_than_a_launch_has() -> None:
-    with pytest.raises(ValueError, match="are more than one launch covers; split the rows"):
-        config(2**40, 64, 2**20, BF16, H200)
+    for rows, outer in ((2**40, 2**20), (2**30, 1), (1, 2**30), (2**25, 2**20)):
+        with pytest.raises(ValueError, match="are more than one launch covers; split the rows"):
+            config(rows, 64, outer, BF16, H200)
+    assert config(2**30 - 1, 64, 1, BF16, H200)[0] == WGMMA
 
 
 @pytest.mark.parametrize(

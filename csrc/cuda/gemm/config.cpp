@@ -79,13 +79,15 @@ GemmConfig gemm_config(const char* op, const Gemm& args, const DeviceTraits& dev
         fail(op, "there is no tile " + std::to_string(args.choice) + "; this product has " +
                      std::to_string(count) + " to choose from.");
     }
+    // Kernels count tiles in int and step over the end; the copy engine counts rows so.
+    constexpr index_t most = INT32_MAX / 2;
     index_t least = -1;
     for (std::size_t i = 0; i < count; ++i) {
         if (args.choice >= 0 && args.choice != static_cast<int>(i)) continue;
         const GemmTile tile = candidates[i].tile;
         const index_t tiles_m = ceil_div(args.rows, tile.rows);
         const index_t tiles_n = ceil_div(args.width, tile.columns);
-        if (tiles_m > INT32_MAX / (tiles_n > 0 ? tiles_n : 1)) continue;
+        if (tiles_m > most / (tiles_n > 0 ? tiles_n : 1)) continue;
         const index_t tiles = tiles_m * tiles_n;
         const index_t cost =
             ceil_div(tiles, device.multiprocessors) * tile.rows * tile.columns * candidates[i].cost;
@@ -96,7 +98,7 @@ GemmConfig gemm_config(const char* op, const Gemm& args, const DeviceTraits& dev
         best.tiles_m = static_cast<int>(tiles_m);
         best.tiles_n = static_cast<int>(tiles_n);
     }
-    if (least < 0) {
+    if (least < 0 || args.rows > most || args.width > most) {
         fail(op, std::to_string(args.rows) + " x " + std::to_string(args.width) +
                      " results are more than one launch covers; split the rows.");
     }
