@@ -49,8 +49,28 @@ def main(backend: str, device: str = "cuda") -> int:
                 if not verdict.ok:
                     wrong += 1
                     print(f"{name} {name_of_case} {dtype}: {verdict.reason}")
+    if backend == "cuda" and device == "cuda":
+        # Enough tiles that blocks which stay have several, and K of more slabs than stages.
+        wrong += every_form(torch.device(device), 2100, 656, 1030)
     print(f"{backend}: {done} calls, {wrong} wrong results")
     return wrong if done else 1
+
+
+def every_form(device: torch.device, rows: int, inner: int, outer: int) -> int:
+    """Products in every form of the CUDA kernels; the number of those that differ from another of
+    their family (of any family, for integers)."""
+    from bench.gpu.tiles import Product
+
+    wrong = 0
+    for dtype, integer in ((torch.float32, False), (torch.float16, False), (torch.bfloat16, True)):
+        product = Product(rows, inner, outer, dtype, integer, device)
+        first: dict[int, Tensor] = {}
+        for form in product.forms():
+            result = product.run(form).cpu()
+            if not torch.equal(first.setdefault(0 if integer else form[0], result), result):
+                wrong += 1
+                print(f"{product.op} {dtype}: form {form} differs from another of its family")
+    return wrong
 
 
 def _chosen(op: Op, dtype: torch.dtype) -> list[tuple[str, dict[str, Any]]]:

@@ -261,6 +261,17 @@ def test_the_bench_of_tiles_runs_them_all(
     assert all(float(word) > 0 for word in words[1::2])
 
 
+def test_the_drive_compares_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    drive = pytest.importorskip("bench.gpu.drive", reason="run from a checkout")
+    tiles = importlib.import_module("bench.gpu.tiles")
+    assert drive.every_form(torch.device("cpu"), 70, 32, 40) == 0
+    right = tiles.Product.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles.Product, "run", lambda self, form: right(self, form) + form[1])
+        assert drive.every_form(torch.device("cpu"), 70, 32, 40) > 0
+    assert "differs from another of its family" in capsys.readouterr().out
+
+
 def test_sums_of_weights(emulated: Any) -> None:
     from fastbert.kernels.cuda.int8_linear import int8_linear_prepack
 
