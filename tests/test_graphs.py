@@ -453,3 +453,29 @@ def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.Monkey
         assert encoder(made.plan()) is None
     made.encoder.layer[0].intermediate.dense.weight.mul_(2)
     assert encoder(plan) is not first
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+def test_a_model_runs_on_it_and_sees_its_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastbert import preparation
+
+    made = model()
+    monkeypatch.setattr(preparation, "on_cpu", lambda plan: False)
+    monkeypatch.setattr(
+        preparation,
+        "GpuEncoder",
+        lambda blocks, plan: GpuEncoder(blocks, with_spoiled_rest(plan), FakeRecorder()),
+    )
+    ids = torch.randint(5, 50, (2, 9))
+    mask = (torch.arange(9) < torch.tensor([[9], [4]])).long()
+
+    def layers() -> Tensor:
+        return made(ids, attention_mask=mask, output_hidden_states=True).last_hidden_state
+
+    with torch.inference_mode():
+        for _ in range(2):
+            for _ in range(3):
+                assert torch.equal(made(ids, attention_mask=mask).last_hidden_state, layers())
+            ready = made.preparation._ready
+            assert ready is not None and isinstance(ready.encoder, GpuEncoder)
+            made.encoder.layer[1].attention.self.query.weight.mul_(2)
