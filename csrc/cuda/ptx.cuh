@@ -40,6 +40,13 @@ __device__ inline uint4 load_shared(std::uint32_t address) {
     return value;
 }
 
+// From global memory, each time it is written: never kept for a second use.
+__device__ inline float load_anew(const float* from) {
+    float value;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(from));
+    return value;
+}
+
 // 2^x; 2^-inf = 0. Relative error at most 2^-22, subnormal results are 0.
 __device__ inline float exp2_approximate(float x) {
     float y;

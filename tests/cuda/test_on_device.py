@@ -108,8 +108,11 @@ def test_a_row_is_the_same_in_any_batch(backend: str, dtype: torch.dtype) -> Non
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128])
-def test_a_sequence_is_the_same_in_any_batch(head_dim: int, dtype: torch.dtype) -> None:
-    kernel = kernels.kernel("triton", "attention_varlen")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_sequence_is_the_same_in_any_batch(
+    backend: str, head_dim: int, dtype: torch.dtype
+) -> None:
+    kernel = kernels.kernel(backend, "attention_varlen")
     lengths = [1, 63, 64, 65, 0, 128, 200, 512, 7]
     offsets = torch.tensor([0, *lengths], device=DEVICE).cumsum(0).to(torch.int32)
     qkv = torch.randn(sum(lengths), 3, 12, head_dim, device=DEVICE).to(dtype)
@@ -141,6 +144,67 @@ def test_rows_behind_the_last_offset_are_nobody_s(backend: str, dtype: torch.dty
         spoiled[290:] = float("nan")
     padded = torch.cat([offsets, offsets.new_full((4,), 290)])
     assert torch.equal(kernel(q, k, v, padded, padded, 512, 512, 0.125)[:290], exact)
+
+
+def attention_arguments(
+    lengths: list[int], key_lengths: list[int], head_dim: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    def offsets(sizes: list[int]) -> Tensor:
+        return torch.tensor([0, *sizes], device=DEVICE).cumsum(0).to(torch.int32)
+
+    torch.manual_seed(0)
+    q = torch.randn(sum(lengths), 12, head_dim, device=DEVICE).to(dtype)
+    k, v = torch.randn(sum(key_lengths), 2, 12, head_dim, device=DEVICE).to(dtype).unbind(1)
+    return {
+        "q": q, "k": k, "v": v, "cu_seqlens_q": offsets(lengths),
+        "cu_seqlens_k": offsets(key_lengths), "max_seqlen_q": max(lengths),
+        "max_seqlen_k": max(key_lengths), "scale": head_dim**-0.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attention_at_every_length(
+    backend: str, head_dim: int, causal: bool, dtype: torch.dtype
+) -> None:
+    """As many tiles as keep every multiprocessor busy several times over, and rings that wrap."""
+    kernel = kernels.kernel(backend, "attention_varlen")
+    for lengths, key_lengths in (
+        ([512] * 32, [512] * 32),
+        ([2000, 1, 0, 700], [2000, 1, 0, 700]),
+        (list(range(1, 200, 3)), list(range(1, 200, 3))),
+        ([130, 0, 1, 700], [5, 0, 900, 131]),
+    ):
+        arguments = attention_arguments(lengths, key_lengths, head_dim, dtype)
+        arguments["causal"] = causal
+        with poisoned_empty():
+            verdict = parity(REGISTRY["attention_varlen"], kernel, arguments, dtype)
+        assert verdict.ok, (lengths, verdict.reason)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_gives_the_same_bits_every_time(dtype: torch.dtype) -> None:
+    """A race between copies, products and stores would show as a result that moves."""
+    kernel = kernels.kernel("cuda", "attention_varlen")
+    lengths = [512, 40, 1, 300, 64, 129] * 8
+    arguments = attention_arguments(lengths, lengths, 64, dtype)
+    expected = kernel(**arguments)
+    for _ in range(50):
+        assert torch.equal(kernel(**arguments), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_neighbours_stay_out(dtype: torch.dtype) -> None:
+    kernel = kernels.kernel("cuda", "attention_varlen")
+    for length in (1, 17, 31, 97, 130):
+        arguments = attention_arguments([length, 40], [length, 40], 64, dtype)
+        expected = kernel(**arguments)[:length].clone()
+        for name in "qkv":
+            arguments[name] = arguments[name].clone()
+            arguments[name][length:] = float("nan")
+        assert torch.equal(kernel(**arguments)[:length], expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <ucontext.h>
+#include <vector_functions.h>
 #include <vector_types.h>
 
 #include <algorithm>
@@ -293,6 +294,9 @@ inline void launch(dim3 grid, int threads, int shared_bytes, const std::function
 #define __shfl_up_sync(mask, value, distance) emulation::shuffle_up(value, distance)
 #define __ballot_sync(mask, vote) emulation::ballot(vote)
 
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 
 inline float __int_as_float(int bits) {

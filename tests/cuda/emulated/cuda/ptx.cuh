@@ -33,6 +33,8 @@ inline uint4 load_shared(std::uint32_t address) {
     return value;
 }
 
+inline float load_anew(const float* from) { return *from; }
+
 inline float exp2_approximate(float x) {
     const float y = exp2f(x);
     return y < 1.17549435e-38f ? 0.0f : y;

@@ -1,0 +1,7 @@
+#include "cuda/attention/sm80.cuh"
+
+namespace fastbert::cuda {
+
+template void start_attention_sm80<DType::f16>(const AttentionVarlen&, void*);
+
+}  // namespace fastbert::cuda
