@@ -113,9 +113,26 @@ def _block_reason(blocks: Sequence[Block]) -> str | None:
             if kinds != {Linear} and kinds != {Int8Linear}:
                 names = ", ".join(sorted(kind.__name__ for kind in kinds))
                 return f"a projection is computed by {names}"
+            if not _quantised_alike(group):
+                return "projections of the same rows quantise them differently"
     if first.activation not in KERNEL_ACTIVATIONS:
         return f"kernels do not compute the activation {first.activation!r}"
     return _hook_reason(list(_modules(blocks)))
+
+
+def _quantised_alike(group: Sequence[Projection]) -> bool:
+    first, *others = group
+    for other in others:
+        if not isinstance(first, Int8Linear) or not isinstance(other, Int8Linear):
+            continue
+        pairs = ((first.factor, other.factor), (first.repeated, other.repeated))
+        for one, two in pairs:
+            if one is None or two is None:
+                if one is not two:
+                    return False
+            elif not torch.equal(one, two):
+                return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -57,25 +57,16 @@ def model(pooler: bool = False, **changes: object) -> BertModel:
     return made
 
 
-def quantised(block: Block) -> Block:
-    def convert(part: Linear) -> Int8Linear:
-        out = Int8Linear(part.in_features, part.out_features)
-        out.weight_scale = part.weight.float().abs().amax(dim=1) / 127
-        out.qweight = torch.round(part.weight.float() / out.weight_scale[:, None]).to(torch.int8)
-        out.bias = torch.nn.Parameter(part.bias.detach().clone(), requires_grad=False)
-        return out
-
-    return dataclasses.replace(block, **{name: convert(getattr(block, name)) for name in PARTS})
-
-
 def blocks_of(kind: str) -> tuple[list[Block], torch.dtype]:
     made = model()
     if kind == "bfloat16":
         made = made.bfloat16()
-    blocks = list(made.blocks())
     if kind == "int8":
-        blocks = [quantised(block) for block in blocks]
-    return blocks, made.dtype
+        quantize(made)
+        # What has no factor, or no repeated columns, is int8 too.
+        first = next(iter(made.blocks())).up
+        first.factor = None
+    return list(made.blocks()), made.dtype
 
 
 def relative(x: Tensor, y: Tensor) -> float:

@@ -156,6 +156,8 @@ def int8_linear(
     activation: str = "none",
     residual: torch.Tensor | None = None,
     packed: torch.Tensor | None = None,
+    factor: torch.Tensor | None = None,
+    repeated: torch.Tensor | None = None,
     *,
     requantize: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:

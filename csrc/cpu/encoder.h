@@ -18,6 +18,7 @@
 
 #include "common/types.h"
 #include "cpu/ops/params.h"
+#include "cpu/ops/quantize.h"
 
 namespace fastbert {
 
@@ -36,6 +37,7 @@ struct ProductSource {
     const float* weight_scale = nullptr;  // (n), s8 only
     Param bias;                           // (n) or absent
     Precision precision = Precision::f32;
+    InputColumns columns;  // s8 only; k counts the weight's columns, repeated ones included
 };
 
 struct NormSource {

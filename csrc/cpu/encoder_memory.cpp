@@ -118,10 +118,15 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
             {row_bytes(k, DType::f32), row_bytes(k, DType::bf16), row_bytes(k, DType::u8)});
     };
     const index_t table_width = embedding == nullptr ? 0 : embedding->source.width;
-    const index_t widest = std::max({shape.hidden, width, shape.intermediate, table_width});
-    operand_ = local.take(
-        rows * std::max(row_bytes(widest, DType::u8),
-                        row_bytes(std::max({shape.hidden, width, table_width}), DType::bf16)));
+    index_t widest_u8 = row_bytes(table_width, DType::u8);
+    for (const PackedBlock& block : weights.blocks) {
+        for (const Product* p : {&block.qkv, &block.out, &block.up, &block.down}) {
+            widest_u8 = std::max(widest_u8, row_bytes(p->k, DType::u8));
+        }
+    }
+    operand_ =
+        local.take(rows * std::max(widest_u8, row_bytes(std::max({shape.hidden, width, table_width}),
+                                                        DType::bf16)));
     inner_ = local.take(rows * operand_bytes(shape.intermediate));
     const bool projected = embedding != nullptr && embedding->projected();
     sums_stride =

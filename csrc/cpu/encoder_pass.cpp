@@ -227,8 +227,8 @@ class Pass {
         args.out = buffers_.inner(e.worker);
         args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
         args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
-        // Threads that share a row would write the same range.
-        if (quantised && e.threads == 1) {
+        // Threads that share a row would write the same range, and a factor changes it.
+        if (quantised && e.threads == 1 && b.down.factor.empty()) {
             args.range = buffers_.range(e.worker);
             std::fill_n(args.range, count * 2 * kRangeLanes, 0.0f);
         }
@@ -276,7 +276,8 @@ class Pass {
         args.dtype = dtype;
         args.x_stride = stride;
         args.rows = count;
-        args.k = p.k;
+        args.k = p.width;
+        args.columns = p.columns();
         args.range = range;
         args.q = reinterpret_cast<std::uint8_t*>(buffers_.operand(e.worker));
         args.q_stride = gemm_friendly_stride(p.k, DType::u8);

@@ -56,6 +56,10 @@ void check_source(const std::string& what, const ProductSource& source, index_t 
     }
     check_matrix(kName, (what + " weight").c_str(), source.weight, n, k, source.stride);
     if (source.precision != Precision::int8) {
+        if (source.columns.factor != nullptr || source.columns.repeats > 0) {
+            fail(kName, "only an int8 product has a factor or repeated columns; the " + what +
+                            " product is not one.");
+        }
         check_float_dtype(kName, (what + " weight").c_str(), source.dtype);
     } else if (source.dtype != DType::s8 || source.weight_scale == nullptr) {
         fail(kName, "an int8 product takes int8 weights and their scales; the " + what +
@@ -65,9 +69,10 @@ void check_source(const std::string& what, const ProductSource& source, index_t 
 
 }  // namespace
 
-Product::Product(const char* what, const ProductSource& source, index_t rows, index_t columns)
-    : n(rows), k(columns), precision(source.precision) {
+Product::Product(const char* what, const ProductSource& source, index_t outputs, index_t inputs)
+    : n(outputs), k(inputs + source.columns.repeats), width(inputs), precision(source.precision) {
     const DType to = packed_dtype(precision);
+    check_input_columns(kName, source.columns, width);
     check_source(what, source, n, k);
     ProductSource from = source;
     std::vector<char> copy;
@@ -83,6 +88,9 @@ Product::Product(const char* what, const ProductSource& source, index_t rows, in
                 reinterpret_cast<std::uint8_t*>(packed.data()), bytes);
     if (precision == Precision::int8) {
         weight_scale.assign(source.weight_scale, source.weight_scale + n);
+        const InputColumns& c = source.columns;
+        if (c.factor != nullptr) factor.assign(c.factor, c.factor + width);
+        repeated.assign(c.repeated, c.repeated + c.repeats);
     }
     if (source.bias.data != nullptr) bias_values = widened(what, source.bias, n);
 }

@@ -16,20 +16,27 @@ namespace encoder_detail {
 // y = x W^T + bias over packed weights.
 struct Product {
     index_t n = 0, k = 0;
+    index_t width = 0;  // of the rows it is applied to; k has the repeated columns besides
     Precision precision = Precision::f32;
     AlignedBytes packed;
     std::vector<float> weight_scale;  // (n), int8 only
     std::vector<float> bias_values;   // (n) or empty
+    std::vector<float> factor;        // (width) or empty
+    std::vector<std::int32_t> repeated;
 
     Product() = default;
     // `what` names the product in error messages.
-    Product(const char* what, const ProductSource& source, index_t n, index_t k);
+    Product(const char* what, const ProductSource& source, index_t n, index_t width);
 
     const std::uint8_t* weights() const {
         return reinterpret_cast<const std::uint8_t*>(packed.data());
     }
     const float* scale() const { return weight_scale.empty() ? nullptr : weight_scale.data(); }
     const float* bias() const { return bias_values.empty() ? nullptr : bias_values.data(); }
+
+    InputColumns columns() const {
+        return {factor.empty() ? nullptr : factor.data(), repeated.data(), k - width};
+    }
 
     DType operand_dtype() const;  // of the rows the product takes
     GemmKernels::RangeFn range_of(const GemmKernels& gemm) const;

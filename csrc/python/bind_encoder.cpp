@@ -73,7 +73,8 @@ py::object run(Encoder& encoder, const Watch* watch, int threads, address_t x, i
 void bind_encoder(py::module_& m) {
     py::class_<ProductSource>(m, "ProductSource", "A linear map as it is stored.")
         .def(py::init([](address_t weight, int dtype, index_t n, index_t k, index_t stride,
-                         address_t weight_scale, address_t bias, int bias_dtype, int precision) {
+                         address_t weight_scale, address_t bias, int bias_dtype, int precision,
+                         address_t factor, address_t repeated, index_t repeats) {
                  ProductSource source;
                  source.weight = pointer(weight);
                  source.dtype = DType(dtype);
@@ -83,10 +84,13 @@ void bind_encoder(py::module_& m) {
                  source.weight_scale = pointer<float>(weight_scale);
                  source.bias = {pointer(bias), DType(bias_dtype)};
                  source.precision = Precision(precision);
+                 source.columns = {pointer<const float>(factor),
+                                   pointer<const std::int32_t>(repeated), repeats};
                  return source;
              }),
              py::arg("weight"), py::arg("dtype"), py::arg("n"), py::arg("k"), py::arg("stride"),
-             py::arg("weight_scale"), py::arg("bias"), py::arg("bias_dtype"), py::arg("precision"));
+             py::arg("weight_scale"), py::arg("bias"), py::arg("bias_dtype"), py::arg("precision"),
+             py::arg("factor") = 0, py::arg("repeated") = 0, py::arg("repeats") = 0);
     py::class_<NormSource>(m, "NormSource", "A LayerNorm as it is stored.")
         .def(py::init([](address_t weight, int weight_dtype, address_t bias, int bias_dtype,
                          double eps) {

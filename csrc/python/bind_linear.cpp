@@ -75,18 +75,22 @@ void bind_linear(py::module_& m) {
         [](const MatrixTuple& x, const BlockTuple& packed, address_t w_scale,
            const VectorTuple& bias, int activation, const MatrixTuple& residual,
            const MatrixTuple& out, index_t rows, index_t n, index_t k, address_t x_scale,
-           address_t x_zero_point) {
+           address_t x_zero_point, address_t factor, address_t repeated, index_t repeats) {
             GemmArgs args = product(x, packed, bias, activation, residual, out, rows, n, k);
             args.w_scale = pointer<const float>(w_scale);
             args.x_scale = pointer<const float>(x_scale);
             args.x_zero_point = pointer<const std::int32_t>(x_zero_point);
-            int8_linear(args, std::get<1>(packed));
+            const InputColumns columns{pointer<const float>(factor),
+                                       pointer<const std::int32_t>(repeated), repeats};
+            int8_linear(args, std::get<1>(packed), columns);
         },
         py::arg("x"), py::arg("packed"), py::arg("w_scale"), py::arg("bias"), py::arg("activation"),
         py::arg("residual"), py::arg("out"), py::arg("rows"), py::arg("n"), py::arg("k"),
-        py::arg("x_scale") = 0, py::arg("x_zero_point") = 0, release_gil(),
+        py::arg("x_scale") = 0, py::arg("x_zero_point") = 0, py::arg("factor") = 0,
+        py::arg("repeated") = 0, py::arg("repeats") = 0, release_gil(),
         "As linear, for packed int8 weights with w_scale float32 (n). A float x is quantised row "
-        "by row; a uint8 x comes with its scales float32 and zero points int32 (rows).");
+        "by row, times factor float32 (k), the columns in repeated int32 (repeats) once more "
+        "behind the others; a uint8 x comes with its scales float32 and zero points int32 (rows).");
 }
 
 }  // namespace fastbert

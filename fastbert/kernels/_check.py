@@ -41,6 +41,8 @@ class Product(NamedTuple):
     bias: Tensor | None
     residual: Tensor | None
     weight_scale: Tensor | None
+    factor: Tensor | None
+    repeated: Tensor | None
 
 
 class Attention(NamedTuple):
@@ -111,13 +113,21 @@ def product(
     bias: Any,
     residual: Any,
     weight_scale: Any = None,
+    factor: Any = None,
+    repeated: Any = None,
 ) -> Product:
-    """A weight_scale makes it an int8 product."""
+    """What follows residual belongs to int8_linear, whose weight has the repeated columns too."""
     code = operand(op, "x", x, backend)
     rows, inner = two_dimensional(op, "x", x)
     dtype, device = x.dtype, x.device
     if op == "int8_linear":
-        outer = weight_rows(op, "qweight", weight, inner, torch.int8, device)
+        if factor is not None:
+            factor = vector(op, "factor", factor, inner, torch.float32, device)
+        repeats = 0
+        if repeated is not None:
+            repeats = repeated.numel() if isinstance(repeated, Tensor) else 0
+            repeated = vector(op, "repeated", repeated, repeats, torch.int32, device)
+        outer = weight_rows(op, "qweight", weight, inner + repeats, torch.int8, device)
         weight_scale = vector(op, "weight_scale", weight_scale, outer, torch.float32, device)
     else:
         outer = weight_rows(op, "weight", weight, inner, dtype, device)
@@ -125,7 +135,9 @@ def product(
         bias = vector(op, "bias", bias, outer, dtype, device)
     if residual is not None:
         residual = matrix(op, "residual", residual, rows, outer, dtype, device)
-    return Product(code, rows, inner, outer, by_rows(x), bias, residual, weight_scale)
+    return Product(
+        code, rows, inner, outer, by_rows(x), bias, residual, weight_scale, factor, repeated
+    )
 
 
 def attention(

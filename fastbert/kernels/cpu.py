@@ -119,9 +119,13 @@ def int8_linear(
     activation: str = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
+    factor: Tensor | None = None,
+    repeated: Tensor | None = None,
 ) -> Tensor:
     """See `fastbert.ops.int8_linear`. Without `packed` the weight is packed for this one call."""
-    operands = _check.product("int8_linear", "cpu", x, qweight, bias, residual, weight_scale)
+    operands = _check.product(
+        "int8_linear", "cpu", x, qweight, bias, residual, weight_scale, factor, repeated
+    )
     if packed is None:
         packed = int8_linear_prepack(qweight)
     return _product("int8_linear", operands, packed, activation)
@@ -297,7 +301,15 @@ def _product(op: str, o: _check.Product, packed: Tensor, activation: str) -> Ten
     x, code = o.x, o.code
     packed = _check.bytes_(op, "packed", packed, _CPU)
     out = torch.empty((o.rows, o.outer), dtype=x.dtype)
-    scale = () if o.weight_scale is None else (o.weight_scale.data_ptr(),)
+    scale: tuple[int, ...] = ()
+    columns: dict[str, int] = {}
+    if o.weight_scale is not None:
+        scale = (o.weight_scale.data_ptr(),)
+        columns = {
+            "factor": _check.address(o.factor),
+            "repeated": _check.address(o.repeated),
+            "repeats": 0 if o.repeated is None else o.repeated.numel(),
+        }
     getattr(_ready(), op)(
         (x.data_ptr(), code, _check.row_stride(x)),
         (packed.data_ptr(), packed.numel()),
@@ -309,6 +321,7 @@ def _product(op: str, o: _check.Product, packed: Tensor, activation: str) -> Ten
         o.rows,
         o.outer,
         o.inner,
+        **columns,
     )
     return out
 

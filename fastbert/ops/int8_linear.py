@@ -18,8 +18,26 @@ from fastbert.ops.quantize_rows import quantize_rows
 
 SCHEMA = (
     "(Tensor x, Tensor qweight, Tensor weight_scale, Tensor? bias=None, str activation='none', "
-    "Tensor? residual=None, Tensor? packed=None) -> Tensor"
+    "Tensor? residual=None, Tensor? packed=None, Tensor? factor=None, Tensor? repeated=None) -> Tensor"
 )
+
+
+def widened(x: Tensor, factor: Tensor | None, repeated: Tensor | None) -> Tensor:
+    """What int8_linear quantises: x * factor in float32, with some columns once more behind it.
+
+    Args:
+        x: (rows, K), floating.
+        factor: float32 (K,) or None.
+        repeated: int32 (repeats,), columns of x, or None.
+
+    Returns:
+        (rows, K + repeats): float32 (or float64, for such x) where there is a factor, else x.dtype.
+    """
+    if factor is not None:
+        x = x.to(torch.promote_types(x.dtype, torch.float32)) * factor
+    if repeated is not None and repeated.numel():
+        x = torch.cat([x, x.index_select(1, repeated)], dim=1)
+    return x
 
 
 def int8_linear(
@@ -30,26 +48,33 @@ def int8_linear(
     activation: str = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
+    factor: Tensor | None = None,
+    repeated: Tensor | None = None,
 ) -> Tensor:
     """activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
 
-    q, scale and zero_point are `quantize_rows(x)`. The integer product is exact: no partial sum
+    q, scale and zero_point are `quantize_rows(x)`, or with a factor those of x * factor (whose
+    weights were divided by it), the `repeated` columns of q standing once more behind the others
+    (a weight too large for 8 bits is then the sum of several). The integer product is exact: no partial sum
     exceeds K * 255 * 128, which int32 holds up to K = 65 793. Everything after it is float32 or
     better and rounded once to x.dtype.
 
     Args:
         x: (rows, K), floating.
-        qweight: int8 (N, K).
+        qweight: int8 (N, K + repeats).
         weight_scale: float32 (N,).
         bias: (N,), x.dtype, or None.
         activation: as for `bias_act`.
         residual: (rows, N), x.dtype, or None.
         packed: uint8, qweight in a kernel's own order; the reference does not look at it.
+        factor: float32 (K,), finite and not 0, or None.
+        repeated: int32 (repeats,), each from 0 to K - 1, or None.
 
     Returns:
         (rows, N), x.dtype. Rounding has no derivative: the gradient with respect to x and
         weight_scale is that of the product without it (straight through).
     """
+    dtype, x = x.dtype, widened(x, factor, repeated)
     quantised, scale, zero_point = quantize_rows(x)
     compute = torch.promote_types(x.dtype, torch.float32)
     # float64 holds these integers and their sums exactly, and has a fast matrix product.
@@ -65,7 +90,7 @@ def int8_linear(
     out = activate(out, activation)
     if residual is not None:
         out = out + residual.to(compute)
-    return out.to(x.dtype)
+    return out.to(dtype)
 
 
 def fake(
@@ -76,6 +101,8 @@ def fake(
     activation: str = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
+    factor: Tensor | None = None,
+    repeated: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((x.shape[0], qweight.shape[0]))
 
@@ -97,17 +124,22 @@ def _make(
     mean: float = 0.5,
     shift: float = 0.0,
     spread: float = 1.0,
+    repeats: int = 0,
+    factor: bool = False,
 ) -> Arguments:
     sample = Sampler(rows * 10007 + inner * 101 + outer, dtype)
     return {
         "x": sample.normal(rows, inner, mean=mean),
-        "qweight": sample.int8(outer, inner),
+        "qweight": sample.int8(outer, inner + repeats),
         # Channels of widely different size, as in trained weights.
         "weight_scale": spread * torch.exp(sample.normal32(outer)) / (73.0 * inner**0.5),
         "bias": sample.normal(outer, std=0.5 * spread, mean=shift) if bias else None,
         "activation": activation,
         "residual": sample.normal(rows, outer) if residual else None,
         "packed": None,
+        # Over two orders of magnitude, as between outliers and the rest.
+        "factor": torch.exp(1.5 * sample.normal32(inner)) if factor else None,
+        "repeated": (torch.arange(repeats) * 5 % inner).to(torch.int32) if repeats else None,
     }
 
 
@@ -125,6 +157,8 @@ def _make_extreme(dtype: torch.dtype, *, sign: int) -> Arguments:
         "activation": "none",
         "residual": None,
         "packed": None,
+        "factor": None,
+        "repeated": None,
     }
 
 
@@ -137,6 +171,14 @@ def cases() -> Iterator[Case]:
         make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
         yield Case(f"{activation}-residual", partial(make, residual=True))
         yield Case(f"{activation}-tail", partial(make, shift=-2.3, spread=0.05))
+    for rows, inner, outer, repeats in ((3, 7, 5, 1), (17, 64, 40, 13), (5, 129, 33, 129)):
+        make = partial(_make, rows=rows, inner=inner, outer=outer)
+        yield Case(f"factor-{rows}x{inner}x{outer}", partial(make, factor=True))
+        yield Case(f"repeated-{rows}x{inner}x{outer}", partial(make, repeats=repeats))
+        yield Case(
+            f"widened-{rows}x{inner}x{outer}",
+            partial(make, factor=True, repeats=repeats, activation="gelu", residual=True),
+        )
     for sign in (1, -1):
         yield Case(f"extreme{sign:+d}", partial(_make_extreme, sign=sign))
 
@@ -163,8 +205,10 @@ def _from_product(
         activation: str,
         residual: Tensor | None,
         packed: Tensor | None,
+        factor: Tensor | None,
+        repeated: Tensor | None,
     ) -> Tensor:
-        quantised, scale, zero_point = quantize_rows(x)
+        quantised, scale, zero_point = quantize_rows(widened(x, factor, repeated))
         total = product(
             quantised.to(torch.float64), zero_point.to(torch.float64), qweight.to(torch.float64)
         )
@@ -204,8 +248,8 @@ def _one_weight_scale(weight_scale: Tensor) -> Tensor:
     return weight_scale.mean().expand_as(weight_scale)
 
 
-def _shifted_weight_scale(weight_scale: Tensor) -> Tensor:
-    return weight_scale.roll(1)
+def _shifted(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.roll(1)
 
 
 def _residual_before(**arguments: Any) -> Tensor:
@@ -228,7 +272,10 @@ OP = Op(
         Mistake("activations read as signed", _from_product(_signed_activations)),
         Mistake("last of K ignored", _from_product(_last_inner_ignored)),
         Mistake("one weight scale for all channels", _changed(weight_scale=_one_weight_scale)),
-        Mistake("weight scales shifted by one", _changed(weight_scale=_shifted_weight_scale)),
+        Mistake("weight scales shifted by one", _changed(weight_scale=_shifted)),
+        Mistake("factor ignored", _changed(factor=lambda _: None)),
+        Mistake("factors shifted by one", _changed(factor=_shifted)),
+        Mistake("repeated columns shifted by one", _changed(repeated=_shifted)),
         Mistake("bias dropped", _changed(bias=lambda _: None)),
         Mistake("residual dropped", _changed(residual=lambda _: None)),
         Mistake("residual added before the activation", _residual_before),

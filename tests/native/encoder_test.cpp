@@ -546,6 +546,9 @@ TEST(encoder_refuses_what_does_not_fit) {
     not_made([](EncoderShape&, BlockSource& b) { b.up.weight = nullptr; });
     not_made([](EncoderShape&, BlockSource& b) { b.up.precision = Precision(7); });
     not_made([](EncoderShape&, BlockSource& b) { b.up.precision = Precision::int8; });
+    not_made([](EncoderShape&, BlockSource& b) { b.up.columns.repeats = 1; });
+    const float factor[1] = {1.0f};  // not read: only int8 products have one
+    not_made([&](EncoderShape&, BlockSource& b) { b.up.columns.factor = factor; });
     not_made([](EncoderShape&, BlockSource& b) { b.output_norm.eps = NAN; });
     not_made([](EncoderShape&, BlockSource& b) { b.output_norm.weight.data = nullptr; });
 }

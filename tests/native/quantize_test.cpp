@@ -40,8 +40,9 @@ Quantised formula(const Matrix& x, index_t r, index_t k) {
     return result;
 }
 
-void check(Matrix& x, index_t rows, index_t k, DType dtype) {
-    std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * k));
+void check(Matrix& x, index_t rows, index_t k, DType dtype, const InputColumns& columns = {}) {
+    const index_t width = k + columns.repeats;
+    std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * width));
     std::vector<float> scale(static_cast<std::size_t>(rows), NAN);
     std::vector<std::int32_t> zero(static_cast<std::size_t>(rows), -1);
     QuantizeArgs a;
@@ -51,16 +52,28 @@ void check(Matrix& x, index_t rows, index_t k, DType dtype) {
     a.k = k;
     a.x_stride = x.stride();
     a.q = q.data();
-    a.q_stride = k;
+    a.q_stride = width;
+    a.columns = columns;
     a.scale = scale.data();
     a.zero_point = zero.data();
     quantize_rows(a);
+    Matrix product(rows, k, k, DType::f32);
+    for (index_t r = 0; r < rows; ++r) {
+        for (index_t i = 0; i < k; ++i) {
+            const float v = static_cast<float>(x.at(r, i));
+            product.set(r, i, columns.factor == nullptr ? v : v * columns.factor[i]);
+        }
+    }
     for (index_t r = 0; r < rows; ++r) {
         const auto row = static_cast<std::size_t>(r);
-        const Quantised want = formula(x, r, k);
+        const Quantised want = formula(product, r, k);
         CHECK(scale[row] == want.scale || (std::isnan(scale[row]) && std::isnan(want.scale)));
         CHECK(zero[row] == want.zero_point);
-        CHECK(std::equal(want.q.begin(), want.q.end(), q.begin() + r * k));
+        CHECK(std::equal(want.q.begin(), want.q.end(), q.begin() + r * width));
+        for (index_t i = 0; i < columns.repeats; ++i) {
+            CHECK(q[static_cast<std::size_t>(r * width + k + i)] ==
+                  want.q[static_cast<std::size_t>(columns.repeated[i])]);
+        }
     }
 }
 
@@ -107,6 +120,45 @@ TEST(quantize_rows_special_rows) {
         }
         check(x, static_cast<index_t>(kinds.size()), k, DType::f32);
     });
+}
+
+TEST(quantize_rows_with_a_factor_and_repeated_columns) {
+    test::for_each_isa([&](Isa) {
+        for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+            for (index_t k : {1, 7, 16, 33, 384, 1000}) {
+                Random random(static_cast<std::uint64_t>(k));
+                std::vector<float> factor;
+                for (index_t i = 0; i < k; ++i) factor.push_back(std::exp(random.normal()));
+                std::vector<std::int32_t> repeated;
+                for (index_t i = 0; i < 19; ++i) {
+                    repeated.push_back(static_cast<std::int32_t>(i * 13 % k));
+                }
+                Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
+                check(x, 3, k, dtype, {factor.data(), nullptr, 0});
+                check(x, 3, k, dtype, {nullptr, repeated.data(), 19});
+                check(x, 3, k, dtype, {factor.data(), repeated.data(), 19});
+            }
+        }
+        // Products that overflow, and a NaN, are those of the row itself.
+        Matrix odd(3, 5, 5, DType::f32);
+        for (index_t i = 0; i < 5; ++i) {
+            odd.set(0, i, i == 2 ? NAN : 1.0f);
+            odd.set(1, i, i == 2 ? 1e38f : 1.0f);
+            odd.set(2, i, i == 2 ? 1e-30f : 0.0f);
+        }
+        const float factor[] = {1.0f, 2.0f, 64.0f, 0.5f, 3.0f};
+        const std::int32_t repeated[] = {2, 0};
+        check(odd, 3, 5, DType::f32, {factor, repeated, 2});
+    });
+}
+
+TEST(quantize_rows_refuses_columns_that_are_not_there) {
+    Matrix x(1, 4, 4, DType::f32);
+    for (std::int32_t column : {-1, 4}) {
+        CHECK(
+            !test::message_of([&] { check(x, 1, 4, DType::f32, {nullptr, &column, 1}); }).empty());
+    }
+    CHECK(!test::message_of([&] { check(x, 1, 4, DType::f32, {nullptr, nullptr, 1}); }).empty());
 }
 
 // The reciprocal and its correction must give division's result: many values close to ties.

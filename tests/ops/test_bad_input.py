@@ -208,10 +208,10 @@ def test_packed_weights_of_another_product(op: str) -> None:
     weight = good(op)["weight" if op == "linear" else "qweight"]
     packed = packer(weight)
     other = kernels.packer("cpu", "int8_linear" if op == "linear" else "linear")
-    kind = torch.zeros(16, 16, dtype=torch.int8 if op == "linear" else torch.float32)
+    kind = torch.zeros(weight.shape, dtype=torch.int8 if op == "linear" else torch.float32)
     for wrong in (
-        packer(torch.zeros(16, 17, dtype=weight.dtype)),
-        packer(torch.zeros(17, 16, dtype=weight.dtype)),
+        packer(torch.zeros(weight.shape[0], weight.shape[1] + 1, dtype=weight.dtype)),
+        packer(torch.zeros(weight.shape[0] + 1, weight.shape[1], dtype=weight.dtype)),
         other(kind),
         packed[:-1],
         packed[1:],
@@ -224,6 +224,13 @@ def test_packed_weights_of_another_product(op: str) -> None:
         weight,
     ):
         assert_refused(op, {"packed": wrong})
+
+
+@pytest.mark.parametrize("column", [-1, 64, 2**31 - 1])
+def test_repeated_columns_that_are_not_there(column: int) -> None:
+    repeated = good("int8_linear")["repeated"].clone()
+    repeated[5] = column
+    assert_refused("int8_linear", {"repeated": repeated})
 
 
 @pytest.mark.parametrize("op", ["linear", "int8_linear"])

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "cpu/ops/driver.h"
-#include "cpu/ops/quantize.h"
 
 namespace fastbert {
 namespace {
@@ -72,12 +71,17 @@ void linear(const GemmArgs& args, index_t packed_size) {
     if (args.rows > 0) multiply(args, packed_dtype);
 }
 
-void int8_linear(const GemmArgs& args, index_t packed_size) {
+void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& columns) {
     const char* op = "int8_linear";
-    if (packed_check(args.packed, packed_size, args.n, args.k) != DType::s8) {
+    check_input_columns(op, columns, args.k);
+    const index_t inner = args.k + columns.repeats;
+    if (packed_check(args.packed, packed_size, args.n, inner) != DType::s8) {
         fail(op, "the packed weights are floating-point; use linear for them.");
     }
     if (args.x_dtype == DType::u8) {
+        if (columns.factor != nullptr || columns.repeats > 0) {
+            fail(op, "x is quantised already; a factor and repeated columns cannot be given.");
+        }
         gemm_check(args, DType::s8);
         if (args.rows > 0) multiply(args, DType::s8);
         return;
@@ -90,7 +94,7 @@ void int8_linear(const GemmArgs& args, index_t packed_size) {
     }
     // Blocks bound the memory that quantised rows take, and keep them in L2 and L3.
     constexpr index_t block_rows = 1024;
-    const index_t q_stride = gemm_friendly_stride(args.k, DType::u8);
+    const index_t q_stride = gemm_friendly_stride(inner, DType::u8);
     const index_t most = std::min(args.rows, block_rows);
     thread_local std::vector<std::uint8_t> quantised;
     thread_local std::vector<float> scales;
@@ -103,6 +107,7 @@ void int8_linear(const GemmArgs& args, index_t packed_size) {
     grow(zero_points, most);
 
     GemmArgs g = args;
+    g.k = inner;
     g.x = quantised.data();
     g.x_dtype = DType::u8;
     g.x_stride = q_stride;
@@ -118,6 +123,7 @@ void int8_linear(const GemmArgs& args, index_t packed_size) {
         q.rows = g.rows;
         q.k = args.k;
         q.x_stride = args.x_stride;
+        q.columns = columns;
         q.q = quantised.data();
         q.q_stride = q_stride;
         q.scale = scales.data();

@@ -4,13 +4,31 @@
 
 namespace fastbert {
 
+void check_input_columns(const char* op, const InputColumns& columns, index_t k) {
+    check_size(op, "the number of repeated columns", columns.repeats);
+    if (columns.repeats > 0 && columns.repeated == nullptr) {
+        fail(op, "repeated is a null pointer.");
+    }
+    for (index_t i = 0; i < columns.repeats; ++i) {
+        if (columns.repeated[i] < 0 || columns.repeated[i] >= k) {
+            fail(op, "repeated[" + std::to_string(i) + "] is " +
+                         std::to_string(columns.repeated[i]) + ", but x has " + std::to_string(k) +
+                         " columns.");
+        }
+    }
+}
+
 void quantize_rows(const QuantizeArgs& args) {
     const char* op = "quantize_rows";
     check_float_dtype(op, "x", args.dtype);
     check_size(op, "rows", args.rows);
     check_size(op, "k", args.k);
     check_matrix(op, "x", args.x, args.rows, args.k, args.x_stride);
-    check_matrix(op, "q", args.q, args.rows, args.k, args.q_stride);
+    check_input_columns(op, args.columns, args.k);
+    check_matrix(op, "q", args.q, args.rows, args.k + args.columns.repeats, args.q_stride);
+    if (args.columns.factor != nullptr && args.range != nullptr) {
+        fail(op, "a range that was collected before the factor cannot be used with it.");
+    }
     if (args.rows == 0) return;
     if (args.scale == nullptr) fail(op, "scale is a null pointer.");
     if (args.zero_point == nullptr) fail(op, "zero_point is a null pointer.");

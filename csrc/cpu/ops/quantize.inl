@@ -16,13 +16,27 @@ struct RowRange {
     float low, high;
 };
 
+// What is quantised: the values of a row, or the values times a factor of their column.
+template <typename T, bool scaled>
+struct Row {
+    const T* x;
+    const float* factor;
+
+    template <class Extent>
+    F32 at(index_t i, Extent extent) const {
+        const F32 v = load(x + i, extent);
+        if constexpr (scaled) return mul(v, load(factor + i, extent));
+        return v;
+    }
+};
+
 // Lanes past the end of a partial vector are 0, which every range contains.
-template <typename T>
-inline RowRange range_of(const T* x, index_t k) {
+template <class Source>
+inline RowRange range_of(const Source& row, index_t k) {
     F32 low[4] = {zero(), zero(), zero(), zero()};
     F32 high[4] = {zero(), zero(), zero(), zero()};
     sweep(k, [&](index_t i, auto extent, int slot) {
-        const F32 v = load(x + i, extent);
+        const F32 v = row.at(i, extent);
         low[slot % 4] = min(v, low[slot % 4]);
         high[slot % 4] = max(v, high[slot % 4]);
     });
@@ -41,25 +55,25 @@ inline RowRange collected_range(const float* range) {
     return r;
 }
 
-template <typename T>
-inline bool has_nan(const T* x, index_t k) {
+template <class Source>
+inline bool has_nan(const Source& row, index_t k) {
     for (index_t i = 0; i < k; ++i) {
-        const float v = reduce_add(load_n(x + i, 1));  // the other lanes are 0
+        const float v = reduce_add(row.at(i, Part{1}));  // the other lanes are 0
         if (v != v) return true;
     }
     return false;
 }
 
 // Writes q; true when some value was not finite.
-template <typename T, bool divides>
-inline bool quantize_row(const T* x, index_t k, float scale, std::int32_t zero_point,
+template <bool divides, class Source>
+inline bool quantize_row(const Source& row, index_t k, float scale, std::int32_t zero_point,
                          std::uint8_t* q) {
     const F32 s = set1(scale);
     const F32 inverse = set1(1.0f / scale);
     const I32 z = set1_i32(zero_point);
     F32 finite[4] = {zero(), zero(), zero(), zero()};
     sweep(k, [&](index_t i, auto extent, int slot) {
-        const F32 v = load(x + i, extent);
+        const F32 v = row.at(i, extent);
         finite[slot % 4] = add(finite[slot % 4], sub(v, v));  // 0, or NaN for NaN and infinity
         F32 y;
         if constexpr (divides) {
@@ -80,13 +94,14 @@ inline bool quantize_row(const T* x, index_t k, float scale, std::int32_t zero_p
     return sum != sum;
 }
 
-template <typename T>
-void quantize(const QuantizeArgs& a, index_t first, index_t count) {
+template <typename T, bool scaled>
+inline void quantize_all(const QuantizeArgs& a, index_t first, index_t count) {
+    const index_t repeats = a.columns.repeats;
     for (index_t r = first; r < first + count; ++r) {
-        const T* x = static_cast<const T*>(a.x) + r * a.x_stride;
+        const Row<T, scaled> row{static_cast<const T*>(a.x) + r * a.x_stride, a.columns.factor};
         std::uint8_t* q = a.q + r * a.q_stride;
-        const RowRange range =
-            a.range != nullptr ? collected_range(a.range + r * 2 * kRangeLanes) : range_of(x, a.k);
+        const RowRange range = a.range != nullptr ? collected_range(a.range + r * 2 * kRangeLanes)
+                                                  : range_of(row, a.k);
         float scale = (range.high - range.low) / 255.0f;
         if (scale == 0.0f) scale = 1.0f;
         bool finite = scale < __builtin_inff();
@@ -95,17 +110,24 @@ void quantize(const QuantizeArgs& a, index_t first, index_t count) {
             zero_point = static_cast<std::int32_t>(__builtin_rintf(-range.low / scale));
             // Outside these bounds the reciprocal or the remainder would leave the normal floats.
             const bool ordinary = scale > 0x1p-90f && scale < 0x1p100f;
-            finite = !(ordinary ? quantize_row<T, false>(x, a.k, scale, zero_point, q)
-                                : quantize_row<T, true>(x, a.k, scale, zero_point, q));
+            finite = !(ordinary ? quantize_row<false>(row, a.k, scale, zero_point, q)
+                                : quantize_row<true>(row, a.k, scale, zero_point, q));
         }
         if (!finite) {
-            std::memset(q, 0, static_cast<std::size_t>(a.k));
+            std::memset(q, 0, static_cast<std::size_t>(a.k + repeats));
             zero_point = 0;
-            scale = has_nan(x, a.k) ? __builtin_nanf("") : __builtin_inff();
+            scale = has_nan(row, a.k) ? __builtin_nanf("") : __builtin_inff();
         }
+        for (index_t i = 0; i < repeats; ++i) q[a.k + i] = q[a.columns.repeated[i]];
         a.scale[r] = scale;
         a.zero_point[r] = zero_point;
     }
+}
+
+template <typename T>
+void quantize(const QuantizeArgs& a, index_t first, index_t count) {
+    a.columns.factor != nullptr ? quantize_all<T, true>(a, first, count)
+                                : quantize_all<T, false>(a, first, count);
 }
 
 constexpr QuantizeKernels quantize_kernels = {{quantize<float>, quantize<bf16_t>, quantize<f16_t>}};
