@@ -507,9 +507,11 @@ def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Ten
     if quantised:
         weight = _joined([part.qweight for part in quantised], alive)
         scale = _joined([part.weight_scale for part in quantised], alive)
+        columns = _columns(quantised[0], alive)
     else:
         weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
         scale = None
+        columns = {}
     biases = [part.bias for part in parts]
     bias = None
     if any(b is not None for b in biases):
@@ -536,7 +538,26 @@ def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Ten
         bias=0 if bias is None else bias.data_ptr(),
         bias_dtype=0,
         precision=_PRECISIONS[weight.dtype],
+        **columns,
     )
+
+
+def _columns(part: Int8Linear, alive: list[Tensor]) -> dict[str, int]:
+    """What is done to the columns of rows before they are quantised, as the extension takes it."""
+    columns = {}
+    if part.factor is not None:
+        if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
+            raise ValueError(
+                f"A projection of rows of {part.in_features} has a factor of shape "
+                f"{tuple(part.factor.shape)}, {part.factor.dtype}."
+            )
+        columns["factor"] = _kept(part.factor, alive).data_ptr()
+    if part.repeated is not None:
+        if part.repeated.dtype is not torch.int32:
+            raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
+        columns["repeated"] = _kept(part.repeated, alive).data_ptr()
+        columns["repeats"] = part.repeated.numel()
+    return columns
 
 
 def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:

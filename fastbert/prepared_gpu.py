@@ -30,6 +30,8 @@ class _Product:
     bias: Tensor | None
     scale: Tensor | None
     packed: Tensor | None
+    factor: Tensor | None = None
+    repeated: Tensor | None = None
 
     @classmethod
     def of(cls, parts: Sequence[Projection], plan: Plan) -> _Product:
@@ -41,7 +43,9 @@ class _Product:
             int8 = [part for part in parts if isinstance(part, Int8Linear)]
             weight = _joined([part.qweight for part in int8])
             scale = _joined([part.weight_scale for part in int8])
-            return cls(plan, weight, bias, scale, plan.prepack("int8_linear", weight))
+            packed = plan.prepack("int8_linear", weight)
+            factor, repeated = parts[0].factor, parts[0].repeated
+            return cls(plan, weight, bias, scale, packed, factor, repeated)
         weight = _joined([part.weight for part in parts if isinstance(part, Linear)])
         return cls(plan, weight, bias, None, plan.prepack("linear", weight))
 
@@ -51,8 +55,9 @@ class _Product:
         if self.scale is None:
             return self.plan.linear(x, self.weight, self.bias, activation, residual, self.packed)
         return self.plan.int8_linear(
-            x, self.weight, self.scale, self.bias, activation, residual, self.packed
-        )
+            x, self.weight, self.scale, self.bias, activation, residual, self.packed, self.factor,
+            self.repeated,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ _LARGEST = 127
 # Fractions of the largest magnitude at which a channel may be clipped. The best one is chosen for
 # each channel; below a half the error of the clipped weights always dominates.
 _FRACTIONS = tuple(1.0 - step / 40 for step in range(17))
+# A channel's factor is at most this much smaller, or its inverse larger, than the mean.
+_LEAST = 1.0 / 64
 # Rows quantised at once, so that temporaries stay below this many elements.
 _CHUNK = 1 << 21
 
@@ -26,7 +28,8 @@ class QuantizationConfig:
 
     Attributes:
         load_in_8bit: int8 weights with one scale per output channel, activations quantised per
-            token as they come; embeddings, norms, poolers and heads keep their precision.
+            token as they come; embeddings, norms, poolers and heads keep their precision. Nothing
+            is calibrated: what is chosen is chosen from the weights.
     """
 
     load_in_8bit: bool = True
@@ -58,72 +61,255 @@ def as_quantization(value: Any) -> QuantizationConfig | None:
     )
 
 
-def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Group:
+    """Projections of the same rows, which are quantised once for all of them.
+
+    Attributes:
+        parts: the projections.
+        judge: the one whose columns say how much each input channel matters; None where the rows
+            are quantised as they are.
+        norm: the LayerNorm whose weight says how large each channel is, None where none does.
+        repeats: whether columns with large weights are repeated.
+    """
+
+    parts: tuple[Any, ...]
+    judge: Any = None
+    norm: nn.Module | None = None
+    repeats: bool = True
+
+    @property
+    def repeated_columns(self) -> int:
+        """One column in 32, in steps of 16, so that rows of weights stay aligned."""
+        return -(-self.parts[0].in_features // 512) * 16 if self.repeats else 0
+
+
+def groups(model: Any) -> Iterator[Group]:
+    """What int8 replaces: the projections of the encoder's layers, by the rows they share.
+
+    Errors of queries and keys hardly show behind the softmax, so that values judge for them.
+    Outputs of attention and of the activation need no factor (docs/performance.md has figures).
+    """
+    for block in model.base_model.blocks():
+        before_up = block.attention_norm
+        yield Group((block.q, block.k, block.v), block.v)
+        yield Group((block.out,), repeats=False)
+        if block.cross is not None:
+            yield Group((block.cross.q,), block.cross.q)
+            yield Group((block.cross.k, block.cross.v), block.cross.v)
+            yield Group((block.cross.out,), repeats=False)
+            before_up = block.cross.norm
+        yield Group((block.up,), block.up, block.output_norm if block.pre_norm else before_up)
+        yield Group((block.down,))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the rows of a group are changed before they are quantised.
+
+    Attributes:
+        factor: float32 (K,), multiplies them; the weights are divided by it. None for none.
+        copies: int64 (K,), how often each column stands in the weights.
+    """
+
+    factor: Tensor | None
+    copies: Tensor
+
+    @property
+    def repeated(self) -> Tensor:
+        """int32: the columns that stand behind the others, once for each copy but the first."""
+        return torch.repeat_interleave(self.copies - 1).to(torch.int32)
+
+
+def columns_of(group: Group, weights: Sequence[Tensor]) -> Columns:
+    """Chooses factor and copies from the weights alone.
+
+    An 8-bit step is the same for all channels of a row. It costs channel j its weights' norm w_j
+    times the step, so that rows times w_j are rounded where it matters equally; where a LayerNorm's
+    weight g_j tells how large the channel gets, sqrt(w_j / g_j) divides the difficulty between rows
+    and weights. Copies go to the columns with the largest weight relative to its row: a few such
+    weights would coarsen the step of all others in their row.
+
+    Args:
+        group: the projections.
+        weights: (N, K) of each of its parts, floating.
+    """
+    judge = weights[0] if group.judge is None else weights[group.parts.index(group.judge)]
+    factor = None
+    if group.judge is not None:
+        factor = _floored(_column_norms(judge))
+        if group.norm is not None:
+            gamma: Any = group.norm.weight
+            factor = (factor / _floored(gamma.detach().float().abs())).sqrt()
+    copies = torch.ones(judge.shape[1], dtype=torch.int64, device=judge.device)
+    if group.repeated_columns:
+        peaks = torch.stack([_peaks(weight, factor) for weight in weights]).amax(dim=0)
+        for _ in range(group.repeated_columns):
+            copies[torch.argmax(peaks / copies)] += 1
+        if group.norm is not None and factor is not None:
+            factor = factor / copies.sqrt()
+    return Columns(factor, copies)
+
+
+def _floored(sizes: Tensor) -> Tensor:
+    """Sizes over their mean; one that is tiny (a dead channel) or not finite becomes ordinary
+    enough that dividing by it does no harm."""
+    sizes = torch.nan_to_num(sizes, 0.0, 0.0, 0.0)
+    mean = sizes.square().mean().sqrt()
+    if float(mean) == 0.0:
+        return torch.ones_like(sizes)
+    return (sizes / mean).clamp(min=_LEAST, max=1.0 / _LEAST)
+
+
+def _chunks(weight: Tensor, factor: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of a weight in float32, divided by the factor, a few at a time."""
+    step = max(1, _CHUNK // max(weight.shape[1], 1))
+    for start in range(0, weight.shape[0], step):
+        rows = weight[start : start + step].to(torch.float32)
+        yield slice(start, start + rows.shape[0]), rows if factor is None else rows / factor
+
+
+def _column_norms(weight: Tensor) -> Tensor:
+    squares = [rows.square().sum(dim=0) for _, rows in _chunks(weight, None)]
+    return torch.stack(squares).sum(dim=0).sqrt()
+
+
+def _peaks(weight: Tensor, factor: Tensor | None) -> Tensor:
+    """Of each column, the largest magnitude relative to the root mean square of its row."""
+    found = []
+    for _, rows in _chunks(weight, factor):
+        size = rows.square().mean(dim=1, keepdim=True).sqrt()
+        found.append(torch.nan_to_num(rows.abs() / size, 0.0, 0.0, 0.0).amax(dim=0))
+    return torch.stack(found).amax(dim=0)
+
+
+def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Tensor, Tensor]:
     """Symmetric int8 with one scale per row, each row clipped where its squared error is least.
 
     A row with a value that is not finite gets the scale NaN, so that the fault shows in the output.
 
     Args:
-        weight: (out_features, in_features), floating.
+        weight: (N, K), floating.
+        columns: what is done to the rows it meets; None for nothing.
 
     Returns:
-        int8 (out_features, in_features) in -127..127 and float32 (out_features,) scales, with
-        weight about q * scale[:, None].
+        int8 (N, K + repeats) in -127..127 and float32 (N,) scales: weight / factor is about
+        scale times the sum of q over the copies of each column.
     """
-    q = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    repeats = 0 if columns is None else int(columns.copies.sum()) - weight.shape[1]
+    q = torch.empty(weight.shape[0], weight.shape[1] + repeats, dtype=torch.int8)
+    q = q.to(weight.device)
     scales = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
-    step = max(1, _CHUNK // max(weight.shape[1], 1))
-    for start in range(0, weight.shape[0], step):
-        rows = weight[start : start + step].to(torch.float32)
-        scale = _best_scales(rows)
-        levels = torch.round(rows / scale[:, None]).clamp_(-_LARGEST, _LARGEST)
-        q[start : start + step] = torch.nan_to_num(levels).to(torch.int8)
-        scales[start : start + step] = scale
+    largest: float | Tensor = float(_LARGEST)
+    if columns is not None and repeats:
+        largest = columns.copies * float(_LARGEST)
+    for span, rows in _chunks(weight, None if columns is None else columns.factor):
+        scale = _best_scales(rows, largest)
+        levels = torch.nan_to_num(_levels(rows, scale, largest))
+        if columns is not None and repeats:
+            levels = _spread(levels, columns)
+        q[span] = levels.to(torch.int8)
+        scales[span] = scale
     return q, scales
 
 
-def _best_scales(rows: Tensor) -> Tensor:
-    top = rows.abs().amax(dim=1) if rows.shape[1] else rows.new_zeros(rows.shape[0])
-    full = torch.where(top > 0, top / _LARGEST, torch.ones_like(top))
+def _levels(rows: Tensor, scale: Tensor, largest: float | Tensor) -> Tensor:
+    levels = torch.round(rows / scale[:, None])
+    if isinstance(largest, Tensor):
+        return torch.minimum(torch.maximum(levels, -largest), largest)
+    return levels.clamp_(-largest, largest)
+
+
+def _spread(levels: Tensor, columns: Columns) -> Tensor:
+    """Levels (rows, K) as sums over the copies of each column: floor((level + t) / copies) for the
+    t-th copy, which add up to the level (Hermite)."""
+    repeated = columns.repeated.long()
+    copies = columns.copies.to(levels.dtype)
+    # A copy's number among those of its column, 1, 2, ...; they stand next to one another.
+    starts = torch.cumsum(columns.copies - 1, dim=0) - (columns.copies - 1)
+    number = torch.arange(repeated.numel(), device=levels.device) - starts[repeated] + 1
+    first = torch.floor(levels / copies)
+    others = torch.floor((levels[:, repeated] + number) / copies[repeated])
+    return torch.cat([first, others], dim=1)
+
+
+def _best_scales(rows: Tensor, largest: float | Tensor) -> Tensor:
+    magnitudes = rows.abs() / largest
+    full = magnitudes.amax(dim=1) if rows.shape[1] else rows.new_zeros(rows.shape[0])
+    finite = torch.isfinite(full)
+    full = torch.where(full > 0, full, torch.ones_like(full))
     best = full.clone()
-    least = torch.full_like(top, float("inf"))
+    least = torch.full_like(full, float("inf"))
     for fraction in _FRACTIONS:
         scale = full * fraction
-        levels = torch.round(rows / scale[:, None]).clamp_(-_LARGEST, _LARGEST)
+        levels = _levels(rows, scale, largest)
         error = (levels.mul_(scale[:, None]).sub_(rows)).square_().sum(dim=1)
         better = error < least
         best = torch.where(better, scale, best)
         least = torch.where(better, error, least)
-    return torch.where(torch.isfinite(top), best, torch.full_like(best, float("nan")))
+    return torch.where(finite, best, torch.full_like(best, float("nan")))
 
 
-def quantized_names(model: Any) -> Iterator[str]:
-    """Names of the modules that int8 replaces: the projections of the encoder's layers."""
-    wanted = set()
-    for block in model.base_model.blocks():
-        parts = [block.q, block.k, block.v, block.out, block.up, block.down]
-        if block.cross is not None:
-            parts += [block.cross.q, block.cross.k, block.cross.v, block.cross.out]
-        wanted |= {id(part) for part in parts}
-    for name, module in model.named_modules():
-        if id(module) in wanted and isinstance(module, (Linear, Int8Linear)):
-            yield name
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(module): name for name, module in model.named_modules()}
 
 
-def replace_linears(model: nn.Module) -> None:
+def replace_linears(model: Any) -> None:
     """Put an empty Int8Linear in the place of every Linear that int8 replaces."""
-    for name in list(quantized_names(model)):
-        owner, _, leaf = name.rpartition(".")
-        linear = model.get_submodule(name)
-        if isinstance(linear, Linear):
-            with torch.device(linear.weight.device):
-                empty = Int8Linear(linear.in_features, linear.out_features, linear.bias is not None)
-            setattr(model.get_submodule(owner), leaf, empty)
+    names = _names(model)
+    for group in list(groups(model)):
+        for part in group.parts:
+            # A layer may stand in several groups' place only once; shared ones are done already.
+            if isinstance(part, Linear) and id(part) in names:
+                with torch.device(part.weight.device):
+                    _replace(model, names[id(part)], _empty(part, group))
+
+
+def _empty(part: Linear, group: Group) -> Int8Linear:
+    return Int8Linear(
+        part.in_features,
+        part.out_features,
+        part.bias is not None,
+        factor=group.judge is not None,
+        repeats=group.repeated_columns,
+    )
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, module)
+
+
+@torch.no_grad()
+def fill(model: Any, weight_of: Callable[[Any], Tensor | None]) -> None:
+    """Quantise the weights of a model whose projections are Int8Linear, group by group.
+
+    Args:
+        model: as replace_linears leaves it, its other parameters in place.
+        weight_of: the floating weight of a projection, None where it keeps what it holds.
+    """
+    for group in groups(model):
+        weights = [weight_of(part) for part in group.parts]
+        given = [weight for weight in weights if weight is not None]
+        if not given:
+            continue
+        if len(given) != len(weights):
+            raise ValueError(
+                "Of projections that read the same rows, some are stored in int8 and some are "
+                "not; save the model again as a whole."
+            )
+        columns = columns_of(group, given)
+        for part, weight in zip(group.parts, given, strict=True):
+            part.qweight, part.weight_scale = quantize_weight(weight, columns)
+            if part.factor is not None:
+                part.factor = columns.factor
+            if part.repeated is not None:
+                part.repeated = columns.repeated
 
 
 @torch.no_grad()
 def quantize(model: Any) -> Any:
-    """Quantise the layers of a model that is already in memory, one projection at a time.
+    """Quantise the layers of a model that is already in memory.
 
     Args:
         model: a model; changed in place.
@@ -131,15 +317,17 @@ def quantize(model: Any) -> Any:
     Returns:
         The same model, whose layers hold Int8Linear.
     """
-    for name in list(quantized_names(model)):
-        owner, _, leaf = name.rpartition(".")
-        linear = model.get_submodule(name)
-        if not isinstance(linear, Linear):
-            continue
-        int8 = Int8Linear(linear.in_features, linear.out_features, linear.bias is not None)
-        int8.qweight, int8.weight_scale = quantize_weight(linear.weight)
-        if linear.bias is not None:
-            int8.bias = nn.Parameter(linear.bias.detach(), requires_grad=False)
-        setattr(model.get_submodule(owner), leaf, int8)
+    names = _names(model)
+    weights: dict[int, Tensor] = {}
+    for group in list(groups(model)):
+        for part in group.parts:
+            if not isinstance(part, Linear):
+                continue
+            int8 = _empty(part, group)
+            if part.bias is not None:
+                int8.bias = nn.Parameter(part.bias.detach(), requires_grad=False)
+            weights[id(int8)] = part.weight.detach()
+            _replace(model, names[id(part)], int8)
+    fill(model, lambda part: weights.get(id(part)))
     model.config.quantization_config = QuantizationConfig().to_dict()
     return model

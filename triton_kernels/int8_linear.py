@@ -18,6 +18,7 @@ import triton.language as tl
 
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation, unsupported_activation
+from fastbert.ops.int8_linear import widened
 
 from . import _common
 from .configs import GROUP_M, linear_tile
@@ -163,11 +164,12 @@ def int8_linear(
 ) -> torch.Tensor:
     """activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
 
-    q, scale, zero_point are `quantize_rows(x)`. The product is exact; everything after it is
-    float32, rounded once.
+    q, scale, zero_point are `quantize_rows(widened(x, factor, repeated))`. The product is exact;
+    everything after it is float32, rounded once.
 
-    Shapes: x (rows, K) float32, float16 or bfloat16; qweight int8 (N, K); weight_scale float32
-    (N,); bias (N,) and residual (rows, N) in x's dtype; row strides free; K at most 65 793.
+    Shapes: x (rows, K) float32, float16 or bfloat16; qweight int8 (N, K + repeats); weight_scale
+    float32 (N,); bias (N,) and residual (rows, N) in x's dtype; factor float32 (K,); repeated int32
+    (repeats,), columns of x; row strides free; K + repeats at most 65 793.
     ``packed``: `weight_sums(qweight)`, computed when None. ``requantize``: (scale float32 (rows,),
     zero_point int32 (rows,)) known beforehand; the result is then clamp(round(y / scale) +
     zero_point, 0, 255) as uint8, written straight from the accumulators. (A row's own range is
@@ -179,8 +181,20 @@ def int8_linear(
     _common.check_row_op(op, x)
     _common.check_dtype(op, "qweight", qweight, torch.int8)
     code = kernel_activation(activation)
-    out = _common.product_output(op, x, qweight, bias, residual)
-    rows, depth = x.shape
+    repeats = 0 if repeated is None else repeated.numel()
+    _common.check_device(op, x, factor=factor, repeated=repeated)
+    _common.check_dtype(op, "factor", factor, torch.float32)
+    _common.check_shape(op, "factor", factor, (x.shape[1],))
+    _common.check_dtype(op, "repeated", repeated, torch.int32)
+    _common.check_shape(op, "repeated", repeated, (repeats,))
+    if qweight.dim() == 2 and qweight.shape[1] != x.shape[1] + repeats:
+        raise ValueError(
+            f"{op}: qweight has shape {tuple(qweight.shape)}, expected (N, {x.shape[1] + repeats}) "
+            f"to go with x of shape {tuple(x.shape)} and {repeats} repeated columns"
+        )
+    _common.check_rows(op, "qweight", qweight)
+    out = _common.product_output(op, x, qweight[:, : x.shape[1]], bias, residual)
+    rows, depth = x.shape[0], x.shape[1] + repeats
     width = qweight.shape[0]
     _common.check_device(op, x, weight_scale=weight_scale, packed=packed)
     _common.check_dtype(op, "weight_scale", weight_scale, torch.float32)
@@ -203,7 +217,7 @@ def int8_linear(
         out = torch.empty((rows, width), dtype=torch.uint8, device=x.device)
     if out.numel() == 0:
         return out
-    q, scale, zero_point = quantize_rows(x, signed=True)
+    q, scale, zero_point = quantize_rows(widened(x, factor, repeated), signed=True)
     sums = weight_sums(qweight) if packed is None else packed
     tile = linear_tile(_common.architecture(x.device), "int8", rows).for_depth(depth)
     with _common.on_device(x):

@@ -77,33 +77,59 @@ class Linear(nn.Linear):
         )
 
 
+# Buffers of Int8Linear that stay float32 whatever the precision of the model.
+FLOAT32_BUFFERS = ("weight_scale", "factor")
+
+
 class Int8Linear(nn.Module):
     """A Linear whose weight is int8 with one scale per output channel.
 
     Attributes:
-        qweight: int8 (out_features, in_features).
-        weight_scale: float32 (out_features,); weight is about qweight * weight_scale[:, None].
+        qweight: int8 (out_features, in_features + repeats).
+        weight_scale: float32 (out_features,).
+        factor: float32 (in_features,), multiplies the rows before they are quantised; the weight
+            was divided by it. None for none.
+        repeated: int32 (repeats,), columns that qweight holds once more behind the others; a
+            weight is the sum of its column's copies, times its row's scale. None for none.
         bias: (out_features,) in the precision of the activations, or None.
     """
 
     qweight: Tensor
     weight_scale: Tensor
+    factor: Tensor | None
+    repeated: Tensor | None
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        factor: bool = False,
+        repeats: int = 0,
+    ) -> None:
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.register_buffer("qweight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        columns = in_features + repeats
+        self.register_buffer("qweight", torch.zeros(out_features, columns, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(out_features, dtype=torch.float32))
+        self.register_buffer(
+            "factor", torch.ones(in_features, dtype=torch.float32) if factor else None
+        )
+        self.register_buffer(
+            "repeated", torch.zeros(repeats, dtype=torch.int32) if repeats else None
+        )
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
         self._prepacked = _Prepacked()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         # model.to(torch.bfloat16) is meant for the activations; scales keep their precision.
-        scale = self.weight_scale
+        kept = {name: self._buffers[name] for name in FLOAT32_BUFFERS}
         super()._apply(fn, recurse)
-        if self.weight_scale.dtype != torch.float32:
-            self.weight_scale = scale.to(self.weight_scale.device)
+        for name, old in kept.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype != torch.float32:
+                self._buffers[name] = old.to(new.device)
         return self
 
     def forward(
@@ -122,6 +148,8 @@ class Int8Linear(nn.Module):
             activation,
             residual,
             self._prepacked.get("int8_linear", self.qweight, plan),
+            self.factor,
+            self.repeated,
         )
 
     def extra_repr(self) -> str:

@@ -15,6 +15,7 @@ from fastbert.backend import Plan, Traits, build_plan
 from fastbert.checkpoint import save_torch_weights, save_weights
 from fastbert.config import PreTrainedConfig
 from fastbert.layers.block import Block
+from fastbert.layers.linear import Int8Linear
 from fastbert.models import loading, vocabulary
 
 
@@ -198,7 +199,9 @@ class PreTrainedModel(nn.Module):
         )
         if only_trainable:
             return count
-        return count + sum(b.numel() for n, b in self.named_buffers() if n.endswith("qweight"))
+        # The repeated columns of int8 weights are no weights of their own.
+        quantised = (module for module in self.modules() if isinstance(module, Int8Linear))
+        return count + sum(part.in_features * part.out_features for part in quantised)
 
     def can_generate(self) -> bool:
         """Whether generate() works on this class."""

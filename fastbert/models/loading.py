@@ -18,8 +18,8 @@ from fastbert.backend import Traits
 from fastbert.checkpoint import HUB_OPTIONS, Checkpoint
 from fastbert.config import PreTrainedConfig
 from fastbert.devices import as_device
-from fastbert.layers.linear import Int8Linear
-from fastbert.quantization import as_quantization, quantize_weight, replace_linears
+from fastbert.layers.linear import FLOAT32_BUFFERS, Int8Linear
+from fastbert.quantization import as_quantization, fill, replace_linears
 
 # Buffers that older checkpoints hold and that are computed here.
 _COMPUTED = ("position_ids", "token_type_ids")
@@ -77,9 +77,9 @@ def match_names(model: Any, checkpoint: Checkpoint) -> Match:
     names of LayerNorm parameters are understood.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.named_tensors()}
-    int8 = {n for n, module in model.named_modules() if isinstance(module, Int8Linear)}
-    for name in int8:
-        expected.setdefault(f"{name}.weight", tuple(expected[f"{name}.qweight"]))
+    int8 = {n: module for n, module in model.named_modules() if isinstance(module, Int8Linear)}
+    for name, module in int8.items():
+        expected.setdefault(f"{name}.weight", (module.out_features, module.in_features))
     prefix = f"{model.base_model_prefix}."
     match = Match()
     for stored in checkpoint.files:
@@ -97,8 +97,8 @@ def match_names(model: Any, checkpoint: Checkpoint) -> Match:
             match.sources[place] = stored
     for name in int8:
         if f"{name}.weight" in match.sources:
-            expected.pop(f"{name}.qweight")
-            expected.pop(f"{name}.weight_scale")
+            for leaf in ("qweight", "weight_scale", "factor", "repeated"):
+                expected.pop(f"{name}.{leaf}", None)
         else:
             expected.pop(f"{name}.weight")
     wrong = {name for name, _, _ in match.mismatched}
@@ -217,7 +217,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     counts: Counter[torch.dtype] = Counter()
     for name in checkpoint.files:
         dtype = checkpoint.dtype(name)
-        if dtype.is_floating_point and not name.endswith(".weight_scale"):
+        if dtype.is_floating_point and name.rpartition(".")[2] not in FLOAT32_BUFFERS:
             counts[dtype] += torch.Size(checkpoint.shape(name)).numel()
     return counts.most_common(1)[0][0] if counts else torch.float32
 
@@ -278,6 +278,7 @@ def _fill(
     model: Any, match: Match, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
 ) -> None:
     filled: dict[str, Tensor] = {}
+    floating: dict[int, str] = {}
     uses = Counter(match.sources.values())
     tied = model.tied_weights()
     for name, stored in match.sources.items():
@@ -286,17 +287,22 @@ def _fill(
         if stored in filled:
             _put(module, leaf, filled[stored] if name in tied else filled[stored].clone())
             continue
-        tensor = checkpoint.read(stored)
         if isinstance(module, Int8Linear) and leaf == "weight":
-            q, scale = quantize_weight(tensor.to(device))
-            _put(module, "qweight", q)
-            _put(module, "weight_scale", scale)
+            floating[id(module)] = stored
             continue
-        keep = not tensor.is_floating_point() or leaf == "weight_scale"
+        tensor = checkpoint.read(stored)
+        keep = not tensor.is_floating_point() or leaf in FLOAT32_BUFFERS
         tensor = tensor.to(device=device, dtype=tensor.dtype if keep else dtype)
         _put(module, leaf, tensor)
         if uses[stored] > 1:
             filled[stored] = tensor
+
+    def weight_of(part: Int8Linear) -> Tensor | None:
+        stored = floating.get(id(part))
+        return None if stored is None else checkpoint.read(stored).to(device)
+
+    if floating:  # after all else, since norms have a say in it
+        fill(model, weight_of)
 
 
 def _put(module: nn.Module, leaf: str, tensor: Tensor) -> None:
@@ -320,7 +326,7 @@ def _initialise_rest(model: Any, match: Match, dtype: torch.dtype, device: torch
         loaded = {leaf: tensor for leaf, tensor in leaves.items() if leaf not in empty}
         for leaf in empty:
             old = leaves[leaf]
-            kind = dtype if old.is_floating_point() and leaf != "weight_scale" else old.dtype
+            kind = dtype if old.is_floating_point() and leaf not in FLOAT32_BUFFERS else old.dtype
             _put(module, leaf, torch.zeros(old.shape, dtype=kind, device=device))
         keep = {
             leaf: tensor.detach().clone() for leaf, tensor in loaded.items() if tensor is not None

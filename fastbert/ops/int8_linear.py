@@ -18,7 +18,8 @@ from fastbert.ops.quantize_rows import quantize_rows
 
 SCHEMA = (
     "(Tensor x, Tensor qweight, Tensor weight_scale, Tensor? bias=None, str activation='none', "
-    "Tensor? residual=None, Tensor? packed=None, Tensor? factor=None, Tensor? repeated=None) -> Tensor"
+    "Tensor? residual=None, Tensor? packed=None, Tensor? factor=None, Tensor? repeated=None) "
+    "-> Tensor"
 )
 
 
@@ -53,11 +54,11 @@ def int8_linear(
 ) -> Tensor:
     """activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
 
-    q, scale and zero_point are `quantize_rows(x)`, or with a factor those of x * factor (whose
-    weights were divided by it), the `repeated` columns of q standing once more behind the others
-    (a weight too large for 8 bits is then the sum of several). The integer product is exact: no partial sum
-    exceeds K * 255 * 128, which int32 holds up to K = 65 793. Everything after it is float32 or
-    better and rounded once to x.dtype.
+    q, scale and zero_point are `quantize_rows(widened(x, factor, repeated))`: with a factor, rows
+    are quantised after they were multiplied by it (the weights were divided by it), and repeated
+    columns stand once more behind the others (a weight too large for 8 bits is the sum of its
+    copies). The integer product is exact: no partial sum exceeds K * 255 * 128, which int32 holds
+    up to K = 65 793. Everything after it is float32 or better and rounded once to x.dtype.
 
     Args:
         x: (rows, K), floating.

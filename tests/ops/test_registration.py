@@ -84,7 +84,9 @@ def test_gradients_through_the_kernel_are_those_of_the_reference(op: Op) -> None
             if other is None:
                 assert one is None or not one.any(), name
             else:
-                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, msg=name)
+                # Where a gradient of 1e5 has elements that cancel, float32 leaves them 1e-2.
+                least = 1e-6 * max(100.0, float(other.abs().amax()) if other.numel() else 0.0)
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=least, msg=name)
 
 
 @DIFFERENTIABLE

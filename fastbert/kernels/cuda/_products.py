@@ -41,7 +41,7 @@ def product(
 
     x is what is multiplied: operands.x, or its uint8 form.
     """
-    rows, inner, outer = operands.rows, operands.inner, operands.outer
+    rows, inner, outer = operands.rows, x.shape[1], operands.outer
     dtype = operands.x.dtype if requantize is None else torch.uint8
     out = torch.empty((rows, outer), dtype=dtype, device=x.device)
     x, weight = aligned_rows(x), _check.by_rows(weight)

@@ -10,6 +10,7 @@ from fastbert.kernels.cuda import _native, _products, _rows
 from fastbert.kernels.cuda.quantize_rows import quantize_rows
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation, unsupported_activation
+from fastbert.ops.int8_linear import widened
 
 
 def supports(traits: Traits) -> str | None:
@@ -51,6 +52,8 @@ def int8_linear(
     activation: str = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
+    factor: Tensor | None = None,
+    repeated: Tensor | None = None,
     *,
     requantize: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -62,7 +65,9 @@ def int8_linear(
     """
     op = "int8_linear"
     code = kernel_activation(activation)
-    operands = _check.product(op, _native.DEVICE, x, qweight, bias, residual, weight_scale)
+    operands = _check.product(
+        op, _native.DEVICE, x, qweight, bias, residual, weight_scale, factor, repeated
+    )
     device, outer = operands.x.device, operands.outer
     if packed is None:
         packed = int8_linear_prepack(qweight)
@@ -83,7 +88,7 @@ def int8_linear(
                 op, "the zero_point of requantize", requantize[1], rows, torch.int32, device
             ),
         )
-    q, scale, zero_point = quantize_rows(operands.x)
+    q, scale, zero_point = quantize_rows(widened(operands.x, operands.factor, operands.repeated))
     assert operands.weight_scale is not None
     quantised = _products.Quantised(scale, zero_point, operands.weight_scale, packed)
     return _products.product(op, operands, q, qweight, code, quantised, requantize)
