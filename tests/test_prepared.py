@@ -18,7 +18,7 @@ import fastbert.backend
 from fastbert import native
 from fastbert.layers.block import Block
 from fastbert.layers.encoder import Pass, encode
-from fastbert.layers.linear import Int8Linear, Linear
+from fastbert.layers.linear import Linear
 from fastbert.models.bert import BertModel
 from fastbert.packing import PackedBatch
 from fastbert.preparation import Preparation, Stale, retrying

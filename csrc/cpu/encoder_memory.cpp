@@ -124,9 +124,9 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
             widest_u8 = std::max(widest_u8, row_bytes(p->k, DType::u8));
         }
     }
-    operand_ =
-        local.take(rows * std::max(widest_u8, row_bytes(std::max({shape.hidden, width, table_width}),
-                                                        DType::bf16)));
+    operand_ = local.take(
+        rows *
+        std::max(widest_u8, row_bytes(std::max({shape.hidden, width, table_width}), DType::bf16)));
     inner_ = local.take(rows * operand_bytes(shape.intermediate));
     const bool projected = embedding != nullptr && embedding->projected();
     sums_stride =

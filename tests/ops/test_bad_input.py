@@ -23,7 +23,7 @@ def good(op: str) -> dict[str, Any]:
         "bias_act": "gelu-3x7",
         "act_layer_norm": "gelu-3x7",
         "linear": "fused-5x16x16",
-        "int8_linear": "fused-5x16x16",
+        "int8_linear": "widened-17x64x40",
         "quantize_rows": "3x8",
         "embed_layer_norm": "tables-wtpe",
     }
