@@ -126,8 +126,9 @@ def columns_of(group: Group, weights: Sequence[Tensor]) -> Columns:
 
     An 8-bit step is the same for all channels of a row. It costs channel j its weights' norm w_j
     times the step, so that rows times w_j are rounded where it matters equally; where a LayerNorm's
-    weight g_j tells how large the channel gets, w_j^(1/4) / g_j^(3/4) divides the difficulty between
-    rows and weights (both exponents 1/2: the same cosine within 3 %). Copies go to the columns with the largest weight relative to its row: a few such
+    weight g_j tells how large the channel gets, w_j^(1/4) / g_j^(3/4) divides the difficulty
+    between rows and weights (both exponents 1/2: the same cosine within 3 %). Copies go to the
+    columns with the largest weight relative to its row, for a few such
     weights would coarsen the step of all others in their row.
 
     Args:

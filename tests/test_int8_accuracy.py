@@ -25,8 +25,8 @@ MINILM = pytest.mark.skipif(
 @MINILM
 @pytest.mark.skipif(native.reason() is not None, reason=f"no kernels: {native.reason()}")
 def test_minilm_keeps_its_embeddings_and_neighbours() -> None:
-    """The thresholds that int8 is promised to reach. Neighbours are counted on two sets of 512 texts:
-    which of two near-equal ones wins is chance, and one set's share varies by 0.7 %."""
+    """The thresholds that int8 is promised to reach. Neighbours are counted on two sets of 512
+    texts: which of two near-equal ones wins is chance, and one set's share varies by 0.7 %."""
     shares = []
     for inputs in (accuracy.corpus(), texts.english(512, seed=11)):
         found = accuracy.measure("int8", inputs, accuracy.exact(inputs))
