@@ -7,11 +7,15 @@ import itertools
 import pytest
 import torch
 
+from fastbert.backend import build_plan
+from fastbert.layers.linear import Int8Linear
+from fastbert.ops import Traits
 from fastbert.ops import int8_linear as int8_reference
 from fastbert.ops import linear as linear_reference
 from fastbert.ops.quantize_rows import quantize_rows as quantize_reference
 from fastbert.testing import parity, poisoned_empty, strided
 from fastbert.triton_kernels import configs
+from fastbert.triton_kernels import int8_linear as int8_module
 from fastbert.triton_kernels.int8_linear import int8_linear, weight_sums
 from fastbert.triton_kernels.linear import linear
 
@@ -140,3 +144,20 @@ def check_table_rules() -> None:
         assert tile.m % 64 == 0 or dtype == "float32"
     for key, tile in configs.ATTENTION_BIAS.items():
         assert tile.n == configs.ATTENTION[key].n
+
+
+def check_a_layer_sums_its_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = int8_module.weight_sums
+    monkeypatch.setattr(
+        int8_module, "weight_sums", lambda weight: made.append(weight) or real(weight)
+    )
+    layer = Int8Linear(DEPTH, WIDTH)
+    layer.qweight.copy_(torch.randint(-127, 128, (WIDTH, DEPTH), dtype=torch.int8))
+    plan = build_plan(Traits(), "cpu", torch.float32, "triton")
+    x = torch.randn(ROWS, DEPTH)
+    with torch.no_grad():
+        first = layer(x, plan)
+        assert torch.equal(layer(x, plan), first) and len(made) == 1
+        layer.qweight.neg_()
+        assert torch.equal(layer(x, plan) - layer.bias, -(first - layer.bias)) and len(made) == 2
