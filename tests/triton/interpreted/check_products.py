@@ -149,9 +149,13 @@ def check_table_rules() -> None:
 def check_a_layer_sums_its_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     real = int8_module.weight_sums
-    monkeypatch.setattr(
-        int8_module, "weight_sums", lambda weight: made.append(weight) or real(weight)
-    )
+
+    def counted(weight: torch.Tensor) -> torch.Tensor:
+        made.append(weight)
+        return real(weight)
+
+    for name in ("weight_sums", "int8_linear_prepack"):
+        monkeypatch.setattr(int8_module, name, counted)
     layer = Int8Linear(DEPTH, WIDTH)
     layer.qweight.copy_(torch.randint(-127, 128, (WIDTH, DEPTH), dtype=torch.int8))
     plan = build_plan(Traits(), "cpu", torch.float32, "triton")
