@@ -1,8 +1,9 @@
 // Enough of CUDA's execution model to run kernels on the CPU, one block at a time: every thread of
 // the block is a fibre that runs until it has to wait for others. What the threads do between two
 // such points happens in whatever order the scheduler picks (FASTBERT_EMULATION_SEED: 0 runs them
-// in order, anything else shuffles them anew every round), so a missing synchronisation shows up as
-// a wrong result for some seed; it says nothing about the ordering of single memory accesses.
+// in order, anything else shuffles them anew every round and slows one warp down), so a missing
+// synchronisation shows up as a wrong result for some seed; it says nothing about the ordering of
+// single memory accesses.
 //
 // Asynchronous copies land as late as they may: when every thread waits. What is written
 // asynchronously, or never was, is NaN (all bits set). Anything CUDA leaves undefined throws.
@@ -258,17 +259,21 @@ inline void launch(dim3 grid, int threads, int shared_bytes, const std::function
         warpgroups.assign((threads + 127) / 128, Meeting{});
         for (Gathering& barrier : barriers) barrier = Gathering{};
         for (Machine* machine : machines) machine->begin_block(threads, shared_bytes);
+        // One warp of each block is slow, unless nobody else can go on.
+        const int slow = seed == 0 ? -1 : static_cast<int>(random() % ((threads + 31) / 32));
+        moved = false;
         while (alive > 0 && !failure) {
+            const bool hold = seed != 0 && moved && random() % 32 != 0;
             moved = false;
             if (seed != 0) {
                 std::shuffle(order.begin(), order.end(), random);
                 if (random() % 8 == 0) land_one();
             }
             for (const int t : order) {
-                if (!fibres[t].done) resume(t);
+                if (!fibres[t].done && !(hold && t / 32 == slow)) resume(t);
                 if (failure) break;
             }
-            if (moved || failure || alive == 0) continue;
+            if (moved || hold || failure || alive == 0) continue;
             if (!land_one()) {
                 thread_index.x = 0;
                 while (fibres[thread_index.x].done) ++thread_index.x;
