@@ -61,9 +61,9 @@ def test_the_committed_table_is_one() -> None:
 def test_unmeasured_takes_the_default_order_and_says_so(pretended: pytest.MonkeyPatch) -> None:
     made = plan()
     for choice in made.choices:
-        assert choice.backend == "cuda"
-        why = dict(choice.passed_over)["triton"]
-        assert why == "cuda goes first by default; not measured on Pretended 9000"
+        assert choice.backend == "triton"
+        why = dict(choice.passed_over)["cuda"]
+        assert why == "triton goes first by default; not measured on Pretended 9000"
     assert "not measured" in dict(made.choice("linear").passed_over)[CUBLAS]
     assert made.batch_invariant
     assert any(line.startswith("batch invariant   yes") for line in made.lines())
@@ -81,7 +81,7 @@ def test_the_measured_order_goes_first(pretended: pytest.MonkeyPatch) -> None:
     assert "not measured beside triton" in dict(made.choice("linear").passed_over)[CUBLAS]
     assert made.choice("attention_varlen").backend == "cuda"
     assert "3.00 times" in dict(made.choice("attention_varlen").passed_over)["triton"]
-    assert "not measured" in dict(made.choice("bias_act").passed_over)["triton"]
+    assert "not measured" in dict(made.choice("bias_act").passed_over)["cuda"]
 
 
 def test_cublas_only_where_measured_faster_and_not_batch_invariant(
@@ -97,12 +97,12 @@ def test_cublas_only_where_measured_faster_and_not_batch_invariant(
         "batch invariant   no: torch computes linear, and may choose its algorithm by the batch"
     )
     assert made.prepack("linear", torch.zeros(2, 2)) is None
-    assert made.choice("int8_linear").backend == "cuda"
+    assert made.choice("int8_linear").backend == "triton"
 
     kept = plan(batch_invariant=True, strict=True)
     assert kept.choice("linear").backend == "cuda" and kept.batch_invariant
     assert "number of rows" in dict(kept.choice("linear").passed_over)[CUBLAS]
-    assert plan(torch.float32).choice("linear").backend == "cuda"
+    assert plan(torch.float32).choice("linear").backend == "triton"
     pretended.setattr(measured, "load", lambda: table(row(cuda=1.0, triton=1.2, cublas=1.1)))
     backend._build.cache_clear()
     assert plan().choice("linear").backend == "cuda"
