@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 BACKENDS = ("auto", "reference", *kernels.NAMES)
-# Which backends "auto" tries on a device, the preferred one first where nothing was measured. Triton's
-# compiler answers for its instructions; the hand-written ones have yet to run on a GPU.
+# Which backends "auto" tries on a device, the preferred one first where nothing was measured.
+# Triton's compiler answers for its instructions; the hand-written ones have yet to run on a GPU.
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 _PRODUCTS = ("linear", "int8_linear")
 # On a GPU torch's own product is cuBLAS. Under this name the reference of `linear` competes with

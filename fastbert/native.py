@@ -10,9 +10,15 @@ import functools
 import importlib
 from types import ModuleType
 
+import torch
+
 from fastbert.errors import Unavailable
 
 REMEDY = "build it with `make native` in a checkout, or install the package with `pip install .`"
+
+
+# What the extension was told last.
+_threads = 0
 
 
 @functools.cache
@@ -44,6 +50,21 @@ def extension() -> ModuleType:
     module, why = _load()
     if module is None:
         raise Unavailable(f"Native kernels are not available: {why}.")
+    return module
+
+
+def threaded() -> ModuleType:
+    """The extension, using as many threads as torch does.
+
+    Raises:
+        Unavailable: when it cannot be loaded, with the reason and the remedy.
+    """
+    global _threads
+    module = extension()
+    threads = torch.get_num_threads()
+    if threads != _threads:
+        module.set_num_threads(threads)
+        _threads = threads
     return module
 
 

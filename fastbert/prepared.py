@@ -178,7 +178,7 @@ class PreparedEncoder:
         tables: EmbeddingTables | None = None,
         pooler: Linear | None = None,
     ) -> None:
-        extension = native.extension()
+        extension = native.threaded()
         first = blocks[0]
         self.hidden = first.q.in_features
         self.attention = torch.float32 if _exact_attention(blocks) else torch.bfloat16

@@ -354,7 +354,7 @@ class Crossings:
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Count from now on."""
         monkeypatch.setattr(native, "extension", lambda: self)
-        monkeypatch.setattr(cpu, "_ready", lambda: self)
+        monkeypatch.setattr(native, "threaded", lambda: self)
         monkeypatch.setattr(View, "holds", lambda *_: self.calls.append("Watch.unchanged") is None)
 
 

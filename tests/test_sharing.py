@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def workers(path: Path, counts: tuple[int, ...]) -> list[int]:
         for count in counts:
             torch.set_num_threads(count)
             model(IDS)
-            found.append(len(os.listdir("/proc/self/task")))
+            found.append(len(list(Path("/proc/self/task").iterdir())))
     return found
 
 

@@ -7,8 +7,6 @@ copied. The number of threads is torch's.
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,6 @@ from fastbert.ops.activations import kernel_activation
 _ABSENT = (0, 0, 0, 0)
 _CPU = torch.device("cpu")
 _INT8 = 4
-_threads = 0
 
 
 def unavailable() -> str | None:
@@ -74,7 +71,7 @@ def act_layer_norm(
 
 def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """See `fastbert.ops.bias_act`."""
-    extension = _ready()
+    extension = native.threaded()
     code = _check.operand("bias_act", "x", x, "cpu")
     rows, columns = _check.two_dimensional("bias_act", "x", x)
     x = _check.by_rows(x)
@@ -160,7 +157,7 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastbert.ops.quantize_rows`."""
-    extension = _ready()
+    extension = native.threaded()
     code = _check.operand("quantize_rows", "x", x, "cpu")
     rows, columns = _check.two_dimensional("quantize_rows", "x", x)
     x = _check.by_rows(x)
@@ -201,7 +198,7 @@ def attention_varlen(
     )  # fmt: skip
     q, k, v = o.q, o.k, o.v
     out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype)
-    _ready().attention_varlen(
+    native.threaded().attention_varlen(
         q.data_ptr(),
         k.data_ptr(),
         v.data_ptr(),
@@ -262,7 +259,7 @@ def embed_layer_norm(
         bias,
     )
     out = torch.empty((o.rows, o.width), dtype=o.weight.dtype)
-    _ready().embed_layer_norm(
+    native.threaded().embed_layer_norm(
         _addresses(o.word),
         _addresses(o.position),
         _addresses(o.token_type),
@@ -284,7 +281,7 @@ def embed_layer_norm(
 
 
 def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
-    extension = _ready()
+    extension = native.threaded()
     outer, inner = _check.two_dimensional(op, "weight", weight)
     weight = _check.by_rows(weight)
     packed = torch.empty(extension.packed_bytes(packed_code, outer, inner), dtype=torch.uint8)
@@ -310,7 +307,7 @@ def _product(op: str, o: _check.Product, packed: Tensor, activation: str) -> Ten
             "repeated": _check.address(o.repeated),
             "repeats": 0 if o.repeated is None else o.repeated.numel(),
         }
-    getattr(_ready(), op)(
+    getattr(native.threaded(), op)(
         (x.data_ptr(), code, _check.row_stride(x)),
         (packed.data_ptr(), packed.numel()),
         *scale,
@@ -332,7 +329,7 @@ def _layer_norm(
     x, residual, code = o.x, o.residual, o.code
     out = torch.empty((o.rows, o.width), dtype=x.dtype)
     total = torch.empty((o.rows, o.width) if return_sum else 0, dtype=x.dtype)
-    _ready().layer_norm(
+    native.threaded().layer_norm(
         x.data_ptr(),
         _check.address(residual),
         out.data_ptr(),
@@ -362,14 +359,3 @@ def _addresses(lookup: _check.Lookup | None) -> tuple[int, int, int, int]:
         return _ABSENT
     ids, table = lookup
     return ids.data_ptr(), table.data_ptr(), table.shape[0], _check.row_stride(table)
-
-
-def _ready() -> ModuleType:
-    """The extension, using as many threads as torch does."""
-    global _threads
-    extension = native.extension()
-    threads = torch.get_num_threads()
-    if threads != _threads:
-        extension.set_num_threads(threads)
-        _threads = threads
-    return extension
