@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from .cases import SHAPES, Shape
 
 CACHE = Path(os.environ.get("FASTBERT_BENCH_CACHE", "~/.cache/fastbert-bench")).expanduser()
-# Wide enough that attention is not uniform and GELU sees both of its sides, as in real models.
-STD = 0.03
+# Wide enough that attention is not uniform and GELU sees both of its sides, as in real models; less
+# for wider ones, so that a product amplifies its rows, and their rounding errors, alike in all.
+STD_AT_768 = 0.03
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
@@ -37,7 +39,7 @@ def checkpoint(name: str) -> Path:
     """The folder of a model of SHAPES, made on first use and kept in CACHE."""
     if name == "minilm":
         return minilm_path()
-    folder = CACHE / f"{name}-std{STD}"
+    folder = CACHE / f"{name}-std{_std(SHAPES[name]):.3g}"
     if not (folder / "config.json").is_file():
         beside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(beside, ignore_errors=True)
@@ -92,5 +94,9 @@ def _random_model(shape: Shape) -> Any:
     with torch.no_grad():
         for parameter_name, value in model.named_parameters():
             norm = value.ndim == 1 and parameter_name.endswith("weight")
-            value.normal_(1.0 if norm else 0.0, 0.1 if norm else STD)
+            value.normal_(1.0 if norm else 0.0, 0.1 if norm else _std(shape))
     return model
+
+
+def _std(shape: Shape) -> float:
+    return STD_AT_768 * math.sqrt(768 / shape.hidden)

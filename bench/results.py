@@ -135,7 +135,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": env.cpu_model(),
         "cores": env.usable_cores(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 
