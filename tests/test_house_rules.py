@@ -19,7 +19,6 @@ import torch
 import fastbert
 from fastbert import native
 from fastbert.backend import Traits, build_plan
-from fastbert.kernels import cpu
 from fastbert.ops import REGISTRY
 from fastbert.preparation import View
 
