@@ -44,7 +44,7 @@ INSTALLED := $(VENV)/.fastbert-$(INSTALL_HASH)
 
 $(INSTALLED): | $(VENV)/.requirements-run
 	@rm -f $(VENV)/.fastbert-*
-	FASTBERT_CUDA=$${FASTBERT_CUDA:-auto} \
+	FASTBERT_CUDA=$(or $(FASTBERT_CUDA),auto) \
 	    $(BIN)/pip install --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -85,11 +85,10 @@ format:  ## rewrite the sources in the house style
 	PATH=$(DEV_PATH) ruff check --fix .
 	PATH=$(DEV_PATH) clang-format -i $(C_SOURCES)
 
-native: FASTBERT_CUDA ?= off
 native:  ## build the extension in place, incrementally (FASTBERT_CUDA=on for csrc/cuda)
 	@mkdir -p build
 	@PATH=$(DEV_PATH) cmake -S . -B build/native -G Ninja -DPython_EXECUTABLE=$(abspath $(DEV_PYTHON)) \
-	    -DFASTBERT_CUDA=$(FASTBERT_CUDA) -DFASTBERT_TESTS=ON -DFASTBERT_OUTPUT_DIR=$(CURDIR)/build/native/out \
+	    -DFASTBERT_CUDA=$(or $(FASTBERT_CUDA),off) -DFASTBERT_TESTS=ON -DFASTBERT_OUTPUT_DIR=$(CURDIR)/build/native/out \
 	    >build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	@PATH=$(DEV_PATH) cmake --build build/native
 	cp build/native/out/*.so fastbert/
