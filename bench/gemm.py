@@ -66,8 +66,11 @@ def best_time(run: Callable[[int], None], budget: float, clock: Callable[[], flo
     return best
 
 
-def product(dtype: torch.dtype, rows: int, k: int, n: int, copies: int) -> Callable[[int], None]:
+def product(
+    dtype: torch.dtype, rows: int, k: int, n: int, copies: int, gelu: bool = False
+) -> Callable[[int], None]:
     """A function that multiplies once, with another copy of the weights each time."""
+    activation = 1 if gelu else 0
     stride = k + 64 // dtype.itemsize if k * dtype.itemsize % 2048 == 0 else k
     packed = []
     for _ in range(copies):
@@ -92,18 +95,18 @@ def product(dtype: torch.dtype, rows: int, k: int, n: int, copies: int) -> Calla
         if dtype == torch.int8:
             scales = (x_scale.data_ptr(), zero_point.data_ptr())
             _C.int8_linear(
-                x_tuple, weights, w_scale.data_ptr(), bias_tuple, 0, none, out_tuple, rows, n, k,
-                *scales,
+                x_tuple, weights, w_scale.data_ptr(), bias_tuple, activation, none, out_tuple, rows,
+                n, k, *scales,
             )  # fmt: skip
         else:
-            _C.linear(x_tuple, weights, bias_tuple, 0, none, out_tuple, rows, n, k)
+            _C.linear(x_tuple, weights, bias_tuple, activation, none, out_tuple, rows, n, k)
 
     return run
 
 
 def measure(
     precision: str, threads: int, rows: Sequence[int], shapes: Sequence[tuple[int, int]],
-    budget: float,
+    budget: float, gelu: bool = False,
 ) -> list[Figure]:  # fmt: skip
     """Figures for every shape and number of rows, with the limits measured now."""
     dtype = PRECISIONS[precision]
@@ -123,7 +126,7 @@ def measure(
             size = n * k * dtype.itemsize
             streamed = m <= STREAMED_ROWS
             copies = max(1, CACHE_BYTES // size) if streamed else 1
-            seconds = best_time(product(dtype, m, k, n, copies), budget, clock)
+            seconds = best_time(product(dtype, m, k, n, copies, gelu), budget, clock)
             arithmetic = 2 * m * n * k / limit
             floor = max(arithmetic, size / memory) if streamed else arithmetic
             figure = Figure(precision, threads, m, k, n, seconds, floor)
@@ -139,6 +142,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 96, 128, 1024])
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--budget", type=float, default=0.2, help="seconds a figure")
+    parser.add_argument("--gelu", action="store_true", help="with GELU in the epilogue")
     parser.add_argument("--quick", action="store_true", help="fewer shapes")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -146,7 +150,9 @@ def main() -> None:
     for precision in arguments.precision:
         for threads in arguments.threads:
             shapes = QUICK if arguments.quick else SHAPES
-            figures += measure(precision, threads, arguments.rows, shapes, arguments.budget)
+            figures += measure(
+                precision, threads, arguments.rows, shapes, arguments.budget, arguments.gelu
+            )
     if arguments.json:
         rows = [{**asdict(figure), "fraction": figure.fraction} for figure in figures]
         record = {"isa": _C.active_isa(), "torch": torch.__version__, "figures": rows}

@@ -1,0 +1,57 @@
+"""Time per real token and scratch memory as ragged batches grow, and what a second thread brings.
+
+    python -m bench.growth [--threads 2 1] [--repeat 3]
+
+BERT-base in int8 over the lengths of the growth cases of `bench.cases`. The gate is theirs: parity
+of these batches is judged by `python -m bench --cases growth`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+import fastbert
+
+from . import cases, models
+from .rivals import Padded
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--repeat", type=int, default=3)
+    options = parser.parse_args(arguments)
+    path = models.checkpoint("bert-base")
+    print(f"{'threads':>7}{'tokens':>9}{'us/token':>10}{'mean l^2/l':>12}{'scratch MiB':>13}")
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        # A new model each time: its scratch memory only ever grows.
+        model = fastbert.BertModel.from_pretrained(path, quantization="int8").eval()
+        for case in (case for case in cases.CASES.values() if case.group == "growth"):
+            random = np.random.default_rng(1)
+            batch = Padded.of([list(random.integers(1000, 30000, n)) for n in case.lengths])
+            ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
+            seconds = []
+            with torch.inference_mode():
+                for _ in range(options.repeat):
+                    begin = time.perf_counter()
+                    model(ids, attention_mask=mask)
+                    seconds.append(time.perf_counter() - begin)
+            encoder = model.preparation.encoder(model.preparation.view(model), model.plan())
+            total = sum(case.lengths)
+            squares = sum(length * length for length in case.lengths) / total
+            print(
+                f"{threads:>7}{total:>9}{min(seconds) / total * 1e6:>10.1f}{squares:>12.0f}"
+                f"{encoder.arena_bytes / 2**20:>13.1f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
