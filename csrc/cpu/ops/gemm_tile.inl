@@ -59,7 +59,9 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
         for (int i = 0; i < rows; ++i) {
             const typename D::Left left = D::left(x + i * x_stride);
             FASTBERT_UNROLL
-            for (int j = 0; j < vectors; ++j) acc[i][j] = D::step(acc[i][j], left, right[j]);
+            for (int j = 0; j < vectors; j += 2) {
+                D::step(acc[i][j], acc[i][j + 1], left, right[j], right[j + 1]);
+            }
         }
         w += 2 * vector_bytes;
         x += 4;

@@ -26,8 +26,7 @@ double steps(index_t rounds, void* sink) {
         const typename D::Left left = D::left(buffer);
         FASTBERT_UNROLL
         for (int i = 0; i < D::kRows; ++i) {
-            acc[i][0] = D::step(acc[i][0], left, right);
-            acc[i][1] = D::step(acc[i][1], left, right);
+            D::step(acc[i][0], acc[i][1], left, right, right);
         }
     }
     FASTBERT_UNROLL

@@ -1,6 +1,6 @@
 // The inner steps of the matrix products, per instruction set. A tile kernel (ops/gemm_tile.inl)
-// broadcasts one 4-byte word of a row of x (Left), loads one word of kLanes columns (Right) and
-// calls step(). Interface of a dot type D:
+// broadcasts one 4-byte word of a row of x (Left), loads one word of 2 * kLanes columns (two
+// Rights) and calls step(). Interface of a dot type D:
 //
 //   D::kRows       rows of the largest tile whose sums, with two vectors of columns, fit registers
 //   D::kLanes      columns in a vector; a panel is two vectors wide
@@ -9,7 +9,8 @@
 //   D::kChunk      words summed in registers before they are added to the running sum
 //   D::kStagedX    x must be staged as 16-bit integers first
 //   D::kWide       few rows take several panels at once, to keep enough sums in flight
-//   D::Acc, load/store/add of them (kLanes 4-byte values), zero(), left(p), right(p), step(c, l, r)
+//   D::Acc, load/store/add of them (kLanes 4-byte values), zero(), left(p), right(p)
+//   D::step(a, b, l, r, s)   adds l times r to the sums a, and l times s to the sums b
 #pragma once
 
 #if defined(__AVX512F__)

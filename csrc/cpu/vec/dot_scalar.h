@@ -46,9 +46,9 @@ struct DotF32 : EightSums<float> {
         return x;
     }
     static Right right(const std::uint8_t* p) { return load(p); }
-    static Acc step(Acc c, Left x, const Right& w) {
-        for (int i = 0; i < 8; ++i) c.v[i] += x * w.v[i];
-        return c;
+    static void step(Acc& a, Acc& b, Left x, const Right& w, const Right& v) {
+        for (int i = 0; i < 8; ++i) a.v[i] += x * w.v[i];
+        for (int i = 0; i < 8; ++i) b.v[i] += x * v.v[i];
     }
 };
 
@@ -85,9 +85,9 @@ struct DotBf16 : EightSums<float> {
         }
         return w;
     }
-    static Acc step(Acc c, Left x, const Right& w) {
-        for (int i = 0; i < 8; ++i) c.v[i] = (c.v[i] + x.even * w.even[i]) + x.odd * w.odd[i];
-        return c;
+    static void step(Acc& a, Acc& b, Left x, const Right& w, const Right& v) {
+        for (int i = 0; i < 8; ++i) a.v[i] = (a.v[i] + x.even * w.even[i]) + x.odd * w.odd[i];
+        for (int i = 0; i < 8; ++i) b.v[i] = (b.v[i] + x.even * v.even[i]) + x.odd * v.odd[i];
     }
 };
 
@@ -114,9 +114,9 @@ struct DotU8S8 : EightSums<std::int32_t> {
         std::memcpy(w.v, p, sizeof(w.v));
         return w;
     }
-    static Acc step(Acc c, Left x, const Right& w) {
-        for (int i = 0; i < 8; ++i) c.v[i] += x.even * w.v[2 * i] + x.odd * w.v[2 * i + 1];
-        return c;
+    static void step(Acc& a, Acc& b, Left x, const Right& w, const Right& v) {
+        for (int i = 0; i < 8; ++i) a.v[i] += x.even * w.v[2 * i] + x.odd * w.v[2 * i + 1];
+        for (int i = 0; i < 8; ++i) b.v[i] += x.even * v.v[2 * i] + x.odd * v.v[2 * i + 1];
     }
 };
 
