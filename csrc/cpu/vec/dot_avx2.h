@@ -101,13 +101,13 @@ struct DotU8S8 {
         return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
     }
     // vpmaddwd on widened values is exact (a pair is at most 2 * 255 * 128), where vpmaddubsw would
-    // saturate. Making that exact is slower: |x - 128| times w with the sign of x - 128 takes as many
-    // instructions and a register more (158 G operations/s in 5 rows on Zen 4, against 177 here), and
-    // has no room for w = -128; seven bits of x and the eighth apart take five instead of four.
-    // Written as instructions because GCC 12 copies the intrinsics' sums to the stack in every step
-    // (100 G operations/s in 5 rows). The second product overwrites x, so that 6 rows take all 16
-    // registers. Of a and b there are copies because GCC leaves an array that is an operand of an
-    // asm in memory.
+    // saturate. Making that exact is slower: |x - 128| times w with the sign of x - 128 takes as
+    // many instructions and a register more (158 G operations/s in 5 rows on Zen 4, against 177
+    // here), and has no room for w = -128; seven bits of x and the eighth apart take five instead
+    // of four. Written as instructions because GCC 12 copies the intrinsics' sums to the stack in
+    // every step (100 G operations/s in 5 rows). The second product overwrites x, so that 6 rows
+    // take all 16 registers. Of a and b there are copies because GCC leaves an array that is an
+    // operand of an asm in memory.
     static void step(Acc& a, Acc& b, Left x, Right w, Right v) {
         Acc c = a, d = b, pairs;
         __asm__(
