@@ -206,7 +206,7 @@ Isa Encoder::isa() const { return weights_->isa; }
 
 index_t Encoder::packed_bytes() const {
     index_t bytes = 0;
-    for (const Product* p : weights_->products()) bytes += p->packed.size();
+    for (const Product* p : weights_->products()) bytes += p->packed_size;
     return bytes;
 }
 

@@ -40,7 +40,7 @@ index_t product_scratch(const Weights& weights, index_t rows) {
         args.rows = rows;
         args.n = p->n;
         args.k = p->k;
-        args.packed = p->weights();
+        args.packed = p->packed;
         args.x_dtype = p->operand_dtype();
         args.x_stride = gemm_friendly_stride(p->k, args.x_dtype);
         most = std::max(most, gemm_scratch_bytes(args, gemm));

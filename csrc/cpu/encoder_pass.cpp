@@ -298,7 +298,7 @@ class Pass {
         args.x_stride = x.stride;
         args.x_scale = x.scale;
         args.x_zero_point = x.zero_point;
-        args.packed = p.weights();
+        args.packed = p.packed;
         args.w_scale = p.scale();
         args.bias = p.bias();
         return args;

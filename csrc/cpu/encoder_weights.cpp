@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "common/check.h"
 #include "cpu/encoder_memory.h"
@@ -71,9 +72,20 @@ void check_source(const std::string& what, const ProductSource& source, index_t 
 
 Product::Product(const char* what, const ProductSource& source, index_t outputs, index_t inputs)
     : n(outputs), k(inputs + source.columns.repeats), width(inputs), precision(source.precision) {
-    const DType to = packed_dtype(precision);
     check_input_columns(kName, source.columns, width);
     check_source(what, source, n, k);
+    packed_size = packed_bytes(active_kernels().gemm, packed_dtype(precision), n, k);
+    if (precision == Precision::int8) {
+        weight_scale.assign(source.weight_scale, source.weight_scale + n);
+        const InputColumns& c = source.columns;
+        if (c.factor != nullptr) factor.assign(c.factor, c.factor + width);
+        repeated.assign(c.repeated, c.repeated + c.repeats);
+    }
+    if (source.bias.data != nullptr) bias_values = widened(what, source.bias, n);
+}
+
+void Product::pack(const ProductSource& source, char* into) {
+    const DType to = packed_dtype(precision);
     ProductSource from = source;
     std::vector<char> copy;
     if (from.dtype != to) {
@@ -82,17 +94,9 @@ Product::Product(const char* what, const ProductSource& source, index_t outputs,
         from.dtype = to;
         from.stride = k;
     }
-    const index_t bytes = packed_bytes(active_kernels().gemm, to, n, k);
-    packed.reserve(bytes);
-    pack_weight(from.weight, from.dtype, n, k, from.stride,
-                reinterpret_cast<std::uint8_t*>(packed.data()), bytes);
-    if (precision == Precision::int8) {
-        weight_scale.assign(source.weight_scale, source.weight_scale + n);
-        const InputColumns& c = source.columns;
-        if (c.factor != nullptr) factor.assign(c.factor, c.factor + width);
-        repeated.assign(c.repeated, c.repeated + c.repeats);
-    }
-    if (source.bias.data != nullptr) bias_values = widened(what, source.bias, n);
+    auto* const out = reinterpret_cast<std::uint8_t*>(into);
+    pack_weight(from.weight, from.dtype, n, k, from.stride, out, packed_size);
+    packed = out;
 }
 
 DType Product::operand_dtype() const {
@@ -167,6 +171,7 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
                         std::string(name_of(shape.attention)) + ".");
     }
     const index_t width = shape.num_heads * shape.head_dim;
+    std::vector<std::pair<Product*, const ProductSource*>> unpacked;
     blocks.reserve(sources.size());
     for (const BlockSource& stored : sources) {
         if (shape.attention == DType::bf16 && stored.out.precision == Precision::f32) {
@@ -180,16 +185,37 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
         b.up = Product("up", stored.up, shape.intermediate, shape.hidden);
         b.down = Product("down", stored.down, shape.hidden, shape.intermediate);
         b.output_norm = Norm("output_norm", stored.output_norm, shape.hidden);
+        unpacked.insert(unpacked.end(), {{&b.qkv, &stored.qkv},
+                                         {&b.out, &stored.out},
+                                         {&b.up, &stored.up},
+                                         {&b.down, &stored.down}});
     }
     if (source.embedding != nullptr) {
-        embedding = std::make_unique<const Embedding>(*source.embedding, shape.hidden);
+        auto made = std::make_unique<Embedding>(*source.embedding, shape.hidden);
+        if (made->projected()) {
+            unpacked.insert(unpacked.begin(), {&made->projection, &source.embedding->projection});
+        }
+        embedding = std::move(made);
     }
-    if (source.pooler == nullptr) return;
-    positive("the pooler's width", source.pooler->n);
-    pooler =
-        std::make_unique<const Product>("pooler", *source.pooler, source.pooler->n, shape.hidden);
-    if (pooler->precision == Precision::int8) {
-        fail(kName, "the pooler's weights must be floating-point.");
+    if (source.pooler != nullptr) {
+        positive("the pooler's width", source.pooler->n);
+        auto made =
+            std::make_unique<Product>("pooler", *source.pooler, source.pooler->n, shape.hidden);
+        if (made->precision == Precision::int8) {
+            fail(kName, "the pooler's weights must be floating-point.");
+        }
+        unpacked.emplace_back(made.get(), source.pooler);
+        pooler = std::move(made);
+    }
+
+    const auto room = [](const Product& p) { return (p.packed_size + 63) / 64 * 64; };
+    index_t bytes = 0;
+    for (const auto& [product, stored] : unpacked) bytes += room(*product);
+    packed.reserve(bytes);
+    char* next = packed.data();
+    for (const auto& [product, stored] : unpacked) {
+        product->pack(*stored, next);
+        next += room(*product);
     }
 }
 

@@ -18,19 +18,20 @@ struct Product {
     index_t n = 0, k = 0;
     index_t width = 0;  // of the rows it is applied to; k has the repeated columns besides
     Precision precision = Precision::f32;
-    AlignedBytes packed;
-    std::vector<float> weight_scale;  // (n), int8 only
-    std::vector<float> bias_values;   // (n) or empty
-    std::vector<float> factor;        // (width) or empty
+    index_t packed_size = 0;               // bytes
+    const std::uint8_t* packed = nullptr;  // in Weights::packed
+    std::vector<float> weight_scale;       // (n), int8 only
+    std::vector<float> bias_values;        // (n) or empty
+    std::vector<float> factor;             // (width) or empty
     std::vector<std::int32_t> repeated;
 
     Product() = default;
-    // `what` names the product in error messages.
+    // `what` names the product in error messages. The weights are still to be packed.
     Product(const char* what, const ProductSource& source, index_t n, index_t width);
 
-    const std::uint8_t* weights() const {
-        return reinterpret_cast<const std::uint8_t*>(packed.data());
-    }
+    // From the same source, into packed_size bytes that outlive the product.
+    void pack(const ProductSource& source, char* into);
+
     const float* scale() const { return weight_scale.empty() ? nullptr : weight_scale.data(); }
     const float* bias() const { return bias_values.empty() ? nullptr : bias_values.data(); }
 
@@ -73,6 +74,9 @@ struct Weights {
     std::unique_ptr<const Embedding> embedding;  // or null
     std::unique_ptr<const Product> pooler;       // or null
     Isa isa;
+    // Of all products, in the order of a pass: one piece of memory, so that the smallest of them
+    // lies on huge pages too.
+    AlignedBytes packed;
 
     explicit Weights(const EncoderSource& source);
 
