@@ -3,9 +3,8 @@
 Reading a model's blocks and choosing its plan takes longer than many a pass through its kernels. So
 both are read once into a `View`, and the weights are packed once into a `PreparedEncoder`. Every
 pass compares the model with what was read: modules, parameters, buffers and configuration by
-identity; weights by address and, where they were packed, by version. Weights that were written to
-behind torch's back (through `.data`, or a NumPy view) look unchanged, as they do to autograd;
-`Preparation.clear()` forgets everything.
+identity; weights by address and, where they were packed, by what `fastbert.versions` says about
+writes to them. What goes unseen there must be told by `Preparation.clear()`.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from fastbert.prepared import (
     supports_tables,
 )
 from fastbert.prepared_gpu import GpuEncoder
+from fastbert.versions import readable_bytes, written
 
 _ATTEMPTS = 4
 
@@ -77,10 +77,10 @@ class View:
             if tensor is not None
         ]
 
-    def holds(self, versions: bool = False) -> bool:
+    def holds(self, contents: bool = False) -> bool:
         """Whether the model still is what was read: the same objects in the same memory, and, where
         asked for, nothing written to it."""
-        return self.watch is None or bool(self.watch.unchanged(versions))
+        return self.watch is None or bool(self.watch.unchanged(contents))
 
     def served(self, plan: Plan) -> Served | None:
         """What of the model a prepared encoder for this plan can hold, None when not even the
@@ -95,8 +95,7 @@ class View:
         """What a prepared encoder is made from; equal where another one would be the same."""
         described: list[Any] = [native.isa(), self.tables.projection is None, self.pooler is None]
         for tensor in self._tensors:
-            version = 0 if tensor.is_inference() else tensor._version
-            described.append((tensor.data_ptr(), version, tensor.shape, tensor.dtype))
+            described.append((tensor.data_ptr(), written(tensor), tensor.shape, tensor.dtype))
         for module in self._modules():
             described.append((type(module), bool(module._forward_hooks), "forward" in vars(module)))
             described.append(bool(module._forward_pre_hooks))
@@ -145,7 +144,7 @@ def _watch(model: nn.Module) -> Any:
     return native.extension().Watch(
         dicts,
         entries,
-        [(tensor, not tensor.is_inference()) for tensor in tensors.values()],
+        [(t, not t.is_inference(), readable_bytes(t)) for t in tensors.values()],
         Tensor.data_ptr,
         Tensor._version,
     )
@@ -216,7 +215,7 @@ class Preparation:
         they never were packed, or are as they were."""
         if view.served(plan) is None:
             return False
-        return self._ready is None or (self._ready.view is view and view.holds(versions=True))
+        return self._ready is None or (self._ready.view is view and view.holds(contents=True))
 
     def pools(self, view: View, plan: Plan) -> bool:
         """Whether the prepared encoder of a view computes the pooler."""
@@ -224,7 +223,7 @@ class Preparation:
         return served is not None and served.pooler
 
     def _renewed(self, view: View, served: Served) -> _Ready:
-        if not view.holds(versions=True):
+        if not view.holds(contents=True):
             raise self.stale(view)
         old, source = self._ready, view.source()
         if old is not None and old.served == served and old.source == source:

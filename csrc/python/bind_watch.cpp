@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/sample.h"
 #include "python/watch.h"
 
 namespace fastbert {
@@ -46,9 +47,10 @@ Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& ten
     }
     for (const py::handle item : tensors) {
         const auto pair = py::cast<py::tuple>(item);
-        Weight weight{pair[0], py::cast<bool>(pair[1]), 0, 0};
+        Weight weight{pair[0], py::cast<bool>(pair[1]), py::cast<std::size_t>(pair[2]), 0, 0, 0};
         weight.address = this->address_of(weight);
         if (weight.counted) weight.version = this->version_of(weight);
+        weight.sample = sample_of(pointer(weight.address), weight.bytes);
         weights_.push_back(std::move(weight));
     }
 }
@@ -70,7 +72,7 @@ std::size_t Watch::version_of(const Weight& weight) const {
                                           reinterpret_cast<PyObject*>(Py_TYPE(tensor))));
 }
 
-bool Watch::unchanged(bool versions) const {
+bool Watch::unchanged(bool contents) const {
     const auto sized = [](const Size& s) { return PyDict_Size(s.dict.ptr()) == s.size; };
     const auto there = [](const Entry& e) {
         PyObject* const value = PyDict_GetItemWithError(e.dict.ptr(), e.key.ptr());
@@ -78,9 +80,16 @@ bool Watch::unchanged(bool versions) const {
         return value == e.value.ptr();
     };
     const auto untouched = [&](const Weight& w) {
-        return address_of(w) == w.address &&
-               (!versions || !w.counted || version_of(w) == w.version);
+        if (address_of(w) != w.address) return false;
+        if (!contents) return true;
+        return (!w.counted || version_of(w) == w.version) &&
+               sample_of(pointer(w.address), w.bytes) == w.sample;
     };
+    // A pass has driven the weights out of the caches (measured, 103 weights: 13 us with this, 28
+    // without).
+    for (const Weight& w : weights_) {
+        if (contents) prefetch_sample(pointer(w.address), w.bytes);
+    }
     return std::all_of(sizes_.begin(), sizes_.end(), sized) &&
            std::all_of(entries_.begin(), entries_.end(), there) &&
            std::all_of(weights_.begin(), weights_.end(), untouched);
@@ -115,8 +124,12 @@ void bind_watch(py::module_& m) {
         .def(py::init<const py::list&, const py::list&, const py::list&, py::object, py::object>(),
              py::arg("dicts"), py::arg("entries"), py::arg("tensors"), py::arg("address_of"),
              py::arg("version_of"))
-        .def("unchanged", &Watch::unchanged, py::arg("versions"),
-             "Whether everything is as it was, versions of tensors included where asked for.");
+        .def("unchanged", &Watch::unchanged, py::arg("contents"),
+             "Whether everything is as it was, the contents of tensors included where asked for.");
+    m.def(
+        "sample", [](address_t data, std::size_t bytes) { return sample_of(pointer(data), bytes); },
+        py::arg("data"), py::arg("bytes"),
+        "A number that tells whether memory still holds what it held; see csrc/common/sample.h.");
 }
 
 }  // namespace fastbert

@@ -1,8 +1,9 @@
 // What a prepared encoder was made from, in a form that is quick to compare: dictionaries of Python
-// objects by identity, tensors by address and version. Comparing the few hundred of a model in
-// Python would take longer than many a small kernel.
+// objects by identity, tensors by address, version and a sample of their bytes. Comparing the few
+// hundred of a model in Python would take longer than many a small kernel.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "python/bind.h"
@@ -12,14 +13,15 @@ namespace fastbert {
 class Watch {
   public:
     // dicts: must keep exactly these keys with these very values. entries: (dict, key) of which the
-    // same holds, be it that the key is absent. tensors: (tensor, whether it counts versions).
-    // address_of: the method that gives a tensor's address; version_of: the descriptor of its
-    // version. Python errors pass through.
+    // same holds, be it that the key is absent. tensors: (tensor, whether it counts versions,
+    // bytes of its memory that may be read, 0 on another device). address_of: the method that gives
+    // a tensor's address; version_of: the descriptor of its version. Python errors pass through.
     Watch(const py::list& dicts, const py::list& entries, const py::list& tensors,
           py::object address_of, py::object version_of);
 
-    // Whether nothing has changed; of tensors, their versions too where asked for. Needs the GIL.
-    bool unchanged(bool versions) const;
+    // Whether nothing has changed; where asked for, nothing written to the tensors either, by their
+    // versions and samples (fastbert/versions.py). Needs the GIL.
+    bool unchanged(bool contents) const;
 
     // For the garbage collector: hooks may close over the model that holds this.
     int traverse(visitproc visit, void* arg) const;
@@ -36,7 +38,8 @@ class Watch {
     struct Weight {
         py::object tensor;
         bool counted;
-        std::size_t address, version;
+        std::size_t bytes, address, version;
+        std::uint64_t sample;
     };
 
     void add(const py::object& dict, const py::object& key);

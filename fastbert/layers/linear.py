@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.backend import Plan
+from fastbert.versions import written
 
 
 class _Prepacked:
@@ -23,8 +24,8 @@ class _Prepacked:
 
     @torch.compiler.disable  # compares addresses and versions
     def _get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
-        version = 0 if weight.is_inference() else weight._version
-        key = (op, weight.data_ptr(), version, weight.shape, weight.dtype, plan.choice(op))
+        content = (weight.data_ptr(), written(weight), weight.shape, weight.dtype)
+        key = (op, content, plan.choice(op))
         if key != self._key:
             self._packed = plan.prepack(op, weight)
             self._key = key

@@ -335,7 +335,7 @@ class EncoderModel(PreTrainedModel):
             if view.tables.projection is not None:
                 hidden = view.tables.projection(hidden, plan)
             if isinstance(encoder, GpuEncoder):
-                if not view.holds(versions=True):
+                if not view.holds(contents=True):
                     raise self.preparation.stale(view)
                 return Encoded(encoder(hidden, batch))
         try:
