@@ -6,7 +6,6 @@ vector of a text does not depend on the texts beside it.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -107,28 +106,34 @@ def _mean_sqrt_len(rows: Tensor, bounds: Tensor) -> Tensor:
     return _sums(rows, bounds) / _lengths(bounds).sqrt()
 
 
+def _owners(rows: Tensor, bounds: Tensor) -> Tensor:
+    """int64 (total,): the sequence of every row. Told how many rows there are, torch need not ask
+    the device."""
+    every = torch.arange(bounds.shape[0] - 1, device=bounds.device)
+    return every.repeat_interleave(bounds.diff(), output_size=rows.shape[0])
+
+
 def _weighted_mean(rows: Tensor, bounds: Tensor) -> Tensor:
-    lengths = bounds.diff()
-    starts = bounds[:-1].repeat_interleave(lengths)
+    starts = bounds[_owners(rows, bounds)]
     weights = (torch.arange(rows.shape[0], device=rows.device) - starts + 1).to(torch.float32)
     total = _lengths(bounds)
     return _sums(rows, bounds, weights) / (total * (total + 1) / 2)
 
 
 def _max(rows: Tensor, bounds: Tensor) -> Tensor:
-    best = rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
-    edges = bounds.tolist()
-    for index, (begin, end) in enumerate(itertools.pairwise(edges)):
-        if end > begin:
-            torch.amax(rows[begin:end], dim=0, out=best[index])
-    return best
+    # 64 texts of 64 rows take 43 % of the time of an amax for each of them.
+    none = rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
+    owners = _owners(rows, bounds)[:, None].expand_as(rows)
+    return none.scatter_reduce(0, owners, rows, "amax", include_self=False)
 
 
 def _edge_rows(rows: Tensor, bounds: Tensor, at: Tensor) -> Tensor:
-    present = bounds.diff() > 0
-    picked = rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
-    picked[present] = rows[at[present]]
-    return picked
+    if rows.shape[0] == 0:
+        return rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
+    # Of an empty sequence another's row is picked, and not used: an index by a mask would wait for
+    # the device.
+    picked = rows.index_select(0, at.clamp(0, rows.shape[0] - 1))
+    return torch.where((bounds.diff() > 0)[:, None], picked, 0.0)
 
 
 def _first(rows: Tensor, bounds: Tensor) -> Tensor:
