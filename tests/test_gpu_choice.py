@@ -12,7 +12,7 @@ import torch
 from fastbert import backend, kernels
 from fastbert.backend import CUBLAS, Plan, Traits, Unavailable, build_plan
 from fastbert.describe import explain
-from fastbert.kernels import measured
+from fastbert.kernels import cuda, measured
 from fastbert.kernels.measured import Gpu, Ranking
 from fastbert.models.bert import BertModel
 from fastbert.ops import REGISTRY
@@ -133,6 +133,43 @@ def test_on_the_cpu_it_always_holds_and_is_shown() -> None:
     assert "batch invariant   no: torch computes every op" in explain(model)
     model.set_backend(batch_invariant=True, strict=True)
     assert model.batch_invariant and model.plan().batch_invariant
+
+
+@pytest.mark.parametrize(
+    ("capability", "told"),
+    [
+        ((7, 5), "need compute capability 8.0 or later, Pretended 9000 has 7.5"),
+        ((8, 0), None),
+        ((8, 9), None),
+        ((9, 0), None),
+        ((12, 0), None),
+    ],
+)
+def test_what_is_too_old_has_no_kernels(
+    capability: tuple[int, int], told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: GPU.name)
+    monkeypatch.setattr(cuda, "unavailable", lambda: None)
+    for name in ("cuda", "triton"):
+        reason = kernels.missing(name, DEVICE)
+        assert reason is None if told is None else told in (reason or "")
+    if told is not None:
+        backend._build.cache_clear()
+        assert {choice.backend for choice in plan().choices} == {"reference"}
+        with pytest.raises(Unavailable, match=r"'triton' was asked for and cannot run here.*7\.5"):
+            plan(backend="triton")
+        backend._build.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_device_both_backends_say_so() -> None:
+    for name in ("cuda", "triton"):
+        assert kernels.missing(name, DEVICE), name
+        with pytest.raises(Unavailable, match=f"{name!r} was asked for and cannot run here"):
+            plan(backend=name)
 
 
 def test_ratios_are_geometric_means_over_the_cases() -> None:

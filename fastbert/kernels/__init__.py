@@ -23,16 +23,23 @@ if TYPE_CHECKING:
     from fastbert.ops._op import Traits
 
 NAMES = ("cpu", "cuda", "triton")
+# Of a GPU. What is older has neither bfloat16 on its tensor cores nor cp.async, and no machine code
+# is embedded for it.
+LEAST_CAPABILITY = (8, 0)
 
 
 def missing(backend: str, device: torch.device) -> str | None:
     """None when the backend can run on the device, else the reason."""
     if backend == "triton":
-        return _triton_missing(device)
-    if device.type != backend:
-        return f"its kernels run on {backend} tensors, these are on {device.type}"
-    module, reason = _module(f"fastbert.kernels.{backend}")
-    return reason if module is None else module.unavailable()
+        reason = _triton_missing(device)
+    elif device.type != backend:
+        reason = f"its kernels run on {backend} tensors, these are on {device.type}"
+    else:
+        module, reason = _module(f"fastbert.kernels.{backend}")
+        reason = reason if module is None else module.unavailable()
+    if reason is None and device.type == "cuda":
+        reason = _too_old(device)
+    return reason
 
 
 def instruction_set(backend: str, device: torch.device) -> str:
@@ -93,6 +100,18 @@ def _op_module(backend: str, op: str) -> tuple[ModuleType | None, str]:
         return None, f"the cuda backend has no {op}"
     reason = package.unloaded()
     return (None, reason) if reason else _module(f"fastbert.kernels.cuda.{op}")
+
+
+def _too_old(device: torch.device) -> str | None:
+    """None when kernels were written for a GPU like this one, else the reason."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device here"
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= LEAST_CAPABILITY:
+        return None
+    have, least = (".".join(map(str, pair)) for pair in (capability, LEAST_CAPABILITY))
+    name = torch.cuda.get_device_name(device)
+    return f"its kernels need compute capability {least} or later, {name} has {have}"
 
 
 def _triton_missing(device: torch.device) -> str | None:
