@@ -80,8 +80,8 @@ class Group:
 
     @property
     def repeated_columns(self) -> int:
-        """One column in 32, in steps of 16, so that rows of weights stay aligned."""
-        return -(-self.parts[0].in_features // 512) * 16 if self.repeats else 0
+        """One column in 64, in steps of 16, so that rows of weights stay aligned."""
+        return -(-self.parts[0].in_features // 1024) * 16 if self.repeats else 0
 
 
 def groups(model: Any) -> Iterator[Group]:

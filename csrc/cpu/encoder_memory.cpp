@@ -132,7 +132,6 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
     sums_stride =
         projected ? std::max(x_stride, gemm_friendly_stride(table_width, DType::f32)) : x_stride;
     sums_ = local.take(shape.pre_norm || projected ? rows * sums_stride * 4 : 0);
-    range_ = local.take(rows * 2 * kRangeLanes * 4);
     scale_ = local.take(rows * 4);
     zero_ = local.take(rows * 4);
     local_size_ = local.used();

@@ -48,7 +48,6 @@ struct Buffers {
     char* operand(int worker) const { return local(worker, operand_); }
     char* inner(int worker) const { return local(worker, inner_); }
     float* sums(int worker) const { return reinterpret_cast<float*>(local(worker, sums_)); }
-    float* range(int worker) const { return reinterpret_cast<float*>(local(worker, range_)); }
     float* row_scale(int worker) const { return reinterpret_cast<float*>(local(worker, scale_)); }
     std::int32_t* row_zero(int worker) const {
         return reinterpret_cast<std::int32_t*>(local(worker, zero_));
@@ -65,7 +64,7 @@ struct Buffers {
 
     char *qkv_ = nullptr, *context_ = nullptr, *local_ = nullptr, *scratch_ = nullptr;
     index_t attention_size_ = 0, local_size_ = 0, scratch_size_ = 0, norm_size_ = 0;
-    index_t operand_ = 0, inner_ = 0, sums_ = 0, range_ = 0, scale_ = 0, zero_ = 0;
+    index_t operand_ = 0, inner_ = 0, sums_ = 0, scale_ = 0, zero_ = 0;
 };
 
 }  // namespace encoder_detail

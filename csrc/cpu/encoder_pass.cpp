@@ -227,14 +227,9 @@ class Pass {
         args.out = buffers_.inner(e.worker);
         args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
         args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
-        // Threads that share a row would write the same range, and a factor changes it.
-        if (quantised && e.threads == 1 && b.down.factor.empty()) {
-            args.range = buffers_.range(e.worker);
-            std::fill_n(args.range, count * 2 * kRangeLanes, 0.0f);
-        }
         e.product(b.up, args);
         if (!quantised) return {args.out, args.out_dtype, args.out_stride};
-        return quantise(e, args.out, DType::f32, args.out_stride, count, b.down, args.range);
+        return quantise(e, args.out, DType::f32, args.out_stride, count, b.down);
     }
 
     // float32 rows as the operand of a product.
@@ -244,7 +239,7 @@ class Pass {
             case Precision::f32:
                 return {rows, DType::f32, stride};
             case Precision::int8:
-                return quantise(e, rows, DType::f32, stride, count, p, nullptr);
+                return quantise(e, rows, DType::f32, stride, count, p);
             case Precision::bf16:
                 break;
         }
@@ -263,14 +258,14 @@ class Pass {
                             const Product& p) const {
         const void* const rows = buffers_.context_row(first);
         if (p.precision == Precision::int8) {
-            return quantise(e, rows, shape_.attention, buffers_.context_stride, count, p, nullptr);
+            return quantise(e, rows, shape_.attention, buffers_.context_stride, count, p);
         }
         if (shape_.attention == DType::bf16) return {rows, DType::bf16, buffers_.context_stride};
         return float_operand(e, static_cast<const float*>(rows), buffers_.context_stride, count, p);
     }
 
     Operand quantise(const Executor& e, const void* rows, DType dtype, index_t stride,
-                     index_t count, const Product& p, const float* range) const {
+                     index_t count, const Product& p) const {
         QuantizeArgs args;
         args.x = rows;
         args.dtype = dtype;
@@ -278,7 +273,6 @@ class Pass {
         args.rows = count;
         args.k = p.width;
         args.columns = p.columns();
-        args.range = range;
         args.q = reinterpret_cast<std::uint8_t*>(buffers_.operand(e.worker));
         args.q_stride = gemm_friendly_stride(p.k, DType::u8);
         args.scale = buffers_.row_scale(e.worker);

@@ -43,7 +43,7 @@ struct Int8Problem {
     }
 
     // The product on the instruction set in use, by direct range calls.
-    Matrix run(Activation activation, DType out_dtype = DType::f32, float* range = nullptr) const {
+    Matrix run(Activation activation, DType out_dtype = DType::f32) const {
         Packed packed = pack(w.data(), DType::s8, n, k, k);
         Matrix out(rows, n, n + 3, out_dtype);
         GemmArgs g;
@@ -62,7 +62,6 @@ struct Int8Problem {
         g.x_scale = x_scale.data();
         g.x_zero_point = zero_point.data();
         g.w_scale = w_scale.data();
-        g.range = range;
         CHECK(packed_check(packed.data(), packed.bytes, n, k) == DType::s8);
         gemm_check(g, DType::s8);
         const GemmKernels& gemm = active_kernels().gemm;
@@ -197,37 +196,6 @@ TEST(int8_linear_against_float64_and_across_isas_and_threads) {
         });
     }
     set_max_threads(threads);
-}
-
-TEST(int8_range_is_that_of_the_stored_rows) {
-    test::for_each_isa([&](Isa) {
-        const Int8Problem p(19, 77, 24, 11);
-        std::vector<float> range(static_cast<std::size_t>(p.rows * 2 * kRangeLanes), 0.0f);
-        Matrix out = p.run(Activation::gelu, DType::f32, range.data());
-        // Quantising with the collected range gives what quantising without it does.
-        std::vector<std::uint8_t> q[2];
-        std::vector<float> scale[2];
-        std::vector<std::int32_t> zero[2];
-        for (int i = 0; i < 2; ++i) {
-            q[i].resize(static_cast<std::size_t>(p.rows * p.n));
-            scale[i].resize(static_cast<std::size_t>(p.rows));
-            zero[i].resize(static_cast<std::size_t>(p.rows));
-            QuantizeArgs a;
-            a.x = out.data();
-            a.rows = p.rows;
-            a.k = p.n;
-            a.x_stride = out.stride();
-            a.q = q[i].data();
-            a.q_stride = p.n;
-            a.scale = scale[i].data();
-            a.zero_point = zero[i].data();
-            if (i == 1) a.range = range.data();
-            quantize_rows(a);
-        }
-        CHECK(q[0] == q[1]);
-        CHECK(scale[0] == scale[1]);
-        CHECK(zero[0] == zero[1]);
-    });
 }
 
 }  // namespace

@@ -203,9 +203,6 @@ void gemm_check(const GemmArgs& g, DType packed_dtype) {
         (g.x_scale == nullptr || g.x_zero_point == nullptr || g.w_scale == nullptr)) {
         refuse("an int8 product needs the scales and zero points of its rows and columns");
     }
-    if (g.range != nullptr && g.out_dtype != DType::f32) {
-        refuse("the range of the rows describes what is stored only when out is float32");
-    }
 }
 
 }  // namespace fastbert

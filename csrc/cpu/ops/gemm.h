@@ -30,10 +30,6 @@ struct PackedHeader {
 };
 static_assert(sizeof(PackedHeader) == 64, "the panels must stay 64-byte aligned");
 
-// Running minimum and maximum of a row, lane by lane, so that the tile epilogue needs no reduction:
-// float[2 * kRangeLanes], minima first. The owner sets them to 0 (every range contains 0).
-constexpr int kRangeLanes = 16;
-
 // Which x goes with which packed weights: f32 packed takes x f32 or f16 (widened); bf16 packed
 // takes bf16; s8 packed takes u8 rows from quantize_rows. residual and out are f32, bf16 or f16
 // each, independently; bias likewise. Strides count elements; inner dimensions are contiguous;
@@ -67,10 +63,6 @@ struct GemmArgs {
     const float* x_scale = nullptr;
     const std::int32_t* x_zero_point = nullptr;
     const float* w_scale = nullptr;
-
-    // (rows, 2 * kRangeLanes) or null: widened by the values written, so that quantize_rows needs
-    // no pass of its own to find them. Only with out_dtype f32. NaNs are left to quantize_rows.
-    float* range = nullptr;
 };
 
 // u8 x s8 sums are int32: |sum| <= k * 255 * 128 < 2^31.

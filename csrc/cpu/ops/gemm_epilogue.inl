@@ -1,5 +1,5 @@
 // What happens to a tile of sums while it is still in L1: scales, bias, activation, residual,
-// rounding to the output type, running range of the rows. One output vector at a time, columns
+// rounding to the output type. One output vector at a time, columns
 // outside and rows inside, so that what belongs to a column is loaded once.
 #pragma once
 
@@ -49,8 +49,50 @@ inline void store_as(void* p, DType dtype, index_t offset, F32 a, int n) {
     }
 }
 
+// One column of vectors of an operand, row after row. A known T makes a step of the loop over rows
+// a few instructions; void looks at the dtype each time, None is an operand that is not there.
+struct None {};
+
+template <typename T, bool partial>
+struct Column {
+    T* at;
+    index_t stride;
+    int n;
+
+    Column(void* base, DType, index_t offset, index_t stride, int n)
+        : at(static_cast<T*>(base) + offset), stride(stride), n(n) {}
+    F32 get() const { return partial ? load_n(at, n) : load(at); }
+    void put(F32 a) const { partial ? store_n(at, a, n) : store(at, a); }
+    void next() { at += stride; }
+};
+
+template <bool partial>
+struct Column<void, partial> {
+    void* base;
+    DType dtype;
+    index_t offset, stride;
+    int n;
+
+    Column(void* base, DType dtype, index_t offset, index_t stride, int n)
+        : base(base), dtype(dtype), offset(offset), stride(stride), n(n) {}
+    F32 get() const { return load_as<partial>(base, dtype, offset, n); }
+    void put(F32 a) const { store_as<partial>(base, dtype, offset, a, n); }
+    void next() { offset += stride; }
+};
+
+template <bool partial>
+struct Column<None, partial> {
+    Column(const void*, DType, index_t, index_t, int) {}
+    void next() {}
+};
+
+template <typename T>
+constexpr bool present = true;
+template <>
+constexpr bool present<None> = false;
+
 // One vector of columns, all rows of the tile. `vector` counts from the panel's first column.
-template <Activation activation, bool integer, bool partial>
+template <Activation activation, bool integer, bool partial, typename Residual, typename Out>
 inline void finish_vector(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
                           int vector, int n) {
     const index_t column = t.column + vector * F32::lanes;
@@ -61,49 +103,68 @@ inline void finish_vector(const GemmArgs& g, const std::int32_t* column_sums, co
         w_scale = partial ? load_n(g.w_scale + column, n) : load(g.w_scale + column);
         column_sum = load(column_sums + column);  // padded to whole panels
     }
-    for (int i = 0; i < t.rows; ++i) {
-        const index_t row = t.row + i;
-        const std::uint8_t* p = t.sums + i * t.stride + vector * F32::lanes * 4;
+    const std::uint8_t* sums = t.sums + vector * F32::lanes * 4;
+    const index_t sums_stride = t.stride;
+    const float* const x_scale = g.x_scale + t.row;
+    const std::int32_t* const zero_point = g.x_zero_point + t.row;
+    Column<Residual, partial> residual(const_cast<void*>(g.residual), g.residual_dtype,
+                                       t.row * g.residual_stride + column, g.residual_stride, n);
+    Column<Out, partial> out(g.out, g.out_dtype, t.row * g.out_stride + column, g.out_stride, n);
+    const int rows = t.rows;
+    for (int i = 0; i < rows; ++i) {
         F32 y;
         if constexpr (integer) {
             // sum (q - z) w = sum q w - z sum w: both int32, both below 2^31 (kMaxInt8K).
-            const I32 offset = mul(set1_i32(g.x_zero_point[row]), column_sum);
-            const I32 centred = sub(load(reinterpret_cast<const std::int32_t*>(p)), offset);
-            y = fma(to_f32(centred), mul(set1(g.x_scale[row]), w_scale), bias);
+            const I32 offset = mul(set1_i32(zero_point[i]), column_sum);
+            const I32 centred = sub(load(reinterpret_cast<const std::int32_t*>(sums)), offset);
+            y = fma(to_f32(centred), mul(set1(x_scale[i]), w_scale), bias);
         } else {
-            y = add(load(reinterpret_cast<const float*>(p)), bias);
+            y = add(load(reinterpret_cast<const float*>(sums)), bias);
         }
         y = apply<activation>(y);
-        if (g.residual != nullptr) {
-            y = add(y, load_as<partial>(g.residual, g.residual_dtype,
-                                        row * g.residual_stride + column, n));
-        }
-        store_as<partial>(g.out, g.out_dtype, row * g.out_stride + column, y, n);
-        if (g.range != nullptr) {
-            // Lanes past n hold the activation of a padding column, which is not of this row.
-            float* range = g.range + row * 2 * kRangeLanes;
-            if constexpr (partial) {
-                store_n(range, min(y, load(range)), n);
-                store_n(range + kRangeLanes, max(y, load(range + kRangeLanes)), n);
-            } else {
-                store(range, min(y, load(range)));
-                store(range + kRangeLanes, max(y, load(range + kRangeLanes)));
-            }
-        }
+        if constexpr (present<Residual>) y = add(y, residual.get());
+        out.put(y);
+        sums += sums_stride;
+        residual.next();
+        out.next();
     }
 }
 
-template <Activation activation, bool integer>
+template <Activation activation, bool integer, typename Residual, typename Out>
 inline void finish_columns(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
                            int columns) {
     const index_t left = g.n - t.column;
     const int valid = left < columns ? static_cast<int>(left) : columns;
     int vector = 0;
     for (; (vector + 1) * F32::lanes <= valid; ++vector) {
-        finish_vector<activation, integer, false>(g, column_sums, t, vector, F32::lanes);
+        finish_vector<activation, integer, false, Residual, Out>(g, column_sums, t, vector,
+                                                                 F32::lanes);
     }
     const int rest = valid - vector * F32::lanes;
-    if (rest > 0) finish_vector<activation, integer, true>(g, column_sums, t, vector, rest);
+    if (rest > 0) {
+        finish_vector<activation, integer, true, Residual, Out>(g, column_sums, t, vector, rest);
+    }
+}
+
+// The types that layers are made of have code of their own.
+template <Activation activation, bool integer>
+inline void finish_columns(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
+                           int columns) {
+    if (g.residual == nullptr) {
+        switch (g.out_dtype) {
+            case DType::f32:
+                return finish_columns<activation, integer, None, float>(g, column_sums, t, columns);
+            case DType::bf16:
+                return finish_columns<activation, integer, None, bf16_t>(g, column_sums, t,
+                                                                         columns);
+            default:
+                return finish_columns<activation, integer, None, void>(g, column_sums, t, columns);
+        }
+    }
+    if (g.residual_dtype == DType::f32 && g.out_dtype == DType::f32) {
+        return finish_columns<activation, integer, float, float>(g, column_sums, t, columns);
+    }
+    finish_columns<activation, integer, void, void>(g, column_sums, t, columns);
 }
 
 template <bool integer>

@@ -89,8 +89,8 @@ void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& 
     check_float_dtype(op, "x", args.x_dtype);
     check_size(op, "rows", args.rows);
     check_matrix(op, "x", args.x, args.rows, args.k, args.x_stride);
-    if (args.x_scale != nullptr || args.x_zero_point != nullptr || args.range != nullptr) {
-        fail(op, "x is quantised here; its scales, zero points and range cannot be given.");
+    if (args.x_scale != nullptr || args.x_zero_point != nullptr) {
+        fail(op, "x is quantised here; its scales and zero points cannot be given.");
     }
     // Blocks bound the memory that quantised rows take, and keep them in L2 and L3.
     constexpr index_t block_rows = 1024;

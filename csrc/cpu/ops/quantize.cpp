@@ -26,9 +26,6 @@ void quantize_rows(const QuantizeArgs& args) {
     check_matrix(op, "x", args.x, args.rows, args.k, args.x_stride);
     check_input_columns(op, args.columns, args.k);
     check_matrix(op, "q", args.q, args.rows, args.k + args.columns.repeats, args.q_stride);
-    if (args.columns.factor != nullptr && args.range != nullptr) {
-        fail(op, "a range that was collected before the factor cannot be used with it.");
-    }
     if (args.rows == 0) return;
     if (args.scale == nullptr) fail(op, "scale is a null pointer.");
     if (args.zero_point == nullptr) fail(op, "zero_point is a null pointer.");

@@ -33,9 +33,6 @@ struct QuantizeArgs {
     index_t q_stride = 0;
     float* scale = nullptr;              // (rows)
     std::int32_t* zero_point = nullptr;  // (rows)
-    // (rows, 2 * kRangeLanes), what GemmArgs::range collected while x was written (and nothing else
-    // wrote x since), or null: saves the first of two passes. Not with a factor.
-    const float* range = nullptr;
 };
 
 struct QuantizeKernels {

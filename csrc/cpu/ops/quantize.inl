@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "cpu/ops/gemm.h"
 #include "cpu/ops/quantize.h"
 #include "cpu/vec/sweep.h"
 
@@ -42,17 +41,6 @@ inline RowRange range_of(const Source& row, index_t k) {
     });
     return {reduce_min(min(min(low[0], low[1]), min(low[2], low[3]))),
             reduce_max(max(max(high[0], high[1]), max(high[2], high[3])))};
-}
-
-inline RowRange collected_range(const float* range) {
-    RowRange r{0.0f, 0.0f};
-    for (int i = 0; i < kRangeLanes; i += F32::lanes) {
-        const float low = reduce_min(load(range + i));
-        const float high = reduce_max(load(range + kRangeLanes + i));
-        r.low = low < r.low ? low : r.low;
-        r.high = high > r.high ? high : r.high;
-    }
-    return r;
 }
 
 template <class Source>
@@ -100,8 +88,7 @@ inline void quantize_all(const QuantizeArgs& a, index_t first, index_t count) {
     for (index_t r = first; r < first + count; ++r) {
         const Row<T, scaled> row{static_cast<const T*>(a.x) + r * a.x_stride, a.columns.factor};
         std::uint8_t* q = a.q + r * a.q_stride;
-        const RowRange range = a.range != nullptr ? collected_range(a.range + r * 2 * kRangeLanes)
-                                                  : range_of(row, a.k);
+        const RowRange range = range_of(row, a.k);
         float scale = (range.high - range.low) / 255.0f;
         if (scale == 0.0f) scale = 1.0f;
         bool finite = scale < __builtin_inff();
