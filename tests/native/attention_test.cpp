@@ -1,12 +1,14 @@
 // Attention against a float64 reference, on every instruction set this machine has.
 #include "cpu/ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "cpu/kernels.h"
 #include "cpu/threads.h"
 #include "floats.h"
 #include "harness.h"
@@ -29,6 +31,7 @@ struct Case {
     bool causal = false, key_bias = false;
     int bias = 0;  // 1: one for all, 2: per batch and head
     float spread = 1.0f;
+    float scale = 0.0f;  // 0: head_dim ** -0.5
 };
 
 template <class T>
@@ -73,7 +76,7 @@ struct Problem {
         args.batch = static_cast<index_t>(c.len_q.size());
         args.max_seqlen_q = max_q;
         args.max_seqlen_k = max_k;
-        args.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+        args.scale = c.scale != 0.0f ? c.scale : 1.0f / std::sqrt(static_cast<float>(c.head_dim));
         args.causal = c.causal;
         if (c.key_bias) {
             key_bias.resize(total_k);
@@ -134,7 +137,7 @@ struct Problem {
             // As float32 holds it: beside finfo.min, nothing else remains.
             p[j] = std::abs(score) > 1e30 ? static_cast<double>(static_cast<float>(score)) : score;
             high = std::max(high, p[j]);
-            size = std::max(size, absolute * args.scale);
+            size = std::max(size, absolute * std::abs(args.scale));
         }
         double sum = 0.0;
         for (double& x : p) sum += x = high == -kInfinity ? 0.0 : std::exp(x - high);
@@ -188,6 +191,15 @@ std::vector<Case> cases() {
         c.causal = true;
         all.push_back(c);
     }
+    // Scales that turn the order of the scores around, or make them so large that each query weighs
+    // a single key.
+    for (float scale : {-0.2f, 1e-6f, 30.0f, 1e9f, -1e9f}) {
+        Case c{{9, 33}, {20, 600}};
+        c.scale = scale;
+        all.push_back(c);
+        c.causal = true;
+        all.push_back(c);
+    }
     Case self{{700}, {700}};
     self.causal = true;
     self.heads = 1;
@@ -207,8 +219,10 @@ void against_reference(Isa isa) {
 
 // The same rows alone, in a batch and with any number of threads: the same bits.
 template <class T>
-void bit_identity() {
+void bit_identity(index_t head_dim) {
     Case c{{130, 1, 77, 0, 16, 300}, {130, 1, 77, 0, 16, 300}};
+    c.heads = 3;
+    c.head_dim = head_dim;
     set_max_threads(1);
     Problem<T> batch(c, 7);
     attention_varlen(batch.args);
@@ -244,30 +258,84 @@ void bit_identity() {
     }
 }
 
+// Every element of sequence b is the mean of its values, and zero where `hidden`.
+template <class T>
+void check_uniform(const Problem<T>& p, index_t b, bool hidden) {
+    for (index_t c = 0; c < 64; ++c) {
+        double mean = 0.0;
+        for (int j = p.cu_k[b]; j < p.cu_k[b + 1]; ++j) {
+            mean += static_cast<double>(to_float(p.kv[1 + j * 128 + 64 + c]));
+        }
+        mean /= p.cu_k[b + 1] - p.cu_k[b];
+        for (int i = p.cu_q[b]; i < p.cu_q[b + 1]; ++i) {
+            const double error = std::abs(p.output(i, c) - (hidden ? 0.0 : mean));
+            CHECK_MSG(error <= (hidden ? 0.0 : 0x1p-7), std::to_string(error));
+        }
+    }
+}
+
+template <class T>
 void special_values() {
-    Case c{{4, 20}, {4, 20}};
+    // More keys than one block holds in the second sequence.
+    Case c{{4, 20}, {4, 1100}};
     c.heads = 1;
     // A sequence whose keys are all masked has a uniform softmax; all -inf gives zeros.
-    Problem<float> masked(c, 3);
-    std::vector<float> key_bias(24, 0.0f);
-    for (int j = 0; j < 4; ++j) key_bias[j] = kMasked;
-    masked.args.key_bias = key_bias.data();
-    attention_varlen(masked.args);
-    masked.key_bias = key_bias;
-    masked.check("all keys masked");
-    Problem<float> hidden(c, 3);
-    for (int j = 0; j < 4; ++j) key_bias[j] = -kInfinity;
-    hidden.args.key_bias = key_bias.data();
-    attention_varlen(hidden.args);
-    for (int i = 0; i < 4; ++i) CHECK(hidden.output(i, 5) == 0.0f);
-    CHECK(std::isfinite(hidden.output(4, 5)) && hidden.output(4, 5) != 0.0f);
+    for (index_t b : {0, 1}) {
+        for (const float value : {kMasked, -kInfinity}) {
+            for (const bool per_query : {false, true}) {
+                Problem<T> p(c, 3);
+                std::vector<float> key_bias(1104, 0.0f), bias(20 * 1100, value);
+                std::fill(key_bias.begin() + p.cu_k[b], key_bias.begin() + p.cu_k[b + 1], value);
+                if (per_query) {
+                    p.args.bias = bias.data();
+                    p.args.bias_query_stride = 1100;
+                } else {
+                    p.args.key_bias = key_bias.data();
+                }
+                attention_varlen(p.args);
+                check_uniform(p, b, value == -kInfinity);
+                const int other = b == 0 ? 4 : 0;
+                CHECK(std::isfinite(p.output(other, 5)));
+                if (!per_query) CHECK(p.output(other, 5) != 0.0f);
+            }
+        }
+    }
+    // The first block of keys masked, the last one not: only that one counts.
+    Problem<T> late(c, 3);
+    late.key_bias.assign(1104, 0.0f);
+    std::fill(late.key_bias.begin() + 4, late.key_bias.begin() + 1000, kMasked);
+    late.args.key_bias = late.key_bias.data();
+    attention_varlen(late.args);
+    late.check("first block masked");
 
     // NaN shows in its own query, or as a key in its own sequence, and nowhere else.
-    Problem<float> nan(c, 3);
-    nan.q[1 + 2 * 64 + 9] = std::numeric_limits<float>::quiet_NaN();
-    nan.kv[1 + 7 * 128 + 9] = std::numeric_limits<float>::quiet_NaN();
-    attention_varlen(nan.args);
-    for (int i = 0; i < 24; ++i) CHECK(std::isnan(nan.output(i, 0)) == (i == 2 || i >= 4));
+    const T nothing = from_float<T>(std::numeric_limits<float>::quiet_NaN());
+    for (const int key : {7, 600, 1103}) {
+        Problem<T> nan(c, 3);
+        nan.q[1 + 2 * 64 + 9] = nothing;
+        nan.kv[1 + key * 128 + 9] = nothing;
+        attention_varlen(nan.args);
+        for (int i = 0; i < 24; ++i) CHECK(std::isnan(nan.output(i, 0)) == (i == 2 || i >= 4));
+    }
+}
+
+// Where bf16 has products of its own its exponential is a short polynomial: 7.5e-5 of the value,
+// a thirtieth of what rounding a probability to bf16 may cost.
+void exponential_error(Isa isa) {
+    std::vector<float> x, y;
+    for (float at = 0.0f; at > -87.0f; at -= 0.00037f) x.push_back(at);
+    x.insert(x.end(), {-kInfinity, -1e30f, kMasked, -200.0f});
+    y.resize(x.size());
+    kernels(isa).attention.bf16_exponential(x.data(), y.data(), static_cast<index_t>(x.size()));
+    double worst = 0.0;
+    for (std::size_t i = 0; i + 4 < x.size(); ++i) {
+        worst = std::max(worst, std::abs(y[i] / std::exp(static_cast<double>(x[i])) - 1.0));
+    }
+    CHECK_MSG(worst <= 8.5e-5, std::to_string(worst));
+    for (std::size_t i = x.size() - 4; i < x.size(); ++i) CHECK(y[i] == 0.0f);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    kernels(isa).attention.bf16_exponential(&nan, y.data(), 1);
+    CHECK(std::isnan(y[0]));
 }
 
 void refusals() {
@@ -304,14 +372,25 @@ TEST(attention_agrees_with_float64) {
 TEST(attention_is_bit_identical_in_any_batch) {
     const int threads = max_threads();
     test::for_each_isa([](Isa) {
-        bit_identity<float>();
-        bit_identity<bf16_t>();
+        // A scale that is a power of two, and one that is not.
+        for (const index_t head_dim : {64, 24}) {
+            bit_identity<float>(head_dim);
+            bit_identity<bf16_t>(head_dim);
+        }
     });
     set_max_threads(threads);
 }
 
 TEST(attention_special_values) {
-    test::for_each_isa([](Isa) { special_values(); });
+    test::for_each_isa([](Isa) {
+        special_values<float>();
+        special_values<bf16_t>();
+        special_values<f16_t>();
+    });
+}
+
+TEST(attention_exponential_of_bfloat16) {
+    test::for_each_isa([](Isa isa) { exponential_error(isa); });
 }
 
 TEST(attention_refusals) { refusals(); }

@@ -1,6 +1,7 @@
 #include "cpu/ops/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -18,6 +19,9 @@ namespace {
 constexpr index_t kLongestSlice = 264;
 constexpr index_t kShortestSlice = 48;
 constexpr index_t kSlicesPerThread = 4;
+// A task takes a slice of several heads, one after the other, so that the rows of the next head can
+// be fetched during this one; but no more of them than leave the threads evenly busy.
+constexpr index_t kTasksPerThread = 8;
 constexpr index_t kQueryBlock = 24;  // queries the kernels work on at once
 
 void require(bool condition, const std::string& sentence) {
@@ -75,18 +79,49 @@ index_t slice_length(const AttentionArgs& a, int threads) {
     return length;
 }
 
+// Tasks that the heads of one slice of a sequence are shared out to.
+class HeadGroups {
+  public:
+    HeadGroups(const AttentionArgs& args, index_t longest, int threads)
+        : args_(args), longest_(longest) {
+        if (threads == 1) return;
+        double scores = 0.0;
+        for (index_t b = 0; b < args.batch; ++b) {
+            scores += static_cast<double>(length_of(args.cu_seqlens_q, b)) *
+                      static_cast<double>(length_of(args.cu_seqlens_k, b));
+        }
+        most_scores_ = scores * static_cast<double>(args.num_heads) /
+                       static_cast<double>(kTasksPerThread * threads);
+    }
+
+    index_t of(index_t sequence) const {
+        if (most_scores_ == 0.0) return 1;
+        const index_t queries = std::min(length_of(args_.cu_seqlens_q, sequence), longest_);
+        const double scores = static_cast<double>(queries) *
+                              static_cast<double>(length_of(args_.cu_seqlens_k, sequence));
+        const double groups =
+            std::ceil(scores * static_cast<double>(args_.num_heads) / most_scores_);
+        return std::clamp(static_cast<index_t>(groups), index_t{1}, args_.num_heads);
+    }
+
+  private:
+    const AttentionArgs& args_;
+    const index_t longest_;
+    double most_scores_ = 0.0;  // of a task; 0: no limit
+};
+
 constexpr index_t aligned(index_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Workspace: the sequences in the order they are worked on, the number of slices before each, then
+// Workspace: the sequences in the order they are worked on, the number of tasks before each, then
 // scratch for every thread.
 struct Schedule {
     std::int32_t* order;
-    std::int64_t* first_slice;
+    std::int64_t* first_task;
     char* scratch;
 
     Schedule(void* workspace, index_t batch)
         : order(static_cast<std::int32_t*>(workspace)),
-          first_slice(
+          first_task(
               reinterpret_cast<std::int64_t*>(static_cast<char*>(workspace) + aligned(batch * 4))),
           scratch(static_cast<char*>(workspace) + bytes(batch)) {}
     static index_t bytes(index_t batch) { return aligned(batch * 4) + aligned((batch + 1) * 8); }
@@ -165,24 +200,27 @@ void attention_varlen(const AttentionArgs& args, void* workspace, int threads) {
         return cost_a != cost_b ? cost_a > cost_b : a < b;
     });
     const index_t longest = slice_length(args, threads);
-    schedule.first_slice[0] = 0;
+    const HeadGroups groups(args, longest, threads);
+    schedule.first_task[0] = 0;
     for (index_t n = 0; n < args.batch; ++n) {
         const index_t slices = slices_of(length_of(args.cu_seqlens_q, order[n]), longest);
-        schedule.first_slice[n + 1] = schedule.first_slice[n] + slices * args.num_heads;
+        schedule.first_task[n + 1] = schedule.first_task[n] + slices * groups.of(order[n]);
     }
     const AttentionKernel& kernel = kernel_of(args);
     const index_t scratch_size = scratch_bytes(args);
-    parallel_for(schedule.first_slice[args.batch], threads, [&](index_t slice, int worker) {
-        const std::int64_t* const begin = schedule.first_slice;
-        const index_t n = std::upper_bound(begin, begin + args.batch + 1, slice) - begin - 1;
+    parallel_for(schedule.first_task[args.batch], threads, [&](index_t task_number, int worker) {
+        const std::int64_t* const begin = schedule.first_task;
+        const index_t n = std::upper_bound(begin, begin + args.batch + 1, task_number) - begin - 1;
         const index_t sequence = order[n], queries = length_of(args.cu_seqlens_q, sequence);
         const index_t per_head = slices_of(queries, longest);
-        const index_t at = slice - begin[n];
+        const index_t at = task_number - begin[n];
         // Slices of equal length, in whole blocks of queries, rather than a short last one.
         const index_t even =
             ((queries + per_head - 1) / per_head + kQueryBlock - 1) / kQueryBlock * kQueryBlock;
         const index_t query_begin = std::min(at % per_head * even, queries);
-        const AttentionTask task{sequence, at / per_head, query_begin,
+        const index_t shares = groups.of(sequence), share = at / per_head;
+        const AttentionTask task{sequence, args.num_heads * share / shares,
+                                 args.num_heads * (share + 1) / shares, query_begin,
                                  std::min(even, queries - query_begin)};
         if (task.query_count > 0) kernel.run(args, task, schedule.scratch + worker * scratch_size);
     });

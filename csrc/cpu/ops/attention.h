@@ -35,9 +35,10 @@ struct AttentionArgs {
     index_t bias_batch_stride, bias_head_stride, bias_query_stride;  // 0 where broadcast
 };
 
-// A slice of the queries of one head of one sequence: what one thread does at a time.
+// A slice of the queries of one sequence, for some heads: what one thread does at a time.
 struct AttentionTask {
-    index_t sequence, head;
+    index_t sequence;
+    index_t head_begin, head_end;
     index_t query_begin, query_count;  // query_begin counts from the first query of the sequence
 };
 
@@ -49,6 +50,9 @@ struct AttentionKernel {
 
 struct AttentionKernels {
     AttentionKernel f32, bf16, f16;
+    // y = e^x for x <= 0 as probabilities of bf16 have it before they are rounded: what tests
+    // measure.
+    void (*bf16_exponential)(const float* x, float* y, index_t n);
 };
 
 // Bytes of workspace that attention_varlen() needs for these arguments with `threads` threads.

@@ -25,47 +25,87 @@ struct DotBf16 {
         return F32{_mm512_dpbf16_ps(sum.v, a, b)};
     }
 
-    // e^x for x <= 0 to 3e-6 of its value, where a probability keeps 4e-3: 2^t, t = x log2(e), is a
-    // polynomial of our own fit in the fraction of t, scaled by its floor. NaN stays NaN; results
-    // below 2^-126 are as good as zero.
-    static inline F32 exponential(F32 x) {
+    // 2^t within 7.5e-5 of its value, where a probability keeps 2e-3: a polynomial of our own fit
+    // in the fraction of t, scaled by its floor. -inf gives 0, NaN stays NaN.
+    static constexpr float unit = 0x1.715476p0f;  // log2(e): e^x = 2^(unit x)
+    static inline F32 exponential(F32 t) {
         constexpr int floor_quietly = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-        const __m512 lowest = _mm512_set1_ps(-150.0f);
-        const __m512 t = _mm512_max_ps(lowest, _mm512_mul_ps(x.v, _mm512_set1_ps(0x1.715476p0f)));
-        const F32 fraction{_mm512_reduce_ps(t, floor_quietly)};
-        F32 p = set1(0x1.bb7ca8p-7f);
-        p = fma(p, fraction, set1(0x1.aa1406p-5f));
-        p = fma(p, fraction, set1(0x1.ee7988p-3f));
-        p = fma(p, fraction, set1(0x1.62d166p-1f));
-        p = fma(p, fraction, set1(0x1.00002cp0f));
-        return F32{_mm512_scalef_ps(p.v, t)};
+        const F32 fraction{_mm512_reduce_ps(t.v, floor_quietly)};
+        F32 p = set1(0x1.3f96a4p-4f);
+        p = fma(p, fraction, set1(0x1.cefc4cp-3f));
+        p = fma(p, fraction, set1(0x1.64444cp-1f));
+        p = fma(p, fraction, set1(0x1.fff632p-1f));
+        return F32{_mm512_scalef_ps(p.v, t.v)};
+    }
+    static inline __m512i narrow2(F32 low, F32 high) {
+        return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high.v, low.v));
+    }
+    static inline __m256i narrow1(F32 x) {
+        return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x.v));
     }
     static inline void store_probabilities(bf16_t* p, F32 p0, F32 p1) {
-        _mm512_storeu_si512(p, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(p1.v, p0.v)));
+        _mm512_storeu_si512(p, narrow2(p0, p1));
     }
     static inline void store_probabilities(bf16_t* p, F32 p0) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(p0.v)));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow1(p0));
+    }
+    // Subnormal results become zero, as subnormal factors are in the products.
+    template <int Vecs>
+    static inline void store_row(bf16_t* out, const F32 (&x)[Vecs], index_t columns) {
+#pragma GCC unroll 8
+        for (int c = 0; c < Vecs; ++c) {
+            const index_t left = columns - c * 16;
+            if (c % 2 == 0 && c + 1 < Vecs && left >= 32) {
+                _mm512_storeu_si512(out + c * 16, narrow2(x[c], x[c + 1]));
+                ++c;
+            } else if (left >= 16) {
+                _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c * 16), narrow1(x[c]));
+            } else {
+                _mm256_mask_storeu_epi16(out + c * 16, first_lanes(static_cast<int>(left)),
+                                         narrow1(x[c]));
+            }
+        }
     }
 
     static inline void copy_row(const bf16_t* src, index_t n, float* dst) {
-        // An odd head_dim leaves half a step, which must be zero.
-        if (n % 2 != 0) dst[n / 2] = 0.0f;
-        __builtin_memcpy(dst, src, static_cast<std::size_t>(n) * sizeof(bf16_t));
+        for (index_t i = 0; i < n; i += 32) {
+            const __mmask32 mask = first_words(n - i);
+            // An odd head_dim leaves half a step, which must be zero.
+            const __mmask32 steps = first_words((n - i + 1) / 2 * 2);
+            _mm512_mask_storeu_epi16(dst + i / 2, steps, _mm512_maskz_loadu_epi16(mask, src + i));
+        }
+    }
+    // Sixteen steps of a row of which `left` elements remain, zeros behind them.
+    static inline F32 steps16(const bf16_t* src, index_t left) {
+        const __mmask32 mask = first_words(left);
+        return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, src))};
     }
     // Two rows of V, element by element side by side; a missing second row is zero.
     static inline void value_step(const bf16_t* row, const bf16_t* next, index_t n, index_t vectors,
                                   float* dst) {
-        for (index_t i = 0; i < vectors; ++i) {
+        const __m512i none = _mm512_setzero_si512();
+        // Words 0 .. 15 of both rows, in turn; then words 16 .. 31.
+        const __m512i first = _mm512_add_epi32(_mm512_set1_epi32(32 << 16), lane_pairs());
+        const __m512i second = _mm512_add_epi32(_mm512_set1_epi32((16 << 16) + 16), first);
+        for (index_t i = 0; i < vectors; i += 2) {
             const index_t left = n - i * 16;
-            const __mmask16 mask = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-            const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row + i * 16));
-            const __m512i high =
-                next == nullptr
-                    ? _mm512_setzero_si512()
-                    : _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, next + i * 16));
-            _mm512_storeu_si512(dst + i * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            const __mmask32 mask = first_words(left);
+            const __m512i a = _mm512_maskz_loadu_epi16(mask, row + i * 16);
+            const __m512i b =
+                next == nullptr ? none : _mm512_maskz_loadu_epi16(mask, next + i * 16);
+            _mm512_storeu_si512(dst + i * 16, _mm512_permutex2var_epi16(a, first, b));
+            if (i + 1 < vectors) {
+                _mm512_storeu_si512(dst + i * 16 + 16, _mm512_permutex2var_epi16(a, second, b));
+            }
         }
+    }
+
+  private:
+    static inline __mmask32 first_words(index_t n) { return n >= 32 ? ~0u : (1u << n) - 1u; }
+    // Lane n holds the pair of 16-bit numbers (n, n).
+    static inline __m512i lane_pairs() {
+        const __m512i n = _mm512_cvtps_epi32(_mm512_load_ps(kLaneNumbers));
+        return _mm512_or_si512(n, _mm512_slli_epi32(n, 16));
     }
 };
 

@@ -1,34 +1,25 @@
-// dst[c * dst_stride + r] = src[r * src_stride + c] for 32-bit elements.
+// Sixteen rows of sixteen 32-bit elements in registers, transposed into memory.
 #pragma once
 
 #include "common/types.h"
 
 #if defined(__AVX512F__)
+
 #include <immintrin.h>
-#endif
 
 namespace fastbert {
 namespace {
 
-static inline void transpose_scalar(const float* src, index_t src_stride, index_t rows,
-                                    index_t cols, float* dst, index_t dst_stride) {
-    for (index_t r = 0; r < rows; ++r) {
-        for (index_t c = 0; c < cols; ++c) dst[c * dst_stride + r] = src[r * src_stride + c];
-    }
-}
-
-#if defined(__AVX512F__)
-
+// dst[c * dst_stride + r] = element c of a[r], for the first `count` columns c.
+//
 // Four rounds of exchanges at distance 1, 2, 4 and 8: 64 shuffles for 256 elements.
-static inline void transpose_16x16(const float* src, index_t src_stride, float* dst,
+static inline void transpose_16x16(const F32 (&rows)[16], int count, float* dst,
                                    index_t dst_stride) {
     __m512 a[16], b[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(src + i * src_stride);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-        b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-        b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+        b[2 * i] = _mm512_unpacklo_ps(rows[2 * i].v, rows[2 * i + 1].v);
+        b[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i].v, rows[2 * i + 1].v);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
@@ -46,29 +37,18 @@ static inline void transpose_16x16(const float* src, index_t src_stride, float* 
         const __m512 odd01 = _mm512_shuffle_f32x4(a[c], a[4 + c], 0xdd);
         const __m512 even23 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0x88);
         const __m512 odd23 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0xdd);
-        _mm512_storeu_ps(dst + c * dst_stride, _mm512_shuffle_f32x4(even01, even23, 0x88));
-        _mm512_storeu_ps(dst + (4 + c) * dst_stride, _mm512_shuffle_f32x4(odd01, odd23, 0x88));
-        _mm512_storeu_ps(dst + (8 + c) * dst_stride, _mm512_shuffle_f32x4(even01, even23, 0xdd));
-        _mm512_storeu_ps(dst + (12 + c) * dst_stride, _mm512_shuffle_f32x4(odd01, odd23, 0xdd));
+        b[c] = _mm512_shuffle_f32x4(even01, even23, 0x88);
+        b[4 + c] = _mm512_shuffle_f32x4(odd01, odd23, 0x88);
+        b[8 + c] = _mm512_shuffle_f32x4(even01, even23, 0xdd);
+        b[12 + c] = _mm512_shuffle_f32x4(odd01, odd23, 0xdd);
     }
-}
-
-#endif
-
-static inline void transpose(const float* src, index_t src_stride, index_t rows, index_t cols,
-                             float* dst, index_t dst_stride) {
-#if defined(__AVX512F__)
-    if (rows == 16) {
-        index_t c = 0;
-        for (; c + 16 <= cols; c += 16) {
-            transpose_16x16(src + c, src_stride, dst + c * dst_stride, dst_stride);
-        }
-        transpose_scalar(src + c, src_stride, rows, cols - c, dst + c * dst_stride, dst_stride);
-        return;
+#pragma GCC unroll 16
+    for (int c = 0; c < 16; ++c) {
+        if (c < count) _mm512_storeu_ps(dst + c * dst_stride, b[c]);
     }
-#endif
-    transpose_scalar(src, src_stride, rows, cols, dst, dst_stride);
 }
 
 }  // namespace
 }  // namespace fastbert
+
+#endif

@@ -1,0 +1,156 @@
+// The two products of attention as small matrix products in registers: scores = Q K^T and, of
+// probabilities P, out = P V. Included by attention.inl.
+#pragma once
+
+#include "cpu/ops/attention.h"
+
+namespace fastbert {
+namespace {
+namespace attention_detail {
+
+constexpr int kRows = 6;  // queries per register tile, at most
+// 6 x 4 accumulators, 4 operands and a broadcast fill 29 of 32 registers; 6 x 2 fill 15 of 16.
+constexpr int kVecs = F32::lanes == 16 ? 4 : 2;
+constexpr float kInfinity = __builtin_inff();
+
+alignas(64) constexpr float kLaneNumbers[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                8, 9, 10, 11, 12, 13, 14, 15};
+
+// -inf in every lane but the first n.
+static inline F32 hide_from(F32 x, index_t n) {
+    return select(less(load(kLaneNumbers), set1(static_cast<float>(n))), x, set1(-kInfinity));
+}
+
+// acc[r][c] = sum over steps of a[r][step] * b[step][c].
+template <class Dot, int Rows, int Vecs>
+static inline void multiply_tile(const float* a, index_t a_stride, const float* b, index_t steps,
+                                 F32 (&acc)[Rows][Vecs]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+        for (int c = 0; c < Vecs; ++c) acc[r][c] = set1(0.0f);
+    }
+    for (index_t s = 0; s < steps; ++s) {
+        typename Dot::Operand column[Vecs];
+#pragma GCC unroll 8
+        for (int c = 0; c < Vecs; ++c) column[c] = Dot::operand(b + c * F32::lanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const typename Dot::Operand row = Dot::broadcast(a + r * a_stride + s);
+#pragma GCC unroll 8
+            for (int c = 0; c < Vecs; ++c) acc[r][c] = Dot::dot(row, column[c], acc[r][c]);
+        }
+        b += Vecs * F32::lanes;
+    }
+}
+
+// Where a tile of scores goes.
+struct ScoreTarget {
+    float* scores;
+    index_t stride;
+    float* high;   // [rows][lanes]: the largest score of each lane so far
+    bool first;    // there is none so far
+    index_t seen;  // keys in the last vector; the scores behind them are -inf
+};
+
+template <class Dot, int Rows, int Vecs>
+static void score_tile(const float* q, const float* k, index_t steps, const ScoreTarget& to) {
+    F32 acc[Rows][Vecs];
+    multiply_tile<Dot, Rows, Vecs>(q, steps, k, steps, acc);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        acc[r][Vecs - 1] = hide_from(acc[r][Vecs - 1], to.seen);
+        F32 high = to.first ? set1(-kInfinity) : load(to.high + r * F32::lanes);
+#pragma GCC unroll 8
+        for (int c = 0; c < Vecs; ++c) {
+            store(to.scores + r * to.stride + c * F32::lanes, acc[r][c]);
+            high = max(high, acc[r][c]);
+        }
+        store(to.high + r * F32::lanes, high);
+    }
+}
+
+// Where a tile of P V goes: into sums until the last block of keys, then divided into out.
+template <class T>
+struct ValueTarget {
+    float* sums;
+    index_t sums_stride;
+    const float* rescale;  // of what is in sums
+    const float* inverse;  // of the sum of a row's probabilities
+    T* out;
+    index_t out_stride;
+    index_t columns;  // of out that are left from here
+    bool first, last;
+};
+
+template <class Dot, class T, int Rows, int Vecs>
+static void value_tile(const float* p, index_t p_stride, const float* v, index_t steps,
+                       const ValueTarget<T>& to) {
+    F32 acc[Rows][Vecs];
+    multiply_tile<Dot, Rows, Vecs>(p, p_stride, v, steps, acc);
+    if (!to.first) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            const F32 factor = set1(to.rescale[r]);
+#pragma GCC unroll 8
+            for (int c = 0; c < Vecs; ++c) {
+                const F32 before = load(to.sums + r * to.sums_stride + c * F32::lanes);
+                acc[r][c] = fma(before, factor, acc[r][c]);
+            }
+        }
+    }
+    if (!to.last) {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+            for (int c = 0; c < Vecs; ++c) {
+                store(to.sums + r * to.sums_stride + c * F32::lanes, acc[r][c]);
+            }
+        }
+        return;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        const F32 factor = set1(to.inverse[r]);
+#pragma GCC unroll 8
+        for (int c = 0; c < Vecs; ++c) acc[r][c] = mul(acc[r][c], factor);
+        Dot::template store_row<Vecs>(to.out + r * to.out_stride, acc[r], to.columns);
+    }
+}
+
+template <class Dot>
+using ScoreTile = void (*)(const float*, const float*, index_t, const ScoreTarget&);
+template <class T>
+using ValueTile = void (*)(const float*, index_t, const float*, index_t, const ValueTarget<T>&);
+
+// The tiles by rows - 1 and vectors - 1.
+template <class Dot, class T>
+struct Tiles {
+    ScoreTile<Dot> score[kRows][kVecs];
+    ValueTile<T> value[kRows][kVecs];
+};
+
+template <class Dot, class T, int Rows, int Vecs>
+constexpr void fill_tiles(Tiles<Dot, T>& tiles) {
+    tiles.score[Rows - 1][Vecs - 1] = score_tile<Dot, Rows, Vecs>;
+    tiles.value[Rows - 1][Vecs - 1] = value_tile<Dot, T, Rows, Vecs>;
+    if constexpr (Vecs > 1) {
+        fill_tiles<Dot, T, Rows, Vecs - 1>(tiles);
+    } else if constexpr (Rows > 1) {
+        fill_tiles<Dot, T, Rows - 1, kVecs>(tiles);
+    }
+}
+
+template <class Dot, class T>
+constexpr Tiles<Dot, T> make_tiles() {
+    Tiles<Dot, T> tiles{};
+    fill_tiles<Dot, T, kRows, kVecs>(tiles);
+    return tiles;
+}
+
+template <class Dot, class T>
+constexpr Tiles<Dot, T> kTiles = make_tiles<Dot, T>();
+
+}  // namespace attention_detail
+}  // namespace
+}  // namespace fastbert
