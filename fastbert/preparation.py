@@ -144,7 +144,10 @@ def _watch(model: nn.Module) -> Any:
     return native.extension().Watch(
         dicts,
         entries,
-        [(t, not t.is_inference(), readable_bytes(t)) for t in tensors.values()],
+        [
+            (t, not t.is_inference(), readable_bytes(t), t._cdata, t.untyped_storage()._cdata)
+            for t in tensors.values()
+        ],
         Tensor.data_ptr,
         Tensor._version,
     )

@@ -49,10 +49,13 @@ std::uint64_t sample_of(const void* data, std::size_t bytes) {
     return state;
 }
 
-void prefetch_sample(const void* data, std::size_t bytes) {
+void fetch_sample(const void* data, std::size_t bytes) {
     if (bytes <= kSampledBytes) return;
     const char* const p = static_cast<const char*>(data);
-    for (std::size_t i = 0; i < kSpans; ++i) __builtin_prefetch(p + span_begin(bytes, i));
+    // A prefetch would be dropped wherever the page is not in the TLB, as after a pass few are.
+    for (std::size_t i = 0; i < kSpans; ++i) {
+        (void)*static_cast<const volatile char*>(p + span_begin(bytes, i));
+    }
 }
 
 }  // namespace fastbert

@@ -14,7 +14,8 @@ constexpr std::size_t kSampledBytes = 256;
 // Not meant to withstand an adversary.
 std::uint64_t sample_of(const void* data, std::size_t bytes);
 
-// Asks for what sample_of() will read. The memory need not be there any more.
-void prefetch_sample(const void* data, std::size_t bytes);
+// Reads a byte of every line that sample_of() will read, which brings them into the caches side by
+// side.
+void fetch_sample(const void* data, std::size_t bytes);
 
 }  // namespace fastbert

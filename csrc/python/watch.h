@@ -14,7 +14,8 @@ class Watch {
   public:
     // dicts: must keep exactly these keys with these very values. entries: (dict, key) of which the
     // same holds, be it that the key is absent. tensors: (tensor, whether it counts versions,
-    // bytes of its memory that may be read, 0 on another device). address_of: the method that gives
+    // bytes of its memory that may be read, 0 on another device, and as hints the addresses of its
+    // C++ object and of its storage's). address_of: the method that gives
     // a tensor's address; version_of: the descriptor of its version. Python errors pass through.
     Watch(const py::list& dicts, const py::list& entries, const py::list& tensors,
           py::object address_of, py::object version_of);
@@ -40,11 +41,15 @@ class Watch {
         bool counted;
         std::size_t bytes, address, version;
         std::uint64_t sample;
+        const char *parts, *storage;  // never read through: prefetched
     };
 
     void add(const py::object& dict, const py::object& key);
     std::size_t address_of(const Weight& weight) const;
     std::size_t version_of(const Weight& weight) const;
+    // Brings what unchanged() reads into the caches: after a pass through a large model it is in
+    // none of them, and one look after the other would wait for memory each time.
+    void fetch() const;
 
     std::vector<Size> sizes_;
     std::vector<Entry> entries_;
