@@ -5,15 +5,17 @@
 #   test       every test that needs a device
 #   sanitize   memcheck, racecheck, initcheck and synccheck over every kernel on small shapes
 #   ops        ceilings and kernels beside torch's
+#   choice     every op in the sizes of the Plan's table of measurements
 #   models     encoders beside transformers; accuracy; bit-identity
 #   compile    encoders beside torch.compile max-autotune
+#   suite      the rest of the test suite, and every configuration of Triton compiled
 #   report     table, goals and plot of what there is; the Plan's table of measurements
 #   tiles      every form of the CUDA products, for the costs in csrc/cuda/gemm (on request)
-#   suite      the rest of the test suite (on request)
 # Usage: bench/gpu.sh [--dry-run] [part ...]
 # A step that fails or runs out of its time is named at the end and stops no other; the exit status is
 # then 1. Results are whole after every case, in $FASTBERT_RESULTS (default: bench/results).
 #   PYTHON=python3        the interpreter that has torch and triton
+#   FASTBERT_SECONDS=N    end all parts together within so long, where a command's time is limited
 #   FASTBERT_WHEELS=DIR   wheels of what that one lacks (pybind11, cmake, ninja, pytest, ...)
 #   FASTBERT_MINILM=DIR   all-MiniLM-L6-v2, for the accuracy of int8
 set -uo pipefail
@@ -23,17 +25,27 @@ RESULTS=${FASTBERT_RESULTS:-bench/results}
 SITE=$PWD/build/gpu/site
 export PYTHONPATH=$PWD:$SITE PYTHONUNBUFFERED=1
 # cmake and ninja may be programs of the interpreter's environment.
-PATH=$SITE/bin:$(dirname "$(command -v "$PYTHON" || echo "$PYTHON")"):$PATH
+PATH=$SITE/bin:$(dirname "$(command -v "$PYTHON" || echo "$PYTHON")"):$PATH:/usr/local/cuda/bin
 BENCH=(-m bench.gpu --results "$RESULTS")
 DRY_RUN=
+# Of one part; a program that does not end by itself gets ten seconds more.
+PART_SECONDS=580
+ALL_SECONDS=${FASTBERT_SECONDS:-1000000}
+deadline=$PART_SECONDS
 failures=()
 steps=()
 
 # step SECONDS NAME COMMAND...: runs it under a time limit and remembers how it went.
 step() {
-    local seconds=$1 name=$2 begin=$SECONDS status=0
+    local seconds=$1 name=$2 begin=$SECONDS status=0 left=$((deadline - SECONDS))
     shift 2
     echo "--- $name"
+    if [ $left -lt $seconds ]; then seconds=$left; fi
+    if [ $seconds -lt 1 ]; then
+        failures+=("$name: no time was left for it")
+        steps+=("$(printf '%-28s %5d s  not begun' "$name" 0)")
+        return 1
+    fi
     timeout --kill-after=10 "$seconds" "$@" || status=$?
     local took=$((SECONDS - begin)) told="ok"
     if [ $status -ne 0 ]; then
@@ -69,26 +81,31 @@ part_build() {
     step 120 "build: configure" cmake -S . -B build/gpu/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
         -DFASTBERT_CUDA=on -DPython_EXECUTABLE="$(command -v "$PYTHON")" \
         -DFASTBERT_OUTPUT_DIR="$PWD/build/gpu/out" || return
-    step 540 "build: compile" cmake --build build/gpu/cmake || return
+    step 520 "build: compile" cmake --build build/gpu/cmake || return
     cp build/gpu/out/*.so fastbert/ && ln -sfn ../triton_kernels fastbert/triton_kernels \
         || failures+=("build: the extensions could not be put in place")
 }
 
 part_test() {
     need pytest || { failures+=("test: packages are missing"); return 1; }
-    local workers=()
-    has xdist && workers=(-n 4)
-    step 580 "test: device" "$PYTHON" -m pytest -q -p no:cacheprovider \
-        ${workers[@]+"${workers[@]}"} tests/cuda tests/triton/test_compile.py
+    # What only a GPU shows comes first. -v: a run that is stopped has named what it did.
+    step 400 "test: on the device" "$PYTHON" -m pytest -v -p no:cacheprovider -m gpu \
+        $(workers 6) tests/cuda
+    step 300 "test: machine code" "$PYTHON" -m pytest -q -p no:cacheprovider -m "not gpu" \
+        $(workers 4) tests/cuda tests/triton/test_compile.py
 }
 
 part_suite() {
     need pytest || { failures+=("suite: packages are missing"); return 1; }
-    local workers=()
-    has xdist && workers=(-n 8)
-    step 590 "suite" "$PYTHON" -m pytest -q -p no:cacheprovider -m "not slow and not gpu" \
-        ${workers[@]+"${workers[@]}"} --ignore=tests/cuda
+    OMP_NUM_THREADS=2 step 480 "suite: the rest" "$PYTHON" -m pytest -q -p no:cacheprovider \
+        -m "not slow and not gpu" $(workers 8) --ignore=tests/cuda \
+        --ignore=tests/triton/test_compile.py
+    step 300 "suite: Triton's tiles" "$PYTHON" -m pytest -q -p no:cacheprovider -m slow \
+        $(workers 8) tests/triton/test_compile.py
 }
+
+# Options for pytest: that many processes where it can have several.
+workers() { if has xdist; then echo "-n $1"; fi; }
 
 part_sanitize() {
     local tool backend
@@ -116,10 +133,11 @@ measure() {
 part_ops() {
     measure ops ceilings 40
     measure ops attention 80
-    measure ops rows 140
-    measure ops products 140
-    measure ops choice 120
+    measure ops rows 200
+    measure ops products 180
 }
+
+part_choice() { measure ops choice 560; }
 
 part_models() {
     measure models base 250
@@ -146,21 +164,27 @@ main() {
             exit 2
         fi
         BENCH+=(--dry-run)
-        [ $# -gt 0 ] || set -- ops models report
+        [ $# -gt 0 ] || set -- ops choice models report
     fi
-    [ $# -gt 0 ] || set -- build test sanitize ops models compile report
+    [ $# -gt 0 ] || set -- build test sanitize ops choice models compile suite report
     local part
     for part in "$@"; do
         case $part in
-            build | test | sanitize | ops | models | compile | report | tiles | suite) ;;
+            build | test | sanitize | ops | choice | models | compile | suite | report | tiles) ;;
             *) echo "bench/gpu.sh: there is no part \"$part\"; name build, test, sanitize, ops," \
-                    "models, compile, report, tiles or suite" >&2
+                    "choice, models, compile, suite, report or tiles" >&2
                exit 2 ;;
         esac
     done
-    if [ -z "$DRY_RUN" ] && command -v nvidia-smi >/dev/null; then nvidia-smi -L; fi
+    if [ -z "$DRY_RUN" ] && command -v nvidia-smi >/dev/null; then
+        # Clocks and other programs on the GPU explain figures that surprise.
+        nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv
+        nvidia-smi --query-compute-apps=pid,used_memory --format=csv
+    fi
     for part in "$@"; do
         echo "=== $part"
+        deadline=$((SECONDS + PART_SECONDS))
+        if [ $ALL_SECONDS -lt $deadline ]; then deadline=$ALL_SECONDS; fi
         "part_$part"
     done
     echo "=== summary"

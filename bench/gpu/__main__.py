@@ -85,7 +85,12 @@ def _report(record: Record, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     print(report.text(record))
     (folder / f"{record.stem}.txt").write_text(report.text(record) + "\n", encoding="utf-8")
-    if report.draw(record, folder / f"{record.stem}.png"):
+    try:
+        drawn = report.draw(record, folder / f"{record.stem}.png")
+    except ImportError as error:
+        print(f"There is no plot ({error}); everything else is written.", file=sys.stderr)
+        return 1
+    if drawn:
         print(f"plot: {folder / record.stem}.png")
     return 0
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +180,18 @@ def test_a_dry_run_says_that_it_is_one(tmp_path: Path, capsys: Any) -> None:
     assert capsys.readouterr().out.startswith("DRY RUN")
 
 
+def test_without_matplotlib_only_the_plot_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    part = record(row("attention", "attention 512, 16384 tokens", "cuda", 1.0, 350.0))
+    path = part.save(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["--results", str(tmp_path), "report", "--record", str(path)]) == 1
+    told = capsys.readouterr()
+    assert "There is no plot" in told.err and "reached       attention" in told.out
+    assert (tmp_path / f"{part.stem}.txt").exists()
+
+
 def test_a_dry_run_leaves_no_results() -> None:
     with pytest.raises(SystemExit):
         main(["--dry-run", "ops", "ceilings"])
@@ -220,12 +235,17 @@ bash = shutil.which("bash")
 needs_bash = pytest.mark.skipif(bash is None, reason="there is no bash")
 
 
-def script(tmp_path: Path, python: str, *parts: str) -> subprocess.CompletedProcess[str]:
-    """bench/gpu.sh with a program in python's place that finds its arguments in "$*"."""
+def script(
+    tmp_path: Path, python: str, *parts: str, limit: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """bench/gpu.sh with a program in python's place that finds its arguments in "$*"; `limit`:
+    seconds for all of it."""
     fake = tmp_path / "python"
     fake.write_text(f"#!/bin/sh\n{python}\n")
     fake.chmod(0o755)
     env = {**os.environ, "PYTHON": str(fake), "FASTBERT_RESULTS": str(tmp_path / "results")}
+    if limit is not None:
+        env["FASTBERT_SECONDS"] = str(limit)
     assert bash is not None
     return subprocess.run(
         [bash, ROOT / "bench/gpu.sh", *parts], capture_output=True, text=True, env=env, check=False
@@ -237,7 +257,7 @@ def test_a_step_that_fails_is_named_and_stops_no_other(tmp_path: Path) -> None:
     done = script(
         tmp_path,
         f'echo "$*" >>{tmp_path}/calls; case "$*" in *"ops rows"*) exit 7;; esac',
-        "ops", "report",
+        "ops", "choice", "report",
     )  # fmt: skip
     assert done.returncode == 1
     calls = (tmp_path / "calls").read_text()
@@ -262,6 +282,39 @@ def test_a_build_without_its_packages_says_which(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "lacks pybind11" in done.stderr and "FASTBERT_WHEELS" in done.stderr
     assert "build: packages are missing" in done.stdout and "report: exit status 1" in done.stdout
+
+
+@needs_bash
+def test_all_of_it_in_an_order_that_loses_least(tmp_path: Path) -> None:
+    log = f'[ "$1" = -c ] || echo "$*" >>{tmp_path}/calls'
+    script(tmp_path, f"{log}; exit 0", "test", "sanitize", "suite", "report")
+    calls = (tmp_path / "calls").read_text().splitlines()
+    asked = ["-m gpu", "-m not gpu", "drive cuda", "-m not slow and not gpu", "-m slow", "report"]
+    places = [next(i for i, call in enumerate(calls) if part in call) for part in asked]
+    assert places == sorted(places), calls
+    # Both parts of the suite together are all of it.
+    assert "--ignore=tests/cuda" in calls[places[3]] and calls[places[0]].endswith("tests/cuda")
+
+
+@needs_bash
+def test_each_part_ends_within_ten_minutes() -> None:
+    text = (ROOT / "bench/gpu.sh").read_text()
+    assert re.search(r"^PART_SECONDS=(\d+)$", text, re.M)[1] == "580"  # type: ignore[index]
+    limits = [int(n) for n in re.findall(r"^ +(?:\w+=\d+ )?step (\d+) ", text, re.M)]
+    assert len(limits) > 8 and max(limits) <= 580
+    assert max(int(n) for n in re.findall(r"measure \w+ \w+ (\d+)", text)) + 10 <= 580
+
+
+@needs_bash
+def test_a_limit_for_all_of_it_is_kept(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    done = script(tmp_path, 'case "$*" in *ops*) exec sleep 60;; esac', "ops", "report", limit=2)
+    assert time.monotonic() - begin < 30
+    assert done.returncode == 1
+    failed = done.stdout.split("failed:")[1]
+    assert "ops: ceilings: stopped after its 2 s" in failed
+    assert "ops: products: no time was left for it" in failed
+    assert "report: no time was left for it" in failed
 
 
 @needs_bash
