@@ -193,7 +193,7 @@ def int8_linear(
             f"to go with x of shape {tuple(x.shape)} and {repeats} repeated columns"
         )
     _common.check_rows(op, "qweight", qweight)
-    out = _common.product_output(op, x, qweight[:, : x.shape[1]], bias, residual)
+    out = _common.product_output(op, x, qweight.narrow(1, 0, x.shape[1]), bias, residual)
     rows, depth = x.shape[0], x.shape[1] + repeats
     width = qweight.shape[0]
     _common.check_device(op, x, weight_scale=weight_scale, packed=packed)

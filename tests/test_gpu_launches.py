@@ -1,0 +1,109 @@
+"""Every kernel is launched on the device of its operands and the current stream there, unasked.
+
+The operands are torch's fake tensors of a second GPU: they have a device and no memory, and refuse
+whatever would make the host wait for their values. What would be launched is written down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from fastbert.kernels.cuda import _native
+from fastbert.ops import REGISTRY
+
+OTHER = torch.device("cuda", 1)
+STREAM = 77
+HALF = torch.bfloat16
+
+
+def index_of(device: torch.device | int) -> int:
+    return device if isinstance(device, int) else device.index
+
+
+class Machine:
+    """Two GPUs, of which the first is the current one, and what is launched on them."""
+
+    def __init__(self) -> None:
+        self.current = 0
+        self.launches: list[tuple[int, int]] = []
+
+    @contextlib.contextmanager
+    def on(self, device: torch.device | int) -> Iterator[None]:
+        before, self.current = self.current, index_of(device)
+        yield
+        self.current = before
+
+    def stream(self, device: Any = None) -> Any:
+        index = self.current if device is None else index_of(device)
+        return types.SimpleNamespace(cuda_stream=STREAM if index == OTHER.index else 0)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: made.current)
+    monkeypatch.setattr(torch.cuda, "device", made.on)
+    monkeypatch.setattr(torch.cuda, "current_stream", made.stream)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    # A fake tensor has no address, and says so at length.
+    monkeypatch.setattr(Tensor, "data_ptr", lambda self: 1 << 20)
+    return made
+
+
+def there(value: Any) -> Any:
+    """A tensor as one of the second GPU, within a FakeTensorMode; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=OTHER)
+
+
+def launched(op: str, kernel: Callable[..., Any], machine: Machine) -> None:
+    """Runs the op's cases, and holds what they launched against where their operands are."""
+    done = 0
+    for case in REGISTRY[op].cases():
+        arguments = case.make(HALF)
+        with FakeTensorMode(), torch.no_grad():
+            try:
+                out = kernel(**pytree.tree_map(there, arguments))
+            except ValueError as refusal:
+                assert "another backend" in str(refusal), case.name  # a head_dim it has not
+                continue
+        assert all(part.device == OTHER for part in pytree.tree_leaves(out))
+        done += 1
+    assert done > 5 and len(machine.launches) >= done // 2
+    assert set(machine.launches) == {(OTHER.index, STREAM)}
+    assert machine.current == 0, "the caller's device was changed"
+
+
+@pytest.mark.parametrize("op", REGISTRY)
+def test_triton(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    jit = pytest.importorskip("triton", reason="the triton package is not installed").runtime.jit
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        # As triton does: on the current device, on the stream that is current there.
+        machine.launches.append((machine.current, machine.stream().cuda_stream))
+
+    monkeypatch.setattr(jit.JITFunction, "run", run)
+    module = importlib.import_module(f"fastbert.triton_kernels.{op}")
+    launched(op, getattr(module, op), machine)
+
+
+@pytest.mark.parametrize("op", REGISTRY)
+def test_cuda(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            return lambda *args: machine.launches.append(args[-2:])
+
+    monkeypatch.setattr(_native, "load", lambda: (Library(), ""))
+    module = importlib.import_module(f"fastbert.kernels.cuda.{op}")
+    launched(op, getattr(module, op), machine)
