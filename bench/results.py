@@ -25,7 +25,8 @@ class Row:
 
     Attributes:
         case, engine, precision, arrangement: which.
-        error: largest relative error the gate saw.
+        error: largest relative error against float32 on the file's parameters.
+        own: the same against float32 on the parameters it was given; what the gate judged.
         passed: whether the gate let it through; without that there is no time.
         time: its times in milliseconds.
         reason: why there is no time, where there is none.
@@ -39,6 +40,7 @@ class Row:
     passed: bool = False
     time: Summary | None = None
     reason: str = ""
+    own: float | None = None
 
 
 @dataclass

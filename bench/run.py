@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
 import platform
 import sys
 import time
@@ -21,6 +20,7 @@ from . import cases as cases_module
 from . import gate, models, plot, rivals, stats, table, texts
 from .cases import Case
 from .embedding import MAX_TOKENS, embedder
+from .exact import Exact, token_rows
 from .results import Results, Row
 from .rivals import Padded, Rival
 
@@ -92,7 +92,8 @@ def _token_case(
             found.plans[rival.name] = engine.model.plan().lines()
         return _batched(engine, inputs, ways[way])
 
-    _compare(case, engines, list(ways), build, _expected(path, inputs), options, results)
+    exact = Exact(lambda parameters: token_rows(path, inputs, parameters))
+    _compare(case, engines, list(ways), build, exact, options, results)
     loaded.clear()
     gc.collect()
 
@@ -102,8 +103,6 @@ def _text_case(
 ) -> None:
     path = models.checkpoint(case.model)
     inputs = texts.english(case.texts)
-    reference = rivals.RIVALS["transformers fp32"]
-    expected = list(embedder(reference, path, options.threads, inputs, True)())
     found = results.begin(case.name, limits.measure(options.threads))
     found.floors = _floors(case, _text_lengths(path, inputs), found.limits)
     found.notes["digest of the texts"] = texts.digest(inputs)
@@ -112,7 +111,11 @@ def _text_case(
         run = embedder(rival, path, options.threads, inputs, way == "sorted")
         return run, list(run())
 
-    _compare(case, engines, ["arrival", "sorted"], build, expected, options, results)
+    def expected(parameters: str) -> list[np.ndarray]:
+        yardstick = rivals.yardstick(parameters)
+        return list(embedder(yardstick, path, options.threads, inputs, True)())
+
+    _compare(case, engines, ["arrival", "sorted"], build, Exact(expected), options, results)
 
 
 def _compare(
@@ -120,7 +123,7 @@ def _compare(
     engines: Sequence[Rival],
     ways: Sequence[str],
     build: Callable[[Rival, str], tuple[Run, list[np.ndarray]]],
-    expected: Sequence[np.ndarray],
+    exact: Exact,
     options: argparse.Namespace,
     results: Results,
 ) -> None:
@@ -137,11 +140,12 @@ def _compare(
                 continue
             try:
                 run, outputs = build(rival, way)
-                verdict = gate.judge(outputs, expected, rival.precision)
             except _FAILURES as error:
                 row.reason = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 continue
-            row.error, row.passed = verdict.error, verdict.passed
+            row.error = gate.judge(outputs, exact["fp32"], rival.precision).error
+            verdict = gate.judge(outputs, exact[rival.parameters], rival.precision)
+            row.own, row.passed = verdict.error, verdict.passed
             if verdict.passed:
                 runs[rival.name, way] = run
             else:
@@ -161,20 +165,6 @@ def _refusal(rival: Rival, case: Case) -> str:
     if case.group == "growth" and not rival.ours:
         return "growth is measured of fastbert alone"
     return rival.unavailable() or ""
-
-
-def _expected(path: Path, inputs: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """transformers' float32 rows of every text computed alone, the gate's yardstick."""
-    import torch
-
-    library: Any = importlib.import_module("transformers")
-    options: dict[str, Any] = {"dtype": torch.float32}
-    if "flaubert" in path.name:
-        # transformers 5 raises a TypeError in every forward of a FlauBERT with pre_norm.
-        library, options["backend"] = importlib.import_module("fastbert"), "reference"
-    model = library.AutoModel.from_pretrained(path, **options).eval()
-    with torch.inference_mode():
-        return [model(torch.tensor([text])).last_hidden_state[0].numpy().copy() for text in inputs]
 
 
 def _batched(

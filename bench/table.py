@@ -17,14 +17,16 @@ def _block(case: str, results: Results) -> list[str]:
     rows = [row for row in results.rows if row.case == case]
     floors = results.cases[case].floors
     timed = sorted((row for row in rows if row.time), key=lambda row: _median(row))
-    lines = [f"{case:<20} {'median ms':>10} {'spread':>7} {'min ms':>9} {'floor':>6} {'error':>9}"]
+    errors = f"{'error':>9} {'own':>8}"
+    lines = [f"{case:<20} {'median ms':>10} {'spread':>7} {'min ms':>9} {'floor':>6} {errors}"]
     for row in timed:
         assert row.time is not None and row.error is not None
+        own = "" if row.own is None else f"{row.own:9.1e}"
         floor = results.floor(row)
         share = f"{floor / row.time.median:6.0%}" if floor else "     -"
         lines.append(
             f"  {_label(row):<28}{row.time.median:>8.2f}{row.time.spread:>8.0%}"
-            f"{row.time.minimum:>10.2f} {share} {row.error:>9.1e}"
+            f"{row.time.minimum:>10.2f} {share} {row.error:>9.1e}{own}"
         )
     lines += [f"  {_label(row):<28}   {row.reason}" for row in rows if not row.time]
     if floors:

@@ -56,6 +56,8 @@ class Rival:
         load: makes the engine from a checkpoint's folder and a number of threads.
         models: names of SHAPES that it can run, None for all.
         ours: whether it is fastbert.
+        parameters: what it is given: "fp32", the file's parameters as they are, or "bf16", every
+            one of them rounded to bfloat16 (as ``from_pretrained(dtype=torch.bfloat16)`` does).
     """
 
     name: str
@@ -64,6 +66,7 @@ class Rival:
     load: Callable[[Path, int], Engine]
     models: tuple[str, ...] | None = None
     ours: bool = False
+    parameters: str = "fp32"
 
     def unavailable(self) -> str | None:
         """Why it cannot run here, None when it can."""

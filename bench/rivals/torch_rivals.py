@@ -13,7 +13,10 @@ from .base import Padded
 
 
 class TorchEngine:
-    """A transformers model. bf16 is a cast of the whole model, the fastest form on a CPU."""
+    """A transformers model. bf16 is a cast of the whole model, the fastest form on a CPU.
+
+    `parameters` is what they are rounded to before they are cast to `dtype`.
+    """
 
     def __init__(
         self,
@@ -22,13 +25,15 @@ class TorchEngine:
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
         int8: bool = False,
+        parameters: torch.dtype = torch.float32,
     ) -> None:
         import transformers
 
         torch.set_num_threads(threads)
         model: Any = transformers.AutoModel.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa"
+            path, dtype=parameters, attn_implementation="sdpa"
         ).eval()
+        model = model.to(dtype)
         if int8:
             model = torch.ao.quantization.quantize_dynamic(
                 model, {torch.nn.Linear}, dtype=torch.qint8
@@ -58,6 +63,11 @@ class TorchEngine:
 def eager(dtype: torch.dtype) -> Callable[[Path, int], TorchEngine]:
     """A loader of plain transformers."""
     return lambda path, threads: TorchEngine(path, threads, dtype)
+
+
+def exact_on(parameters: torch.dtype) -> Callable[[Path, int], TorchEngine]:
+    """A loader of float32 arithmetic on rounded parameters: what the gate compares with."""
+    return lambda path, threads: TorchEngine(path, threads, parameters=parameters)
 
 
 def compiled(dtype: torch.dtype) -> Callable[[Path, int], TorchEngine]:

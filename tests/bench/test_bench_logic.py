@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
-from bench import cases, gate, results, rivals, stats, table, texts
+from bench import cases, exact, gate, results, rivals, stats, table, texts
 from bench.rivals import Padded
 from fastbert.limits import Limits
 
@@ -138,6 +142,82 @@ def test_the_gate_is_red_for_nan_and_for_another_shape() -> None:
     assert not gate.judge([np.full((2, 3), np.nan)], exact, "int8").passed
     assert not gate.judge([np.ones((3, 3))], exact, "int8").passed
     assert not gate.judge([], exact, "int8").passed
+
+
+class Small:
+    """A BERT of four layers in a folder, and its rows in bfloat16, broken or not."""
+
+    inputs = ([5, 6, 7, 8, 9, 10], [11, 12, 13])
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        torch.manual_seed(0)
+        config = transformers.BertConfig(
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=128,
+            vocab_size=50,
+            initializer_range=0.1,
+        )
+        transformers.BertModel(config).save_pretrained(folder)
+
+    def bf16(self, breakage: Callable[[Any], None]) -> list[np.ndarray]:
+        model = transformers.AutoModel.from_pretrained(self.folder, dtype=torch.bfloat16).eval()
+        breakage(model.encoder.layer[2])
+        with torch.inference_mode():
+            return [model(torch.tensor([text]))[0][0].float().numpy() for text in self.inputs]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return Small(tmp_path_factory.mktemp("small"))
+
+
+def test_the_gate_judges_arithmetic_and_not_what_the_parameters_were_rounded_to(
+    small: Small,
+) -> None:
+    rows = small.bf16(lambda layer: None)
+    given = gate.judge(rows, exact.token_rows(small.folder, small.inputs, "bf16"), "bf16")
+    stored = gate.judge(rows, exact.token_rows(small.folder, small.inputs, "fp32"), "bf16")
+    assert given.passed
+    assert 0 < given.error < 0.9 * stored.error
+
+
+@pytest.mark.parametrize(
+    "breakage",
+    [
+        lambda layer: layer.attention.output.dense.weight.data.zero_(),
+        lambda layer: layer.attention.self.query.weight.data.mul_(0.5),
+        lambda layer: layer.attention.self.value.bias.data.add_(0.1),
+        lambda layer: setattr(layer.intermediate, "intermediate_act_fn", torch.nn.ReLU()),
+        lambda layer: layer.output.LayerNorm.weight.data[:4].zero_(),
+    ],
+    ids=["no attention", "halved queries", "shifted values", "relu for gelu", "a dead channel"],
+)
+def test_the_gate_catches_one_broken_layer(small: Small, breakage: Callable[[Any], None]) -> None:
+    expected = exact.token_rows(small.folder, small.inputs, "bf16")
+    verdict = gate.judge(small.bf16(breakage), expected, "bf16")
+    assert not verdict.passed, verdict.error
+
+
+def test_who_is_given_rounded_parameters_is_compared_on_them() -> None:
+    cast = {name for name, rival in rivals.RIVALS.items() if rival.parameters == "bf16"}
+    assert cast == {"fastbert bf16", "fastbert int8", "transformers bf16", "compile bf16"}
+    assert {rival.parameters for rival in rivals.RIVALS.values()} == set(exact.DTYPES)
+
+
+def test_each_yardstick_is_computed_once_and_only_when_asked_for() -> None:
+    asked: list[str] = []
+
+    def compute(parameters: str) -> list[np.ndarray]:
+        asked.append(parameters)
+        return [np.ones((1, 1))]
+
+    yardstick = exact.Exact(compute)
+    assert asked == []
+    assert yardstick["bf16"] is yardstick["bf16"]
+    assert asked == ["bf16"]
 
 
 def some_results() -> results.Results:
