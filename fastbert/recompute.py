@@ -46,7 +46,10 @@ class _Recomputed(torch.autograd.Function):
         twice = torch.is_grad_enabled()
         with torch.enable_grad():
             outputs = ctx.again()
+        # Where only the pooler is trained, say, the rows it pools have no gradient.
+        ends = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+        results, given = [o for o, _ in ends], [g for _, g in ends]
         found = iter(
-            torch.autograd.grad(outputs, inputs, gradients, allow_unused=True, create_graph=twice)
+            torch.autograd.grad(results, inputs, given, allow_unused=True, create_graph=twice)
         )
         return None, None, *(next(found) if want else None for want in wanted)

@@ -88,6 +88,23 @@ def test_gradients_are_those_of_the_reference(family: str) -> None:
         assert torch.equal(gradient, theirs[name]), name
 
 
+@pytest.mark.parametrize(
+    "trained",
+    ["pooler", "encoder.layer.1.output", "encoder.layer.0.attention.self.key", "embeddings"],
+)
+def test_parts_that_are_frozen_have_no_gradient(trained: str) -> None:
+    model = made().requires_grad_(False)
+    model.get_submodule(trained).requires_grad_(True)
+    assert on_kernels(model(**batch()))
+    ours = gradients(model, **batch())
+    with use_backend("reference"):
+        theirs = gradients(model, **batch())
+    assert ours.keys() == theirs.keys() and ours
+    assert all(name.startswith(trained) for name in ours)
+    for name, gradient in ours.items():
+        assert torch.equal(gradient, theirs[name]), name
+
+
 def test_gradients_of_embeddings_given() -> None:
     model = made()
     found = []
