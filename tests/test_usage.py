@@ -97,8 +97,23 @@ def test_generation(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.startswith("Le camembert")
 
 
+def test_parts_of_your_own(tmp_path: Path) -> None:
+    config = fastbert.CamembertConfig(
+        vocab_size=40,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=2,
+    )
+    fastbert.CamembertForSequenceClassification(config).save_pretrained(tmp_path)
+    model = run(blocks()[4], tmp_path)["model"]
+    logits = model(torch.tensor([[0, 7, 2]])).logits  # type: ignore[operator]
+    assert logits.shape == (1, 5)
+
+
 def test_every_block_is_run() -> None:
-    assert len(blocks()) == 4
+    assert len(blocks()) == 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -66,33 +66,44 @@ def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
     """
     check_input(tables, rows)
     ids, embeds = rows.ids, rows.embeds
-    if embeds is None and (type(tables.word) is not nn.Embedding or tables.word._forward_hooks):
-        # Someone hooked or replaced the table (adapters, input gradients): theirs is what counts.
-        ids, embeds = None, tables.word(ids)
+    if embeds is None and not _alone(tables.word):
+        embeds = tables.word(ids)
     return plan.embed_layer_norm(
         ids if embeds is None else None,
         None if embeds is not None else tables.word.weight,
         tables.norm.weight,
         tables.norm.bias,
         tables.norm.eps,
-        rows.positions,
-        _weight(tables.position, rows.positions),
-        rows.kinds,
-        _weight(tables.kind, rows.kinds),
-        rows.extras,
-        _weight(tables.extra, rows.extras),
+        *_lookup(tables.position, rows.positions),
+        *_lookup(tables.kind, rows.kinds),
+        *_lookup(tables.extra, rows.extras),
         embeds,
         padding_idx=_padding(tables.word),
         position_padding_idx=_padding(tables.position),
     )
 
 
-def _weight(table: nn.Embedding | None, indices: Tensor | None) -> Tensor | None:
-    return None if table is None or indices is None else table.weight
+def _alone(table: nn.Embedding) -> bool:
+    """Whether nobody hooked or replaced a table (adapters, gradients of its rows); else what it
+    makes of the indices is what counts."""
+    hooked = table._forward_hooks or table._forward_pre_hooks or table._backward_hooks
+    return type(table) is nn.Embedding and not hooked and "forward" not in vars(table)
+
+
+def _lookup(
+    table: nn.Embedding | None, indices: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """(indices, the weight they point into)."""
+    if table is None or indices is None:
+        return indices, None
+    if _alone(table):
+        return indices, table.weight
+    rows = table(indices)
+    return torch.arange(rows.shape[0], device=rows.device), rows
 
 
 def _padding(table: nn.Embedding | None) -> int:
-    index = None if table is None else table.padding_idx
+    index = None if table is None or not _alone(table) else table.padding_idx
     return -1 if index is None else index
 
 

@@ -15,7 +15,7 @@ from fastbert.backend import Plan
 from fastbert.cache import Cache
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
-from fastbert.layers.linear import Projection
+from fastbert.layers.linear import Projection, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.packing import PackedBatch
 
@@ -185,8 +185,8 @@ class _Layer:
         """norm(residual + dropout(projection(x))), without the norm where it comes first."""
         dropout = self.request.hidden_dropout
         if norm is None and dropout == 0.0:
-            return projection(x, self.plan, residual=residual)
-        out = projection(x, self.plan)
+            return project(projection, x, self.plan, residual=residual)
+        out = project(projection, x, self.plan)
         if dropout > 0.0:
             out = F.dropout(out, dropout, training=True)
         return residual + out if norm is None else norm(out, self.plan, residual)
@@ -205,7 +205,10 @@ class _Layer:
 
     def _self_attention(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         block, request, plan, batch = self.block, self.request, self.plan, self.batch
-        q, k, v = (_heads(part(rows, plan), block.head_dim) for part in (block.q, block.k, block.v))
+        q, k, v = (
+            _heads(project(part, rows, plan), block.head_dim)
+            for part in (block.q, block.k, block.v)
+        )
         keys = batch if request.keys is None else request.keys
         if request.cache is not None:
             k, v = (
@@ -225,11 +228,11 @@ class _Layer:
         self, cross: CrossAttention, source: CrossInput, rows: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         head_dim, plan, cache = self.block.head_dim, self.plan, self.request.cache
-        q = _heads(cross.q(rows, plan), head_dim)
+        q = _heads(project(cross.q, rows, plan), head_dim)
         stored = None if cache is None else cache.cross_layer(self.index)
         if stored is None:
-            k = _heads(cross.k(source.rows, plan), head_dim)
-            v = _heads(cross.v(source.rows, plan), head_dim)
+            k = _heads(project(cross.k, source.rows, plan), head_dim)
+            v = _heads(project(cross.v, source.rows, plan), head_dim)
             if cache is not None:
                 cache.store_cross(_to_cache(k, source.keys), _to_cache(v, source.keys), self.index)
         else:
@@ -244,7 +247,7 @@ class _Layer:
     def _feed_forward_part(self, rows: Tensor) -> Tensor:
         block, plan = self.block, self.plan
         normed = block.output_norm(rows, plan) if block.pre_norm else rows
-        hidden = block.up(normed, plan, activation=block.activation)
+        hidden = project(block.up, normed, plan, block.activation)
         return self._join(block.down, hidden, rows, None if block.pre_norm else block.output_norm)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastbert.backend import Plan
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.norm import LayerNorm
 
 
@@ -13,6 +13,9 @@ def vocabulary_scores(
     rows: Tensor, plan: Plan, dense: Linear, activation: str, norm: LayerNorm, decoder: Linear
 ) -> Tensor:
     """decoder(norm(activation(dense(rows)))): (rows, hidden) -> (rows, vocabulary)."""
-    product = dense(rows, plan, bias=False)
-    hidden = plan.act_layer_norm(product, dense.bias, norm.weight, norm.bias, norm.eps, activation)
-    return decoder(hidden, plan)
+    if alone(dense):
+        product, bias = dense(rows, plan, bias=False), dense.bias
+    else:
+        product, bias = project(dense, rows, plan), None
+    hidden = plan.act_layer_norm(product, bias, norm.weight, norm.bias, norm.eps, activation)
+    return project(decoder, hidden, plan)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -48,10 +51,10 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self._prepacked = _Prepacked()
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Tensor,
-        plan: Plan,
+        plan: Plan | None = None,
         activation: str = "none",
         residual: Tensor | None = None,
         bias: bool = True,
@@ -60,14 +63,18 @@ class Linear(nn.Linear):
 
         Args:
             x: (rows, in_features).
-            plan: the backends.
+            plan: the backends; None for those of the pass that this is called in.
             activation: as in the op `linear`.
             residual: (rows, out_features), added last.
             bias: False leaves the bias to a later op.
 
         Returns:
             (rows, out_features), x.dtype.
+
+        Raises:
+            TypeError: without a plan outside of a model's pass.
         """
+        plan = _known(plan)
         return plan.linear(
             x,
             self.weight,
@@ -136,11 +143,12 @@ class Int8Linear(nn.Module):
     def forward(
         self,
         x: Tensor,
-        plan: Plan,
+        plan: Plan | None = None,
         activation: str = "none",
         residual: Tensor | None = None,
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
+        plan = _known(plan)
         return plan.int8_linear(
             x,
             self.qweight,
@@ -161,3 +169,62 @@ class Int8Linear(nn.Module):
 
 
 Projection = Linear | Int8Linear
+
+# What calls of a Linear without a plan take: the plan of the pass, within a foreign module.
+_running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
+
+
+def _known(plan: Plan | None) -> Plan:
+    plan = _running.get() if plan is None else plan
+    if plan is None:
+        raise TypeError(
+            "Outside of a model's pass a projection does not know its kernels; give it a plan, "
+            "such as model.plan()."
+        )
+    return plan
+
+
+@contextmanager
+def _running_on(plan: Plan) -> Iterator[None]:
+    token = _running.set(plan)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+def alone(part: nn.Module) -> bool:
+    """Whether a projection is ours and nobody looks at its result before activation and residual:
+    then one product does it all."""
+    watched = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
+    return (
+        type(part) in (Linear, Int8Linear)
+        and not watched
+        and not part._backward_pre_hooks
+        and "forward" not in vars(part)
+    )
+
+
+def project(
+    part: nn.Module,
+    x: Tensor,
+    plan: Plan,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(part(x)) + residual, whatever computes part(x): a projection of ours, or what
+    someone put in its place, such as an adapter around one, or a plain nn.Linear.
+
+    Args: as of Linear.forward.
+    """
+    if alone(part):
+        return part(x, plan, activation, residual)
+    # Their result, and what hooks see, is the product alone, as in transformers.
+    if isinstance(part, Linear | Int8Linear):
+        out = part(x, plan)
+    else:
+        with _running_on(plan):
+            out = part(x)
+    if activation != "none":
+        out = plan.bias_act(out, None, activation)
+    return out if residual is None else out + residual

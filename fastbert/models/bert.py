@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastbert.config import PreTrainedConfig
 from fastbert.layers.heads import vocabulary_scores
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
@@ -151,7 +151,7 @@ class BertForPreTraining(_BertPredictions):
             **options,
         )
         scores = self.scores(encoding)
-        follows = self.cls.seq_relationship(self.base_model.pool(encoding), encoding.plan)
+        follows = project(self.cls.seq_relationship, self.base_model.pool(encoding), encoding.plan)
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
@@ -178,7 +178,7 @@ class BertForNextSentencePrediction(_BertHead, tasks.ForNextSentencePrediction):
         self.cls: Any = Tree(seq_relationship=Linear(config.hidden_size, 2))
 
     def classify(self, encoding: Encoding) -> Tensor:
-        return self.cls.seq_relationship(self.base_model.pool(encoding), encoding.plan)
+        return project(self.cls.seq_relationship, self.base_model.pool(encoding), encoding.plan)
 
 
 class BertForSequenceClassification(_BertHead, tasks.ForSequenceClassification):

@@ -16,7 +16,7 @@ from fastbert.cache import Cache, as_cache
 from fastbert.layers.block import Block, CrossAttention, Distances
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.encoder import CrossInput
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import cross_keys, lay_out
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
@@ -244,7 +244,7 @@ class BertLikeModel(EncoderModel):
             return None
         if encoding.pooled is not None:
             return encoding.pooled
-        return self.pooler.dense(encoding.first_rows(), encoding.plan, activation="tanh")
+        return project(self.pooler.dense, encoding.first_rows(), encoding.plan, "tanh")
 
 
 def bert_layer(config: Any) -> Tree:

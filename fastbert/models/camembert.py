@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.heads import vocabulary_scores
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
 from fastbert.models import tasks
@@ -152,8 +152,8 @@ class CamembertForSequenceClassification(_CamembertHead, tasks.ForSequenceClassi
 
     def classify(self, encoding: Encoding) -> Tensor:
         first = self.dropped(encoding.first_rows())
-        hidden = self.classifier.dense(first, encoding.plan, activation="tanh")
-        return self.classifier.out_proj(self.dropped(hidden), encoding.plan)
+        hidden = project(self.classifier.dense, first, encoding.plan, "tanh")
+        return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)
 
 
 class CamembertForMultipleChoice(_CamembertHead, tasks.ForMultipleChoice):

@@ -14,7 +14,7 @@ from fastbert.backend import Plan, build_plan
 from fastbert.cache import Cache
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_input, embed
 from fastbert.layers.encoder import CrossInput, Encoded, Pass, encode
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import Layout
 from fastbert.models import pruning
 from fastbert.models.base import PreTrainedModel
@@ -263,7 +263,7 @@ class EncoderModel(PreTrainedModel):
         if asked.hidden_dropout > 0.0:
             hidden = F.dropout(hidden, asked.hidden_dropout, training=True)
         if tables.projection is not None:
-            hidden = tables.projection(hidden, plan)
+            hidden = project(tables.projection, hidden, plan)
         if asked.row_scale is not None:
             hidden = hidden * asked.row_scale
         return encode(request.view.blocks, hidden, batch, plan, asked)
@@ -305,7 +305,7 @@ class EncoderModel(PreTrainedModel):
                 return found
             first = values.index_select(0, batch.first_token_rows())
             assert view.pooler is not None
-            return (*found, view.pooler(first, request.plan, activation="tanh"))
+            return (*found, project(view.pooler, first, request.plan, "tanh"))
 
         leaves = [*view.parameters, *([] if rows.embeds is None else [rows.embeds])]
         values = recomputed(compute, again, leaves)
@@ -333,7 +333,7 @@ class EncoderModel(PreTrainedModel):
         if isinstance(encoder, GpuEncoder) or not encoder.embeds:
             hidden = embed(view.tables, rows.packed(batch), plan)
             if view.tables.projection is not None:
-                hidden = view.tables.projection(hidden, plan)
+                hidden = project(view.tables.projection, hidden, plan)
             if isinstance(encoder, GpuEncoder):
                 if not view.holds(contents=True):
                     raise self.preparation.stale(view)

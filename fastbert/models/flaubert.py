@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.generation import GenerationMixin, GenerationState
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.tree import Tree
 from fastbert.models import tasks
 from fastbert.models.encoding import Encoding
@@ -122,7 +122,7 @@ class FlaubertWithLMHeadModel(  # type: ignore[misc]
         projection = self.pred_layer.proj
         if self.config.asm:
             return projection.log_prob(rows)
-        return projection(rows, encoding.plan)
+        return project(projection, rows, encoding.plan)
 
     def caches(self) -> bool:
         return False  # Every token sees the mask behind it, which moves on.
@@ -170,7 +170,7 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: 
         self.logits_proj = Linear(config.num_labels, 1)
 
     def classify(self, encoding: Encoding) -> Tensor:
-        return self.logits_proj(self.sequence_summary.summarise(encoding), encoding.plan)
+        return project(self.logits_proj, self.sequence_summary.summarise(encoding), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
         if inputs.get("lengths") is not None:

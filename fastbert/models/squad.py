@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert.backend import Plan
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
 
@@ -135,7 +135,7 @@ class SquadHead(Tree):
         parts: Any = self.end_logits
         hidden = _rows(parts.dense_0, torch.cat([states, starts], dim=-1), plan, "tanh")
         normed = parts.LayerNorm(hidden.reshape(-1, hidden.shape[-1]), plan)
-        scores = parts.dense_1(normed, plan).reshape(states.shape[:-1])
+        scores = project(parts.dense_1, normed, plan).reshape(states.shape[:-1])
         return _masked(scores, p_mask)
 
     def _answer_class(
@@ -143,12 +143,12 @@ class SquadHead(Tree):
     ) -> Tensor:
         parts: Any = self.answer_class
         text = states[:, -1] if cls_index is None else _at(states, cls_index)
-        hidden = parts.dense_0(torch.cat([start, text], dim=-1), plan, activation="tanh")
-        return parts.dense_1(hidden, plan).squeeze(-1)
+        hidden = project(parts.dense_0, torch.cat([start, text], dim=-1), plan, "tanh")
+        return project(parts.dense_1, hidden, plan).squeeze(-1)
 
 
 def _rows(linear: Linear, x: Tensor, plan: Plan, activation: str = "none") -> Tensor:
-    flat = linear(x.reshape(-1, x.shape[-1]), plan, activation=activation)
+    flat = project(linear, x.reshape(-1, x.shape[-1]), plan, activation)
     return flat.reshape(*x.shape[:-1], -1)
 
 

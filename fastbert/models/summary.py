@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.tree import Tree
 from fastbert.models.encoding import Encoding
 
@@ -44,7 +44,7 @@ class SequenceSummary(Tree):
         out = F.dropout(out, config.summary_first_dropout, self.training)
         if config.summary_use_proj:
             activation = config.summary_activation or "none"
-            out = self.summary(out, encoding.plan, activation=activation)
+            out = project(self.summary, out, encoding.plan, activation)
         elif config.summary_activation:
             out = encoding.plan.bias_act(out, None, config.summary_activation)
         return F.dropout(out, getattr(config, "summary_last_dropout", 0.0), self.training)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert.generation import GenerationMixin
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.losses import next_token_loss, sequence_loss, span_loss, token_loss
 from fastbert.models.base import PreTrainedModel
@@ -296,7 +296,7 @@ class ForSequenceClassification(_WithLabels):
 
     def classify(self, encoding: Encoding) -> Tensor:
         """(batch, num_labels)."""
-        return self.classifier(self.dropped(self.base_model.pool(encoding)), encoding.plan)
+        return project(self.classifier, self.dropped(self.base_model.pool(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
         encoding = self.encode(first_column=self.reads_first_column, **inputs)
@@ -334,7 +334,7 @@ class ForMultipleChoice(_WithLabels):
 
     def classify(self, encoding: Encoding) -> Tensor:
         """(batch * choices, 1)."""
-        return self.classifier(self.dropped(self.base_model.pool(encoding)), encoding.plan)
+        return project(self.classifier, self.dropped(self.base_model.pool(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
         given = inputs.get("input_ids")
@@ -366,7 +366,7 @@ class ForTokenClassification(_WithLabels):
 
     def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
         """(rows, hidden) -> (rows, num_labels)."""
-        return self.classifier(self.dropped(rows), encoding.plan)
+        return project(self.classifier, self.dropped(rows), encoding.plan)
 
     def run(self, labels: Tensor | None, **inputs: Any) -> Any:
         keep = labelled_padding(labels, self.removed(inputs))
@@ -384,7 +384,7 @@ class ForQuestionAnswering(HeadModel):
 
     def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
         """(rows, hidden) -> (rows, 2)."""
-        return self.qa_outputs(rows, encoding.plan)
+        return project(self.qa_outputs, rows, encoding.plan)
 
     def forward(
         self,

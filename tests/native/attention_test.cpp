@@ -200,6 +200,14 @@ std::vector<Case> cases() {
         c.causal = true;
         all.push_back(c);
     }
+    // Masks and biases of the later blocks are those of their own keys.
+    for (int bias : {0, 1, 2}) {
+        Case c{{9, 40}, {600, 1100}};
+        c.causal = bias == 1;
+        c.key_bias = true;
+        c.bias = bias;
+        all.push_back(c);
+    }
     Case self{{700}, {700}};
     self.causal = true;
     self.heads = 1;
@@ -300,13 +308,15 @@ void special_values() {
             }
         }
     }
-    // The first block of keys masked, the last one not: only that one counts.
-    Problem<T> late(c, 3);
-    late.key_bias.assign(1104, 0.0f);
-    std::fill(late.key_bias.begin() + 4, late.key_bias.begin() + 1000, kMasked);
-    late.args.key_bias = late.key_bias.data();
-    attention_varlen(late.args);
-    late.check("first block masked");
+    // The first block of keys masked, or hidden altogether, the last one not: only that one counts.
+    for (const float value : {kMasked, -kInfinity}) {
+        Problem<T> late(c, 3);
+        late.key_bias.assign(1104, 0.0f);
+        std::fill(late.key_bias.begin() + 4, late.key_bias.begin() + 1000, value);
+        late.args.key_bias = late.key_bias.data();
+        attention_varlen(late.args);
+        late.check("first block masked");
+    }
 
     // NaN shows in its own query, or as a key in its own sequence, and nowhere else.
     const T nothing = from_float<T>(std::numeric_limits<float>::quiet_NaN());

@@ -97,6 +97,7 @@ struct StoredBlock {
 
 struct Model {
     std::vector<StoredBlock> blocks;
+    std::vector<float> factor;  // of the int8 products that come down; empty for none
     EncoderShape shape;
 
     explicit Model(bool pre_norm) {
@@ -116,6 +117,9 @@ struct Model {
             all.push_back({b.qkv.source(precision), b.out.source(precision),
                            b.attention_norm.source(), b.up.source(precision),
                            b.down.source(precision), b.output_norm.source()});
+            if (precision == Precision::int8 && !factor.empty()) {
+                all.back().down.columns.factor = factor.data();
+            }
         }
         return all;
     }
@@ -277,9 +281,11 @@ TEST(encoder_is_bit_identical_in_any_batch) {
     const int threads = max_threads();
     // Few rows and many: both ways of sharing the work, and the border between them.
     const std::vector<int> lengths{3, 130, 0, 1, 64, 17, 300};
-    test::for_each_isa([&](Isa isa) {
-        for (Precision precision : kPrecisions) {
-            const Model model(precision == Precision::bf16);
+    test::for_each_isa([&](Isa) {
+        for (int with_factor = 0; with_factor < 4; ++with_factor) {
+            const Precision precision = kPrecisions[std::min(with_factor, 2)];
+            Model model(precision == Precision::bf16);
+            if (with_factor == 3) model.factor = test::normal_values(kIntermediate, 8, 1.0f, 0.5f);
             const auto encoder = model.encoder(precision);
             const Batch batch(lengths);
             set_max_threads(1);
@@ -458,10 +464,89 @@ TEST(encoder_looks_up_and_pools) {
             in.extra = {types.data(), 4, 1};
             CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
             in.extra = {};
-            const std::vector<int> empty{0, 0, 5};
-            in.cu_seqlens = empty.data();
-            CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+            // A sequence without a token to pool.
+            for (int split : {0, 5}) {
+                const std::vector<int> empty{0, split, 5};
+                in.cu_seqlens = empty.data();
+                in.max_seqlen = 5;
+                CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+            }
             for (float v : grid) CHECK(std::isnan(v));
+        }
+    });
+}
+
+// More rows than a thread takes at once, of ids that lie apart in both directions.
+TEST(encoder_looks_up_many_rows) {
+    constexpr index_t kLength = 150, kGap = 3;
+    const Model model(false);
+    const Embedded tables(kHidden);
+    const EmbeddingSource embedding = tables.source();
+    EncoderSource source{model.shape, model.sources(Precision::f32)};
+    source.embedding = &embedding;
+    std::vector<std::int64_t> words, types, positions;
+    for (index_t i = 0; i < 2 * kLength; ++i) {
+        words.push_back(i * 5 % Embedded::kWords);
+        types.push_back(i / 7 % Embedded::kTypes);
+        positions.push_back(i / 3 % Embedded::kPositions);
+    }
+    const auto spread = [](const std::vector<std::int64_t>& ids) {
+        std::vector<std::int64_t> wide(ids.size() * kGap, -1);
+        for (std::size_t i = 0; i < ids.size(); ++i) wide[i * kGap] = ids[i];
+        return wide;
+    };
+    const auto wide_words = spread(words), wide_types = spread(types);
+    const auto wide_positions = spread(positions);
+    Batch batch({kLength, kLength});
+    batch.x = tables.rows(words, positions, types);
+    test::for_each_isa([&](Isa) {
+        const auto expected = run(*model.encoder(Precision::f32), batch);
+        Encoder encoder(source);
+        EncoderInput in = batch.input();
+        in.x = nullptr;
+        in.word = {wide_words.data(), kLength * kGap, kGap};
+        in.type = {wide_types.data(), kLength * kGap, kGap};
+        in.position = {wide_positions.data(), kLength * kGap, kGap};
+        std::vector<float> out(batch.x.size(), NAN);
+        EncoderOutput to;
+        to.out = out.data();
+        to.stride = kHidden;
+        to.rows = in.total;
+        for (int threads : {1, 3}) {
+            std::fill(out.begin(), out.end(), NAN);
+            encoder.run(in, to, threads);
+            for (std::size_t i = 0; i < out.size(); ++i) {
+                CHECK(std::fabs(out[i] - expected[i]) < 2e-5f);
+            }
+        }
+    });
+}
+
+// Tokens that are hidden as keys leave the others as they are without them.
+TEST(encoder_hides_keys) {
+    const Model model(false);
+    const Batch batch({6, 4});
+    std::vector<float> key_bias(10, 0.0f);
+    for (int hidden : {4, 5, 9}) key_bias[hidden] = std::numeric_limits<float>::lowest();
+    test::for_each_isa([&](Isa) {
+        const auto encoder = model.encoder(Precision::f32);
+        EncoderInput in = batch.input();
+        in.key_bias = key_bias.data();
+        std::vector<float> out(batch.x.size(), NAN);
+        EncoderOutput to;
+        to.out = out.data();
+        to.stride = kHidden;
+        to.rows = 10;
+        encoder->run(in, to);
+        for (int b : {0, 1}) {
+            Batch alone = batch.alone(b);
+            const int seen = b == 0 ? 4 : 3;
+            Batch rest({seen});
+            rest.x.assign(alone.x.begin(), alone.x.begin() + seen * kHidden);
+            const auto expected = run(*encoder, rest);
+            for (std::size_t i = 0; i < expected.size(); ++i) {
+                CHECK(std::fabs(out[batch.cu[b] * kHidden + i] - expected[i]) < 1e-5f);
+            }
         }
     });
 }

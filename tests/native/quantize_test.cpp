@@ -107,6 +107,8 @@ TEST(quantize_rows_special_rows) {
         [](index_t i) { return i % 2 ? 3e38f : 1.0f; },
         [](index_t i) { return float(i) * 1e-45f; },
         [](index_t i) { return float(i - 18) * 1e-37f; },
+        [](index_t i) { return float(i) * 1e-39f; },  // scales without a reciprocal
+        [](index_t i) { return float(i - 18) * 3e-40f; },
         [](index_t i) { return float(i) * 1e30f; },
         [](index_t i) { return float(i % 3) * 127.5f; },  // ties
         [](index_t i) { return i == 0 ? 255.0f : float(i) + 0.5f; },

@@ -75,7 +75,9 @@ struct Case {
 void check_layer_norm(const Case& c, Isa isa) {
     const index_t n = c.rows * c.hidden;
     const Array x(c.dtype, test::normal_values(n, 1, c.mean, c.std), c.misaligned);
-    const Array residual(c.dtype, test::normal_values(n, 2, 0, c.std), c.misaligned);
+    const index_t residual_stride = c.hidden + 3;
+    const Array residual(c.dtype, test::normal_values(c.rows * residual_stride, 2, 0, c.std),
+                         c.misaligned);
     const Array x_bias(DType::bf16, test::normal_values(c.hidden, 3, 0, c.std), c.misaligned);
     const Array weight(c.dtype, test::normal_values(c.hidden, 4, 1, 0.2f), c.misaligned);
     const Array bias(DType::f16, test::normal_values(c.hidden, 5), c.misaligned);
@@ -89,7 +91,8 @@ void check_layer_norm(const Case& c, Isa isa) {
     args.bias = {bias.data(), DType::f16};
     args.rows = c.rows;
     args.hidden = c.hidden;
-    args.x_stride = args.residual_stride = args.out_stride = args.sum_stride = c.hidden;
+    args.x_stride = args.out_stride = args.sum_stride = c.hidden;
+    args.residual_stride = residual_stride;
     args.dtype = c.dtype;
     args.eps = static_cast<float>(c.eps);
     args.activation = c.activation;
@@ -107,7 +110,8 @@ void check_layer_norm(const Case& c, Isa isa) {
         for (index_t i = 0; i < c.hidden; ++i) {
             const std::size_t at = static_cast<std::size_t>(row * c.hidden + i);
             const double v = xs[at] + (c.full ? bs[static_cast<std::size_t>(i)] : 0);
-            s.push_back(activate(c.activation, v) + (c.full ? rs[at] : 0));
+            const double r = rs[static_cast<std::size_t>(row * residual_stride + i)];
+            s.push_back(activate(c.activation, v) + (c.full ? r : 0));
         }
         want_sum.insert(want_sum.end(), s.begin(), s.end());
         const auto y = normalised(s, weight.values(), bias.values(), static_cast<float>(c.eps));

@@ -86,9 +86,10 @@ def test_place_in_memory_changes_nothing(op: Op, dtype: torch.dtype, isa: str) -
             assert_same_bits(
                 run(op, {**arguments, **moved}), plain, f"{case.name} + {offset} elements"
             )
+        # Different gaps: a stride taken for another's would show.
         spread = {
-            name: strided(value)
-            for name, value in floats.items()
+            name: strided(value, gap)
+            for gap, (name, value) in enumerate(floats.items(), start=3)
             if name in MATRICES and value.dim() > 1
         }
         assert_same_bits(run(op, {**arguments, **spread}), plain, f"{case.name} with row gaps")
