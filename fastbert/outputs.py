@@ -35,10 +35,10 @@ class ModelOutput(OrderedDict[str, Any]):
         )
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+        for name in self.field_names():
+            value = getattr(self, name)
             if value is not None:
-                super().__setitem__(field.name, value)
+                super().__setitem__(name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if value is not None and name in vars(self):

@@ -70,7 +70,6 @@ class PackedBatch:
         return cls(cu_seqlens, length, None, batch_size, seqlen, key_bias, length)
 
     @classmethod
-    @torch.compiler.disable  # its shapes depend on the mask's values
     def from_mask(
         cls,
         mask: Tensor | None,
@@ -95,11 +94,12 @@ class PackedBatch:
         """
         if mask is None:
             return cls.dense(batch_size, seqlen, device)
+        if torch.compiler.is_compiling():
+            return _untraced_from_mask(cls, mask, batch_size, seqlen, device, keep_first_column)
         _check_mask(mask, batch_size, seqlen)
-        visible = mask != 0
-        if mask.device.type == "cpu" and bool(visible.all()):
+        if mask.device.type == "cpu" and bool(mask.all()):
             return cls.dense(batch_size, seqlen, device)
-        kept = visible
+        kept = visible = mask != 0
         if keep_first_column and seqlen > 0:
             kept = visible.clone()
             kept[:, 0] = True
@@ -181,6 +181,11 @@ class PackedBatch:
                 "with keep_first_column=True, or leave empty sequences out."
             )
         return self.cu_seqlens[:-1].to(torch.int64)
+
+
+@torch.compiler.disable  # its shapes depend on the mask's values
+def _untraced_from_mask(kind: type[PackedBatch], *args: Any) -> PackedBatch:
+    return kind.from_mask(*args)
 
 
 def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[Any]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert import native
-from fastbert.backend import Plan
+from fastbert.backend import Plan, build_plan, forced_backend
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.prepared import (
@@ -68,6 +68,8 @@ class View:
         self.plain = all(_plain(tensor) for _, tensor in model.named_tensors())
         # None: nothing can be watched, and the view serves for one pass.
         self.watch = _watch(model) if self.plain and native.reason() is None else None
+        # What was last asked of plan(), and the answer.
+        self._plan: tuple[tuple[Any, ...], Plan] | None = None
         self._served: dict[int, tuple[Plan, Served | None]] = {}
         self._tensors = [
             tensor
@@ -81,6 +83,20 @@ class View:
         """Whether the model still is what was read: the same objects in the same memory, and, where
         asked for, nothing written to it."""
         return self.watch is None or bool(self.watch.unchanged(contents))
+
+    def plan(self, backend: str, strict: bool, needs_grad: bool, batch_invariant: bool) -> Plan:
+        """build_plan() for the model, at once where it is asked for the same thing again. Arguments
+        and errors are those of build_plan()."""
+        kind = self.device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        settings = (backend, strict, needs_grad, batch_invariant)
+        asked = (*settings, autocast, forced_backend(), native.isa())
+        known = self._plan
+        if known is not None and known[0] == asked:
+            return known[1]
+        plan = build_plan(self.traits, self.device, self.dtype, *settings)
+        self._plan = (asked, plan)
+        return plan
 
     def served(self, plan: Plan) -> Served | None:
         """What of the model a prepared encoder for this plan can hold, None when not even the

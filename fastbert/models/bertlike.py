@@ -61,9 +61,11 @@ class BertLikeModel(EncoderModel):
         """The row of the position table that stands for padding."""
         return None
 
-    def default_positions(self, input_ids: Tensor | None, length: int, past: int) -> Tensor:
+    def default_positions(
+        self, input_ids: Tensor | None, length: int, past: int, device: torch.device
+    ) -> Tensor:
         """Positions of new tokens behind `past` cached ones, broadcastable to (batch, length)."""
-        return torch.arange(past, past + length, device=self.device)[None]
+        return torch.arange(past, past + length, device=device)
 
     def embedding_projection(self) -> Linear | None:
         """From the width of the tables to the hidden size, where they differ."""
@@ -150,7 +152,7 @@ class BertLikeModel(EncoderModel):
             keep_first_column=first_column,
         )
         if position_ids is None:
-            position_ids = self.default_positions(input_ids, shape[1], past or 0)
+            position_ids = self.default_positions(input_ids, shape[1], past or 0, view.device)
         if token_type_ids is None:
             token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=view.device)
         positions = None if view.tables.position is None else position_ids

@@ -85,11 +85,13 @@ class CamembertModel(CamembertPreTrainedModel, BertLikeModel):
     def longest(self) -> int:
         return int(self.config.max_position_embeddings - self.config.pad_token_id - 1)
 
-    def default_positions(self, input_ids: Tensor | None, length: int, past: int) -> Tensor:
+    def default_positions(
+        self, input_ids: Tensor | None, length: int, past: int, device: torch.device
+    ) -> Tensor:
         padding = self.config.pad_token_id
         if input_ids is not None:
             return CamembertEmbeddings.create_position_ids_from_input_ids(input_ids, padding, past)
-        return super().default_positions(None, length, past) + padding + 1
+        return super().default_positions(None, length, past, device) + padding + 1
 
     def positions_from_mask(self, mask: Tensor) -> Tensor:
         real = (mask != 0).long()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.backend import Plan, build_plan
+from fastbert.backend import Plan
 from fastbert.cache import Cache
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_input, embed
 from fastbert.layers.encoder import CrossInput, Encoded, Pass, encode
@@ -192,8 +192,11 @@ class EncoderModel(PreTrainedModel):
         """Indices broadcastable to (batch, length) as int64 (batch, length)."""
         if indices is None:
             return None
+        device = request.view.device
+        if indices.shape == shape and indices.dtype is torch.long and indices.device == device:
+            return indices
         try:
-            return indices.to(request.view.device, torch.long).expand(shape)
+            return indices.to(device, torch.long).expand(shape)
         except RuntimeError as error:
             raise ValueError(
                 f"A tensor of indices must have shape {shape}, but has {tuple(indices.shape)}."
@@ -408,15 +411,7 @@ def _settled(model: EncoderModel, inputs: Sequence[Tensor | None]) -> tuple[View
 
 
 def _plan(model: EncoderModel, view: View, needs_grad: bool) -> Plan:
-    return build_plan(
-        view.traits,
-        view.device,
-        view.dtype,
-        model.backend,
-        model.strict,
-        needs_grad,
-        model.batch_invariant,
-    )
+    return view.plan(model.backend, model.strict, needs_grad, model.batch_invariant)
 
 
 @torch.compiler.disable  # reads context variables and caches
