@@ -208,21 +208,30 @@ void attention_varlen(const AttentionArgs& args, void* workspace, int threads) {
     }
     const AttentionKernel& kernel = kernel_of(args);
     const index_t scratch_size = scratch_bytes(args);
-    parallel_for(schedule.first_task[args.batch], threads, [&](index_t task_number, int worker) {
+    const index_t tasks = schedule.first_task[args.batch];
+    const auto task_of = [&](index_t number) {
         const std::int64_t* const begin = schedule.first_task;
-        const index_t n = std::upper_bound(begin, begin + args.batch + 1, task_number) - begin - 1;
+        const index_t n = std::upper_bound(begin, begin + args.batch + 1, number) - begin - 1;
         const index_t sequence = order[n], queries = length_of(args.cu_seqlens_q, sequence);
         const index_t per_head = slices_of(queries, longest);
-        const index_t at = task_number - begin[n];
+        const index_t at = number - begin[n];
         // Slices of equal length, in whole blocks of queries, rather than a short last one.
         const index_t even =
             ((queries + per_head - 1) / per_head + kQueryBlock - 1) / kQueryBlock * kQueryBlock;
         const index_t query_begin = std::min(at % per_head * even, queries);
         const index_t shares = groups.of(sequence), share = at / per_head;
-        const AttentionTask task{sequence, args.num_heads * share / shares,
-                                 args.num_heads * (share + 1) / shares, query_begin,
-                                 std::min(even, queries - query_begin)};
-        if (task.query_count > 0) kernel.run(args, task, schedule.scratch + worker * scratch_size);
+        return AttentionTask{sequence, args.num_heads * share / shares,
+                             args.num_heads * (share + 1) / shares, query_begin,
+                             std::min(even, queries - query_begin)};
+    };
+    parallel_for(tasks, threads, [&](index_t number, int worker) {
+        const AttentionTask task = task_of(number);
+        if (task.query_count == 0) return;
+        // While all threads are busy with tasks of one size they take turns.
+        const index_t after = number + threads;
+        const AttentionTask next = after < tasks ? task_of(after) : task;
+        kernel.run(args, task, after < tasks ? &next : nullptr,
+                   schedule.scratch + worker * scratch_size);
     });
 }
 

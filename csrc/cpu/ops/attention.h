@@ -43,7 +43,9 @@ struct AttentionTask {
 };
 
 struct AttentionKernel {
-    void (*run)(const AttentionArgs& args, const AttentionTask& task, void* scratch);
+    // next: what this thread is likely to do after `task`, or null. Only fetched, never computed.
+    void (*run)(const AttentionArgs& args, const AttentionTask& task, const AttentionTask* next,
+                void* scratch);
     // Bytes of 64-byte aligned scratch for slices of up to query_count queries.
     index_t (*scratch_bytes)(index_t head_dim, index_t query_count);
 };

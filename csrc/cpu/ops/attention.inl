@@ -43,17 +43,19 @@ struct DotF32 {
         store(p + F32::lanes, p1);
     }
     static inline void store_probabilities(float* p, F32 p0) { store(p, p0); }
-    template <int Vecs, class T>
-    static inline void store_row(T* out, const F32 (&x)[Vecs], index_t columns) {
-#pragma GCC unroll 8
-        for (int c = 0; c < Vecs; ++c) {
-            const index_t left = columns - c * F32::lanes;
-            if (left >= F32::lanes) {
-                store(out + c * F32::lanes, x[c]);
-            } else {
-                store_n(out + c * F32::lanes, x[c], static_cast<int>(left));
-            }
+    // The first `count` elements of one or two vectors.
+    template <class T>
+    static inline void store_out(T* out, F32 x, index_t count) {
+        if (count >= F32::lanes) {
+            store(out, x);
+        } else {
+            store_n(out, x, static_cast<int>(count));
         }
+    }
+    template <class T>
+    static inline void store_out(T* out, F32 x0, F32 x1, index_t count) {
+        store_out(out, x0, count);
+        if (count > F32::lanes) store_out(out + F32::lanes, x1, count - F32::lanes);
     }
 
     // The steps of one row of Q.
@@ -145,8 +147,22 @@ static inline bool any_bias(const float* key_bias, index_t keys) {
 // What one head of a task reads and writes.
 template <class T>
 struct HeadRows {
-    const T *q, *k, *v;
-    T* out;
+    const T *q = nullptr, *k = nullptr, *v = nullptr;
+    T* out = nullptr;
+    index_t queries = 0, keys = 0;
+
+    static HeadRows of(const AttentionArgs& a, const AttentionTask& task, index_t head) {
+        const index_t query = a.cu_seqlens_q[task.sequence] + task.query_begin;
+        const index_t key = a.cu_seqlens_k[task.sequence];
+        return {
+            static_cast<const T*>(a.q) + query * a.q_row_stride + head * a.q_head_stride,
+            static_cast<const T*>(a.k) + key * a.k_row_stride + head * a.k_head_stride,
+            static_cast<const T*>(a.v) + key * a.v_row_stride + head * a.v_head_stride,
+            static_cast<T*>(a.out) + query * a.out_row_stride + head * a.out_head_stride,
+            task.query_count,
+            a.cu_seqlens_k[task.sequence + 1] - key,
+        };
+    }
 };
 
 // Brings the rows of the next head into the second-level cache, a few at a time between the tiles
@@ -155,23 +171,20 @@ struct HeadRows {
 template <class T>
 class Ahead {
   public:
-    Ahead(const AttentionArgs& args, const HeadRows<T>& head, index_t queries, index_t keys,
-          index_t steps)
+    Ahead(const AttentionArgs& args, const HeadRows<T>& head, index_t steps)
         : a_(args),
           head_(head),
-          queries_(queries),
-          keys_(keys),
-          rows_(queries > keys ? queries : keys),
+          rows_(head.queries > head.keys ? head.queries : head.keys),
           at_once_((rows_ + steps - 1) / steps) {}
 
     void step() {
         const index_t end = next_ + at_once_ < rows_ ? next_ + at_once_ : rows_;
         for (; next_ < end; ++next_) {
-            if (next_ < queries_) {
+            if (next_ < head_.queries) {
                 prefetch_row(head_.q + next_ * a_.q_row_stride, a_.head_dim);
                 prefetch_row(head_.out + next_ * a_.out_row_stride, a_.head_dim);
             }
-            if (next_ < keys_) {
+            if (next_ < head_.keys) {
                 prefetch_row(head_.k + next_ * a_.k_row_stride, a_.head_dim);
                 prefetch_row(head_.v + next_ * a_.v_row_stride, a_.head_dim);
             }
@@ -181,7 +194,7 @@ class Ahead {
   private:
     const AttentionArgs& a_;
     const HeadRows<T> head_;
-    const index_t queries_, keys_, rows_, at_once_;
+    const index_t rows_, at_once_;
     index_t next_ = 0;
 };
 
@@ -189,9 +202,11 @@ class Ahead {
 template <class Dot, class T>
 class Slice {
   public:
-    Slice(const AttentionArgs& args, const AttentionTask& task, float* scratch)
+    Slice(const AttentionArgs& args, const AttentionTask& task, const AttentionTask* next,
+          float* scratch)
         : a_(args),
           task_(task),
+          next_(next),
           q_first_(args.cu_seqlens_q[task.sequence]),
           k_first_(args.cu_seqlens_k[task.sequence]),
           hidden_keys_(args.cu_seqlens_k[task.sequence + 1] - k_first_ -
@@ -220,7 +235,7 @@ class Slice {
     void run() {
         for (index_t head = task_.head_begin; head < task_.head_end; ++head) {
             if (key_end_ == 0) {
-                write_zeros(rows_of(head));
+                write_zeros(HeadRows<T>::of(a_, task_, head));
             } else {
                 run(head);
             }
@@ -232,20 +247,20 @@ class Slice {
     struct Block {
         index_t head, query, rows, key, keys;
         bool first() const { return key == 0; }
-        // Rows are shared out evenly among the tiles that hold them.
-        index_t tiles() const { return (rows + kRows - 1) / kRows; }
-        index_t tile_begin(index_t tile) const { return rows * tile / tiles(); }
+    };
+    // Rows of a block, shared out evenly among as few tiles as hold them.
+    struct RowTiles {
+        index_t rows, count;
+        explicit RowTiles(index_t rows_of_block)
+            : rows(rows_of_block), count((rows + kRows - 1) / kRows) {}
+        index_t begin(index_t tile) const { return rows * tile / count; }
     };
 
     float* at(index_t offset) const { return scratch_ + offset; }
-    HeadRows<T> rows_of(index_t head) const {
-        const index_t query = q_first_ + task_.query_begin;
-        return {
-            static_cast<const T*>(a_.q) + query * a_.q_row_stride + head * a_.q_head_stride,
-            static_cast<const T*>(a_.k) + k_first_ * a_.k_row_stride + head * a_.k_head_stride,
-            static_cast<const T*>(a_.v) + k_first_ * a_.v_row_stride + head * a_.v_head_stride,
-            static_cast<T*>(a_.out) + query * a_.out_row_stride + head * a_.out_head_stride,
-        };
+    HeadRows<T> rows_after(index_t head) const {
+        if (head + 1 < task_.head_end) return HeadRows<T>::of(a_, task_, head + 1);
+        if (next_ != nullptr) return HeadRows<T>::of(a_, *next_, next_->head_begin);
+        return {};
     }
 
     void write_zeros(const HeadRows<T>& rows) const {
@@ -255,18 +270,17 @@ class Slice {
     }
 
     void run(index_t head) const {
-        const HeadRows<T> rows = rows_of(head);
-        const bool another = head + 1 < task_.head_end;
+        const HeadRows<T> rows = HeadRows<T>::of(a_, task_, head);
         const index_t key_panels = (key_end_ + kPanel - 1) / kPanel;
         const index_t tiles =
             (task_.query_count + kRows - 1) / kRows * (key_panels + panels_.count);
-        Ahead<T> ahead(a_, rows_of(another ? head + 1 : head), another ? task_.query_count : 0,
-                       another ? key_end_ : 0, tiles);
+        Ahead<T> ahead(a_, rows_after(head), tiles);
         for (index_t k0 = 0; k0 < key_end_; k0 += block_) {
             const index_t keys = key_end_ - k0 < block_ ? key_end_ - k0 : block_;
             const T* const v = rows.v + k0 * a_.v_row_stride;
-            pack_keys<Dot>(rows.k + k0 * a_.k_row_stride, a_.k_row_stride, v, a_.v_row_stride,
-                           a_.head_dim, keys, l_.query_steps, at(l_.k));
+            if (head == task_.head_begin) fetch_values(v, keys);
+            pack_keys<Dot>(rows.k + k0 * a_.k_row_stride, a_.k_row_stride, a_.head_dim, keys,
+                           l_.query_steps, at(l_.k));
             pack_values<Dot>(v, a_.v_row_stride, a_.head_dim, keys, panels_, at(l_.v));
             for (index_t i0 = 0; i0 < task_.query_count; i0 += kQueryBlock) {
                 const index_t left = task_.query_count - i0;
@@ -277,6 +291,11 @@ class Slice {
                 weigh(block, rows, ahead);
             }
         }
+    }
+
+    // For the head that none before has fetched.
+    void fetch_values(const T* v, index_t keys) const {
+        for (index_t j = 0; j < keys; ++j) prefetch_row(v + j * a_.v_row_stride, a_.head_dim);
     }
 
     void copy_queries(const Block& b, const HeadRows<T>& rows) const {
@@ -290,8 +309,9 @@ class Slice {
             const index_t keys = b.keys - j < kPanel ? b.keys - j : kPanel;
             const index_t vectors = (keys + F32::lanes - 1) / F32::lanes;
             const float* const k = at(l_.k) + j * l_.query_steps;
-            for (index_t t = 0; t < b.tiles(); ++t) {
-                const index_t begin = b.tile_begin(t), count = b.tile_begin(t + 1) - begin;
+            const RowTiles tiles(b.rows);
+            for (index_t t = 0; t < tiles.count; ++t) {
+                const index_t begin = tiles.begin(t), count = tiles.begin(t + 1) - begin;
                 const ScoreTarget to{at(l_.scores) + begin * l_.score_stride + j, l_.score_stride,
                                      at(l_.high) + begin * F32::lanes, j == 0,
                                      keys - (vectors - 1) * F32::lanes};
@@ -311,33 +331,40 @@ class Slice {
 
     void softmax(const Block& b) const {
         const index_t width = round_up(b.keys, F32::lanes);
-        const bool last = b.key + b.keys == key_end_;
         float* const row_max = at(l_.row_max) + b.query;
         if (scale_first_ || a_.causal) {
             for (index_t r = 0; r < b.rows; ++r) add_biases(b, r);
         }
-        // By itself, so that the folds of many rows overlap.
+        // Folds of vectors by themselves, so that those of many rows overlap.
         for (index_t r = 0; r < b.rows; ++r) {
             const float high = reduce_max(load(at(l_.high) + r * F32::lanes));
-            const RowShift row =
-                advance_row<Dot>(b.first() ? -kInfinity : row_max[r], high, factor_);
-            row_max[r] = row.high;
-            at(l_.shift)[r] = row.shift;
-            at(l_.rescale)[r] = row.rescale;
+            if (b.first()) {
+                row_max[r] = high;
+                at(l_.shift)[r] = high * factor_;
+            } else {
+                const RowShift row = advance_row<Dot>(row_max[r], high, factor_);
+                row_max[r] = row.high;
+                at(l_.shift)[r] = row.shift;
+                at(l_.rescale)[r] = row.rescale;
+            }
         }
+        float* const row_sum = at(l_.row_sum) + b.query * F32::lanes;
         for (index_t r = 0; r < b.rows; ++r) {
             F32 sum = exponentials<Dot>(at(l_.scores) + r * l_.score_stride,
                                         round_up(visible(b, r), F32::lanes), width, factor_,
                                         row_max[r], at(l_.shift)[r]);
-            float* const row_sum = at(l_.row_sum) + (b.query + r) * F32::lanes;
-            if (!b.first()) sum = fma(load(row_sum), set1(at(l_.rescale)[r]), sum);
-            if (last) {
-                const float total = reduce_add(sum);
-                // Zero: no key was visible. NaN counts as something.
-                at(l_.inverse)[r] = total != 0.0f ? 1.0f / total : 0.0f;
-            } else {
-                store(row_sum, sum);
-            }
+            float* const before = row_sum + r * F32::lanes;
+            if (!b.first()) sum = fma(load(before), set1(at(l_.rescale)[r]), sum);
+            store(before, sum);
+        }
+        if (b.key + b.keys < key_end_) return;
+        float* const inverse = at(l_.inverse);
+        for (index_t r = 0; r < b.rows; ++r)
+            inverse[r] = reduce_add(load(row_sum + r * F32::lanes));
+        for (index_t r = 0; r < b.rows; r += F32::lanes) {
+            // Zero where no key was visible. Where a sum is NaN, so is what it divides.
+            const F32 sum = load(inverse + r);
+            store(inverse + r, select(less(zero(), sum), div(set1(1.0f), sum), zero()));
         }
     }
 
@@ -359,8 +386,9 @@ class Slice {
         for (index_t c = 0; c < panels_.count; ++c) {
             const index_t vectors = panels_.begin(c + 1) - panels_.begin(c);
             const index_t column = panels_.begin(c) * F32::lanes;
-            for (index_t t = 0; t < b.tiles(); ++t) {
-                const index_t begin = b.tile_begin(t), count = b.tile_begin(t + 1) - begin;
+            const RowTiles tiles(b.rows);
+            for (index_t t = 0; t < tiles.count; ++t) {
+                const index_t begin = tiles.begin(t), count = tiles.begin(t + 1) - begin;
                 const ValueTarget<T> to{
                     at(l_.sums) + (b.query + begin) * l_.value_width + column,
                     l_.value_width,
@@ -382,6 +410,7 @@ class Slice {
 
     const AttentionArgs& a_;
     const AttentionTask& task_;
+    const AttentionTask* const next_;
     const index_t q_first_, k_first_;
     const index_t hidden_keys_;  // len_k - len_q
     const ValuePanels panels_;
@@ -396,8 +425,9 @@ class Slice {
 
 template <class Dot, class T>
 struct Entry {
-    static void run(const AttentionArgs& a, const AttentionTask& task, void* scratch) {
-        Slice<Dot, T>(a, task, static_cast<float*>(scratch)).run();
+    static void run(const AttentionArgs& a, const AttentionTask& task, const AttentionTask* next,
+                    void* scratch) {
+        Slice<Dot, T>(a, task, next, static_cast<float*>(scratch)).run();
     }
     static index_t scratch_bytes(index_t head_dim, index_t query_count) {
         return Layout::of(Dot{}, head_dim, query_count, key_block(head_dim)).total *

@@ -49,30 +49,23 @@ struct DotBf16 {
     static inline void store_probabilities(bf16_t* p, F32 p0) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow1(p0));
     }
-    // Subnormal results become zero, as subnormal factors are in the products.
-    template <int Vecs>
-    static inline void store_row(bf16_t* out, const F32 (&x)[Vecs], index_t columns) {
-#pragma GCC unroll 8
-        for (int c = 0; c < Vecs; ++c) {
-            const index_t left = columns - c * 16;
-            if (c % 2 == 0 && c + 1 < Vecs && left >= 32) {
-                _mm512_storeu_si512(out + c * 16, narrow2(x[c], x[c + 1]));
-                ++c;
-            } else if (left >= 16) {
-                _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + c * 16), narrow1(x[c]));
-            } else {
-                _mm256_mask_storeu_epi16(out + c * 16, first_lanes(static_cast<int>(left)),
-                                         narrow1(x[c]));
-            }
-        }
+    // The first `count` elements of one or two vectors. Subnormal results become zero, as subnormal
+    // factors are in the products.
+    static inline void store_out(bf16_t* out, F32 x, index_t count) {
+        _mm256_mask_storeu_epi16(out, static_cast<__mmask16>(first_words(count)), narrow1(x));
+    }
+    static inline void store_out(bf16_t* out, F32 x0, F32 x1, index_t count) {
+        _mm512_mask_storeu_epi16(out, first_words(count), narrow2(x0, x1));
     }
 
     static inline void copy_row(const bf16_t* src, index_t n, float* dst) {
-        for (index_t i = 0; i < n; i += 32) {
-            const __mmask32 mask = first_words(n - i);
+        index_t i = 0;
+        for (; i + 32 <= n; i += 32) _mm512_storeu_si512(dst + i / 2, _mm512_loadu_si512(src + i));
+        if (i < n) {
             // An odd head_dim leaves half a step, which must be zero.
             const __mmask32 steps = first_words((n - i + 1) / 2 * 2);
-            _mm512_mask_storeu_epi16(dst + i / 2, steps, _mm512_maskz_loadu_epi16(mask, src + i));
+            const __m512i rest = _mm512_maskz_loadu_epi16(first_words(n - i), src + i);
+            _mm512_mask_storeu_epi16(dst + i / 2, steps, rest);
         }
     }
     // Sixteen steps of a row of which `left` elements remain, zeros behind them.

@@ -26,9 +26,11 @@ struct ValuePanels {
 // Brings one row of a head into the second-level cache.
 template <class T>
 static inline void prefetch_row(const T* row, index_t head_dim) {
-    const char* const at = reinterpret_cast<const char*>(row);
-    const index_t bytes = head_dim * index_t{sizeof(T)};
-    for (index_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+    const char* const end = reinterpret_cast<const char*>(row + head_dim);
+    const auto past_line = reinterpret_cast<std::uintptr_t>(row) % 64;
+    for (const char* at = reinterpret_cast<const char*>(row) - past_line; at < end; at += 64) {
+        __builtin_prefetch(at, 0, 2);
+    }
 }
 
 // Up to sixteen keys of a panel `width` keys wide: packed[step * width + key], zeros for the
@@ -68,10 +70,9 @@ static inline void pack_key_group(const T* k, index_t row_stride, index_t head_d
     }
 }
 
-// v: of the same keys; read next, row by row at strides that hardware prefetching does not follow.
 template <class Dot, class T>
-static void pack_keys(const T* k, index_t row_stride, const T* v, index_t v_stride,
-                      index_t head_dim, index_t keys, index_t steps, float* packed) {
+static void pack_keys(const T* k, index_t row_stride, index_t head_dim, index_t keys, index_t steps,
+                      float* packed) {
     for (index_t first = 0; first < keys; first += kPanel) {
         // The last panel is as narrow as whole vectors allow: short sequences waste little.
         const index_t in_panel = keys - first < kPanel ? keys - first : kPanel;
@@ -79,9 +80,6 @@ static void pack_keys(const T* k, index_t row_stride, const T* v, index_t v_stri
         for (index_t at = 0; at < width; at += 16) {
             const index_t left = in_panel - at < 16 ? in_panel - at : 16;
             const index_t rows = left < 0 ? 0 : left;
-            for (index_t r = 0; r < rows; ++r) {
-                prefetch_row(v + (first + at + r) * v_stride, head_dim);
-            }
             pack_key_group<Dot>(k + (first + at) * row_stride, row_stride, head_dim, rows,
                                 width - at < 16 ? width - at : 16, width, steps, packed + at);
         }

@@ -54,7 +54,7 @@ static inline void bias_row(float* scores, index_t visible, float scale, const f
             sum = add(sum, whole ? load(key_bias + j) : load_n(key_bias + j, n));
         }
         if (bias != nullptr) sum = add(sum, whole ? load(bias + j) : load_n(bias + j, n));
-        sum = hide_from(sum, n);
+        sum = select(first_of_vector(n), sum, set1(-kInfinity));
         store(scores + j, sum);
         largest = max(largest, sum);
     }

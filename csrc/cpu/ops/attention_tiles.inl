@@ -16,9 +16,9 @@ constexpr float kInfinity = __builtin_inff();
 alignas(64) constexpr float kLaneNumbers[16] = {0, 1, 2,  3,  4,  5,  6,  7,
                                                 8, 9, 10, 11, 12, 13, 14, 15};
 
-// -inf in every lane but the first n.
-static inline F32 hide_from(F32 x, index_t n) {
-    return select(less(load(kLaneNumbers), set1(static_cast<float>(n))), x, set1(-kInfinity));
+// The first n lanes.
+static inline Mask first_of_vector(index_t n) {
+    return less(load(kLaneNumbers), set1(static_cast<float>(n)));
 }
 
 // acc[r][c] = sum over steps of a[r][step] * b[step][c].
@@ -57,16 +57,21 @@ template <class Dot, int Rows, int Vecs>
 static void score_tile(const float* q, const float* k, index_t steps, const ScoreTarget& to) {
     F32 acc[Rows][Vecs];
     multiply_tile<Dot, Rows, Vecs>(q, steps, k, steps, acc);
+    // Read once: stores to floats could change what `to` holds, for all a compiler knows.
+    float *const scores = to.scores, *const highest = to.high;
+    const index_t stride = to.stride;
+    const F32 none = set1(-kInfinity);
+    const Mask seen = first_of_vector(to.seen), fresh = first_of_vector(to.first ? F32::lanes : 0);
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-        acc[r][Vecs - 1] = hide_from(acc[r][Vecs - 1], to.seen);
-        F32 high = to.first ? set1(-kInfinity) : load(to.high + r * F32::lanes);
+        acc[r][Vecs - 1] = select(seen, acc[r][Vecs - 1], none);
+        F32 high = select(fresh, none, load(highest + r * F32::lanes));
 #pragma GCC unroll 8
         for (int c = 0; c < Vecs; ++c) {
-            store(to.scores + r * to.stride + c * F32::lanes, acc[r][c]);
+            store(scores + r * stride + c * F32::lanes, acc[r][c]);
             high = max(high, acc[r][c]);
         }
-        store(to.high + r * F32::lanes, high);
+        store(highest + r * F32::lanes, high);
     }
 }
 
@@ -88,13 +93,15 @@ static void value_tile(const float* p, index_t p_stride, const float* v, index_t
                        const ValueTarget<T>& to) {
     F32 acc[Rows][Vecs];
     multiply_tile<Dot, Rows, Vecs>(p, p_stride, v, steps, acc);
+    float* const sums = to.sums;
+    const index_t sums_stride = to.sums_stride;
     if (!to.first) {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
             const F32 factor = set1(to.rescale[r]);
 #pragma GCC unroll 8
             for (int c = 0; c < Vecs; ++c) {
-                const F32 before = load(to.sums + r * to.sums_stride + c * F32::lanes);
+                const F32 before = load(sums + r * sums_stride + c * F32::lanes);
                 acc[r][c] = fma(before, factor, acc[r][c]);
             }
         }
@@ -104,17 +111,28 @@ static void value_tile(const float* p, index_t p_stride, const float* v, index_t
         for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
             for (int c = 0; c < Vecs; ++c) {
-                store(to.sums + r * to.sums_stride + c * F32::lanes, acc[r][c]);
+                store(sums + r * sums_stride + c * F32::lanes, acc[r][c]);
             }
         }
         return;
     }
+    T* const first_row = to.out;
+    const float* const inverse = to.inverse;
+    const index_t out_stride = to.out_stride, columns = to.columns;
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-        const F32 factor = set1(to.inverse[r]);
+        const F32 factor = set1(inverse[r]);
+        T* const out = first_row + r * out_stride;
+        // By name, not by a reference to the array, which would live in memory then.
 #pragma GCC unroll 8
-        for (int c = 0; c < Vecs; ++c) acc[r][c] = mul(acc[r][c], factor);
-        Dot::template store_row<Vecs>(to.out + r * to.out_stride, acc[r], to.columns);
+        for (int c = 0; c + 1 < Vecs; c += 2) {
+            Dot::store_out(out + c * F32::lanes, mul(acc[r][c], factor), mul(acc[r][c + 1], factor),
+                           columns - c * F32::lanes);
+        }
+        if constexpr (Vecs % 2 != 0) {
+            Dot::store_out(out + (Vecs - 1) * F32::lanes, mul(acc[r][Vecs - 1], factor),
+                           columns - (Vecs - 1) * F32::lanes);
+        }
     }
 }
 
