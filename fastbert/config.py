@@ -49,7 +49,8 @@ class PreTrainedConfig:
             or None to judge by num_labels and the dtype of the labels.
 
     Raises:
-        ValueError: for a problem_type that does not exist, or one label and a single-label problem.
+        ValueError: for a problem_type that does not exist, one label and a single-label problem, or
+            a text where a number is needed.
     """
 
     model_type: ClassVar[str] = ""
@@ -91,6 +92,10 @@ class PreTrainedConfig:
         # Aliases come last, so that `pad_index=7` holds beside a default `pad_token_id`.
         for name in sorted(kwargs, key=lambda name: name in self.attribute_map):
             setattr(self, name, kwargs[name])
+        for name, default in type(self).default_config_fields().items():
+            value = getattr(self, name)
+            if isinstance(value, str) and isinstance(default, int | float):
+                raise ValueError(f"{name} must be a {type(default).__name__}, not {value!r}.")
         self._settle_labels(num_labels)
 
     def _settle_labels(self, num_labels: int | None) -> None:

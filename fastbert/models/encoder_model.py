@@ -195,8 +195,9 @@ class EncoderModel(PreTrainedModel):
         device = request.view.device
         if indices.shape == shape and indices.dtype is torch.long and indices.device == device:
             return indices
+        indices = indices.to(device, torch.long)
         try:
-            return indices.to(device, torch.long).expand(shape)
+            return indices.expand(shape)
         except RuntimeError as error:
             raise ValueError(
                 f"A tensor of indices must have shape {shape}, but has {tuple(indices.shape)}."
@@ -382,7 +383,7 @@ def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
     """`source` itself, if it is a tensor of this kind and as many dimensions."""
     if not isinstance(source, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not a {type(source).__name__}.")
-    if source.is_floating_point() != (kind == "floating"):
+    if source.is_floating_point() != (kind == "floating") or source.dtype is torch.bool:
         raise TypeError(f"{name} must be {kind}, but the tensor holds {source.dtype}.")
     dimensions = shape.count(",") + 1
     if source.dim() != dimensions:

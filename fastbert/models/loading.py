@@ -254,12 +254,27 @@ def _judge(
             f"{checkpoint.source} lacks weights of the encoder, so {type(model).__name__} could "
             f"only compute noise. {_listing(match)}"
         )
+    beyond = [name for name in match.unexpected if _of_a_layer(model, name)]
+    if beyond:
+        warnings.warn(
+            f"{checkpoint.source} holds {len(beyond)} tensors of layers that this "
+            f"{type(model).__name__} does not have, such as {min(beyond)}: they are left out. Its "
+            "configuration may belong to another checkpoint.",
+            stacklevel=4,
+        )
     if match.missing:
         warnings.warn(
             f"{checkpoint.source} has no weights for {', '.join(sorted(match.missing))}: they are "
             f"random in this {type(model).__name__} and need training.",
             stacklevel=4,
         )
+
+
+def _of_a_layer(model: Any, stored: str) -> bool:
+    """Whether a tensor of a checkpoint would stand in one of the encoder's lists of parts."""
+    name = stored.removeprefix(f"{model.base_model_prefix}.")
+    lists = (n for n, m in model.base_model.named_modules() if isinstance(m, nn.ModuleList))
+    return any(name.startswith(f"{path}.") for path in lists)
 
 
 def _listing(match: Match) -> str:
@@ -291,6 +306,11 @@ def _fill(
             floating[id(module)] = stored
             continue
         tensor = checkpoint.read(stored)
+        if leaf in module._parameters and not tensor.is_floating_point():
+            raise ValueError(
+                f"{checkpoint.source} holds {stored} as {tensor.dtype}, but weights are floating; "
+                "a model that another library has quantised cannot be read, its original can."
+            )
         keep = not tensor.is_floating_point() or leaf in FLOAT32_BUFFERS
         tensor = tensor.to(device=device, dtype=tensor.dtype if keep else dtype)
         _put(module, leaf, tensor)
