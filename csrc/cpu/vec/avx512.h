@@ -34,8 +34,7 @@ inline F32 widen(__m256i half_words, const bf16_t*) {
 }
 inline F32 widen(__m256i half_words, const f16_t*) { return {_mm512_cvtph_ps(half_words)}; }
 
-// Not vcvtneps2bf16, which flushes subnormals: every instruction set must store the same bits.
-inline __m256i narrow(F32 a, const bf16_t*) {
+inline __m256i narrow_by_integers(F32 a) {
     const __m512i bits = _mm512_castps_si512(a.v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i bias = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
@@ -43,6 +42,16 @@ inline __m256i narrow(F32 a, const bf16_t*) {
     const __m512i rounded = _mm512_mask_or_epi32(_mm512_add_epi32(bits, bias), is_nan, bits,
                                                  _mm512_set1_epi32(0x400000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+inline __m256i narrow(F32 a, const bf16_t*) {
+#if defined(__AVX512BF16__)
+    // vcvtneps2bf16 flushes subnormals, and every instruction set must store the same bits.
+    constexpr int subnormal = 0x20;
+    if (__builtin_expect(_mm512_fpclass_ps_mask(a.v, subnormal) == 0, 1)) {
+        return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v));
+    }
+#endif
+    return narrow_by_integers(a);
 }
 inline __m256i narrow(F32 a, const f16_t*) {
     return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
