@@ -8,9 +8,6 @@
 namespace fastbert {
 namespace {
 
-inline void store_u8(std::uint8_t* p, I32 a, Whole) { store_u8(p, a); }
-inline void store_u8(std::uint8_t* p, I32 a, Part part) { store_u8_n(p, a, part.n); }
-
 struct RowRange {
     float low, high;
 };
@@ -52,17 +49,16 @@ inline bool has_nan(const Source& row, index_t k) {
     return false;
 }
 
-// Writes q; true when some value was not finite.
+// Writes q; true when some value was NaN, which to_i32 makes the lowest integer. An infinite one
+// would have made the range infinite.
 template <bool divides, class Source>
 inline bool quantize_row(const Source& row, index_t k, float scale, std::int32_t zero_point,
                          std::uint8_t* q) {
     const F32 s = set1(scale);
     const F32 inverse = set1(1.0f / scale);
     const I32 z = set1_i32(zero_point);
-    F32 finite[4] = {zero(), zero(), zero(), zero()};
-    sweep(k, [&](index_t i, auto extent, int slot) {
+    const auto level = [&](index_t i, auto extent) {
         const F32 v = row.at(i, extent);
-        finite[slot % 4] = add(finite[slot % 4], sub(v, v));  // 0, or NaN for NaN and infinity
         F32 y;
         if constexpr (divides) {
             y = div(v, s);
@@ -73,13 +69,25 @@ inline bool quantize_row(const Source& row, index_t k, float scale, std::int32_t
             const F32 approximate = mul(v, inverse);
             y = fma(fnma(approximate, s, v), inverse, approximate);
         }
-        // Also makes a NaN convertible; |x / scale| is at most 255, or 383 where scale is
-        // subnormal.
-        y = min(y, set1(512.0f));
-        store_u8(q + i, add(to_i32(y), z), extent);
-    });
-    const float sum = reduce_add(add(add(finite[0], finite[1]), add(finite[2], finite[3])));
-    return sum != sum;
+        // |x / scale| is at most 255, or 383 where scale is subnormal.
+        return add(to_i32(y), z);
+    };
+    constexpr index_t lanes = F32::lanes;
+    I32 lowest = z;
+    index_t i = 0;
+    for (; i + 4 * lanes <= k; i += 4 * lanes) {
+        const I32 a = level(i, Whole{}), b = level(i + lanes, Whole{});
+        const I32 c = level(i + 2 * lanes, Whole{}), d = level(i + 3 * lanes, Whole{});
+        lowest = min(lowest, min(min(a, b), min(c, d)));
+        store_u8(q + i, a, b, c, d);
+    }
+    for (; i < k; i += lanes) {
+        const Part part{static_cast<int>(k - i < lanes ? k - i : lanes)};
+        const I32 a = level(i, part);
+        lowest = min(lowest, a);
+        store_u8_n(q + i, a, part.n);
+    }
+    return reduce_min(to_f32(lowest)) < -1e9f;
 }
 
 template <typename T, bool scaled>

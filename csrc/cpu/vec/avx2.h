@@ -126,6 +126,7 @@ inline F32 round_even(F32 a) {
     return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 
+inline I32 min(I32 a, I32 b) { return {_mm256_min_epi32(a.v, b.v)}; }
 inline I32 add(I32 a, I32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 inline I32 sub(I32 a, I32 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 inline I32 mul(I32 a, I32 b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
@@ -154,6 +155,13 @@ inline void store_u8(std::uint8_t* p, I32 a) {
 inline void store_u8_n(std::uint8_t* p, I32 a, int n) {
     const std::uint64_t bytes = narrow_u8(a);
     for (int i = 0; i < n; ++i) p[i] = static_cast<std::uint8_t>(bytes >> (8 * i));
+}
+inline void store_u8(std::uint8_t* p, I32 a, I32 b, I32 c, I32 d) {
+    const __m256i bytes =
+        _mm256_packus_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_packs_epi32(c.v, d.v));
+    // Packing works in halves: each of them holds four bytes of a, of b, of c and of d.
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(bytes, order));
 }
 
 inline F32 lookup16(const float* table, F32 a) {

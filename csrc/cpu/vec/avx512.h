@@ -128,6 +128,7 @@ inline F32 round_even(F32 a) {
     return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 
+inline I32 min(I32 a, I32 b) { return {_mm512_min_epi32(a.v, b.v)}; }
 inline I32 add(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline I32 sub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline I32 mul(I32 a, I32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
@@ -149,6 +150,13 @@ inline void store_u8(std::uint8_t* p, I32 a) {
 }
 inline void store_u8_n(std::uint8_t* p, I32 a, int n) {
     _mm_mask_storeu_epi8(p, first_lanes(n), narrow_u8(a));
+}
+inline void store_u8(std::uint8_t* p, I32 a, I32 b, I32 c, I32 d) {
+    const __m512i bytes =
+        _mm512_packus_epi16(_mm512_packs_epi32(a.v, b.v), _mm512_packs_epi32(c.v, d.v));
+    // Packing works in quarters: each of them holds four bytes of a, of b, of c and of d.
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
 }
 
 // table[lowest four bits of a lane]; table holds 16 floats and is 64-byte aligned.

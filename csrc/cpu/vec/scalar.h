@@ -141,10 +141,13 @@ inline float reduce_max(F32 a) { return a.v; }
 inline float reduce_min(F32 a) { return a.v; }
 
 // Rounds to nearest even; the value must fit an int32.
-inline I32 to_i32(F32 a) { return {static_cast<std::int32_t>(__builtin_rintf(a.v))}; }
+inline I32 to_i32(F32 a) {
+    return {a.v == a.v ? static_cast<std::int32_t>(__builtin_rintf(a.v)) : INT32_MIN};
+}
 inline F32 to_f32(I32 a) { return {static_cast<float>(a.v)}; }
 inline F32 round_even(F32 a) { return {__builtin_rintf(a.v)}; }
 
+inline I32 min(I32 a, I32 b) { return a.v < b.v ? a : b; }
 inline I32 add(I32 a, I32 b) { return {a.v + b.v}; }
 inline I32 sub(I32 a, I32 b) { return {a.v - b.v}; }
 inline I32 mul(I32 a, I32 b) { return {a.v * b.v}; }
@@ -161,6 +164,13 @@ inline void store_u8(std::uint8_t* p, I32 a) {
 }
 inline void store_u8_n(std::uint8_t* p, I32 a, int n) {
     if (n > 0) store_u8(p, a);
+}
+// Four vectors one after the other.
+inline void store_u8(std::uint8_t* p, I32 a, I32 b, I32 c, I32 d) {
+    store_u8(p, a);
+    store_u8(p + 1, b);
+    store_u8(p + 2, c);
+    store_u8(p + 3, d);
 }
 
 // table[lowest four bits of a lane]; table holds 16 floats and is 64-byte aligned.
