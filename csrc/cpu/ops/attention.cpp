@@ -15,7 +15,7 @@
 namespace fastbert {
 namespace {
 
-// Each slice packs the keys of its sequence anew, which costs about 2 % of a slice of 256 queries.
+// Each slice packs the keys of its sequence anew, which costs about 1 % of a slice of 256 queries.
 constexpr index_t kLongestSlice = 264;
 constexpr index_t kShortestSlice = 48;
 constexpr index_t kSlicesPerThread = 4;
