@@ -12,7 +12,7 @@ constexpr index_t kBlockRows = 112;
 
 // With fewer rows per thread than this, every product is cut by columns instead: the threads then
 // share the reading of the weights, which pays for longer the larger these are. Measured on
-// BERT-base with two threads (columns against rows): int8 16 rows 0.97, 18 rows 1.04, 64 rows 1.04;
+// BERT-base with two threads (columns against rows): int8 16 rows 0.97, 18 rows 1.03, 64 rows 1.04;
 // bfloat16 32 rows 0.90, 64 rows 0.97, 96 rows 1.00; float32 48 rows 0.94, 64 rows 0.97.
 index_t few_rows(const Weights& weights, int threads) {
     constexpr index_t kFew = 32, kFewInt8 = 18, kFewFloat = 72;
