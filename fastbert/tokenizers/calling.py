@@ -204,15 +204,21 @@ class Calling(Vocabulary):
         if cut is not None:
             self._check_room(cut.max_length, cut.stride, inputs, add_special_tokens)
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
-        encodings = self.engine.encode(
-            inputs,
-            is_split=is_split,
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=split,
-            truncation=cut,
-            padding=pad,
-        )
-        rows: list[Encoding] = list(encodings)
+        try:
+            encodings = self.engine.encode(
+                inputs,
+                is_split=is_split,
+                add_special_tokens=add_special_tokens,
+                split_special_tokens=split,
+                truncation=cut,
+                padding=pad,
+            )
+            rows: list[Encoding] = list(encodings)
+        except Exception as error:
+            broken = _not_text(inputs)
+            if broken is None:
+                raise
+            raise broken from error
         source = list(range(len(rows)))
         if return_overflowing_tokens:
             groups = [[one, *one.overflowing] for one in encodings]
@@ -298,3 +304,20 @@ class Calling(Vocabulary):
     ) -> list[str]:
         """The tokens of a text (and of a second one) as strings."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+
+def _not_text(inputs: Sequence[Any]) -> ValueError | None:
+    """A ValueError naming the first input that is no Unicode text, None where all are."""
+    for number, given in enumerate(inputs):
+        parts = given if isinstance(given, (list, tuple)) else [given]
+        for part in parts:
+            for text in part if isinstance(part, (list, tuple)) else [part]:
+                try:
+                    text.encode("utf-8")
+                except UnicodeEncodeError as error:
+                    return ValueError(
+                        f"Text {number} holds half a character ({text[error.start]!r}, at "
+                        f"{error.start}), as broken UTF-16 or JSON leaves it; text.encode('utf-8', "
+                        "'replace').decode('utf-8') puts a question mark there."
+                    )
+    return None

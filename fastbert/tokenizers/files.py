@@ -64,13 +64,18 @@ def find_folder(
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError with the place where it is broken."""
+    """The object in a JSON file; ValueError with the place where it is broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"'{path}' is not valid JSON ({error}); it is broken or cut short: fetch it again."
         ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"'{path}' must be a JSON object, but it is a {type(content).__name__}."
+        )
+    return content
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -207,7 +207,7 @@ class FlaubertTokenizer(Tokenizer):
             moses.require()
         vocab = files.read_json(vocab_path)
         unknown = str(getattr(unk_token, "content", unk_token))
-        if not isinstance(vocab, dict) or unknown not in vocab:
+        if unknown not in vocab:
             raise ValueError(
                 f"'{vocab_path}' is not a vocabulary of FlauBERT: it must be a JSON object of "
                 f"tokens and ids that holds {unknown}."

@@ -160,7 +160,13 @@ class RustEngine:
                 f"decode() does not take {', '.join(sorted(options))} with this tokenizer; it "
                 "takes token_ids, skip_special_tokens and clean_up_tokenization_spaces."
             )
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        try:
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        except OverflowError as error:
+            raise ValueError(
+                f"Ids begin at 0, but {min(ids)} is among those to decode; labels, for one, hold "
+                "-100 where there is none: replace it with pad_token_id first."
+            ) from error
 
     def join(self, tokens: Sequence[str]) -> str:
         decoder = self.backend.decoder

@@ -211,3 +211,30 @@ def test_auto_tokenizer_cannot_tell(models: Path, tmp_path: Path) -> None:
 def test_offline_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="could not be had from the hub"):
         BertTokenizer.from_pretrained("nobody/nothing", local_files_only=True)
+
+
+def test_half_a_character_is_refused(tok: Any) -> None:
+    """json.loads and os.fsdecode make such texts."""
+    if type(tok) in (BertTokenizerLegacy, FlaubertTokenizer):
+        assert tok(["a text", "b \ud800 c"])["input_ids"]  # pure Python: a character like others
+        return
+    with pytest.raises(ValueError, match=r"Text 1 holds half a character \('\\ud800', at 2\)"):
+        tok(["a text", "b \ud800 c"])
+    with pytest.raises(ValueError, match="Text 0 holds half a character"):
+        tok([("a", "\udfff")])
+    with pytest.raises(ValueError, match="Text 0 holds half a character"):
+        tok([["a", "\udfff"]], is_split_into_words=True)
+
+
+@pytest.mark.parametrize("cls", [BertTokenizer, CamembertTokenizerFast])
+def test_labels_are_not_decoded(cls: Any, models: Path) -> None:
+    tok = cls.from_pretrained(models / cls.__name__.partition("Tok")[0].lower())
+    with pytest.raises(ValueError, match="begin at 0, but -100 is among"):
+        tok.decode([5, -100])
+
+
+def test_a_list_is_no_configuration(models: Path, tmp_path: Path) -> None:
+    BertTokenizer.from_pretrained(models / "bert").save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="must be a JSON object, but it is a list"):
+        AutoTokenizer.from_pretrained(tmp_path)
