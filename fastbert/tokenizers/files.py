@@ -72,9 +72,7 @@ def read_json(path: Path) -> Any:
             f"'{path}' is not valid JSON ({error}); it is broken or cut short: fetch it again."
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(
-            f"'{path}' must be a JSON object, but it is a {type(content).__name__}."
-        )
+        raise ValueError(f"'{path}' must be a JSON object, but it is a {type(content).__name__}.")
     return content
 
 
