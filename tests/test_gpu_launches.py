@@ -98,6 +98,19 @@ def test_triton(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> N
     launched(op, getattr(module, op), machine)
 
 
+@pytest.mark.parametrize(
+    ("capability", "tiles"),
+    [((8, 0), 80), ((8, 9), 80), ((9, 0), 90), ((10, 0), 90), ((12, 0), 80)],
+)
+def test_tiles_fit_the_gpu(
+    capability: tuple[int, int], tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="the triton package is not installed")
+    common = importlib.import_module("fastbert.triton_kernels._common")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert common.architecture(OTHER) == tiles
+
+
 @pytest.mark.parametrize("op", REGISTRY)
 def test_cuda(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Library:

@@ -140,10 +140,11 @@ def interpreted() -> bool:
 
 
 def architecture(device: torch.device) -> int:
-    """Key of the configuration tables: 90 for Hopper and later, else 80."""
+    """Key of the configuration tables: 90 for Hopper and what has as much shared memory, else 80."""
     if device.type != "cuda":
         return 90
-    return 90 if torch.cuda.get_device_capability(device)[0] >= 9 else 80
+    # From 12.0 on, GPUs for desktops have the 99 KiB a block of 8.6 and 8.9.
+    return 90 if 9 <= torch.cuda.get_device_capability(device)[0] < 12 else 80
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -6,8 +6,9 @@ that are rescaled when m grows. Scores live in units of log2, so that the expone
 hardware's exp2 and ``scale * log2(e)`` folds into one fused multiply-add.
 
 A row's result depends only on its own sequence: keys are visited in blocks of BLOCK_N counted from
-the start of the sequence, and BLOCK_N depends on (architecture, head_dim, dtype) alone. A zero
-key_bias gives the bits of no key_bias: it is added after the multiply-add, never inside it.
+the start of the sequence, in tiles that depend on architecture, head_dim, dtype, causal and whether
+there is a dense bias. A zero key_bias gives the bits of no key_bias: it is added after the
+multiply-add, never inside it, and has no say in the tile.
 """
 
 from __future__ import annotations
@@ -319,7 +320,7 @@ def attention_varlen(
         _common.architecture(q.device),
         head_dim,
         q.dtype != torch.float32,
-        bias is not None,
+        causal or bias is not None,
     )
     d, d_tail = split_head_dim(head_dim)
     with _common.on_device(q):

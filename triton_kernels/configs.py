@@ -49,34 +49,46 @@ ATTENTION: dict[tuple[int, int, bool], Tile] = {
     (80, 96, True): Tile(64, 32, 0, 4, 3),
     (80, 128, True): Tile(128, 32, 0, 8, 3),
     (90, 32, False): Tile(64, 32, 0, 4, 2),
-    (90, 64, False): Tile(64, 16, 0, 8, 2),
-    (90, 80, False): Tile(32, 16, 0, 8, 2),
+    (90, 64, False): Tile(64, 16, 0, 8, 2, registers=255),
+    (90, 80, False): Tile(32, 16, 0, 8, 2, registers=255),
     (90, 96, False): Tile(32, 16, 0, 8, 2),
     (90, 128, False): Tile(32, 16, 0, 8, 2),
     (80, 32, False): Tile(64, 32, 0, 4, 2),
     (80, 64, False): Tile(64, 32, 0, 8, 2),
     (80, 80, False): Tile(32, 32, 0, 8, 2),
     (80, 96, False): Tile(32, 32, 0, 8, 2),
-    (80, 128, False): Tile(32, 32, 0, 8, 2),
+    (80, 128, False): Tile(32, 16, 0, 8, 2, registers=255),
 }
-# Where a dense bias would spill registers at those sizes: the same key block n, hence the same
-# order of keys, over more warps or fewer rows.
-ATTENTION_BIAS: dict[tuple[int, int, bool], Tile] = {
+# With a dense bias, or causal: the same key block n, hence the same order of keys, over more warps
+# or fewer rows, or with the compiler kept from taking fewer registers than it needs (it aims at a
+# round number of blocks a multiprocessor, and that of triton 3.6 spills a few to get there).
+ATTENTION_CROWDED: dict[tuple[int, int, bool], Tile] = {
     (90, 32, True): Tile(128, 64, 0, 8, 2),
     (90, 64, True): Tile(128, 64, 0, 8, 2),
     (90, 96, True): Tile(128, 32, 0, 8, 2),
     (90, 128, True): Tile(64, 64, 0, 8, 2),
     (80, 32, True): Tile(128, 64, 0, 8, 2),
     (80, 64, True): Tile(128, 32, 0, 8, 2),
-    (90, 32, False): Tile(64, 32, 0, 8, 2),
-    (90, 128, False): Tile(32, 16, 0, 4, 2),
+    (80, 80, True): Tile(64, 32, 0, 4, 2, registers=255),
+    (90, 32, False): Tile(32, 32, 0, 8, 2),
+    (90, 64, False): Tile(64, 16, 0, 8, 2, registers=255),
+    (90, 80, False): Tile(32, 16, 0, 8, 2, registers=255),
+    (90, 96, False): Tile(32, 16, 0, 8, 2, registers=255),
+    (90, 128, False): Tile(32, 16, 0, 8, 2, registers=255),
+    (80, 32, False): Tile(64, 32, 0, 8, 2, registers=128),
+    (80, 64, False): Tile(64, 32, 0, 8, 2, registers=255),
+    (80, 80, False): Tile(32, 32, 0, 8, 2, registers=255),
 }
 
 
-def attention_tile(arch: int, head_dim: int, half: bool, biased: bool) -> Tile:
-    """The committed tile; ``half`` for 16-bit operands, ``biased`` with a dense bias."""
+def attention_tile(arch: int, head_dim: int, half: bool, crowded: bool) -> Tile:
+    """The committed tile; ``half`` for 16-bit operands, ``crowded`` with a dense bias or causal.
+
+    A bias of keys has no say: a text has the same bits in a batch that needs one and in one that
+    does not.
+    """
     key = (arch, head_dim, half)
-    return ATTENTION_BIAS.get(key, ATTENTION[key]) if biased else ATTENTION[key]
+    return ATTENTION_CROWDED.get(key, ATTENTION[key]) if crowded else ATTENTION[key]
 
 
 # (architecture, "int8" | "16-bit" | "float32", few rows?) -> tile. "Few rows" trades reuse for more

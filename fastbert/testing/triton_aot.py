@@ -24,8 +24,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-# What a block may use: 163 and 227 KiB (CUDA programming guide, table of compute capabilities).
+# Shared memory a block may use, by architecture (CUDA programming guide, table of compute
+# capabilities), and on the smallest GPUs that take the same tiles: sm_86, sm_89 and sm_120 those of
+# sm_80.
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+LEAST_SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024}
 _POINTER = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -49,14 +52,26 @@ class Launch:
 
 @dataclass(frozen=True)
 class Binary:
-    """What the compiler made of a launch."""
+    """What the compiler made of a launch.
 
-    sass: str
+    Attributes:
+        cubin, ptx: the code.
+        shared: bytes of shared memory a block takes; registers: of a thread.
+        stack, local: bytes of a thread in local memory, where spilled registers go.
+    """
+
+    cubin: bytes
     ptx: str
     shared: int
     registers: int
     stack: int
+    local: int
     warps: int
+
+    @functools.cached_property
+    def sass(self) -> str:
+        """The machine code in words; takes longer than compiling it did."""
+        return _cuobjdump("--dump-sass", self.cubin)
 
     def count(self, mnemonic: str) -> int:
         """Instructions in the machine code whose mnemonic starts with this."""
@@ -112,29 +127,30 @@ def source(launch: Launch) -> ASTSource:
 
 
 def compiled(launch: Launch, arch: int) -> Binary:
-    """Compiles the launch for sm_80 or sm_90a and disassembles it."""
+    """Compiles the launch for sm_80 or sm_90a, with the triton that is installed."""
     kernel = triton.compile(
         source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options
     )
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernel.cubin")
-        cubin.write_bytes(kernel.asm["cubin"])
-        sass = _cuobjdump("--dump-sass", cubin)
-        usage = _cuobjdump("--dump-resource-usage", cubin)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    cubin = kernel.asm["cubin"]
+    usage = _cuobjdump("--dump-resource-usage", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     assert found, usage
     return Binary(
-        sass=sass,
+        cubin=cubin,
         ptx=kernel.asm["ptx"],
         shared=kernel.metadata.shared,
         registers=int(found[1]),
         stack=int(found[2]),
+        local=int(found[3]),
         warps=kernel.metadata.num_warps,
     )
 
 
-def _cuobjdump(option: str, cubin: Path) -> str:
-    done = subprocess.run([_tool("cuobjdump"), option, cubin], capture_output=True, text=True)
+def _cuobjdump(option: str, cubin: bytes) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        done = subprocess.run([_tool("cuobjdump"), option, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

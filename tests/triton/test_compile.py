@@ -1,11 +1,15 @@
 """Every kernel compiled for sm_80 and sm_90a as its launcher would launch it, with no GPU.
 
 The machine code must use tensor cores where it multiplies matrices (HMMA, IMMA; on sm_90 the
-warpgroup forms HGMMA, IGMMA), must fit in shared memory, and must keep nothing in local memory.
+warpgroup forms HGMMA, IGMMA), must fit in shared memory, and must keep nothing in local memory. All
+of it is said of the triton that is installed. Other versions allocate registers otherwise; tiles
+were chosen to spill under neither 3.6 nor 3.9. To see both, put the other one in front:
+PYTHONPATH=FOLDER pytest -m slow tests/triton/test_compile.py.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -44,9 +48,8 @@ def checked(call: Callable[[], Any], arch: int) -> aot.Binary:
     assert launches
     for launch in launches:
         binary = aot.compiled(launch, arch)
-        assert binary.count("STL") == binary.count("LDL") == 0, f"{launch.kernel.__name__} spills"
-        assert binary.stack == 0
-        assert binary.shared <= aot.SHARED_LIMIT[arch]
+        assert binary.stack == binary.local == 0, f"{launch.kernel.__name__} spills"
+        assert binary.shared <= aot.LEAST_SHARED_LIMIT[arch]
         assert binary.blocks_per_sm(arch) >= 1
     return binary
 
@@ -74,19 +77,24 @@ def test_attention(head_dim: int, arch: int) -> None:
     assert binary.count("MUFU.EX2") > 0
 
 
+OPTIONS = ("causal", "key_bias", "bias")
+SUBSETS = [chosen for n in range(4) for chosen in itertools.combinations(OPTIONS, n)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
-@pytest.mark.parametrize("option", ["none", "causal", "key_bias", "bias"])
+@pytest.mark.parametrize("options", SUBSETS, ids=lambda chosen: "-".join(chosen) or "plain")
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-def test_attention_options(head_dim: int, option: str, dtype: torch.dtype, arch: int) -> None:
-    options = {} if option == "none" else {option: True}
-    binary = checked(attention(head_dim, dtype, **options), arch)
-    tensor_core = binary.count(TENSOR_CORE[arch, False])
+def test_attention_options(
+    head_dim: int, options: tuple[str, ...], dtype: torch.dtype, arch: int
+) -> None:
+    binary = checked(attention(head_dim, dtype, **dict.fromkeys(options, True)), arch)
     # float32 stays float32: no tf32 instruction unless torch's setting asks for it.
-    assert (tensor_core > 0) == (dtype != torch.float32)
+    tensor_core = "wgmma.mma_async" if arch == 90 else "mma.sync"
+    assert (tensor_core in binary.ptx) == (dtype != torch.float32)
 
 
-@pytest.mark.parametrize("option", ["causal", "key_bias", "bias"])
+@pytest.mark.parametrize("option", OPTIONS)
 def test_attention_options_at_64(option: str, arch: int) -> None:
     binary = checked(attention(64, torch.bfloat16, **{option: True}), arch)
     assert binary.count(TENSOR_CORE[arch, False]) > 0

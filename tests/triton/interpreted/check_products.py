@@ -142,7 +142,7 @@ def check_table_rules() -> None:
     for (arch, dtype, few), tile in configs.LINEAR.items():
         assert tile.k == configs.LINEAR[arch, dtype, not few].k
         assert tile.m % 64 == 0 or dtype == "float32"
-    for key, tile in configs.ATTENTION_BIAS.items():
+    for key, tile in configs.ATTENTION_CROWDED.items():
         assert tile.n == configs.ATTENTION[key].n
 
 
