@@ -140,7 +140,7 @@ def interpreted() -> bool:
 
 
 def architecture(device: torch.device) -> int:
-    """Key of the configuration tables: 90 for Hopper and what has as much shared memory, else 80."""
+    """Key of the configuration tables: 90 for Hopper and what has as much shared memory, or 80."""
     if device.type != "cuda":
         return 90
     # From 12.0 on, GPUs for desktops have the 99 KiB a block of 8.6 and 8.9.
