@@ -15,9 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import prepared_gpu
+from fastbert import preparation, prepared_gpu
 from fastbert.backend import Choice, Plan
-from fastbert.models import encoder_model
 from fastbert.models.bert import BertForSequenceClassification, BertModel
 from fastbert.models.camembert import CamembertModel
 from fastbert.models.flaubert import FlaubertModel
@@ -71,7 +70,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plans = {dtype: gpu_plan(dtype) for dtype in (torch.float32, torch.bfloat16)}
     monkeypatch.setattr(prepared_gpu, "CudaRecorder", Recorder)
     monkeypatch.setattr(
-        encoder_model, "build_plan", lambda traits, device, dtype, *rest: plans[dtype]
+        preparation, "build_plan", lambda traits, device, dtype, *rest: plans[dtype]
     )
     with torch.inference_mode():
         yield
@@ -155,7 +154,7 @@ def test_models_do_not_look(kind: Any, changes: dict[str, Any], mask: Tensor | N
     assert hidden.device == GPU and hidden.shape[0] == 4
     base = made.base_model
     encoder = base.preparation.encoder(
-        base.preparation.view(base), encoder_model.build_plan(None, GPU, made.dtype)
+        base.preparation.view(base), preparation.build_plan(None, GPU, made.dtype)
     )
     assert isinstance(encoder, prepared_gpu.GpuEncoder)
     assert encoder.graphs._recorder.replays == 2, "the passes did not take the prepared path"
