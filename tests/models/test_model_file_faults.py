@@ -71,3 +71,16 @@ def test_a_mask_in_place_of_ids_is_refused() -> None:
         model(torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"indices must have shape \(1, 3\), but has \(1, 4\)"):
         model(torch.ones(1, 3, dtype=torch.long), position_ids=torch.arange(4)[None])
+
+
+def test_tied_weights_that_are_stored_apart_stay_two(folder: Path) -> None:
+    model = fastbert.BertForMaskedLM(fastbert.BertConfig(**SIZES, tie_word_embeddings=False))
+    decoder = model.cls.predictions.decoder
+    decoder.weight = torch.nn.Parameter(torch.randn(40, 16))
+    model.save_pretrained(folder / "apart")
+    configured(folder / "apart", tie_word_embeddings=True)
+    with pytest.warns(UserWarning, match="stored with different values, so they stay two"):
+        again = fastbert.BertForMaskedLM.from_pretrained(folder / "apart")
+    assert torch.equal(again.cls.predictions.decoder.weight, decoder.weight)
+    words = again.bert.embeddings.word_embeddings.weight
+    assert torch.equal(words, model.bert.embeddings.word_embeddings.weight)
