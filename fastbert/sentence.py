@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,11 +193,13 @@ class SentenceEncoder:
                 progress = show_progress_bar
             else:
                 progress = stack.enter_context(Progress(len(inputs), shown=show_progress_bar))
-            for pack in _packs(self._tokenized(inputs, prefix), max_tokens, batch_size):
-                vectors = self._vectors(pack)
-                parts.append(normalize(vectors) if scaled else vectors)
+            # Closed by whatever ends the loop: a generator that an error's traceback holds on to
+            # would keep its thread.
+            texts_tokens = stack.enter_context(contextlib.closing(self._tokenized(inputs, prefix)))
+            for pack in _packs(texts_tokens, max_tokens, batch_size):
+                parts.append(self._vectors(pack))
                 progress.advance(len(pack))
-        vectors = torch.cat(parts)
+            vectors = normalize(torch.cat(parts)) if scaled else torch.cat(parts)
         result = vectors[0] if single else vectors
         if convert_to_tensor or not convert_to_numpy:
             return result.clone()
@@ -214,7 +216,7 @@ class SentenceEncoder:
             raise ValueError(f"This model has no prompt named {name!r}; it has {known}.")
         return self.prompts[name]
 
-    def _tokenized(self, texts: list[str], prefix: str) -> Iterator[_Tokens]:
+    def _tokenized(self, texts: list[str], prefix: str) -> Generator[_Tokens, None, None]:
         def tokenise(begin: int) -> list[_Tokens]:
             chunk = [prefix + text for text in texts[begin : begin + CHUNK_TEXTS]]
             if self.do_lower_case:
@@ -229,8 +231,10 @@ class SentenceEncoder:
             types = encoded.get("token_type_ids") or [None] * len(chunk)
             return [_Tokens(*pair) for pair in zip(encoded["input_ids"], types, strict=True)]
 
-        for tokens in _ahead(tokenise, range(0, len(texts), CHUNK_TEXTS)):
-            yield from tokens
+        starts = range(0, len(texts), CHUNK_TEXTS)
+        with contextlib.closing(_ahead(tokenise, starts)) as chunks:
+            for chunk in chunks:
+                yield from chunk
 
     def _vectors(self, pack: Sequence[_Tokens]) -> Tensor:
         lengths = np.array([len(tokens.ids) for tokens in pack])
@@ -258,7 +262,12 @@ class _Tokens:
     types: list[int] | None
 
 
-def _checked(texts: Iterable[str]) -> list[str]:
+def _checked(texts: Any) -> list[str]:
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise TypeError(
+            f"encode() takes a text or any number of them, but it was given a "
+            f"{type(texts).__name__}; pass a str or a list of str."
+        )
     inputs = list(texts)
     for index, text in enumerate(inputs):
         if not isinstance(text, str):
@@ -278,7 +287,7 @@ def _grid(lists: Sequence[Sequence[int]], real: np.ndarray) -> Tensor:
 
 def _ahead(
     work: Callable[[int], list[_Tokens]], arguments: Sequence[int]
-) -> Iterator[list[_Tokens]]:
+) -> Generator[list[_Tokens], None, None]:
     """work(argument) for every argument, in order, up to _AHEAD calls ahead of the caller."""
     if len(arguments) <= 1:
         yield from map(work, arguments)

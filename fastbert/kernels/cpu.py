@@ -178,6 +178,58 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return quantised, scale, zero_point
 
 
+def sums_segments(rows: Tensor) -> bool:
+    """Whether `segment_sums` can take these rows, whose sums torch would give the same bits."""
+    return (
+        rows.device.type == "cpu"
+        and rows.dtype in _check.CODES
+        and not (rows.requires_grad and torch.is_grad_enabled())
+        and native.reason() is None
+    )
+
+
+def segment_sums(x: Tensor, bounds: Tensor, divisors: Tensor | None = None) -> Tensor:
+    """The sum of each segment of rows, divided by its divisor.
+
+    torch has operators for it, whose threads go on spinning for milliseconds afterwards on the
+    cores that the next pass of an encoder needs.
+
+    Args:
+        x: (rows, columns), float32, bfloat16 or float16.
+        bounds: int64 (segments + 1,), ascending; segment s is rows bounds[s] up to bounds[s + 1].
+        divisors: float32 (segments,), or None for plain sums.
+
+    Returns:
+        float32 (segments, columns). Rows are added one after the other, in float32; a segment
+        without rows gives zeros.
+
+    Raises:
+        ValueError: when the arguments do not fit together.
+    """
+    op = "segment_sums"
+    extension = native.threaded()
+    code = _check.operand(op, "x", x, "cpu")
+    rows, columns = _check.two_dimensional(op, "x", x)
+    x = _check.by_rows(x)
+    segments = max(bounds.numel() - 1, 0)
+    bounds = _check.vector(op, "bounds", bounds, segments + 1, torch.int64, x.device)
+    if divisors is not None:
+        divisors = _check.vector(op, "divisors", divisors, segments, torch.float32, x.device)
+    out = torch.empty((segments, columns), dtype=torch.float32)
+    extension.segment_sums(
+        x.data_ptr(),
+        bounds.data_ptr(),
+        _check.address(divisors),
+        out.data_ptr(),
+        rows,
+        columns,
+        segments,
+        _check.row_stride(x),
+        code,
+    )
+    return out
+
+
 def attention_varlen(
     q: Tensor,
     k: Tensor,

@@ -115,7 +115,7 @@ class RustEngine:
                     list(inputs), is_pretokenized=is_split, add_special_tokens=add_special_tokens
                 )
             except BaseException as error:  # a Rust panic is no Exception
-                told = _sentence(error, truncation)
+                told = _sentence(error, truncation) or _unencodable(error, inputs)
                 if told is None:
                     raise
                 raise told from error
@@ -188,6 +188,24 @@ def _sentence(error: BaseException, cut: Truncation | None) -> ValueError | None
             f"truncation='{cut.strategy}' cannot bring a pair down to {cut.max_length} tokens: "
             "that text is too short; use 'longest_first', or a larger max_length."
         )
+    return None
+
+
+def _unencodable(error: BaseException, inputs: Any) -> ValueError | None:
+    """A ValueError about half of a surrogate pair in a text, which the library calls no str."""
+    if not isinstance(error, TypeError):
+        return None
+    if not isinstance(inputs, str):
+        found = (_unencodable(error, part) for part in inputs)
+        return next((told for told in found if told is not None), None)
+    for place, character in enumerate(inputs):
+        if "\ud800" <= character <= "\udfff":
+            around = inputs[max(place - 20, 0) : place + 20]
+            return ValueError(
+                f"A text holds U+{ord(character):X}, half of a surrogate pair, which is no "
+                f"character ({around!r}); decode its source as what it is, or replace such halves: "
+                "text.encode('utf-8', 'replace').decode()."
+            )
     return None
 
 

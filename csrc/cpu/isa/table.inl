@@ -9,6 +9,7 @@
 #include "cpu/ops/layer_norm.inl"
 #include "cpu/ops/limits.inl"
 #include "cpu/ops/quantize.inl"
+#include "cpu/ops/segments.inl"
 #include "cpu/ops/vec_math.inl"
 
 namespace fastbert {
@@ -25,6 +26,7 @@ constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     attention_kernels,
     gemm_kernels,
     quantize_kernels,
+    segment_kernels,
     limit_kernels,
 };
 // clang-format on
