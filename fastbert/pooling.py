@@ -97,7 +97,7 @@ def _sums_by_torch(rows: Tensor, bounds: Tensor, weights: Tensor | None = None) 
     # embedding_bag adds the rows of a bag one after the other, without a temporary; a plain
     # sum(0) per text may take another order for another number of threads or columns.
     rows = rows.float()
-    if rows.shape[0] == 0 or bounds.shape[0] == 1:
+    if rows.numel() == 0 or bounds.shape[0] == 1:
         return rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
     every = torch.arange(rows.shape[0], device=rows.device)
     return F.embedding_bag(every, rows, bounds[:-1], mode="sum", per_sample_weights=weights)

@@ -155,7 +155,7 @@ def test_what_is_no_batch_of_texts_gets_a_sentence(encoder: fastbert.SentenceEnc
     for wrong in (None, 3, b"bytes"):
         with pytest.raises(TypeError, match=r"encode\(\) takes a text or"):
             encoder.encode(wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"U\+D800.*half a pair"):
+    with pytest.raises(ValueError, match="Text 1 holds half a character"):
         encoder.encode(["fine", "half a pair: \ud800"])
 
 

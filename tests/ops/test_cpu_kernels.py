@@ -246,3 +246,34 @@ def test_what_is_not_finite_shows(op: str, bad: float, isa: str) -> None:
         ours, plain = tensors(run(spec, given))[0], tensors(spec.reference(**given))[0]
         same = torch.isfinite(ours) == torch.isfinite(plain)
         assert bool(same.all()), f"{case.name} with {bad}"
+
+
+@DTYPE
+def test_a_hidden_first_key_changes_no_bits(dtype: torch.dtype, isa: str) -> None:
+    """A padded first column is kept for poolers: the others must not notice it."""
+    generator = torch.Generator().manual_seed(3)
+    attend = kernels.kernel("cpu", "attention_varlen")
+
+    def rows(count: int) -> Tensor:
+        return torch.randn(count, 4, 24, generator=generator).to(dtype)
+
+    for length in (1, 5, 24, 64, 100, 600):
+        alone, padding = [rows(length) for _ in range(3)], [rows(1) for _ in range(3)]
+        padded = [torch.cat(pair) for pair in zip(padding, alone, strict=True)]
+        hidden = torch.zeros(length + 1)
+        hidden[0] = torch.finfo(torch.float32).min
+        found = []
+        for given, key_bias in ((alone, None), (padded, hidden)):
+            total = given[0].shape[0]
+            bounds = torch.tensor([0, total], dtype=torch.int32)
+            found.append(attend(*given, bounds, bounds, total, total, 0.35, key_bias=key_bias))
+        assert torch.equal(found[1][1:], found[0]), length
+
+
+@DTYPE
+def test_a_single_key_gives_its_value(dtype: torch.dtype, isa: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    q, k, v = (torch.randn(1, 4, 24, generator=generator).to(dtype) * 9 for _ in range(3))
+    bounds = torch.tensor([0, 1], dtype=torch.int32)
+    attend = kernels.kernel("cpu", "attention_varlen")
+    assert torch.equal(attend(q, k, v, bounds, bounds, 1, 1, 0.35), v)

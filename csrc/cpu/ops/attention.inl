@@ -36,7 +36,8 @@ struct DotF32 {
     static inline Operand broadcast(const float* p) { return set1(*p); }
     static inline F32 dot(Operand a, Operand b, F32 sum) { return fma(a, b, sum); }
 
-    static constexpr float unit = 1.0f;  // e^x = exponential(unit x)
+    static constexpr float unit = 1.0f;   // e^x = exponential(unit x)
+    static constexpr bool fused = false;  // scale and shift of a score in one step
     static inline F32 exponential(F32 x) { return exp(x); }
     static inline void store_probabilities(float* p, F32 p0, F32 p1) {
         store(p, p0);
@@ -144,6 +145,24 @@ static inline bool any_bias(const float* key_bias, index_t keys) {
     return false;
 }
 
+// The rows of k and v that a sequence's softmax is over.
+struct Keys {
+    index_t first, count;
+
+    // Keys at the beginning that a bias hides, as that of a padded first column which is kept for a
+    // pooler, are left out where others are seen: the others then have the bits they have without.
+    // Not under causal or bias, which count keys from the first.
+    static Keys of(const AttentionArgs& a, index_t sequence) {
+        const index_t first = a.cu_seqlens_k[sequence];
+        const index_t count = a.cu_seqlens_k[sequence + 1] - first;
+        if (a.key_bias == nullptr || a.causal || a.bias != nullptr) return {first, count};
+        index_t hidden = 0;
+        while (hidden < count && a.key_bias[first + hidden] <= -__FLT_MAX__) ++hidden;
+        if (hidden == count) return {first, count};
+        return {first + hidden, count - hidden};
+    }
+};
+
 // What one head of a task reads and writes.
 template <class T>
 struct HeadRows {
@@ -153,14 +172,14 @@ struct HeadRows {
 
     static HeadRows of(const AttentionArgs& a, const AttentionTask& task, index_t head) {
         const index_t query = a.cu_seqlens_q[task.sequence] + task.query_begin;
-        const index_t key = a.cu_seqlens_k[task.sequence];
+        const Keys keys = Keys::of(a, task.sequence);
         return {
             static_cast<const T*>(a.q) + query * a.q_row_stride + head * a.q_head_stride,
-            static_cast<const T*>(a.k) + key * a.k_row_stride + head * a.k_head_stride,
-            static_cast<const T*>(a.v) + key * a.v_row_stride + head * a.v_head_stride,
+            static_cast<const T*>(a.k) + keys.first * a.k_row_stride + head * a.k_head_stride,
+            static_cast<const T*>(a.v) + keys.first * a.v_row_stride + head * a.v_head_stride,
             static_cast<T*>(a.out) + query * a.out_row_stride + head * a.out_head_stride,
             task.query_count,
-            a.cu_seqlens_k[task.sequence + 1] - key,
+            keys.count,
         };
     }
 };
@@ -208,7 +227,7 @@ class Slice {
           task_(task),
           next_(next),
           q_first_(args.cu_seqlens_q[task.sequence]),
-          k_first_(args.cu_seqlens_k[task.sequence]),
+          k_first_(Keys::of(args, task.sequence).first),
           hidden_keys_(args.cu_seqlens_k[task.sequence + 1] - k_first_ -
                        (args.cu_seqlens_q[task.sequence + 1] - q_first_)),
           panels_(args.head_dim),

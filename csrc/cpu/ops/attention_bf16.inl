@@ -28,6 +28,7 @@ struct DotBf16 {
     // 2^t within 7.5e-5 of its value, where a probability keeps 2e-3: a polynomial of our own fit
     // in the fraction of t, scaled by its floor. -inf gives 0, NaN stays NaN.
     static constexpr float unit = 0x1.715476p0f;  // log2(e): e^x = 2^(unit x)
+    static constexpr bool fused = true;
     static inline F32 exponential(F32 t) {
         constexpr int floor_quietly = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
         const F32 fraction{_mm512_reduce_ps(t.v, floor_quietly)};

@@ -1,9 +1,11 @@
 // The softmax of attention, over scores in scratch. Included by attention.inl.
 //
-// Scores are kept as the products gave them and scaled on the way into the exponential: with a
-// query's largest score m and factor = scale * unit (unit: log2(e) where the exponential is 2^t),
-// t = score * factor - shift is one fused step. shift = m * factor is rounded, which leaves t at
-// most half its last place above 0; all keys of the query share that, so that it cancels.
+// Scores are kept as the products gave them and scaled on the way into the exponential, with a
+// query's largest score m and factor = scale * unit (unit: log2(e) where the exponential is 2^t).
+// Where probabilities are rounded to 16 bits, t = score * factor - shift is one fused step: shift =
+// m * factor is rounded, which leaves t at most half its last place above 0; all keys of the query
+// share that, so that it cancels. In float32 t = (score - m) * factor, so that the largest
+// probability is exactly 1 and a query with a single key gets that key's value to the last bit.
 #pragma once
 
 #include "cpu/ops/attention_tiles.inl"
@@ -34,7 +36,7 @@ static inline RowShift advance_row(float high_before, float high_of_block, float
     // Where nothing above -inf came before, there is nothing to rescale.
     if (row.high == high_before || high_before == -kInfinity) return row;
     const float shift_before = high_before * factor;
-    const float step = is_regular(row.shift) && is_regular(shift_before)
+    const float step = Dot::fused && is_regular(row.shift) && is_regular(shift_before)
                            ? shift_before - row.shift
                            : (high_before - row.high) * factor;
     row.rescale = reduce_max(exp(set1(step * (1.0f / Dot::unit))));
@@ -66,10 +68,10 @@ static inline void bias_row(float* scores, index_t visible, float scale, const f
 template <class Dot>
 static inline F32 exponentials(float* scores, index_t seen, index_t width, float factor, float high,
                                float shift) {
-    if (__builtin_expect(!is_regular(shift), 0)) {
-        // Where every score so far is -inf, subtracting it would give NaN; any finite value gives
-        // zeros.
-        const F32 subtrahend = set1(high == -kInfinity ? 0.0f : high);
+    // Where every score so far is -inf, subtracting it would give NaN; any finite value gives
+    // zeros.
+    const F32 subtrahend = set1(high == -kInfinity ? 0.0f : high);
+    if (Dot::fused && __builtin_expect(!is_regular(shift), 0)) {
         for (index_t j = 0; j < seen; j += F32::lanes) {
             store(scores + j, sub(load(scores + j), subtrahend));
         }
@@ -77,17 +79,22 @@ static inline F32 exponentials(float* scores, index_t seen, index_t width, float
     }
     typename Dot::Probability* const p = reinterpret_cast<typename Dot::Probability*>(scores);
     const F32 scale = set1(factor), back = set1(-shift);
+    const auto exponential = [&](index_t j) {
+        const F32 score = load(scores + j);
+        return Dot::exponential(Dot::fused ? fma(score, scale, back)
+                                           : mul(sub(score, subtrahend), scale));
+    };
     F32 sum0 = set1(0.0f), sum1 = sum0;
     index_t j = 0;
     for (; j + 2 * F32::lanes <= seen; j += 2 * F32::lanes) {
-        const F32 p0 = Dot::exponential(fma(load(scores + j), scale, back));
-        const F32 p1 = Dot::exponential(fma(load(scores + j + F32::lanes), scale, back));
+        const F32 p0 = exponential(j);
+        const F32 p1 = exponential(j + F32::lanes);
         sum0 = add(sum0, p0);
         sum1 = add(sum1, p1);
         Dot::store_probabilities(p + j, p0, p1);
     }
     if (j < seen) {
-        const F32 p0 = Dot::exponential(fma(load(scores + j), scale, back));
+        const F32 p0 = exponential(j);
         sum0 = add(sum0, p0);
         Dot::store_probabilities(p + j, p0);
         j += F32::lanes;
