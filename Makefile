@@ -51,7 +51,7 @@ $(INSTALLED): | $(VENV)/.requirements-run
 # --- The two commands ------------------------------------------------------------------------------
 
 demo: $(INSTALLED)  ## embed sample sentences with a real model and show the numbers
-	$(BIN)/python -m fastbert.demo
+	$(BIN)/python -m fastbert.tools.demo
 
 test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import fastbert
-from fastbert.demo import PRECISIONS, agreement_of
-from fastbert.samples import sentences
+from fastbert.tools.demo import PRECISIONS, agreement_of
+from fastbert.tools.samples import sentences
 
 from . import results, texts
 from .models import minilm_path

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastbert.limits import Limits
+from fastbert.tools.limits import Limits
 
 from .stats import Summary
 
@@ -132,7 +132,7 @@ class Results:
 
 def machine() -> dict[str, Any]:
     """The processor and what runs on it."""
-    from fastbert import env
+    from fastbert.tools import env
 
     return {
         "cpu": env.cpu_model(),

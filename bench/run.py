@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbert import limits
+from fastbert.tools import limits
 
 from . import cases as cases_module
 from . import gate, models, plot, rivals, stats, table, texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastbert import kernels
-from fastbert.ops import support_table
+from fastbert.kernels.registration import support_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN = "<!-- written by python -m bench.support -->"

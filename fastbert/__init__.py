@@ -12,13 +12,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS: dict[str, tuple[str, ...]] = {
-    "backend": ("Plan", "use_backend"),
-    "describe": ("explain",),
-    "quantization": ("QuantizationConfig",),
-    "generation_config": ("GenerationConfig",),
-    "cache": ("DynamicCache", "EncoderDecoderCache"),
-    "packing": ("PackedBatch",),
-    "sentence": ("SentenceEncoder",),
+    "runtime.plan": ("Plan", "use_backend"),
+    "tools.explain": ("explain",),
+    "modeling.quantization": ("QuantizationConfig",),
+    "generation.config": ("GenerationConfig",),
+    "layers.kv_cache": ("DynamicCache", "EncoderDecoderCache"),
+    "runtime.packing": ("PackedBatch",),
+    "embedding.sentence": ("SentenceEncoder",),
     "pipelines": ("pipeline",),
     "models.bert": (
         "BertConfig",
@@ -42,7 +42,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "CamembertForTokenClassification",
         "CamembertForQuestionAnswering",
     ),
-    "models.flaubert": (
+    "models.flaubert.heads": (
         "FlaubertConfig",
         "FlaubertModel",
         "FlaubertWithLMHeadModel",
@@ -74,7 +74,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "RemBertTokenizer",
         "RemBertTokenizerFast",
     ),
-    "auto": (
+    "models.auto": (
         "AutoConfig",
         "AutoModel",
         "AutoModelForCausalLM",

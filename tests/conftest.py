@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastbert import native
+from fastbert.kernels import native
 
 ISAS = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
 

@@ -7,8 +7,12 @@ import logging
 import pytest
 import torch
 
-from fastbert import native
-from fastbert.backend import (
+from fastbert.kernels import native
+from fastbert.kernels.registration import support_table
+from fastbert.ops import REGISTRY
+from fastbert.ops.add_layer_norm import layer_norm
+from fastbert.ops.bias_act import bias_act
+from fastbert.runtime.plan import (
     BACKENDS,
     Traits,
     Unavailable,
@@ -17,9 +21,6 @@ from fastbert.backend import (
     forced_backend,
     use_backend,
 )
-from fastbert.ops import REGISTRY, support_table
-from fastbert.ops.add_layer_norm import layer_norm
-from fastbert.ops.bias_act import bias_act
 
 TRAITS = Traits(
     num_heads=12,
@@ -144,7 +145,7 @@ def test_forced_backend_that_cannot_run_is_refused(backend: str) -> None:
 
 def test_native_library_that_cannot_load_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_load", lambda: (None, "no such file; build it"))
-    from fastbert import backend
+    from fastbert.runtime import plan as backend
 
     backend._build.cache_clear()
     try:

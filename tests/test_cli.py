@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import fastbert
-from fastbert import cli, embedding, verify
+from fastbert.tools import cli, embed, verify
 
 LINES = ["Bonjour le monde", "", "A cat sat on the mat.", "e\u0301 and é"]
 
@@ -69,7 +69,7 @@ def test_embed_json_lines_read_back_exactly(
     checkpoint: Path, texts: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     assert cli.main(["embed", str(checkpoint), str(texts), "--normalize"]) == 0
-    found = embedding.read_jsonl(capfdbinary.readouterr().out.decode())
+    found = embed.read_jsonl(capfdbinary.readouterr().out.decode())
     encoder = fastbert.SentenceEncoder.from_pretrained(checkpoint)
     np.testing.assert_array_equal(found, encoder.encode(LINES, normalize_embeddings=True))
 
@@ -105,7 +105,7 @@ def test_blocks_do_not_change_the_result(
 ) -> None:
     whole, parts = tmp_path / "whole.npy", tmp_path / "parts.npy"
     cli.main(["embed", str(checkpoint), str(texts), "-o", str(whole)])
-    monkeypatch.setattr(embedding, "BLOCK_TEXTS", 3)
+    monkeypatch.setattr(embed, "BLOCK_TEXTS", 3)
     cli.main(["embed", str(checkpoint), str(texts), "-o", str(parts)])
     np.testing.assert_array_equal(np.load(whole), np.load(parts))
 

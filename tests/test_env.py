@@ -9,7 +9,8 @@ import sys
 import pytest
 
 import fastbert
-from fastbert import env, native
+from fastbert.kernels import native
+from fastbert.tools import env
 
 
 def python(code: str, *arguments: str) -> str:
@@ -58,7 +59,7 @@ def test_report_comes_out_without_the_native_library_and_says_why() -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'fastbert._C': raise ImportError('libgone.so.1 is missing')\n"
         "sys.meta_path.insert(0, Broken())\n"
-        "from fastbert.cli import main\n"
+        "from fastbert.tools.cli import main\n"
         "sys.exit(main(['env']))"
     )
     text = python(code)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 import fastbert
-from fastbert import kernels, native
+from fastbert import kernels
+from fastbert.kernels import native
+from fastbert.modeling.quantization import quantize
 from fastbert.ops import REGISTRY
-from fastbert.quantization import quantize
 from fastbert.testing import gate, misaligned, poisoned_empty, strided, to_float64
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))

@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from fastbert import backend, kernels
-from fastbert.backend import CUBLAS, Plan, Traits, Unavailable, build_plan
-from fastbert.describe import explain
+from fastbert import kernels
 from fastbert.kernels import cuda, measured
 from fastbert.kernels.measured import Gpu, Ranking
 from fastbert.models.bert import BertModel
 from fastbert.ops import REGISTRY
+from fastbert.runtime import plan as backend
+from fastbert.runtime.plan import (
+    CUBLAS,
+    Plan,
+    Traits,
+    Unavailable,
+    build_plan,
+)
+from fastbert.tools.explain import explain
 
 TRAITS = Traits(num_heads=12, head_dim=64, hidden_size=768, intermediate_size=3072)
 GPU = Gpu("Pretended 9000", "9.0")

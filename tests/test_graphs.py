@@ -15,16 +15,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import graphs, native
-from fastbert.backend import Plan, build_plan, use_backend
-from fastbert.graphs import Bucket, Graphs, Static, bucket_of, token_bucket
+from fastbert.engine import cuda_graphs
+from fastbert.engine.cuda_graphs import (
+    Bucket,
+    Graphs,
+    Static,
+    bucket_of,
+    token_bucket,
+)
+from fastbert.engine.encoder_cache import View
+from fastbert.engine.gpu_encoder import GpuEncoder
+from fastbert.kernels import native
 from fastbert.layers.encoder import Pass, encode
 from fastbert.layers.linear import Int8Linear
+from fastbert.modeling.quantization import quantize_weight
 from fastbert.models.bert import BertModel
-from fastbert.packing import PackedBatch
-from fastbert.preparation import View
-from fastbert.prepared_gpu import GpuEncoder
-from fastbert.quantization import quantize_weight
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Plan, build_plan, use_backend
 
 CPU = torch.device("cpu")
 
@@ -70,14 +77,14 @@ class FakeRecorder:
 
 
 def test_buckets_hold_their_tokens_and_waste_little() -> None:
-    kept = sorted({token_bucket(n) for n in range(1, graphs.TOKEN_LIMIT + 1)})
-    for n in range(1, graphs.TOKEN_LIMIT + 1):
+    kept = sorted({token_bucket(n) for n in range(1, cuda_graphs.TOKEN_LIMIT + 1)})
+    for n in range(1, cuda_graphs.TOKEN_LIMIT + 1):
         bucket = token_bucket(n)
         assert bucket >= n and bucket % 16 == 0
         assert bucket == min(size for size in kept if size >= n)
         assert bucket - n < max(16, bucket / 8)
         assert token_bucket(bucket) == bucket
-    assert len(kept) == 48 and kept[-1] == graphs.TOKEN_LIMIT
+    assert len(kept) == 48 and kept[-1] == cuda_graphs.TOKEN_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,7 @@ def test_buckets_hold_their_tokens_and_waste_little() -> None:
         ([512] * 8 + [1], None),
         ([], None),
         ([0, 0], None),
-        ([0] * graphs.SEQUENCE_LIMIT + [1], None),
+        ([0] * cuda_graphs.SEQUENCE_LIMIT + [1], None),
     ],
 )
 def test_bucket_of(lengths: list[int], expected: Bucket | None) -> None:
@@ -149,7 +156,7 @@ def test_a_result_outlives_the_next_replay() -> None:
 
 
 def test_the_least_recently_used_recording_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 3)
     made, recorder = doubled()
     sizes = (16, 32, 48)
     for tokens in sizes:
@@ -168,7 +175,7 @@ def test_the_least_recently_used_recording_goes(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_remembered_of_sizes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "MOST_GRAPHS", 1)
+    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 1)
     made, _ = doubled()
     for tokens in range(1, 2000, 16):
         made(torch.randn(tokens, 3), batch_of(tokens))
@@ -278,9 +285,9 @@ class Pretended:
     def run(self) -> None:
         self.did.append(f"run on {self.current.name}")
 
-    def recorder(self) -> graphs.CudaRecorder:
+    def recorder(self) -> cuda_graphs.CudaRecorder:
         self.caller = self.current
-        return graphs.CudaRecorder(torch.device("cuda", 0))
+        return cuda_graphs.CudaRecorder(torch.device("cuda", 0))
 
 
 @pytest.fixture
@@ -304,7 +311,7 @@ def test_a_recording_that_fails_gives_the_stream_back(pretended: Pretended) -> N
     with pytest.raises(RuntimeError, match="invalidated"):
         recorder.record(pretended.run)
     assert pretended.current is pretended.caller
-    assert not graphs._recording.locked()
+    assert not cuda_graphs._recording.locked()
 
 
 def test_another_stream_waits_for_the_turn_before(pretended: Pretended) -> None:
@@ -430,12 +437,12 @@ def test_rows_that_do_not_fit_are_refused() -> None:
 
 def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a GPU's encoder ends with its Plan, and with any of its weights."""
-    from fastbert import preparation
+    from fastbert.engine import encoder_cache
 
     made = model()
-    monkeypatch.setattr(preparation, "on_cpu", lambda plan: False)
+    monkeypatch.setattr(encoder_cache, "on_cpu", lambda plan: False)
     monkeypatch.setattr(
-        preparation, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
+        encoder_cache, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
     )
     kept = made.preparation
 
@@ -457,12 +464,12 @@ def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 def test_a_model_runs_on_it_and_sees_its_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastbert import preparation
+    from fastbert.engine import encoder_cache
 
     made = model()
-    monkeypatch.setattr(preparation, "on_cpu", lambda plan: False)
+    monkeypatch.setattr(encoder_cache, "on_cpu", lambda plan: False)
     monkeypatch.setattr(
-        preparation,
+        encoder_cache,
         "GpuEncoder",
         lambda blocks, plan: GpuEncoder(blocks, with_spoiled_rest(plan), FakeRecorder()),
     )

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 import fastbert
-from fastbert import native
-from fastbert.backend import Traits, build_plan
+from fastbert.engine.encoder_cache import View
+from fastbert.kernels import native
 from fastbert.ops import REGISTRY
-from fastbert.preparation import View
+from fastbert.runtime.plan import Traits, build_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 CSRC, PACKAGE, TRITON = ROOT / "csrc", ROOT / "fastbert", ROOT / "triton_kernels"
@@ -39,14 +39,22 @@ def without_comments(code: str) -> str:
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Dotted names of everything a Python file imports, wherever in it."""
+    """Absolute dotted names of everything a Python file imports, wherever in it."""
+    package = package_of(path)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def package_of(path: Path) -> tuple[str, ...]:
+    """The package that a file's relative imports start from."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    return ("fastbert", *parts) if parts and parts[0] == "triton_kernels" else parts
 
 
 CPP = (".h", ".hpp", ".inl", ".cpp", ".cu", ".cuh")
@@ -89,15 +97,57 @@ def word_in_code(path: Path, word: str) -> str | None:
     return None
 
 
-# 2. Models import no backend.
+# 2. Imports run only downward.
+
+# A room imports only from floors below its own, whatever the form of the import. Modules that stand
+# in no room (errors, outputs) are below all.
+FLOORS = (
+    ("ops", "checkpoints"),
+    ("kernels", "testing", "tokenizers", "triton_kernels"),
+    ("runtime",),
+    ("layers",),
+    ("engine", "generation"),
+    ("modeling",),
+    ("models",),
+    ("embedding",),
+    ("pipelines",),
+    ("tools",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def test_models_import_no_kernels() -> None:
-    forbidden = re.compile(r"triton|fastbert\.(kernels|native|_C|triton_kernels)\b|_C$")
-    for folder in ("models", "layers"):
-        for path in sorted((PACKAGE / folder).glob("*.py")):
-            for name in imports_of(path):
-                assert not forbidden.search(name), f"{path} imports {name}"
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms | {"triton_kernels"} == set(FLOOR_OF)
+
+
+def test_imports_run_only_downward() -> None:
+    upward = []
+    for path in python_files():
+        room = room_of(path)
+        for module in imports_of(path):
+            target = module.split(".")[1:2]
+            if not module.startswith("fastbert.") or target == [room] or target[0] not in FLOOR_OF:
+                continue
+            if room is None:
+                continue  # __init__ and __main__ open every door
+            if FLOOR_OF[target[0]] >= FLOOR_OF[room]:
+                upward.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert not upward, "\n".join(upward)
+
+
+def test_flat_modules_import_no_room() -> None:
+    for name in ("errors", "outputs"):
+        rooms = [module for module in imports_of(PACKAGE / f"{name}.py") if "fastbert" in module]
+        assert not rooms, f"{name}.py imports {rooms}"
+
+
+def room_of(path: Path) -> str | None:
+    """The folder of the package that a file stands in, None for the top level."""
+    if path.is_relative_to(TRITON):
+        return "triton_kernels"
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else None
 
 
 def test_family_files_are_small() -> None:
@@ -164,10 +214,11 @@ def test_no_error_is_swallowed() -> None:
 
 
 def test_backends_are_chosen_in_one_place() -> None:
+    allowed = {"runtime/plan.py", "tools/env.py"}
     for path in python_files():
-        if path.name in ("backend.py", "_register.py", "env.py") or "testing" in path.parts:
+        if room_of(path) in ("kernels", "testing") or path.is_relative_to(TRITON):
             continue
-        if path.is_relative_to(PACKAGE / "kernels"):
+        if path.relative_to(PACKAGE).as_posix() in allowed:
             continue
         for name in imports_of(path):
             assert name != "fastbert.kernels.missing", f"{path} chooses a backend itself"
@@ -184,7 +235,7 @@ def test_no_environment_switch_chooses_a_backend() -> None:
 
 def test_eps_has_no_default_in_python() -> None:
     for path in python_files():
-        if path.is_relative_to(PACKAGE / "models") or path.name == "config.py":
+        if room_of(path) == "models" or path.name == "config.py":
             continue  # configuration classes have the defaults of the published formats
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import fastbert
-from fastbert import hub
+from fastbert.checkpoints import hub
 
 pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

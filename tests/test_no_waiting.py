@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import preparation, prepared_gpu
-from fastbert.backend import Choice, Plan
+from fastbert.embedding.pooling import MODES, pool
+from fastbert.engine import encoder_cache, gpu_encoder
+from fastbert.kernels.registration import overload
 from fastbert.models.bert import BertForSequenceClassification, BertModel
 from fastbert.models.camembert import CamembertModel
-from fastbert.models.flaubert import FlaubertModel
+from fastbert.models.flaubert.heads import FlaubertModel
 from fastbert.models.rembert import RemBertModel
 from fastbert.ops import REGISTRY
-from fastbert.ops._register import overload
-from fastbert.packing import PackedBatch
-from fastbert.pooling import MODES, pool
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Choice, Plan
 
 GPU = torch.device("meta")
 SIZES = {
@@ -68,9 +68,9 @@ def gpu_plan(dtype: torch.dtype) -> Plan:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     plans = {dtype: gpu_plan(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    monkeypatch.setattr(prepared_gpu, "CudaRecorder", Recorder)
+    monkeypatch.setattr(gpu_encoder, "CudaRecorder", Recorder)
     monkeypatch.setattr(
-        preparation, "build_plan", lambda traits, device, dtype, *rest: plans[dtype]
+        encoder_cache, "build_plan", lambda traits, device, dtype, *rest: plans[dtype]
     )
     with torch.inference_mode():
         yield
@@ -154,9 +154,9 @@ def test_models_do_not_look(kind: Any, changes: dict[str, Any], mask: Tensor | N
     assert hidden.device == GPU and hidden.shape[0] == 4
     base = made.base_model
     encoder = base.preparation.encoder(
-        base.preparation.view(base), preparation.build_plan(None, GPU, made.dtype)
+        base.preparation.view(base), encoder_cache.build_plan(None, GPU, made.dtype)
     )
-    assert isinstance(encoder, prepared_gpu.GpuEncoder)
+    assert isinstance(encoder, gpu_encoder.GpuEncoder)
     assert encoder.graphs._recorder.replays == 2, "the passes did not take the prepared path"
 
 

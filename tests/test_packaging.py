@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastbert import native
+from fastbert.kernels import native
 
 ROOT = Path(__file__).parents[1]
 

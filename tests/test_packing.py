@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastbert.packing import MASKED, PackedBatch, _places_without_counting, in_one_copy
+from fastbert.runtime.packing import (
+    MASKED,
+    PackedBatch,
+    _places_without_counting,
+    in_one_copy,
+)
 
 MASKS = {
     "right": [[1, 1, 1, 0], [1, 0, 0, 0]],

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import native, pooling
-from fastbert.kernels import cpu
+from fastbert.embedding import pooling
+from fastbert.kernels import cpu, native
 
 BOUNDS = torch.tensor([0, 0, 7, 7, 40, 300])
 KERNELS = pytest.mark.skipif(native.reason() is not None, reason="no native library")

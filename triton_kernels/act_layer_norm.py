@@ -11,9 +11,8 @@ import triton.language as tl
 
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation, unsupported_activation
-
-from . import _common
-from .configs import row_block
+from fastbert.triton_kernels import _common
+from fastbert.triton_kernels.configs import row_block
 
 
 @triton.jit

@@ -11,9 +11,8 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
-
-from . import _common
-from .configs import row_block
+from fastbert.triton_kernels import _common
+from fastbert.triton_kernels.configs import row_block
 
 
 @triton.jit

@@ -20,9 +20,8 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
-
-from . import _common
-from .configs import attention_tile
+from fastbert.triton_kernels import _common
+from fastbert.triton_kernels.configs import attention_tile
 
 HEAD_DIMS = (32, 64, 80, 96, 128)
 _LOG2E = tl.constexpr(math.log2(math.e))

@@ -8,9 +8,8 @@ import triton.language as tl
 
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation, unsupported_activation
-
-from . import _common
-from .configs import column_block
+from fastbert.triton_kernels import _common
+from fastbert.triton_kernels.configs import column_block
 
 # 4 rows a program keep four 16-byte loads in flight a thread, and read the bias once for them.
 _ROWS = 4

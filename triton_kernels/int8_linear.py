@@ -19,10 +19,9 @@ import triton.language as tl
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation, unsupported_activation
 from fastbert.ops.int8_linear import widened
-
-from . import _common
-from .configs import GROUP_M, linear_tile
-from .quantize_rows import quantize_rows
+from fastbert.triton_kernels import _common
+from fastbert.triton_kernels.configs import GROUP_M, linear_tile
+from fastbert.triton_kernels.quantize_rows import quantize_rows
 
 MAX_DEPTH = (2**31 - 1) // (255 * 128)
 

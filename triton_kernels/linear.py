@@ -14,9 +14,8 @@ import triton.language as tl
 
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation, unsupported_activation
-
-from . import _common
-from .configs import GROUP_M, linear_tile
+from fastbert.triton_kernels import _common
+from fastbert.triton_kernels.configs import GROUP_M, linear_tile
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from bench.cases import RAGGED_SEED, ragged_lengths
 from bench.gpu.ops import _first_line, _row
 from bench.gpu.record import Row
 from bench.gpu.timing import Stopwatch
-from fastbert.samples import sentences
+from fastbert.tools.samples import sentences
 
 GROUPS = ("base", "large", "compile", "accuracy")
 # layers, hidden, heads, intermediate

@@ -21,7 +21,7 @@ class Watch {
           py::object address_of, py::object version_of);
 
     // Whether nothing has changed; where asked for, nothing written to the tensors either, by their
-    // versions and samples (fastbert/versions.py). Needs the GIL.
+    // versions and samples (fastbert/runtime/versions.py). Needs the GIL.
     bool unchanged(bool contents) const;
 
     // For the garbage collector: hooks may close over the model that holds this.

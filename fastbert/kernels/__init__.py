@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastbert import native
 from fastbert.errors import Unavailable
+from fastbert.kernels import native
 
 if TYPE_CHECKING:
     from fastbert.ops._op import Traits

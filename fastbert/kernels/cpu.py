@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbert import native
-from fastbert.kernels import _check
+from fastbert.kernels import _check, native
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation
 

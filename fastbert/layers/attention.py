@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastbert.backend import Plan
 from fastbert.layers.block import Distances
 from fastbert.ops.attention_varlen import attention_probs, attention_with_probs
-from fastbert.packing import PackedBatch
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastbert.backend import Plan
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
-from fastbert.packing import PackedBatch
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Plan
 
 
 @dataclass(frozen=True)

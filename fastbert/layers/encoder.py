@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from fastbert.backend import Plan
-from fastbert.cache import Cache
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
+from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Projection, project
 from fastbert.layers.norm import LayerNorm
-from fastbert.packing import PackedBatch
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastbert.backend import Plan
 from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.norm import LayerNorm
+from fastbert.runtime.plan import Plan
 
 
 def vocabulary_scores(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastbert.backend import Plan
-from fastbert.versions import written
+from fastbert.runtime.plan import Plan
+from fastbert.runtime.versions import written
 
 
 class _Prepacked:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastbert.packing import PackedBatch
+from fastbert.runtime.packing import PackedBatch
 
 
 @dataclass(frozen=True)

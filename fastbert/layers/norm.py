@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastbert.backend import Plan
+from fastbert.runtime.plan import Plan
 
 
 class LayerNorm(nn.LayerNorm):

@@ -6,9 +6,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from fastbert.config import PreTrainedConfig
-from fastbert.models.bertlike import BertLikeModel
-from fastbert.models.encoding import Options
+from fastbert.modeling.bertlike import BertLikeModel
+from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.encoding import Options
 from fastbert.outputs import BaseModelOutputWithPooling
 
 

@@ -7,17 +7,17 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from fastbert.config import PreTrainedConfig
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
-from fastbert.losses import token_loss
-from fastbert.models import tasks
-from fastbert.models.base import PreTrainedModel
-from fastbert.models.bertlike import BertLikeModel
-from fastbert.models.encoding import Encoding, Options
+from fastbert.modeling import tasks
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.bertlike import BertLikeModel
+from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.losses import token_loss
 from fastbert.outputs import BertForPreTrainingOutput
 
 

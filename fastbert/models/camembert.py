@@ -11,11 +11,11 @@ from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
-from fastbert.models import tasks
-from fastbert.models.base import PreTrainedModel
+from fastbert.modeling import tasks
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.bertlike import BertLikeModel
+from fastbert.modeling.encoding import Encoding, Options
 from fastbert.models.bert import BertConfig
-from fastbert.models.bertlike import BertLikeModel
-from fastbert.models.encoding import Encoding, Options
 
 
 class CamembertConfig(BertConfig):

@@ -6,15 +6,15 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from fastbert.config import PreTrainedConfig
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.tree import Tree
-from fastbert.models import tasks
-from fastbert.models.base import PreTrainedModel
-from fastbert.models.bertlike import BertLikeModel
-from fastbert.models.encoding import Encoding, Options
+from fastbert.modeling import tasks
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.bertlike import BertLikeModel
+from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.encoding import Encoding, Options
 
 
 class RemBertConfig(PreTrainedConfig):

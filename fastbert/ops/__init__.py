@@ -13,9 +13,8 @@ from fastbert.ops import (
     quantize_rows,
 )
 from fastbert.ops._op import Case, Mistake, Op, Tolerance, Traits
-from fastbert.ops._register import register, support_table
 
-__all__ = ["REGISTRY", "Case", "Mistake", "Op", "Tolerance", "Traits", "support_table"]
+__all__ = ["REGISTRY", "Case", "Mistake", "Op", "Tolerance", "Traits"]
 
 # In the order in which a forward pass meets them.
 REGISTRY: dict[str, Op] = {
@@ -31,6 +30,3 @@ REGISTRY: dict[str, Op] = {
         act_layer_norm,
     )
 }
-
-for _op in REGISTRY.values():
-    register(_op)

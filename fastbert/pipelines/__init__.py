@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Pipeline
-from .build import TASKS, pipeline
+from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.build import TASKS, pipeline
 
 __all__ = ["TASKS", "Pipeline", "pipeline"]

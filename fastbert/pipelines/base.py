@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastbert.sentence import MAX_TOKENS
+from fastbert.embedding.sentence import MAX_TOKENS
 
 Row = Mapping[str, Sequence[int]]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -31,7 +31,7 @@ class Pipeline:
 
     Class attributes:
         task: its name.
-        auto_class: the class of fastbert.auto that loads its model.
+        auto_class: the class of fastbert.models.auto that loads its model.
     """
 
     task: ClassVar[str]
@@ -107,7 +107,7 @@ class Pipeline:
         """Refuse a model with another head; any model has hidden states."""
         if self.auto_class == "AutoModel":
             return
-        auto = getattr(importlib.import_module("fastbert.auto"), self.auto_class)
+        auto = getattr(importlib.import_module("fastbert.models.auto"), self.auto_class)
         wanted = auto.class_for(self.model.config)
         if not isinstance(self.model, wanted):
             raise ValueError(

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from fastbert.devices import as_device
-
-from .base import Pipeline
-from .classification import TextClassification, ZeroShotClassification
-from .features import FeatureExtraction
-from .fill_mask import FillMask
-from .question_answering import QuestionAnswering
-from .token_classification import TokenClassification
+from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.classification import TextClassification, ZeroShotClassification
+from fastbert.pipelines.features import FeatureExtraction
+from fastbert.pipelines.fill_mask import FillMask
+from fastbert.pipelines.question_answering import QuestionAnswering
+from fastbert.pipelines.token_classification import TokenClassification
+from fastbert.runtime.devices import as_device
 
 TASKS: dict[str, type[Pipeline]] = {
     kind.task: kind
@@ -112,4 +111,4 @@ def pipeline(
 
 
 def _auto(name: str) -> Any:
-    return getattr(importlib.import_module("fastbert.auto"), name)
+    return getattr(importlib.import_module("fastbert.models.auto"), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import Pipeline
+from fastbert.pipelines.base import Pipeline
 
 
 class FeatureExtraction(Pipeline):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Pipeline
+from fastbert.pipelines.base import Pipeline
 
 _log = logging.getLogger("fastbert")
 

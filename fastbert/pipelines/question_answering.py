@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Pipeline
+from fastbert.pipelines.base import Pipeline
 
 # Logits of places where no answer can begin or end, as transformers sets them.
 _NOWHERE = -10000.0

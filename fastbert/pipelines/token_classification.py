@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import Pipeline
+from fastbert.pipelines.base import Pipeline
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 Entity = dict[str, Any]

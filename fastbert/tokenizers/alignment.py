@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from fastbert.tokenizers.encoding import Span
+from fastbert.tokenizers.engines.encoding import Span
 
 # How far to look for the place where text and tokens agree again. The longest rewriting that the
 # normalisers do is three characters for one, beside runs of removed characters, which cost nothing.

@@ -11,10 +11,10 @@ import torch
 
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 from fastbert.tokenizers.calling import Calling, silent
+from fastbert.tokenizers.engines.windows import longest_first
 from fastbert.tokenizers.strategies import check_side, resolve
 from fastbert.tokenizers.strategies import truncation_strategy as named_strategy
 from fastbert.tokenizers.vocabulary import to_list
-from fastbert.tokenizers.windows import longest_first
 
 
 class Assembling(Calling):

@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 
 from fastbert.tokenizers import files
 from fastbert.tokenizers.assembling import Assembling
-from fastbert.tokenizers.rust_engine import RustEngine
+from fastbert.tokenizers.engines.rust import RustEngine
 from fastbert.tokenizers.special import (
     ADDITIONAL,
     SPECIAL_NAMES,

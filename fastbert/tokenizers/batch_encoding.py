@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastbert.tokenizers.encoding import Encoding
+from fastbert.tokenizers.engines.encoding import Encoding
 
 
 class TokenSpan(NamedTuple):

@@ -12,8 +12,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from fastbert.tokenizers import files
 from fastbert.tokenizers.base import Tokenizer
-from fastbert.tokenizers.layout import BERT_LAYOUT
-from fastbert.tokenizers.rust_engine import RustEngine, read_rust_tokenizer
+from fastbert.tokenizers.engines.layout import BERT_LAYOUT
+from fastbert.tokenizers.engines.rust import RustEngine, read_rust_tokenizer
 from fastbert.tokenizers.special import TokenLike
 
 

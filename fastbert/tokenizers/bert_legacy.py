@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from fastbert.tokenizers.alignment import nfc
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.bert import read_vocabulary, write_vocabulary
-from fastbert.tokenizers.encoding import Span
-from fastbert.tokenizers.layout import BERT_LAYOUT
-from fastbert.tokenizers.piece_engine import PieceEngine, Pieces
+from fastbert.tokenizers.engines.encoding import Span
+from fastbert.tokenizers.engines.layout import BERT_LAYOUT
+from fastbert.tokenizers.engines.python import PieceEngine, Pieces
 from fastbert.tokenizers.special import TokenLike
 
 # Longer words are unknown as a whole; the limit is the original's.

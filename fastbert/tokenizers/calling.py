@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastbert.tokenizers.batch_encoding import BatchEncoding, tensor_kind
-from fastbert.tokenizers.encoding import Encoding
-from fastbert.tokenizers.layout import Layout
+from fastbert.tokenizers.engines.encoding import Encoding
+from fastbert.tokenizers.engines.layout import Layout
 from fastbert.tokenizers.strategies import WarnOnce, check_count, check_side, resolve
 from fastbert.tokenizers.vocabulary import Vocabulary
 

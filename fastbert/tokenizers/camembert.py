@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from tokenizers import AddedToken, Regex, normalizers
 
-from fastbert.tokenizers import files, spm_file, spm_rust
-from fastbert.tokenizers.layout import Layout
-from fastbert.tokenizers.piece_engine import PieceEngine
-from fastbert.tokenizers.rust_engine import RustEngine
+from fastbert.tokenizers import files
+from fastbert.tokenizers.engines.layout import Layout
+from fastbert.tokenizers.engines.python import PieceEngine
+from fastbert.tokenizers.engines.rust import RustEngine
+from fastbert.tokenizers.sentencepiece import model_file, rust
+from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, need_a_file, rust_engine_from_json
+from fastbert.tokenizers.sentencepiece.python import SpmModel
 from fastbert.tokenizers.special import TokenLike, as_added_token
-from fastbert.tokenizers.spm_model import SpmModel
-from fastbert.tokenizers.spm_tokenizer import SpmTokenizer, need_a_file, rust_engine_from_json
 from fastbert.tokenizers.vocabulary import Engine
 
 # fairseq's dictionary comes first, so sentencepiece's piece i has id i + 4; its own unknown piece
@@ -149,7 +150,7 @@ def _slow_engine(
 
 
 def _fast_engine(vocab_file: str | os.PathLike[str]) -> RustEngine:
-    source = spm_file.read(vocab_file)
+    source = model_file.read(vocab_file)
     vocab = [
         ("<s>NOTUSED", 0.0),
         ("<pad>", 0.0),
@@ -166,4 +167,4 @@ def _fast_engine(vocab_file: str | os.PathLike[str]) -> RustEngine:
     ]
     if source.charsmap:
         steps.insert(0, normalizers.Precompiled(source.charsmap))
-    return RustEngine(spm_rust.build(source, vocab, _UNK_ID, steps))
+    return RustEngine(rust.build(source, vocab, _UNK_ID, steps))

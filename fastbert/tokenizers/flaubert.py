@@ -14,9 +14,9 @@ from tokenizers import models
 
 from fastbert.tokenizers import files, moses
 from fastbert.tokenizers.base import Tokenizer
-from fastbert.tokenizers.encoding import Span
-from fastbert.tokenizers.layout import Layout
-from fastbert.tokenizers.piece_engine import PieceEngine, Pieces
+from fastbert.tokenizers.engines.encoding import Span
+from fastbert.tokenizers.engines.layout import Layout
+from fastbert.tokenizers.engines.python import PieceEngine, Pieces
 from fastbert.tokenizers.special import TokenLike
 
 logger = logging.getLogger("fastbert.tokenizers")

@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any
 
 from fastbert.tokenizers.alignment import align, nfc
-from fastbert.tokenizers.encoding import Span
+from fastbert.tokenizers.engines.encoding import Span
 
 # Moses' replace-unicode-punctuation: East Asian and typographic punctuation in ASCII.
 _FULL_STOPS = re.compile(r"[。．]\s*")

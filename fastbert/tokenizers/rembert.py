@@ -7,13 +7,14 @@ from typing import Any, ClassVar, Self
 
 from tokenizers import AddedToken, Regex, normalizers
 
-from fastbert.tokenizers import files, spm_file, spm_rust
-from fastbert.tokenizers.layout import BERT_LAYOUT
-from fastbert.tokenizers.piece_engine import PieceEngine
-from fastbert.tokenizers.rust_engine import RustEngine
+from fastbert.tokenizers import files
+from fastbert.tokenizers.engines.layout import BERT_LAYOUT
+from fastbert.tokenizers.engines.python import PieceEngine
+from fastbert.tokenizers.engines.rust import RustEngine
+from fastbert.tokenizers.sentencepiece import model_file, rust
+from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, need_a_file, rust_engine_from_json
+from fastbert.tokenizers.sentencepiece.python import SpmModel
 from fastbert.tokenizers.special import TokenLike
-from fastbert.tokenizers.spm_model import SpmModel
-from fastbert.tokenizers.spm_tokenizer import SpmTokenizer, need_a_file, rust_engine_from_json
 from fastbert.tokenizers.vocabulary import Engine
 
 
@@ -150,7 +151,7 @@ class RemBertTokenizerFast(RemBertTokenizer):
         return super()._from_files(paths, arguments)
 
     def _engine(self, vocab_file: str | os.PathLike[str]) -> Engine:
-        source = spm_file.read(vocab_file)
+        source = model_file.read(vocab_file)
         steps: list[normalizers.Normalizer] = [
             normalizers.Replace("``", '"'),
             normalizers.Replace("''", '"'),
@@ -163,4 +164,4 @@ class RemBertTokenizerFast(RemBertTokenizer):
         if source.charsmap:
             steps.append(normalizers.Precompiled(source.charsmap))
         vocab = [(piece.text, piece.score) for piece in source.pieces]
-        return RustEngine(spm_rust.build(source, vocab, source.unk_id, steps))
+        return RustEngine(rust.build(source, vocab, source.unk_id, steps))

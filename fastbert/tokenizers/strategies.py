@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastbert.tokenizers.encoding import Padding, Truncation
+from fastbert.tokenizers.engines.encoding import Padding, Truncation
 
 logger = logging.getLogger("fastbert.tokenizers")
 

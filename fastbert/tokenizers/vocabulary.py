@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tokenizers import AddedToken
 
-from fastbert.tokenizers.encoding import Encoding, Padding, Truncation
+from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.special import (
     ADDITIONAL,
     SPECIAL_NAMES,

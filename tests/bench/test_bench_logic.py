@@ -16,7 +16,7 @@ import transformers
 
 from bench import cases, exact, gate, results, rivals, stats, table, texts
 from bench.rivals import Padded
-from fastbert.limits import Limits
+from fastbert.tools.limits import Limits
 
 
 class Clock:

@@ -22,8 +22,8 @@ from bench.gpu import drive, models, report
 from bench.gpu.__main__ import main
 from bench.gpu.goals import verdicts
 from bench.gpu.record import Record, Row
-from fastbert import kernels, native
-from fastbert.kernels import measured
+from fastbert import kernels
+from fastbert.kernels import measured, native
 from fastbert.kernels.measured import Gpu, Ranking
 
 ROOT = Path(__file__).resolve().parents[2]

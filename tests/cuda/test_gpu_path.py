@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import graphs
-from fastbert.backend import use_backend
+from fastbert.engine import cuda_graphs
+from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.layers.encoder import Pass, encode
 from fastbert.models.bert import BertModel
-from fastbert.packing import PackedBatch
-from fastbert.prepared_gpu import GpuEncoder
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import use_backend
 
 if not torch.cuda.is_available():
     pytest.skip("this machine has no CUDA device", allow_module_level=True)
@@ -199,7 +199,7 @@ def test_memory_is_bounded() -> None:
     for n in sizes:
         for _ in range(2):
             made(torch.randint(5, 100, (1, n), device=DEVICE))
-    assert len(prepared(made).graphs.buckets) <= graphs.MOST_GRAPHS
+    assert len(prepared(made).graphs.buckets) <= cuda_graphs.MOST_GRAPHS
     torch.cuda.synchronize()
     before = torch.cuda.memory_reserved(DEVICE)
     for _ in range(2):

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 import fastbert
-from fastbert.cache import DynamicCache, EncoderDecoderCache
-from fastbert.generation import GenerationConfig
+from fastbert.generation.mixin import GenerationConfig
+from fastbert.layers.kv_cache import DynamicCache, EncoderDecoderCache
 
 DECODERS = oracle.DECODERS
 ENDS = {"bos_token_id": 0, "eos_token_id": 5, "pad_token_id": 1}

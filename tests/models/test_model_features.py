@@ -15,7 +15,7 @@ import torch
 
 import fastbert
 from fastbert.layers.linear import Linear
-from fastbert.quantization import quantize_weight
+from fastbert.modeling.quantization import quantize_weight
 
 
 def near(one: torch.Tensor, other: torch.Tensor) -> bool:

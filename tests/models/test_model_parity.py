@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import fastbert
-from fastbert import native
-from fastbert.models.base import PreTrainedModel
-from fastbert.models.encoding import Options
+from fastbert.kernels import native
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.encoding import Options
 
 
 def ask(model: Any, case: dict[str, Any]) -> Any:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert import kernels, native
+from fastbert import kernels
+from fastbert.kernels import native
 from fastbert.ops import REGISTRY
 
 Change = dict[str, Any]

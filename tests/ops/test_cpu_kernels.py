@@ -196,7 +196,7 @@ def test_threads_change_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
 )
 @DTYPE
 def test_integer_kernels_agree_between_instruction_sets(op: Op, dtype: torch.dtype) -> None:
-    from fastbert import native
+    from fastbert.kernels import native
 
     before = native.isa()
     try:

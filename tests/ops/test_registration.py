@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastbert import kernels
-from fastbert.backend import Traits, build_plan
+from fastbert.kernels.registration import overload
 from fastbert.ops import REGISTRY, Op
-from fastbert.ops._register import overload
+from fastbert.runtime.plan import Traits, build_plan
 
 OPS = pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
 DIFFERENTIABLE = pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from fastbert.tokenizers import (
     RemBertTokenizerFast,
     files,
 )
-from fastbert.tokenizers.rust_engine import RustEngine
+from fastbert.tokenizers.engines.rust import RustEngine
 
 TEXTS = [*tok_corpus.texts()[7:17], "un <mask> [MASK] <special1> neuf <ent>  x", " <sp>Tok le "]
 CLASSES = [

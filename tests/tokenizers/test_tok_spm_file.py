@@ -10,7 +10,7 @@ import pytest
 import sentencepiece
 import tok_corpus
 
-from fastbert.tokenizers import spm_file
+from fastbert.tokenizers.sentencepiece import model_file
 
 FILES = [
     "camembert/sentencepiece.bpe.model",
@@ -24,21 +24,21 @@ FILES = [
 @pytest.mark.parametrize("name", FILES)
 def test_same_as_sentencepiece(name: str, models: Path) -> None:
     path = models / name
-    found = spm_file.read(path)
+    found = model_file.read(path)
     processor = sentencepiece.SentencePieceProcessor()
     processor.LoadFromSerializedProto(path.read_bytes())
     assert len(found.pieces) == processor.GetPieceSize()
     for index, piece in enumerate(found.pieces):
         assert piece.text == processor.IdToPiece(index)
         assert piece.score == pytest.approx(processor.GetScore(index), abs=0)
-        assert (piece.type == spm_file.CONTROL) == processor.IsControl(index)
-        assert (piece.type == spm_file.UNKNOWN) == processor.IsUnknown(index)
-        assert (piece.type == spm_file.BYTE) == processor.IsByte(index)
+        assert (piece.type == model_file.CONTROL) == processor.IsControl(index)
+        assert (piece.type == model_file.UNKNOWN) == processor.IsUnknown(index)
+        assert (piece.type == model_file.BYTE) == processor.IsByte(index)
     assert found.unk_id == processor.unk_id()
-    assert found.model_type == (spm_file.BPE if "-bpe" in name else spm_file.UNIGRAM)
+    assert found.model_type == (model_file.BPE if "-bpe" in name else model_file.UNIGRAM)
     assert found.byte_fallback == ("bytes" in name)
     assert (len(found.charsmap) == 0) == ("identity" in name)
-    user = [piece.text for piece in found.pieces if piece.type == spm_file.USER_DEFINED]
+    user = [piece.text for piece in found.pieces if piece.type == model_file.USER_DEFINED]
     assert user == (["<sym>"] if "rembert/" in name else [])
 
 
@@ -53,7 +53,7 @@ def test_broken_files_never_do_worse_than_an_error(models: Path, tmp_path: Path)
                 broken[dice.below(len(broken))] = dice.below(256)
         path.write_bytes(broken)
         with contextlib.suppress(ValueError):
-            spm_file.read(path)
+            model_file.read(path)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_broken_files_never_do_worse_than_an_error(models: Path, tmp_path: Path)
 )
 def test_reasons(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        spm_file.parse(data)
+        model_file.parse(data)
     with pytest.raises((IndexError, struct.error, ValueError)):
-        spm_file.parse(data + b"\x80")
+        model_file.parse(data + b"\x80")

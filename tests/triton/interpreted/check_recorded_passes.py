@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert.backend import build_plan
+from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.layers.encoder import Pass, encode
 from fastbert.layers.linear import Int8Linear
+from fastbert.modeling.quantization import quantize_weight
 from fastbert.models.bert import BertModel
 from fastbert.ops.attention_varlen import OP
-from fastbert.packing import PackedBatch
-from fastbert.prepared_gpu import GpuEncoder
-from fastbert.quantization import quantize_weight
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import build_plan
 from fastbert.testing import parity
 from fastbert.triton_kernels.attention_varlen import attention_varlen
 

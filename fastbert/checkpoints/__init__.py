@@ -1,0 +1,1 @@
+"""Checkpoint files: local or on the hub, read one tensor at a time, written whole or not at all."""

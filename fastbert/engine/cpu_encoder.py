@@ -1,0 +1,572 @@
+"""Prepared encoders: embeddings, all blocks and the pooler of a model in one native call, over
+weights packed once.
+
+Precision follows the weights: float32 and float16 ones are multiplied in float32, bfloat16 ones as
+bfloat16 with float32 sums, int8 ones with their rows quantised on the way in. The residual stream
+stays float32 in all of them; attention is bfloat16 wherever its output projection is not float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.kernels import native
+from fastbert.layers.block import Block
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.linear import Int8Linear, Linear, Projection
+from fastbert.layers.norm import LayerNorm
+from fastbert.ops.activations import KERNEL_ACTIVATIONS
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Plan
+
+_OPS = ("attention_varlen", "add_layer_norm")
+# Codes of csrc/common/types.h and csrc/cpu/encoder.h.
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_INT8 = 4
+_PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8: 2}
+_ABSENT = (0, 0, 0)
+
+
+def supports(blocks: Sequence[Block], plan: Plan) -> str | None:
+    """None when the blocks can be prepared for this plan, else the reason."""
+    return _plan_reason(blocks, plan) or _block_reason(blocks)
+
+
+def supports_tables(tables: EmbeddingTables, plan: Plan) -> str | None:
+    """None when these embeddings can be computed in the same call, else the reason."""
+    choice = plan.choice("embed_layer_norm")
+    if choice.backend != "cpu":
+        return f"the plan computes embed_layer_norm on {choice.backend}"
+    present = _tables(tables)
+    for table in present:
+        if type(table) is not nn.Embedding:
+            return f"an embedding is computed by {type(table).__name__}"
+        if table.weight.dtype != tables.word.weight.dtype or table.weight.dtype not in _DTYPES:
+            return "the tables differ in precision, or kernels do not know it"
+        if table.weight.stride() != (table.weight.shape[1], 1):
+            return "a table is not stored row by row"
+    projection = tables.projection
+    if projection is not None and (reason := _projection_reason(projection, plan)):
+        return reason
+    modules = [*present, tables.norm, *([] if projection is None else [projection])]
+    return _hook_reason(modules)
+
+
+def supports_pooler(pooler: nn.Module, plan: Plan) -> str | None:
+    """None when the pooler can be computed in the same call, else the reason."""
+    if type(pooler) is Int8Linear:
+        return "the pooler's weights are int8"
+    return _projection_reason(pooler, plan) or _hook_reason([pooler])
+
+
+def _projection_reason(part: nn.Module, plan: Plan) -> str | None:
+    if type(part) not in (Linear, Int8Linear):
+        return f"a projection is computed by {type(part).__name__}"
+    choice = plan.choice("int8_linear" if type(part) is Int8Linear else "linear")
+    return None if choice.backend == "cpu" else f"the plan computes it on {choice.backend}"
+
+
+def _hook_reason(modules: Sequence[nn.Module]) -> str | None:
+    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
+        return "there are hooks on parts of the model"
+    if any("forward" in vars(module) for module in modules):
+        return "the forward of a part was replaced"
+    return None
+
+
+def _tables(tables: EmbeddingTables) -> list[nn.Embedding]:
+    all_tables = (tables.word, tables.position, tables.kind, tables.extra)
+    return [table for table in all_tables if table is not None]
+
+
+def _plan_reason(blocks: Sequence[Block], plan: Plan) -> str | None:
+    kinds = {type(block.out) for block in blocks} | {type(block.down) for block in blocks}
+    linear = ["int8_linear" if kind is Int8Linear else "linear" for kind in kinds]
+    for op in (*_OPS, *sorted(linear)):
+        choice = plan.choice(op)
+        if choice.backend == "reference" or (choice.backend != "cpu") == on_cpu(plan):
+            return f"the plan computes {op} on {choice.backend}"
+    return None if plan.dtype in _DTYPES else f"there are no kernels for {plan.dtype}"
+
+
+def on_cpu(plan: Plan) -> bool:
+    """Whether a plan is of the CPU's native encoder, rather than of a GPU's."""
+    return plan.device.type == "cpu"
+
+
+def _block_reason(blocks: Sequence[Block]) -> str | None:
+    if not blocks:
+        return "there are no blocks"
+    first = blocks[0]
+    for block in blocks:
+        if block.distances is not None:
+            return "relative positions are added to the scores"
+        if _shape(block) != _shape(first):
+            return "the blocks differ in shape or kind"
+        for group in ((block.q, block.k, block.v), (block.out,), (block.up,), (block.down,)):
+            kinds = {type(part) for part in group}
+            if kinds != {Linear} and kinds != {Int8Linear}:
+                names = ", ".join(sorted(kind.__name__ for kind in kinds))
+                return f"a projection is computed by {names}"
+            if not _quantised_alike(group):
+                return "projections of the same rows quantise them differently"
+    if first.activation not in KERNEL_ACTIVATIONS:
+        return f"kernels do not compute the activation {first.activation!r}"
+    return _hook_reason(list(_modules(blocks)))
+
+
+def _quantised_alike(group: Sequence[Projection]) -> bool:
+    first, *others = group
+    for other in others:
+        if not isinstance(first, Int8Linear) or not isinstance(other, Int8Linear):
+            continue
+        pairs = ((first.factor, other.factor), (first.repeated, other.repeated))
+        for one, two in pairs:
+            if one is None or two is None:
+                if one is not two:
+                    return False
+            elif not torch.equal(one, two):
+                return False
+    return True
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Time of one step of one block in one pass, in seconds of wall time, all threads at work."""
+
+    block: int
+    step: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one pass gives.
+
+    Attributes:
+        rows: the rows after the last block, (batch.total, hidden), or as (batch_size, seqlen,
+            hidden), zero where a token was removed.
+        pooled: (batch_size, pooler width), None where it was not asked for.
+        times: of every step, where they were asked for.
+    """
+
+    rows: Tensor
+    pooled: Tensor | None = None
+    times: list[StepTime] | None = None
+
+
+class PreparedEncoder:
+    """All blocks of an encoder, and what stands around them, packed for the instruction set in use.
+
+    Args:
+        blocks: the layers, which `supports` has nothing against.
+        tables: embeddings, which `supports_tables` has nothing against; None takes hidden states
+            only.
+        pooler: the projection of the first rows, which `supports_pooler` has nothing against.
+
+    Several threads may call one encoder, or different ones, at the same time.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        tables: EmbeddingTables | None = None,
+        pooler: Linear | None = None,
+    ) -> None:
+        extension = native.threaded()
+        first = blocks[0]
+        self.hidden = first.q.in_features
+        self.attention = torch.float32 if _exact_attention(blocks) else torch.bfloat16
+        # While this is a list, every pass appends the times of its steps.
+        self.record: list[list[StepTime]] | None = None
+        self.pooled = None if pooler is None else pooler.out_features
+        self._width = None if tables is None else tables.word.embedding_dim
+        # Tables are read in place. Whatever a caller does to its own, these stay where they are.
+        self._kept: list[Tensor] = []
+        # The other sources hold addresses only until they are packed.
+        alive: list[Tensor] = []
+        self._encoder = extension.Encoder(
+            [_block_source(extension, block, alive) for block in blocks],
+            hidden=self.hidden,
+            num_heads=first.num_heads,
+            head_dim=first.head_dim,
+            intermediate=first.up.out_features,
+            activation=KERNEL_ACTIVATIONS[first.activation],
+            pre_norm=first.pre_norm,
+            scale=first.scale,
+            attention_dtype=_DTYPES[self.attention],
+            embedding=(
+                None if tables is None else _embedding_source(extension, tables, self._kept, alive)
+            ),
+            pooler=None if pooler is None else _product_source(extension, (pooler,), alive),
+        )
+        alive.clear()
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it computes the embeddings too."""
+        return self._width is not None
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of the packed weights."""
+        return int(self._encoder.packed_bytes)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory kept for passes: as much as the largest so far needed, per concurrent caller."""
+        return int(self._encoder.arena_bytes)
+
+    def __call__(self, rows: Tensor, batch: PackedBatch) -> Tensor:
+        """The rows after the last block.
+
+        Args:
+            rows: (batch.total, hidden), float32, bfloat16 or float16.
+            batch: where the rows came from.
+
+        Returns:
+            (batch.total, hidden), rows.dtype.
+
+        Raises:
+            ValueError: when rows and batch do not fit together or to the encoder.
+        """
+        return _done(self.run(rows, batch, rows.dtype)).rows
+
+    def padded(self, rows: Tensor, batch: PackedBatch) -> Tensor:
+        """The same as (batch_size, seqlen, hidden), zero where a token was removed."""
+        return _done(self.run(rows, batch, rows.dtype, grid=True)).rows
+
+    def profile(self, rows: Tensor | EmbeddingInput, batch: PackedBatch) -> list[StepTime]:
+        """One pass, and where its time went. Arguments are those of run()."""
+        times = _done(self.run(rows, batch, torch.float32, profile=True)).times
+        assert times is not None
+        return times
+
+    def run(
+        self,
+        source: Tensor | EmbeddingInput,
+        batch: PackedBatch,
+        dtype: torch.dtype,
+        *,
+        grid: bool = False,
+        pooled: bool = False,
+        profile: bool = False,
+        watch: Any = None,
+    ) -> Prepared | None:
+        """One pass in one native call.
+
+        Args:
+            source: hidden states (batch.total, hidden), float32, bfloat16 or float16; or, with
+                tables, what to look up: int64 tensors that cover the padded grid, (batch_size,
+                seqlen), and embeds (batch_size, seqlen, width) in place of the word ids.
+            batch: which places of the grid hold tokens.
+            dtype: of the results: float32, bfloat16 or float16.
+            grid: return the padded grid, zero where a token was removed, rather than rows.
+            pooled: return the pooler's result too.
+            profile: return the time of every step too.
+            watch: a `_C.Watch` of what this encoder was made from.
+
+        Returns:
+            None, and nothing was computed, when the watch saw a change, or the instruction set is
+            no longer the one of the packed weights.
+
+        Raises:
+            ValueError: when the arguments do not fit together or to the encoder.
+            IndexError: for an index outside its table.
+        """
+        recorded = self.record
+        profile = profile or recorded is not None
+        places = batch.indices
+        shape = (batch.batch_size, batch.seqlen) if grid else (batch.total,)
+        out = torch.empty((*shape, self.hidden), dtype=dtype)
+        first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype) if pooled else None
+        alive: list[Tensor] = []
+        done = self._encoder.run(
+            watch,
+            torch.get_num_threads(),
+            *(
+                self._rows(source, batch, alive)
+                if isinstance(source, Tensor)
+                else self._lookups(source, batch, alive)
+            ),
+            batch.total,
+            _address(batch.cu_seqlens, "cu_seqlens", torch.int32, batch.batch_size + 1, alive),
+            batch.batch_size,
+            batch.max_seqlen,
+            batch.seqlen,
+            _address(places, "batch.indices", torch.int64, batch.total, alive),
+            _address(batch.key_bias, "key_bias", torch.float32, batch.total, alive),
+            out.data_ptr(),
+            _DTYPES[dtype],
+            self.hidden,
+            out.numel() // self.hidden,
+            grid,
+            0 if first is None else first.data_ptr(),
+            self.pooled or 0,
+            profile,
+        )
+        if done is None:
+            return None
+        times = self._times(*done) if profile else None
+        if recorded is not None and times is not None:
+            recorded.append(times)
+        return Prepared(out, first, times)
+
+    def _times(self, spent: Sequence[int], threads: int) -> list[StepTime]:
+        steps = list(self._encoder.steps)
+        return [
+            StepTime(i // len(steps), steps[i % len(steps)], nanoseconds / threads * 1e-9)
+            for i, nanoseconds in enumerate(spent)
+        ]
+
+    def _rows(self, rows: Tensor, batch: PackedBatch, alive: list[Tensor]) -> tuple[Any, ...]:
+        if rows.device.type != "cpu" or rows.dtype not in _DTYPES:
+            raise ValueError(
+                "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
+                f"given {rows.dtype} on {rows.device}."
+            )
+        if rows.shape != (batch.total, self.hidden):
+            raise ValueError(
+                f"The rows must have shape ({batch.total}, {self.hidden}) for this batch and "
+                f"encoder, but they have {tuple(rows.shape)}."
+            )
+        rows = rows if rows.stride(1) == 1 and rows.stride(0) >= self.hidden else rows.contiguous()
+        alive.append(rows)
+        stride = max(rows.stride(0), self.hidden)
+        absent = (_ABSENT, _ABSENT, _ABSENT, _ABSENT, 0, 0)
+        return (rows.data_ptr(), _DTYPES[rows.dtype], stride, *absent)
+
+    def _lookups(
+        self, source: EmbeddingInput, batch: PackedBatch, alive: list[Tensor]
+    ) -> tuple[Any, ...]:
+        width = self._width
+        if width is None:
+            raise ValueError("This encoder was prepared without embeddings; give it hidden states.")
+        shape = (batch.batch_size, batch.seqlen)
+        embeds, address = source.embeds, 0
+        if embeds is not None:
+            if embeds.shape != (*shape, width) or embeds.dtype != self._kept[0].dtype:
+                raise ValueError(
+                    f"Embeddings must be {self._kept[0].dtype} {(*shape, width)}, but they are "
+                    f"{embeds.dtype} {tuple(embeds.shape)}."
+                )
+            embeds = embeds.contiguous()
+            alive.append(embeds)
+            address = embeds.data_ptr()
+        grids = (
+            _index_grid(None if embeds is not None else source.ids, shape, alive),
+            _index_grid(source.positions, shape, alive),
+            _index_grid(source.kinds, shape, alive),
+            _index_grid(source.extras, shape, alive),
+        )
+        return (0, 0, 0, *grids, address, width)
+
+
+def _done(result: Prepared | None) -> Prepared:
+    if result is None:
+        raise ValueError(
+            "The instruction set is no longer the one that the weights were packed for; prepare "
+            "the encoder again."
+        )
+    return result
+
+
+def _index_grid(
+    indices: Tensor | None, shape: tuple[int, int], alive: list[Tensor]
+) -> tuple[int, int, int]:
+    if indices is None:
+        return _ABSENT
+    if indices.shape != shape or indices.dtype is not torch.int64 or indices.device.type != "cpu":
+        raise ValueError(
+            f"Indices must be int64 {shape} on the CPU, but they are {indices.dtype} "
+            f"{tuple(indices.shape)} on {indices.device}."
+        )
+    alive.append(indices)
+    return (indices.data_ptr(), indices.stride(0), indices.stride(1))
+
+
+def _address(
+    vector: Tensor | None, name: str, dtype: torch.dtype, length: int, alive: list[Tensor]
+) -> int:
+    """The address of a vector that the native code will read, 0 for none."""
+    if vector is None:
+        return 0
+    if vector.dtype is not dtype or vector.device.type != "cpu" or vector.shape != (length,):
+        raise ValueError(
+            f"{name} must be {str(dtype).removeprefix('torch.')} ({length},) on the CPU, but it is "
+            f"{vector.dtype} {tuple(vector.shape)} on {vector.device}."
+        )
+    vector = vector.contiguous()
+    alive.append(vector)
+    return vector.data_ptr()
+
+
+def _modules(blocks: Sequence[Block]) -> Iterator[nn.Module]:
+    for block in blocks:
+        yield block.q
+        yield block.k
+        yield block.v
+        yield block.out
+        yield block.attention_norm
+        yield block.up
+        yield block.down
+        yield block.output_norm
+
+
+def _shape(block: Block) -> tuple[Any, ...]:
+    return (
+        block.num_heads,
+        block.scale,
+        block.activation,
+        block.pre_norm,
+        block.distances is None,
+        block.q.in_features,
+        block.q.out_features,
+        block.k.out_features,
+        block.v.out_features,
+        block.up.out_features,
+    )
+
+
+def _exact_attention(blocks: Sequence[Block]) -> bool:
+    return any(
+        isinstance(block.out, Linear) and block.out.weight.dtype is not torch.bfloat16
+        for block in blocks
+    )
+
+
+def _block_source(extension: Any, block: Block, alive: list[Tensor]) -> Any:
+    hidden = block.q.in_features
+
+    def product(*parts: Projection) -> Any:
+        return _product_source(extension, parts, alive)
+
+    return extension.BlockSource(
+        qkv=product(block.q, block.k, block.v),
+        out=product(block.out),
+        attention_norm=_norm_source(extension, block.attention_norm, hidden, alive),
+        up=product(block.up),
+        down=product(block.down),
+        output_norm=_norm_source(extension, block.output_norm, hidden, alive),
+    )
+
+
+def _embedding_source(
+    extension: Any, tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
+) -> Any:
+    width = tables.word.embedding_dim
+
+    def table(part: nn.Embedding | None) -> tuple[int, int, int]:
+        if part is None:
+            return _ABSENT
+        weight = part.weight.detach()
+        if weight.dim() != 2 or weight.shape[1] != width:
+            raise ValueError(
+                f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
+            )
+        kept.append(weight)
+        return (weight.data_ptr(), weight.shape[0], weight.shape[1])
+
+    projection = tables.projection
+    return extension.EmbeddingSource(
+        dtype=_DTYPES[tables.word.weight.dtype],
+        width=width,
+        word=table(tables.word),
+        position=table(tables.position),
+        type=table(tables.kind),
+        extra=table(tables.extra),
+        norm=_norm_source(extension, tables.norm, width, alive),
+        projection=None if projection is None else _product_source(extension, (projection,), alive),
+    )
+
+
+def _norm_source(extension: Any, part: LayerNorm, width: int, alive: list[Tensor]) -> Any:
+    weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
+    if weight.shape != (width,) or bias.shape != (width,):
+        raise ValueError(
+            f"A LayerNorm over rows of {width} has a weight of shape {tuple(weight.shape)} "
+            f"and a bias of shape {tuple(bias.shape)}."
+        )
+    return extension.NormSource(
+        weight=weight.data_ptr(),
+        weight_dtype=_DTYPES[weight.dtype],
+        bias=bias.data_ptr(),
+        bias_dtype=_DTYPES[bias.dtype],
+        eps=part.eps,
+    )
+
+
+def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Tensor]) -> Any:
+    """Several projections of the same rows as one product."""
+    quantised = [part for part in parts if isinstance(part, Int8Linear)]
+    if quantised:
+        weight = _joined([part.qweight for part in quantised], alive)
+        scale = _joined([part.weight_scale for part in quantised], alive)
+        columns = _columns(quantised[0], alive)
+    else:
+        weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
+        scale = None
+        columns = {}
+    biases = [part.bias for part in parts]
+    bias = None
+    if any(b is not None for b in biases):
+        bias = _joined(
+            [
+                torch.zeros(part.out_features) if b is None else b.detach().float()
+                for part, b in zip(parts, biases, strict=True)
+            ],
+            alive,
+        )
+    for name, tensor in (("weight_scale", scale), ("bias", bias)):
+        if tensor is not None and tensor.shape != (weight.shape[0],):
+            raise ValueError(
+                f"A projection with {weight.shape[0]} outputs has a {name} of shape "
+                f"{tuple(tensor.shape)}."
+            )
+    return extension.ProductSource(
+        weight=weight.data_ptr(),
+        dtype=_INT8 if weight.dtype is torch.int8 else _DTYPES[weight.dtype],
+        n=weight.shape[0],
+        k=weight.shape[1],
+        stride=weight.shape[1],
+        weight_scale=0 if scale is None else scale.data_ptr(),
+        bias=0 if bias is None else bias.data_ptr(),
+        bias_dtype=0,
+        precision=_PRECISIONS[weight.dtype],
+        **columns,
+    )
+
+
+def _columns(part: Int8Linear, alive: list[Tensor]) -> dict[str, int]:
+    """What is done to the columns of rows before they are quantised, as the extension takes it."""
+    columns = {}
+    if part.factor is not None:
+        if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
+            raise ValueError(
+                f"A projection of rows of {part.in_features} has a factor of shape "
+                f"{tuple(part.factor.shape)}, {part.factor.dtype}."
+            )
+        columns["factor"] = _kept(part.factor, alive).data_ptr()
+    if part.repeated is not None:
+        if part.repeated.dtype is not torch.int32:
+            raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
+        columns["repeated"] = _kept(part.repeated, alive).data_ptr()
+        columns["repeats"] = part.repeated.numel()
+    return columns
+
+
+def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
+    return _kept(tensors[0] if len(tensors) == 1 else torch.cat(list(tensors)), alive)
+
+
+def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
+    kept = tensor.detach().contiguous()
+    alive.append(kept)
+    return kept

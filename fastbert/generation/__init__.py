@@ -1,0 +1,1 @@
+"""Text generation: greedy search, sampling and beam search."""

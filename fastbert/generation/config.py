@@ -1,0 +1,115 @@
+"""GenerationConfig: how generate() proceeds, and generation_config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fastbert.checkpoints.files import resolve_file, write_beside
+
+GENERATION_CONFIG = "generation_config.json"
+# Values of settings that switch a rule of transformers off.
+_NOTHING: tuple[Any, ...] = (None, False, 0, 1.0, [], {})
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How generate() proceeds; every field may be given to generate() itself.
+
+    Attributes:
+        max_length: tokens of prompt and continuation together; None for prompt + 20.
+        max_new_tokens: tokens of the continuation, before max_length.
+        min_length, min_new_tokens: no end before so many.
+        do_sample: draw tokens rather than take the likeliest.
+        temperature, top_k, top_p: shape of the distribution to draw from; top_k 0 keeps all.
+        num_beams: continuations kept at each step of beam search; 1 for none.
+        length_penalty: the score of a beam is its log-probability / length ** length_penalty.
+        early_stopping: True: stop with num_beams finished; False: when the running ones are not
+            likely to beat them; "never": when they cannot.
+        repetition_penalty: scores of tokens that were there are divided (multiplied if negative)
+            by this.
+        no_repeat_ngram_size: no n-gram of this size occurs twice; 0 for no such rule.
+        num_return_sequences: continuations returned for each prompt.
+        eos_token_id: one id or several, each of which ends a text.
+        use_cache: keep keys and values of earlier tokens, where the model is a decoder.
+        bos_token_id: the prompt where none is given.
+        pad_token_id: fills a text behind its end; in a prompt it stands for no token.
+        output_scores, return_dict_in_generate: what is returned.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    min_new_tokens: int | None = None
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    num_return_sequences: int = 1
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    output_scores: bool = False
+    return_dict_in_generate: bool = False
+
+    @classmethod
+    def from_model_config(cls, config: Any) -> GenerationConfig:
+        """The defaults, and the special tokens of a model."""
+        return cls(
+            bos_token_id=getattr(config, "bos_token_id", None),
+            eos_token_id=getattr(config, "eos_token_id", None),
+            pad_token_id=getattr(config, "pad_token_id", None),
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | os.PathLike[str], config: Any, **hub: Any
+    ) -> GenerationConfig:
+        """What generation_config.json of a checkpoint says, where there is one, over the
+        defaults of its model. Settings that generate() does not have are left out, and named in a
+        warning unless they ask for nothing."""
+        defaults = cls.from_model_config(config)
+        file = resolve_file(path, GENERATION_CONFIG, optional=True, **hub)
+        if file is None:
+            return defaults
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(cls)}
+        left = sorted(k for k, v in values.items() if _asks(k, v) and k not in known)
+        if left:
+            warnings.warn(
+                f"{file} asks for {', '.join(left)}, which generate() does not have: its texts may "
+                "differ from those of transformers.",
+                stacklevel=5,
+            )
+        return replace(defaults, **{k: v for k, v in values.items() if k in known})
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write generation_config.json: the values that are not the defaults."""
+        defaults = asdict(GenerationConfig())
+        values = {k: v for k, v in asdict(self).items() if v != defaults[k]}
+        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+        path = Path(save_directory) / GENERATION_CONFIG
+        write_beside(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+    def ends(self) -> list[int]:
+        """All tokens that end a text."""
+        if self.eos_token_id is None:
+            return []
+        return (
+            list(self.eos_token_id) if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        )
+
+
+def _asks(name: str, value: Any) -> bool:
+    """Whether an entry of generation_config.json asks for something."""
+    return not name.startswith("_") and name != "transformers_version" and value not in _NOTHING

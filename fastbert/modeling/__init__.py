@@ -1,0 +1,1 @@
+"""What all model families share: configuration, loading, encoder, tasks, losses, int8."""

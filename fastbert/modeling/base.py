@@ -1,0 +1,431 @@
+"""PreTrainedModel: what all models share besides their computation."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.checkpoints.files import save_torch_weights, save_weights
+from fastbert.layers.block import Block
+from fastbert.layers.linear import Int8Linear
+from fastbert.modeling import loading, resize
+from fastbert.modeling.config import PreTrainedConfig
+from fastbert.runtime.plan import Plan, Traits, build_plan
+
+
+class PreTrainedModel(nn.Module):
+    """Base of all models.
+
+    Class attributes:
+        config_class: the configuration it is built from.
+        base_model_prefix: name of the attribute that holds the encoder in a model with a head;
+            checkpoints of the encoder alone lack it in their names.
+        _tied_weights_keys: parameter -> the parameter it is one with, where
+            config.tie_word_embeddings says so.
+
+    Args:
+        config: the configuration; the model keeps it, not a copy.
+    """
+
+    config_class: ClassVar[type[PreTrainedConfig]]
+    base_model_prefix: ClassVar[str] = ""
+    main_input_name: ClassVar[str] = "input_ids"
+    supports_gradient_checkpointing: ClassVar[bool] = True
+    _tied_weights_keys: ClassVar[dict[str, str]] = {}
+    _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
+    _keep_in_fp32_modules: ClassVar[set[str]] = set()
+    _no_split_modules: ClassVar[list[str]] = []
+    _supports_sdpa: ClassVar[bool] = True
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__()
+        if not isinstance(config, PreTrainedConfig):
+            raise TypeError(
+                f"{type(self).__name__} is built from a {self.config_class.__name__}, not from a "
+                f"{type(config).__name__}; use {type(self).__name__}.from_pretrained(path) to load "
+                "a checkpoint."
+            )
+        self.config: Any = config
+        self.name_or_path = config.name_or_path
+        self.gradient_checkpointing = False
+        self.backend = "auto"
+        self.strict = False
+        self.batch_invariant = False
+        self._recompute_options: dict[str, Any] = {}
+        self._input_grads_hook: Any = None
+        self._warned_padding = False
+
+    # Building
+
+    def post_init(self) -> None:
+        """Initialise what is not yet, then tie; every constructor ends with it."""
+        if not any(parameter.is_meta for parameter in self.parameters()):
+            self.init_weights()
+
+    def init_weights(self) -> None:
+        """Give every module that has no weights yet its random ones, and tie."""
+        for module in self.modules():
+            if "_initialized" not in vars(module):
+                self._init_weights(module)
+                module._initialized = True  # type: ignore[assignment]
+        self.tie_weights()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        chosen: Any = getattr(self.config, "initializer_range", None)
+        std = chosen or getattr(self.config, "init_std", 0.02)
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(0.0, std)
+            if module.bias is not None:
+                module.bias.zero_()
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(0.0, std)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1.0)
+            module.bias.zero_()
+
+    @classmethod
+    def _from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
+        dtype = loading.as_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
+        kwargs.pop("attn_implementation", None)
+        model = cls(config, **kwargs)
+        return model if dtype is None else model.to(dtype)
+
+    def tied_weights(self) -> dict[str, str]:
+        """Parameters that are one with another, as the configuration asks for."""
+        return dict(self._tied_weights_keys) if self.config.tie_word_embeddings else {}
+
+    def tie_weights(self, **_: Any) -> None:
+        """Make tied parameters the same object."""
+        for target, source in self.tied_weights().items():
+            owner, name = target.rpartition(".")[::2]
+            module = self.get_submodule(owner)
+            if isinstance(getattr(module, name), nn.Parameter):
+                setattr(module, name, self.get_parameter(source))
+
+    # Parts
+
+    @property
+    def base_model(self) -> Any:
+        """The encoder: the attribute that base_model_prefix names, or the model itself."""
+        return getattr(self, self.base_model_prefix, self)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of word embeddings."""
+        owner, name = self.base_model.input_embeddings_place()
+        return getattr(owner, name)
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table of word embeddings."""
+        owner, name = self.base_model.input_embeddings_place()
+        setattr(owner, name, value)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The projection to the vocabulary, None in models without one."""
+        return None
+
+    def input_embeddings_place(self) -> tuple[nn.Module, str]:
+        """The module and attribute that hold the word embeddings (of an encoder)."""
+        raise NotImplementedError
+
+    def blocks(self) -> Sequence[Block]:
+        """The layers of an encoder."""
+        raise NotImplementedError
+
+    def is_core(self, name: str) -> bool:
+        """Whether a parameter belongs to the embeddings or layers of the encoder, without which
+        nothing else means anything; heads and poolers are made anew for a new task."""
+        prefix = f"{self.base_model_prefix}."
+        inside = name.startswith(prefix) if self.base_model is not self else True
+        return inside and "pooler." not in name
+
+    def first_block(self) -> Block | None:
+        """The first layer, None in an encoder without layers. Asked on every forward, for which
+        building all of blocks() is too much."""
+        blocks = self.blocks()
+        return blocks[0] if blocks else None
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Module:
+        """Change the vocabulary; see fastbert.modeling.resize.resize."""
+        return resize.resize(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
+
+    def prune_heads(self, heads_to_prune: dict[int, Sequence[int]]) -> None:
+        """Remove attention heads for good.
+
+        Args:
+            heads_to_prune: layer -> heads to remove, numbered as in the unpruned model.
+        """
+        self.base_model.prune(heads_to_prune)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the floating parameters."""
+        for parameter in self.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+        return torch.float32
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """Number of parameters, each counted once; an int8 weight counts as what it stands for."""
+        skip = set()
+        if exclude_embeddings:
+            tables = (m for m in self.modules() if isinstance(m, nn.Embedding))
+            skip = {id(table.weight) for table in tables}
+        count = sum(
+            parameter.numel()
+            for parameter in self.parameters()
+            if id(parameter) not in skip and (parameter.requires_grad or not only_trainable)
+        )
+        if only_trainable:
+            return count
+        # The repeated columns of int8 weights are no weights of their own.
+        quantised = (module for module in self.modules() if isinstance(module, Int8Linear))
+        return count + sum(part.in_features * part.out_features for part in quantised)
+
+    def can_generate(self) -> bool:
+        """Whether generate() works on this class."""
+        return False
+
+    # How it computes
+
+    def set_backend(
+        self, backend: str = "auto", strict: bool = False, batch_invariant: bool = False
+    ) -> None:
+        """Choose the backend ("auto", "reference", "cpu", "cuda", "triton"); strict refuses to
+        fall back; batch_invariant leaves nothing to cuBLAS, so that a text has the same bits in any
+        batch. Raises ValueError where the backend cannot serve this model."""
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                module.backend, module.strict = backend, strict
+                module.batch_invariant = batch_invariant
+        self.plan()
+
+    def traits(self) -> Traits:
+        """What the choice of kernels depends on."""
+        base = self.base_model
+        if base is not self:
+            return base.traits()
+        return loading.traits_of(self)
+
+    def plan(self, needs_grad: bool = False) -> Plan:
+        """Which backend serves which op on the present device and precision."""
+        return build_plan(
+            self.traits(),
+            self.device,
+            self.dtype,
+            self.backend,
+            self.strict,
+            needs_grad,
+            self.batch_invariant,
+        )
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
+        """Accepted for compatibility: the Plan chooses, and all choices compute the same."""
+        self.config._attn_implementation = attn_implementation
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(
+            module.gradient_checkpointing
+            for module in self.modules()
+            if isinstance(module, PreTrainedModel)
+        )
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Recompute layers in the backward pass rather than keep them.
+
+        Args:
+            gradient_checkpointing_kwargs: passed to torch.utils.checkpoint.checkpoint.
+
+        Raises:
+            ValueError: for a class that does not support it.
+        """
+        if not self.supports_gradient_checkpointing:
+            raise ValueError(f"{type(self).__name__} does not support gradient checkpointing.")
+        self._set_checkpointing(True, gradient_checkpointing_kwargs or {})
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep layers again."""
+        self._set_checkpointing(False, {})
+
+    def _set_checkpointing(self, enabled: bool, options: dict[str, Any]) -> None:
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel):
+                module.gradient_checkpointing = enabled
+                module._recompute_options = {"use_reentrant": False, **options}
+
+    def enable_input_require_grads(self) -> None:
+        """Make the word embeddings' output require gradients, for adapters on frozen weights."""
+        self.disable_input_require_grads()
+        self._input_grads_hook = self.get_input_embeddings().register_forward_hook(
+            lambda _module, _inputs, output: output.requires_grad_(True)
+        )
+
+    def disable_input_require_grads(self) -> None:
+        """Undo enable_input_require_grads."""
+        if self._input_grads_hook is not None:
+            self._input_grads_hook.remove()
+            self._input_grads_hook = None
+
+    def warn_if_padding_and_no_attention_mask(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None
+    ) -> None:
+        """Say once that padding tokens are attended to, where that looks like an oversight."""
+        pad = self.config.pad_token_id
+        if self._warned_padding or attention_mask is not None or input_ids is None or pad is None:
+            return
+        if bool((input_ids[:, [0, -1]] == pad).any()):
+            self._warned_padding = True
+            warnings.warn(
+                "The input has padding tokens but no attention_mask, so they are attended to; "
+                "pass the attention_mask that the tokenizer returns.",
+                stacklevel=3,
+            )
+
+    # Files
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = None,
+        *model_args: Any,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        dtype: torch.dtype | str | None = None,
+        backend: str = "auto",
+        quantization: Any = None,
+        strict: bool = False,
+        batch_invariant: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a checkpoint, tensor by tensor, in the precision asked for.
+
+        Args:
+            pretrained_model_name_or_path: a folder or hub id; None with config and state_dict.
+            *model_args: further arguments of the constructor.
+            config: a configuration, or where to read it, in place of the checkpoint's own.
+            state_dict: weights in place of the checkpoint's own.
+            dtype: precision of the weights; None or "auto" for that of the file.
+            backend: "auto", "reference", "cpu", "cuda" or "triton".
+            quantization: "int8" or a QuantizationConfig quantises the layers' projections;
+                `quantization_config` is the same.
+            strict: raise, rather than say so in the Plan, where a backend cannot serve an op.
+            batch_invariant: leave no product to cuBLAS, which picks its algorithm by batch size; a
+                text then has the same bits alone and in any batch on a GPU too. On a CPU it always
+                has. `explain` says which holds.
+            ignore_mismatched_sizes: give parameters whose shape differs from the file's random
+                weights instead of raising.
+            output_loading_info: return (model, {"missing_keys", "unexpected_keys",
+                "mismatched_keys", "error_msgs"}), and do not raise for missing weights.
+            **kwargs: device or device_map, attn_implementation (accepted), use_safetensors,
+                variant, subfolder, revision, cache_dir, token, local_files_only, force_download;
+                arguments of the constructor; values that override the configuration's.
+
+        Returns:
+            The model in evaluation mode.
+
+        Raises:
+            FileNotFoundError: for a path that does not exist or lacks a file.
+            ValueError: for a damaged file, or weights of the encoder that are missing (all listed).
+            RuntimeError: for tensors of the wrong shape (all listed).
+            TypeError: for an argument that means nothing here.
+        """
+        model, report = loading.load(
+            cls,
+            pretrained_model_name_or_path,
+            model_args,
+            config=config,
+            state_dict=state_dict,
+            dtype=dtype,
+            quantization=kwargs.pop("quantization_config", None) or quantization,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            tolerate_missing=output_loading_info,
+            **kwargs,
+        )
+        model.set_backend(backend, strict, batch_invariant)
+        return (model, report) if output_loading_info else model
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        state_dict: dict[str, Tensor] | None = None,
+        max_shard_size: int | str = "50GB",
+        safe_serialization: bool = True,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+    ) -> None:
+        """Write config.json and the weights, in the form that transformers reads too.
+
+        Each file is written beside its target and renamed, so an interrupted save leaves the
+        earlier checkpoint whole. Tied parameters are written once.
+
+        Args:
+            save_directory: a folder, made when it is not there.
+            state_dict: weights in place of the model's own.
+            max_shard_size: bytes, or a text such as "5GB"; larger models are cut into shards.
+            safe_serialization: False writes pytorch_model.bin in place of safetensors.
+            is_main_process: False writes nothing: another process does.
+            push_to_hub: False only; nothing is uploaded from here.
+
+        Raises:
+            ValueError: for a file in the folder's place, a size that is none, or push_to_hub=True.
+        """
+        if push_to_hub:
+            raise ValueError(
+                "fastbert uploads nothing: save into a folder, then use "
+                "huggingface_hub.upload_folder."
+            )
+        if not is_main_process:
+            return
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file; save_pretrained needs a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        for target, source in self.tied_weights().items():
+            if target in state and source in state and _same(state[target], state[source]):
+                del state[target]
+        self.config.architectures = [type(self).__name__]
+        self.config.dtype = self.dtype
+        self.config.save_pretrained(folder)
+        if self.can_generate():
+            generation: Any = self.generation_config
+            generation.save_pretrained(folder)
+        if safe_serialization:
+            save_weights(state, folder, max_shard_size)
+        else:
+            save_torch_weights(state, folder)
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters (tied ones once for each name) and buffers, by name."""
+        yield from self.named_parameters(remove_duplicate=False)
+        yield from self.named_buffers(remove_duplicate=False)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape

@@ -1,0 +1,442 @@
+"""The tasks: what a head does with an encoding, and the forward of each kind of model.
+
+A family derives its classes from these and builds the modules; `run` is the task itself, for
+encoders whose forward has other arguments. All `forward`s take the arguments of the encoder
+(input_ids or inputs_embeds, attention_mask, token_type_ids, position_ids), those named below, and
+the keywords of `fastbert.modeling.encoding.Options`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, Unpack
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastbert.generation.mixin import GenerationMixin
+from fastbert.layers.linear import Linear, project
+from fastbert.layers.masks import labelled_padding
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.encoder import EncoderModel
+from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.losses import (
+    next_token_loss,
+    sequence_loss,
+    span_loss,
+    token_loss,
+)
+from fastbert.outputs import (
+    CausalLMOutputWithCrossAttentions,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+
+class HeadModel(PreTrainedModel):
+    """A model with a head over `base_model`.
+
+    Class attributes:
+        encoder_class: the family's encoder.
+        pooled: whether the head needs the encoder's pooler.
+    """
+
+    encoder_class: ClassVar[Callable[..., EncoderModel]]
+    pooled: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.build_encoder(config))
+        self.build_head(config)
+        self.post_init()
+
+    def build_encoder(self, config: Any) -> EncoderModel:
+        """The encoder that the head stands on."""
+        return self.encoder_class(config, add_pooling_layer=self.pooled)
+
+    def build_head(self, config: Any) -> None:
+        """Make the head's modules, under the names of the family's checkpoints."""
+        raise NotImplementedError
+
+    def head_dropout(self) -> float:
+        """Probability of dropout before a classifier, in training."""
+        chosen = self.config.classifier_dropout
+        return self.config.hidden_dropout_prob if chosen is None else chosen
+
+    def input_embeddings_place(self) -> Any:
+        return self.base_model.input_embeddings_place()
+
+    def blocks(self) -> Any:
+        return self.base_model.blocks()
+
+    def encode(self, **inputs: Any) -> Encoding:
+        """The encoder's pass."""
+        return self.base_model.encode(**inputs)
+
+    def removed(self, inputs: dict[str, Any]) -> Tensor | None:
+        """The mask (batch, length) that says which tokens an encoder's inputs leave out."""
+        return inputs.get("attention_mask")
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """head_dropout in training, nothing otherwise."""
+        return F.dropout(x, self.head_dropout(), training=self.training)
+
+
+class VocabularyHead(HeadModel):
+    """A head that scores the vocabulary for rows of hidden states."""
+
+    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+        """(rows, hidden) -> (rows, vocabulary)."""
+        raise NotImplementedError
+
+    def scores(self, encoding: Encoding, keep: Any = 0) -> Tensor:
+        """Logits of the tokens that `keep` selects, and of no other.
+
+        Args:
+            keep: 0 for all, (batch, length, vocabulary) with zeros where a token was removed; n
+                for the last n columns; an int64 tensor (n,) of columns, or (batch, n) of columns
+                of each row: (batch, n, vocabulary); a bool tensor (batch, length): (selected,
+                vocabulary).
+        """
+        batch = encoding.batch
+        if isinstance(keep, int) and keep == 0:
+            return batch.pad(self.score(encoding.rows, encoding))
+        padded = encoding.padded()
+        if isinstance(keep, int):
+            chosen = padded[:, -keep:]
+        elif keep.dtype == torch.bool:
+            return self.score(padded[keep.to(padded.device)], encoding)
+        elif keep.dim() == 1:
+            chosen = padded[:, keep.to(padded.device)]
+        else:
+            rows = torch.arange(batch.batch_size, device=padded.device)[:, None]
+            chosen = padded[rows, keep.to(padded.device)]
+        logits = self.score(chosen.reshape(-1, chosen.shape[-1]), encoding)
+        return logits.reshape(*chosen.shape[:-1], -1)
+
+
+class ForMaskedLM(VocabularyHead):
+    """Scores of the vocabulary at every token, for tokens that were masked out."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor | str = 0,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Fill masks.
+
+        Args:
+            labels: (batch, length), the true token where it is asked for and -100 elsewhere.
+            logits_to_keep: see `scores`; "labels" for the tokens that have a label, which saves
+                the product with the vocabulary at all others: logits are (labelled, vocabulary).
+
+        Returns:
+            MaskedLMOutput.
+        """
+        return self.run(
+            labels,
+            logits_to_keep,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            **options,
+        )
+
+    def run(self, labels: Tensor | None, logits_to_keep: Any, **inputs: Any) -> Any:
+        keep = labelled_padding(labels, self.removed(inputs))
+        encoding = self.encode(keep_padding=keep, **inputs)
+        if isinstance(logits_to_keep, str):
+            if logits_to_keep != "labels" or labels is None:
+                raise ValueError('logits_to_keep="labels" needs labels; other texts mean nothing.')
+            logits_to_keep = labels != -100
+        logits = self.scores(encoding, logits_to_keep)
+        loss = None
+        if labels is not None:
+            loss = token_loss(logits, _labels_of(labels, logits_to_keep))
+        return encoding.finish(MaskedLMOutput, loss=loss, logits=logits)
+
+
+def _labels_of(labels: Tensor, keep: Any) -> Tensor:
+    if isinstance(keep, int):
+        return labels[:, -keep:] if keep else labels
+    if keep.dtype == torch.bool:
+        return labels[keep.to(labels.device)]
+    if keep.dim() == 1:
+        return labels[:, keep.to(labels.device)]
+    return labels.gather(1, keep.to(labels.device))
+
+
+class ForCausalLM(GenerationMixin, VocabularyHead):
+    """Scores of the vocabulary for the next token."""
+
+    # Some families return a cache even when labels are given; the others never do.
+    caches_with_labels = False
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if not config.is_decoder:
+            warnings.warn(
+                f"{type(self).__name__} was built with is_decoder=False, so every token sees those "
+                "after it; set is_decoder=True in the configuration to predict the next token.",
+                stacklevel=2,
+            )
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        *,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Predict the next token.
+
+        Args:
+            encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
+            encoder_attention_mask: (batch, encoder length).
+            labels: (batch, length), -100 where there is none; shifted here by one column.
+            past_key_values: a cache, or tuples over layers of keys and values.
+            use_cache: return a cache; None for config.use_cache.
+            logits_to_keep: see `scores`.
+            shift_labels, num_items_in_batch: see `fastbert.modeling.losses.next_token_loss`.
+
+        Returns:
+            CausalLMOutputWithCrossAttentions.
+        """
+        mask = attention_mask
+        if labels is not None and not self.caches_with_labels:
+            use_cache = False
+        keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
+        encoding = self.encode(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            keep_padding=keep,
+            **options,
+        )
+        logits = self.scores(encoding, logits_to_keep)
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = next_token_loss(
+                logits, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
+            )
+        return encoding.finish(CausalLMOutputWithCrossAttentions, loss=loss, logits=logits)
+
+
+class _WithLabels(HeadModel):
+    """The forward of the tasks whose only argument of their own is `labels`."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """The task's output; `labels` are described with its class."""
+        return self.run(
+            labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **options,
+        )
+
+    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+        raise NotImplementedError
+
+
+class ForSequenceClassification(_WithLabels):
+    """One label, several, or values for a whole text.
+
+    labels: (batch,) classes, (batch, num_labels) of 0 and 1, or values; config.problem_type says
+    which. Returns SequenceClassifierOutput.
+    """
+
+    pooled = True
+    # Whether the head reads column 0 of every row.
+    reads_first_column = True
+
+    def build_head(self, config: Any) -> None:
+        self.classifier: Any = Linear(config.hidden_size, config.num_labels)
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        """(batch, num_labels)."""
+        return project(self.classifier, self.dropped(self.base_model.pool(encoding)), encoding.plan)
+
+    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+        encoding = self.encode(first_column=self.reads_first_column, **inputs)
+        logits = self.classify(encoding)
+        loss = None if labels is None else sequence_loss(self.config, logits, labels)
+        return encoding.finish(SequenceClassifierOutput, loss=loss, logits=logits)
+
+
+class ForNextSentencePrediction(_WithLabels):
+    """Whether the second text follows the first. labels: (batch,), 0 if it does, 1 if not.
+    Returns NextSentencePredictorOutput."""
+
+    pooled = True
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        """(batch, 2)."""
+        raise NotImplementedError
+
+    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+        encoding = self.encode(first_column=True, **inputs)
+        logits = self.classify(encoding)
+        loss = None if labels is None else token_loss(logits, labels)
+        return encoding.finish(NextSentencePredictorOutput, loss=loss, logits=logits)
+
+
+class ForMultipleChoice(_WithLabels):
+    """Which of several texts is right. All inputs have one dimension more, (batch, choices, ...).
+    labels: (batch,) choices. Returns MultipleChoiceModelOutput."""
+
+    pooled = True
+    reads_first_column = True
+
+    def build_head(self, config: Any) -> None:
+        self.classifier = Linear(config.hidden_size, 1)
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        """(batch * choices, 1)."""
+        return project(self.classifier, self.dropped(self.base_model.pool(encoding)), encoding.plan)
+
+    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+        given = inputs.get("input_ids")
+        given = inputs.get("inputs_embeds") if given is None else given
+        if given is None or given.dim() < 3:
+            raise ValueError("Multiple choice takes inputs of shape (batch, choices, length).")
+        choices = given.shape[1]
+        flat = {
+            name: value.flatten(0, 1) if name in _CHOICE_INPUTS and value is not None else value
+            for name, value in inputs.items()
+        }
+        encoding = self.encode(first_column=self.reads_first_column, **flat)
+        logits = self.classify(encoding).reshape(-1, choices)
+        loss = None if labels is None else token_loss(logits, labels)
+        return encoding.finish(MultipleChoiceModelOutput, loss=loss, logits=logits)
+
+
+_CHOICE_INPUTS = frozenset(
+    ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "langs")
+)
+
+
+class ForTokenClassification(_WithLabels):
+    """A label for every token. labels: (batch, length), -100 where there is none. Returns
+    TokenClassifierOutput."""
+
+    def build_head(self, config: Any) -> None:
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+
+    def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
+        """(rows, hidden) -> (rows, num_labels)."""
+        return project(self.classifier, self.dropped(rows), encoding.plan)
+
+    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+        keep = labelled_padding(labels, self.removed(inputs))
+        encoding = self.encode(keep_padding=keep, **inputs)
+        logits = encoding.batch.pad(self.classify(encoding.rows, encoding))
+        loss = None if labels is None else token_loss(logits, labels)
+        return encoding.finish(TokenClassifierOutput, loss=loss, logits=logits)
+
+
+class ForQuestionAnswering(HeadModel):
+    """Where in the text the answer stands."""
+
+    def build_head(self, config: Any) -> None:
+        self.qa_outputs: Any = Linear(config.hidden_size, config.num_labels)
+
+    def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
+        """(rows, hidden) -> (rows, 2)."""
+        return project(self.qa_outputs, rows, encoding.plan)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        **options: Unpack[Options],
+    ) -> Any:
+        """Score both ends of the answer at every token.
+
+        Args:
+            start_positions, end_positions: (batch,), the true ends; beyond the input: ignored.
+
+        Returns:
+            QuestionAnsweringModelOutput. Where a token was removed, the logits are the lowest
+            finite value, so that no answer can stand there.
+        """
+        return self.run(
+            start_positions,
+            end_positions,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **options,
+        )
+
+    def run(self, first: Tensor | None, last: Tensor | None, **inputs: Any) -> Any:
+        if self.config.num_labels != 2:
+            raise ValueError(
+                f"Question answering scores the two ends of an answer, so config.num_labels must "
+                f"be 2; it is {self.config.num_labels}."
+            )
+        # The softmax of the loss runs over all columns, so it needs the logits of padding too.
+        given = first is not None and last is not None
+        encoding = self.encode(keep_padding=given, **inputs)
+        logits = self.classify(encoding.rows, encoding)
+        padded = encoding.batch.pad(logits, fill=torch.finfo(logits.dtype).min)
+        starts, ends = padded[..., 0].contiguous(), padded[..., 1].contiguous()
+        loss = None
+        if first is not None and last is not None:
+            loss = span_loss(starts, ends, first, last)
+        return encoding.finish(
+            QuestionAnsweringModelOutput, loss=loss, start_logits=starts, end_logits=ends
+        )

@@ -1,0 +1,187 @@
+"""Auto classes: the right class for a checkpoint, by the model type in its config.json."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any, ClassVar
+
+from fastbert.checkpoints.files import HUB_OPTIONS
+from fastbert.modeling.config import PreTrainedConfig
+from fastbert.tokenizers import AutoTokenizer
+
+__all__ = [
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForPreTraining",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
+]
+
+# model type -> (room, prefix of its class names)
+_FAMILIES = {
+    "bert": ("fastbert.models.bert", "Bert"),
+    "camembert": ("fastbert.models.camembert", "Camembert"),
+    "flaubert": ("fastbert.models.flaubert", "Flaubert"),
+    "rembert": ("fastbert.models.rembert", "RemBert"),
+    "align_text_model": ("fastbert.models.align", "AlignText"),
+    "align": ("fastbert.models.align", "AlignText"),
+}
+# Where a family's class for a task is not named prefix + task.
+_NAMES = {
+    ("bert", "ForCausalLM"): "BertLMHeadModel",
+    ("flaubert", "ForMaskedLM"): "FlaubertWithLMHeadModel",
+    ("flaubert", "ForPreTraining"): "FlaubertWithLMHeadModel",
+    ("flaubert", "ForQuestionAnswering"): "FlaubertForQuestionAnsweringSimple",
+    ("camembert", "ForPreTraining"): "CamembertForMaskedLM",
+    ("rembert", "ForPreTraining"): "RemBertForMaskedLM",
+}
+
+
+def _family(model_type: str | None, source: Any) -> tuple[str, str]:
+    if model_type not in _FAMILIES:
+        raise ValueError(
+            f"{source} is of model type {model_type!r}, which fastbert does not have; it has "
+            f"{', '.join(sorted(_FAMILIES))}."
+        )
+    return _FAMILIES[model_type]
+
+
+def _class(model_type: str, task: str, source: Any) -> Any:
+    room, prefix = _family(model_type, source)
+    name = _NAMES.get((model_type, task), prefix + task)
+    found = getattr(importlib.import_module(room), name, None)
+    if found is None:
+        raise ValueError(f"There is no {model_type} model for the task {task.removeprefix('For')}.")
+    return found
+
+
+def _stored_type(path: Any, hub: dict[str, Any]) -> str:
+    values, _ = PreTrainedConfig.get_config_dict(path, **hub)
+    return values.get("model_type") or ""
+
+
+def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+
+
+class AutoConfig:
+    """The configuration of a checkpoint, whichever family it is of."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Any:
+        """Read config.json and build the class that its model_type names.
+
+        Args:
+            **kwargs: as for PreTrainedConfig.from_pretrained.
+
+        Raises:
+            FileNotFoundError: for a path that does not exist or lacks config.json.
+            ValueError: for a model type that fastbert does not have.
+        """
+        path = pretrained_model_name_or_path
+        found = _class(_stored_type(path, _hub(kwargs)), "Config", path)
+        return found.from_pretrained(path, **kwargs)
+
+    @classmethod
+    def for_model(cls, model_type: str, *args: Any, **kwargs: Any) -> Any:
+        """A configuration of a model type, from its fields."""
+        return _class(model_type, "Config", "The configuration asked for")(*args, **kwargs)
+
+
+class _AutoModel:
+    """Base of the auto classes. Subclasses name the task."""
+
+    task: ClassVar[str]
+
+    def __init__(self) -> None:
+        name = type(self).__name__
+        raise TypeError(
+            f"{name} is not built itself; use {name}.from_pretrained(path) or "
+            f"{name}.from_config(config)."
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint as the class that its model type has for this task; arguments are
+        those of that class's from_pretrained."""
+        path, config = pretrained_model_name_or_path, kwargs.get("config")
+        if isinstance(config, PreTrainedConfig):
+            model_type = config.model_type
+        else:
+            model_type = _stored_type(path if config is None else config, _hub(kwargs))
+        return _class(model_type, cls.task, path).from_pretrained(path, *args, **kwargs)
+
+    @classmethod
+    def class_for(cls, config: PreTrainedConfig) -> Any:
+        """The class that a configuration's family has for this task."""
+        return _class(config.model_type, cls.task, type(config).__name__)
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
+        """A model with random weights."""
+        return cls.class_for(config)._from_config(config, **kwargs)
+
+
+class AutoModel(_AutoModel):
+    """The encoder of a checkpoint, without a head."""
+
+    task = "Model"
+
+
+class AutoModelForPreTraining(_AutoModel):
+    """The model a family is trained with: BertForPreTraining, and masked tokens elsewhere."""
+
+    task = "ForPreTraining"
+
+
+class AutoModelForMaskedLM(_AutoModel):
+    """Masked tokens."""
+
+    task = "ForMaskedLM"
+
+
+class AutoModelForCausalLM(_AutoModel):
+    """Next tokens."""
+
+    task = "ForCausalLM"
+
+
+class AutoModelForNextSentencePrediction(_AutoModel):
+    """Whether a second text follows the first."""
+
+    task = "ForNextSentencePrediction"
+
+
+class AutoModelForSequenceClassification(_AutoModel):
+    """Labels for whole texts."""
+
+    task = "ForSequenceClassification"
+
+
+class AutoModelForMultipleChoice(_AutoModel):
+    """The best of several texts."""
+
+    task = "ForMultipleChoice"
+
+
+class AutoModelForTokenClassification(_AutoModel):
+    """Labels for tokens."""
+
+    task = "ForTokenClassification"
+
+
+class AutoModelForQuestionAnswering(_AutoModel):
+    """Both ends of an answer."""
+
+    task = "ForQuestionAnswering"

@@ -1,0 +1,297 @@
+"""The encoder of FlauBERT (Le et al. 2019, arXiv:1912.05372): XLM's, trained on French."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.layers.block import Block
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.kv_cache import Cache, as_cache
+from fastbert.layers.linear import Linear
+from fastbert.layers.masks import Layout, lay_out
+from fastbert.layers.norm import LayerNorm
+from fastbert.layers.tree import Tree
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.encoder import EncoderModel
+from fastbert.modeling.encoding import Encoding
+from fastbert.models.flaubert.config import FlaubertConfig
+from fastbert.outputs import BaseModelOutput
+from fastbert.runtime.packing import PackedBatch
+
+
+def create_sinusoidal_embeddings(n_pos: int, dim: int, out: Tensor) -> Tensor:
+    """Fill `out` (n_pos, dim) with sin(pos / 10000^(2i/dim)) in even columns 2i and the cosine in
+    odd ones, computed in float64 (Vaswani et al. 2017, section 3.5)."""
+    import numpy
+
+    columns = numpy.arange(dim)
+    angles = numpy.arange(n_pos)[:, None] / numpy.power(10000, 2 * (columns // 2) / dim)
+    out.requires_grad_(False)
+    with torch.no_grad():
+        out[:, 0::2] = torch.from_numpy(numpy.sin(angles[:, 0::2])).to(out)
+        out[:, 1::2] = torch.from_numpy(numpy.cos(angles[:, 1::2])).to(out)
+    return out
+
+
+class FlaubertPreTrainedModel(PreTrainedModel):
+    """Base of the FlauBERT models."""
+
+    config_class = FlaubertConfig
+    base_model_prefix = "transformer"
+    supports_gradient_checkpointing = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Embedding):
+            super()._init_weights(module)
+        elif self.config.sinusoidal_embeddings and module is self.base_model.position_embeddings:
+            create_sinusoidal_embeddings(module.num_embeddings, module.embedding_dim, module.weight)
+        else:
+            module.weight.normal_(0.0, self.config.embed_init_std)
+            if module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+
+
+class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
+    """The encoder without a head."""
+
+    def __init__(self, config: FlaubertConfig) -> None:
+        super().__init__(config)
+        if not config.is_encoder:
+            raise NotImplementedError("FlauBERT is an encoder; is_encoder=False is not supported.")
+        dim, heads = config.emb_dim, config.n_heads
+        if dim % heads:
+            raise ValueError(f"emb_dim ({dim}) must be a multiple of n_heads ({heads}).")
+
+        def norm() -> LayerNorm:
+            return LayerNorm(dim, config.layer_norm_eps)
+
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, dim)
+        if config.sinusoidal_embeddings:
+            self.position_embeddings.weight.requires_grad_(False)
+        if self._has_languages():
+            self.lang_embeddings = nn.Embedding(config.n_langs, dim)
+        self.embeddings = nn.Embedding(config.n_words, dim, padding_idx=config.pad_index)
+        self.layer_norm_emb = norm()
+        layers = range(config.n_layers)
+        names = ("q_lin", "k_lin", "v_lin", "out_lin")
+        self.attentions = nn.ModuleList(
+            Tree(**{name: Linear(dim, dim) for name in names}) for _ in layers
+        )
+        self.layer_norm1 = nn.ModuleList(norm() for _ in layers)
+        self.ffns = nn.ModuleList(
+            Tree(lin1=Linear(dim, 4 * dim), lin2=Linear(4 * dim, dim)) for _ in layers
+        )
+        self.layer_norm2 = nn.ModuleList(norm() for _ in layers)
+        self.prune_as_configured()
+        self.post_init()
+
+    def _has_languages(self) -> bool:
+        return self.config.n_langs > 1 and self.config.use_lang_emb
+
+    def input_embeddings_place(self) -> tuple[nn.Module, str]:
+        return self, "embeddings"
+
+    def tables(self) -> EmbeddingTables:
+        languages = self.lang_embeddings if self._has_languages() else None
+        # Token types are looked up among the words: the published models were used that way.
+        return EmbeddingTables(
+            self.embeddings,
+            self.position_embeddings,
+            self.embeddings,
+            languages,
+            self.layer_norm_emb,
+        )
+
+    def blocks(self) -> Sequence[Block]:
+        config = self.config
+        head_dim = config.emb_dim // config.n_heads
+        parts: Any = zip(
+            self.attentions, self.layer_norm1, self.ffns, self.layer_norm2, strict=True
+        )
+        return [
+            Block(
+                q=attention.q_lin,
+                k=attention.k_lin,
+                v=attention.v_lin,
+                out=attention.out_lin,
+                attention_norm=norm1,
+                up=ffn.lin1,
+                down=ffn.lin2,
+                output_norm=norm2,
+                num_heads=attention.q_lin.out_features // head_dim,
+                scale=head_dim**-0.5,
+                activation="gelu" if config.gelu_activation else "relu",
+                pre_norm=config.pre_norm,
+            )
+            for attention, norm1, ffn, norm2 in parts
+        ]
+
+    def dropouts(self) -> tuple[float, float, float]:
+        config = self.config
+        return config.dropout, config.attention_dropout, config.layerdrop
+
+    def token_mask(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        lengths: Tensor | None,
+    ) -> Tensor | None:
+        """Which tokens are real, (batch, length): the attention mask where it is given, else the
+        first `lengths` of each row, else as many as the row has ids that are not padding.
+
+        Raises:
+            ValueError: for a mask or lengths that do not fit the input.
+        """
+        shape = self.grid(input_ids, inputs_embeds)
+        if lengths is not None and (
+            lengths.shape != (shape[0],) or bool((lengths > shape[1]).any())
+        ):
+            raise ValueError(
+                f"lengths must hold {shape[0]} values of at most {shape[1]}, one for each text."
+            )
+        if attention_mask is not None:
+            if tuple(attention_mask.shape) != shape:
+                raise ValueError(
+                    f"FlauBERT takes an attention_mask of shape {shape} only, one value for every "
+                    f"token, but it has shape {tuple(attention_mask.shape)}."
+                )
+            return attention_mask
+        if lengths is None:
+            if input_ids is None:
+                return None
+            lengths = (input_ids != self.config.pad_index).sum(dim=1)
+        return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
+
+    def compute(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        *,
+        first_column: bool = False,
+        keep_padding: bool = False,
+        padded: bool = False,
+        **options: Any,
+    ) -> Encoding:
+        """See EncoderModel.encode; with keep_padding the rows of masked tokens are zero, and
+        first_column needs nothing, since it may be zero too."""
+        shape = self.grid(input_ids, inputs_embeds)
+        request = self.request(shape, options, inputs_embeds)
+        mask = self.token_mask(input_ids, inputs_embeds, attention_mask, lengths)
+        length = shape[1]
+        for name, value in (("position_ids", position_ids), ("langs", langs)):
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}.")
+        store, past = self._cache(cache)
+        new = slice(past, length) if input_ids is not None else slice(None)
+        if position_ids is None:
+            position_ids = torch.arange(length, device=self.device)[None]
+        layout, scale = self._layout(mask, shape, past, store is not None, keep_padding)
+        batch = layout.batch
+
+        def chosen(indices: Tensor | None) -> Tensor | None:
+            grid = (batch.batch_size, batch.seqlen)
+            return self.over_grid(grid, request, None if indices is None else indices[:, new])
+
+        view = request.view
+        positions = chosen(position_ids)
+        self.check_positions(positions, batch, length)
+        rows = EmbeddingInput(
+            chosen(input_ids),
+            positions,
+            chosen(token_type_ids),
+            chosen(langs) if self._has_languages() else None,
+            None if inputs_embeds is None else inputs_embeds.to(view.device, view.dtype),
+        )
+        encoded = self.run(rows, layout, request, cache=store, row_scale=scale, padded=padded)
+        return self.encoding(encoded, batch, request, None)
+
+    def _cache(self, cache: Any) -> tuple[Cache | None, int]:
+        if cache is None:
+            return None, 0
+        if not self.config.causal:
+            raise ValueError(
+                "A cache needs causal=True in the configuration: without it, earlier tokens would "
+                "have to see later ones."
+            )
+        return Cache(as_cache(cache, cross=False)), int(cache.get_seq_length())
+
+    def _layout(
+        self,
+        mask: Tensor | None,
+        shape: tuple[int, int],
+        past: int,
+        cached: bool,
+        keep_padding: bool,
+    ) -> tuple[Layout, Tensor | None]:
+        """Which tokens are computed; and, where masked ones stay, what zeroes their rows."""
+        batch_size, length = shape
+        new = length - past
+        device, scale = self.device, None
+        if mask is not None and (keep_padding or self.config.causal):
+            scale = (mask[:, past:] != 0).to(device, self.dtype).reshape(-1, 1)
+            scale = None if bool(scale.all()) else scale
+        if not self.config.causal:
+            return lay_out(mask, shape, device, dtype=self.dtype, keep_padding=keep_padding), scale
+        # Causal FlauBERT hides later tokens and nothing else: padding is seen, as zero rows.
+        keys = PackedBatch.dense(batch_size, length, device) if cached else None
+        return Layout(PackedBatch.dense(batch_size, new, device), keys, causal=True), scale
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Encode token ids, or embeddings in their place.
+
+        Args:
+            input_ids: int64 (batch, length); with a cache, all ids: those it holds are skipped.
+            attention_mask: (batch, length), zero for padding.
+            langs: int64 (batch, length), the language of each token, in multilingual models.
+            token_type_ids: int64 (batch, length), looked up in the table of words.
+            position_ids: int64 (batch, length).
+            lengths: int64 (batch,), number of real tokens, in place of attention_mask.
+            cache: a DynamicCache, filled in place; for causal models.
+            inputs_embeds: (batch, length, emb_dim), in place of input_ids.
+            **options: head_mask, cache_position.
+
+        Returns:
+            BaseModelOutput, or its tuple.
+        """
+        encoding = self.encode(
+            input_ids,
+            attention_mask,
+            langs,
+            token_type_ids,
+            position_ids,
+            lengths,
+            cache,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+            padded=True,
+            **options,
+        )
+        return encoding.finish(BaseModelOutput, last_hidden_state=encoding.padded())

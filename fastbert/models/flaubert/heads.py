@@ -1,0 +1,279 @@
+"""FlauBERT (Le et al. 2019, arXiv:1912.05372): XLM's encoder and heads, trained on French."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastbert.generation.mixin import GenerationMixin, GenerationState
+from fastbert.layers.linear import Linear, project
+from fastbert.layers.tree import Tree
+from fastbert.modeling import tasks
+from fastbert.modeling.encoding import Encoding
+from fastbert.models.flaubert.config import FlaubertConfig
+from fastbert.models.flaubert.encoder import (
+    FlaubertModel,
+    FlaubertPreTrainedModel,
+    create_sinusoidal_embeddings,
+)
+from fastbert.models.flaubert.squad import SquadHead
+from fastbert.models.flaubert.summary import SequenceSummary
+from fastbert.outputs import FlaubertForQuestionAnsweringOutput
+
+__all__ = [
+    "FlaubertConfig",
+    "FlaubertForMultipleChoice",
+    "FlaubertForQuestionAnswering",
+    "FlaubertForQuestionAnsweringSimple",
+    "FlaubertForSequenceClassification",
+    "FlaubertForTokenClassification",
+    "FlaubertModel",
+    "FlaubertPreTrainedModel",
+    "FlaubertWithLMHeadModel",
+    "create_sinusoidal_embeddings",
+]
+
+
+class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
+    encoder_class = FlaubertModel
+
+    def build_encoder(self, config: FlaubertConfig) -> FlaubertModel:
+        return FlaubertModel(config)
+
+    def head_dropout(self) -> float:
+        return self.config.dropout
+
+    def removed(self, inputs: dict[str, Any]) -> Tensor | None:
+        names = ("input_ids", "inputs_embeds", "attention_mask", "lengths")
+        return self.base_model.token_mask(*(inputs.get(name) for name in names))
+
+
+class _WithLabels(_FlaubertHead):
+    run: Any
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """The arguments of FlaubertModel.forward, and `labels` as the class's task has them."""
+        return self.run(labels, **_encoder_inputs(locals()), **options)
+
+
+class FlaubertWithLMHeadModel(  # type: ignore[misc]
+    GenerationMixin, _WithLabels, tasks.ForMaskedLM
+):
+    """Scores of the vocabulary at every token. labels: (batch, length), not shifted, -100 where
+    there is none. Takes `logits_to_keep`, as all such models do.
+
+    generate() puts config.mask_token_id behind the text and takes what is predicted there, all in
+    language config.lang_id and without token types, as transformers does.
+
+    With config.asm the scores are logarithms of probabilities from an adaptive softmax
+    (Grave et al. 2016, arXiv:1609.04309).
+    """
+
+    _tied_weights_keys = {"pred_layer.proj.weight": "transformer.embeddings.weight"}
+
+    def build_head(self, config: FlaubertConfig) -> None:
+        projection: nn.Module
+        if config.asm:
+            cutoffs = getattr(config, "asm_cutoffs", None)
+            if not cutoffs:
+                raise ValueError(
+                    "asm=True needs asm_cutoffs (and asm_div_value) in the configuration."
+                )
+            projection = nn.AdaptiveLogSoftmaxWithLoss(
+                config.emb_dim,
+                config.vocab_size,
+                cutoffs=cutoffs,
+                div_value=getattr(config, "asm_div_value", 4.0),
+                head_bias=True,
+            )
+        else:
+            projection = Linear(config.emb_dim, config.vocab_size)
+        self.pred_layer: Any = Tree(proj=projection)
+
+    def tied_weights(self) -> dict[str, str]:
+        return {} if self.config.asm else super().tied_weights()
+
+    def get_output_embeddings(self) -> Any:
+        return None if self.config.asm else self.pred_layer.proj
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        self.pred_layer.proj = new_embeddings
+
+    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+        projection = self.pred_layer.proj
+        if self.config.asm:
+            return projection.log_prob(rows)
+        return project(projection, rows, encoding.plan)
+
+    def caches(self) -> bool:
+        return False  # Every token sees the mask behind it, which moves on.
+
+    def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
+        if state.encoder_hidden_states is not None:
+            raise ValueError("FlauBERT has no cross-attention to encoder_hidden_states.")
+        config = self.config
+        ids = F.pad(ids, (0, 1), value=config.mask_token_id)
+        mask = F.pad(state.mask, (0, 1), value=1)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": self.base_model.positions_from_mask(mask),
+            "langs": None if config.lang_id is None else torch.full_like(ids, config.lang_id),
+        }
+
+    def run(self, labels: Tensor | None, logits_to_keep: Any = 0, **inputs: Any) -> Any:
+        return tasks.ForMaskedLM.run(
+            self, labels, inputs.pop("logits_to_keep", logits_to_keep), **inputs
+        )
+
+
+class FlaubertForSequenceClassification(  # type: ignore[misc]
+    _WithLabels, tasks.ForSequenceClassification
+):
+    """A label for a whole text, from config.summary_type."""
+
+    reads_first_column = False
+
+    def build_head(self, config: FlaubertConfig) -> None:
+        self.sequence_summary = SequenceSummary(config)
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        return self.sequence_summary.summarise(encoding)
+
+
+class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: ignore[misc]
+    """The best of several texts."""
+
+    reads_first_column = False
+
+    def build_head(self, config: FlaubertConfig) -> None:
+        self.sequence_summary = SequenceSummary(config)
+        self.logits_proj = Linear(config.num_labels, 1)
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        return project(self.logits_proj, self.sequence_summary.summarise(encoding), encoding.plan)
+
+    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+        if inputs.get("lengths") is not None:
+            warnings.warn(
+                "Multiple choice does not use lengths; pass an attention_mask.", stacklevel=3
+            )
+            inputs["lengths"] = None
+        return super().run(labels, **inputs)
+
+
+class FlaubertForTokenClassification(  # type: ignore[misc]
+    _WithLabels, tasks.ForTokenClassification
+):
+    """A label for every token."""
+
+
+class FlaubertForQuestionAnsweringSimple(_FlaubertHead, tasks.ForQuestionAnswering):
+    """Both ends of an answer, each scored by itself."""
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """The arguments of FlaubertModel.forward, and the ends (batch,) of the true answer."""
+        inputs = _encoder_inputs(locals())
+        return self.run(start_positions, end_positions, **inputs, **options)
+
+
+class FlaubertForQuestionAnswering(_FlaubertHead):
+    """Both ends of an answer, found by beam search, and whether there is one."""
+
+    def build_head(self, config: FlaubertConfig) -> None:
+        self.qa_outputs = SquadHead(
+            config.emb_dim, config.layer_norm_eps, config.start_n_top, config.end_n_top
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        is_impossible: Tensor | None = None,
+        cls_index: Tensor | None = None,
+        p_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """The arguments of FlaubertModel.forward, and those of SquadHead.forward.
+
+        Returns:
+            FlaubertForQuestionAnsweringOutput: the loss alone where both ends are given, else the
+            best answers.
+        """
+        encoding = self.encode(**_encoder_inputs(locals()), **options)
+        values = self.qa_outputs(
+            encoding.padded(),
+            encoding.plan,
+            start_positions=start_positions,
+            end_positions=end_positions,
+            cls_index=cls_index,
+            is_impossible=is_impossible,
+            p_mask=p_mask,
+        )
+        return encoding.finish(FlaubertForQuestionAnsweringOutput, **values)
+
+
+_ENCODER_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "langs",
+    "token_type_ids",
+    "position_ids",
+    "lengths",
+    "cache",
+    "inputs_embeds",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+)
+
+
+def _encoder_inputs(given: dict[str, Any]) -> dict[str, Any]:
+    """Of a forward's arguments, those that go to the encoder."""
+    return {name: given[name] for name in _ENCODER_INPUTS}

@@ -1,0 +1,404 @@
+"""The Plan: which backend serves which op, chosen once, with a reason for each one passed over."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbert import kernels
+from fastbert.errors import Unavailable
+from fastbert.kernels import measured, native
+from fastbert.kernels.registration import overload
+from fastbert.ops import REGISTRY, Traits
+from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
+
+__all__ = [
+    "BACKENDS",
+    "Choice",
+    "Plan",
+    "Traits",
+    "Unavailable",
+    "build_plan",
+    "forced_backend",
+    "use_backend",
+]
+
+BACKENDS = ("auto", "reference", *kernels.NAMES)
+# Which backends "auto" tries on a device, the preferred one first where nothing was measured.
+# Triton's compiler answers for its instructions; the hand-written ones have yet to run on a GPU.
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
+_PRODUCTS = ("linear", "int8_linear")
+# On a GPU torch's own product is cuBLAS. Under this name the reference of `linear` competes with
+# the kernels for 16-bit products; it is chosen only where it was measured to be the fastest.
+CUBLAS = "cublas"
+_CUBLAS_DTYPES = (torch.bfloat16, torch.float16)
+_log = logging.getLogger("fastbert")
+# Where torch computes, with whatever algorithm it picks.
+_TORCH = ("reference", CUBLAS)
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block, every model uses this backend, whatever it was loaded with.
+
+    Raises:
+        ValueError: for a name that is not one of BACKENDS.
+    """
+    token = _forced.set(_known(name))
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_backend() -> str | None:
+    """The backend of the innermost `use_backend` block, None outside of one."""
+    return _forced.get()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend of one op.
+
+    Attributes:
+        op: name of the op.
+        backend: "reference", "cpu", "cuda", "triton", or "cublas" for torch's own product on a GPU.
+        isa: what the kernel is compiled for, "" for the reference.
+        passed_over: (backend, reason) of every other one.
+        function: the callable, with the signature of the op's reference.
+        note: what else there is to know, "" for nothing.
+    """
+
+    op: str
+    backend: str
+    isa: str
+    passed_over: tuple[tuple[str, str], ...]
+    function: Callable[..., Any]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One callable per op, and why it was chosen. Layers receive it as an argument.
+
+    Attributes:
+        device, dtype: what it was made for.
+        choices: one per op, in the order of a forward pass.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    choices: tuple[Choice, ...]
+    embed_layer_norm: Callable[..., Any]
+    linear: Callable[..., Any]
+    int8_linear: Callable[..., Any]
+    quantize_rows: Callable[..., Any]
+    attention_varlen: Callable[..., Any]
+    add_layer_norm: Callable[..., Any]
+    bias_act: Callable[..., Any]
+    act_layer_norm: Callable[..., Any]
+
+    def choice(self, op: str) -> Choice:
+        """The choice made for an op, by its name."""
+        return next(choice for choice in self.choices if choice.op == op)
+
+    def prepack(self, op: str, weight: Tensor) -> Tensor | None:
+        """What this plan's kernel of `linear` or `int8_linear` keeps of a weight, opaque; None
+        where that kernel takes the weight as it is."""
+        choice = self.choice(op)
+        if choice.backend in _TORCH:
+            return None
+        packer = kernels.packer(choice.backend, op)
+        return None if packer is None else packer(weight)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a text has the same bits alone, in any batch and with any padding: all kernels
+        promise that, torch's own products do not."""
+        return not any(choice.backend in _TORCH for choice in self.choices)
+
+    def lines(self) -> list[str]:
+        """One line per op (its name, backend, instruction set, who was passed over and why), one
+        for each reason that holds for all of them, and one on batch invariance."""
+        common = set(self.choices[0].passed_over)
+        for choice in self.choices:
+            common &= set(choice.passed_over)
+        lines = []
+        for choice in self.choices:
+            told = [f"not {n}: {why}" for n, why in choice.passed_over if (n, why) not in common]
+            told += [choice.note] if choice.note else []
+            head = f"{choice.op:<16}  {choice.backend:<9}  {choice.isa:<12}"
+            lines.append(f"{head}  {'; '.join(told)}".rstrip())
+        for name, why in self.choices[0].passed_over:
+            if (name, why) in common:
+                lines.append(f"{'all of them':<16}  not {name}: {why}")
+        lines.append(f"{'batch invariant':<16}  {self._invariance()}")
+        return lines
+
+    def _invariance(self) -> str:
+        torchs = [choice.op for choice in self.choices if choice.backend in _TORCH]
+        if torchs:
+            ops = "every op" if len(torchs) == len(self.choices) else ", ".join(torchs)
+            return f"no: torch computes {ops}, and may choose its algorithm by the batch"
+        always = ", as always on the CPU" if self.device.type == "cpu" else ""
+        return f"yes: every op runs on a kernel that computes each row by itself{always}"
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+# Not traced: a compiled model asks for its Plan between graphs and gets the one it had.
+@torch.compiler.disable
+def build_plan(
+    traits: Traits,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    backend: str = "auto",
+    strict: bool = False,
+    needs_grad: bool = False,
+    batch_invariant: bool = False,
+) -> Plan:
+    """Chooses the backend of every op.
+
+    The same question gets the same Plan back, without work. A Plan in which an op runs on the
+    reference though a kernel was wanted is announced once, in one line, by the logger "fastbert".
+
+    Args:
+        traits: what is known about the caller's shapes and habits.
+        device: where the tensors are.
+        dtype: of the activations.
+        backend: one of BACKENDS; a `use_backend` block around the call goes before it.
+        strict: raise where an op would run on the reference without having been asked to.
+        needs_grad: gradients are wanted, which only the reference gives.
+        batch_invariant: take our own kernels throughout, so that a text has the same bits alone and
+            in any batch, also where cuBLAS was measured to be faster. The CPU kernels always are.
+
+    Raises:
+        ValueError: for an unknown backend.
+        Unavailable: when the backend asked for cannot run here, or, if strict, does not serve
+            every op; with all the reasons.
+    """
+    device = torch.device(device)
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", torch.cuda.current_device())
+    wanted = _known(_forced.get() or backend)
+    autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(
+        device.type
+    )
+    plan, complaint = _build(
+        _Question(traits, device, dtype, wanted, needs_grad, autocast, batch_invariant),
+        native.isa() if wanted != "reference" else "",
+    )
+    if complaint:
+        if strict:
+            raise Unavailable(f"strict=True allows no fallback, but {complaint}.")
+        _announce(complaint)
+    return plan
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What a Plan is asked for; see build_plan."""
+
+    traits: Traits
+    device: torch.device
+    dtype: torch.dtype
+    wanted: str
+    needs_grad: bool
+    autocast: bool
+    batch_invariant: bool
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        if self.wanted in kernels.NAMES:
+            return (self.wanted,)
+        return _PREFERENCE.get(self.device.type, ())
+
+
+@functools.lru_cache(maxsize=256)
+def _build(question: _Question, isa: str) -> tuple[Plan, str]:
+    """The plan, and what fell back to the reference in it ("" for nothing)."""
+    wanted, device = question.wanted, question.device
+    if wanted in kernels.NAMES:
+        reason = kernels.missing(wanted, device)
+        if reason is not None:
+            raise Unavailable(
+                f"The backend {wanted!r} was asked for and cannot run here: {reason}. "
+                'Remove the cause, or use backend="auto" or "reference".'
+            )
+    absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
+    choices = tuple(_choose(op, question, absent) for op in REGISTRY)
+    functions = {choice.op: choice.function for choice in choices}
+    plan = Plan(device, question.dtype, choices, **functions)
+    complaint = _complaint(choices, wanted, question.candidates)
+    if question.batch_invariant and not plan.batch_invariant:
+        promised = "batch_invariant=True was asked for, which the reference does not promise"
+        complaint = f"{complaint}; {promised}" if complaint else f"on the reference: {promised}"
+    return plan, complaint
+
+
+def _general_reason(question: _Question) -> str | None:
+    if question.wanted == "reference":
+        return "the reference was asked for"
+    if question.needs_grad:
+        reason = "gradients are wanted, and kernels have no backward pass"
+        if question.device.type == "cpu":
+            reason += (
+                "; an encoder in eval mode runs its forward pass on them all the same, and again "
+                "here when gradients are asked for"
+            )
+        return reason
+    if question.autocast:
+        return "autocast is on, and only the reference follows it"
+    return None
+
+
+def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choice:
+    traits, dtype, candidates = question.traits, question.dtype, question.candidates
+    unknown = unsupported_activation(traits.activation) if op in _PRODUCTS else None
+    # A product with an activation that kernels do not know is still worth its kernel.
+    judged = replace(traits, activation=None) if unknown else traits
+    general = _general_reason(question)
+    able: list[str] = []
+    reasons: dict[str, str] = {}
+    for name in (*candidates, *(n for n in kernels.NAMES if n not in candidates)):
+        reason = absent[name] or general
+        if reason is None and name not in candidates:
+            reason = f"backend={question.wanted!r} does not choose it here"
+        if reason is None:
+            reason = REGISTRY[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
+        if reason is None:
+            able.append(name)
+        else:
+            reasons[name] = reason
+    if op == "linear" and question.device.type == "cuda":
+        reason = general or _cublas_reason(question)
+        if reason is None and able:
+            able.append(CUBLAS)
+        elif reason is not None:
+            reasons[CUBLAS] = reason
+    if not able:
+        return Choice(op, "reference", "", tuple(reasons.items()), REGISTRY[op].reference)
+    chosen, slower = _fastest(op, question, able)
+    passed_over = tuple((reasons | slower).items())
+    isa = kernels.instruction_set(chosen, question.device)
+    if chosen == CUBLAS:
+        note = "its bits may depend on the batch; batch_invariant=True takes a kernel"
+        return Choice(op, chosen, isa, passed_over, REGISTRY[op].reference, note)
+    function = _entry(op, chosen)
+    notes = []
+    if unknown:
+        function = _activation_behind(op, function)
+        notes.append(f"{unknown}; the reference applies it to the product")
+    if chosen == "cpu" and dtype == torch.float16:
+        notes.append("float16 is stored, float32 is computed")
+    return Choice(op, chosen, isa, passed_over, function, "; ".join(notes))
+
+
+def _cublas_reason(question: _Question) -> str | None:
+    if question.wanted != "auto":
+        return f"backend={question.wanted!r} does not choose it here"
+    if question.dtype not in _CUBLAS_DTYPES:
+        return "only 16-bit products are left to it"
+    if question.batch_invariant:
+        return "batch_invariant=True, and it picks its algorithm by the number of rows"
+    return None
+
+
+def _fastest(op: str, question: _Question, able: list[str]) -> tuple[str, dict[str, str]]:
+    """The backend to take of those that can serve, and why not the others."""
+    if len(able) == 1:
+        return able[0], {}
+    order = measured.ranking(
+        measured.gpu(question.device), op, question.dtype, _size(op, question.traits), able
+    )
+    if isinstance(order, str):
+        return able[0], dict.fromkeys(able[1:], f"{able[0]} goes first by default; {order}")
+    chosen = next(iter(order.ratios))
+    slower = {}
+    for name in able:
+        if name != chosen:
+            ratio = order.ratios.get(name)
+            slower[name] = (
+                f"not measured beside {chosen} on {order.where}"
+                if ratio is None
+                else f"{ratio:.2f} times as long as {chosen} on {order.where}"
+            )
+    return chosen, slower
+
+
+def _size(op: str, traits: Traits) -> int | None:
+    """The shape class under which an op's measurements stand."""
+    if op == "attention_varlen":
+        return traits.head_dim
+    if op == "embed_layer_norm":
+        return traits.embedding_size or traits.hidden_size
+    return traits.hidden_size
+
+
+def _entry(op: str, backend: str) -> Callable[..., Any]:
+    kernel, registered = kernels.kernel(backend, op), overload(op, backend)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        # The dispatcher costs 2 to 6 us a call; only those who look over its shoulder need it.
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.jit.is_tracing():
+            return registered(*args, **kwargs)
+        return kernel(*args, **kwargs)
+
+    return call
+
+
+def _activation_behind(op: str, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    signature = inspect.signature(REGISTRY[op].reference)
+
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        given = signature.bind(*args, **kwargs).arguments
+        name = given.get("activation", "none")
+        if name in KERNEL_ACTIVATIONS:
+            return product(**given)
+        residual = given.pop("residual", None)
+        out = activate(product(**{**given, "activation": "none"}), name)
+        return out if residual is None else out + residual
+
+    return call
+
+
+def _complaint(choices: tuple[Choice, ...], wanted: str, candidates: tuple[str, ...]) -> str:
+    if wanted == "reference":
+        return ""
+    by_reason: dict[str, list[str]] = {}
+    for choice in choices:
+        reasons = dict(choice.passed_over)
+        if choice.backend == "reference":
+            why = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
+            by_reason.setdefault(why or "no backend has kernels for this device", []).append(
+                choice.op
+            )
+        elif "the reference applies it" in choice.note:
+            by_reason.setdefault(choice.note, []).append(choice.op)
+    parts = []
+    for why, ops in by_reason.items():
+        names = "every op" if len(ops) == len(choices) else ", ".join(ops)
+        parts.append(f"{names} on the reference ({why})")
+    return "; ".join(parts)
+
+
+@functools.cache
+def _announce(complaint: str) -> None:
+    _log.warning("fastbert runs %s", complaint)
+
+
+def _known(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"There is no backend {name!r}; choose one of {', '.join(BACKENDS)}.")
+    return name

@@ -1,0 +1,362 @@
+"""The engine in Python, for algorithms that `tokenizers` cannot express."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from tokenizers import AddedToken
+
+from fastbert.tokenizers.engines.encoding import (
+    Padding,
+    PieceEncoding,
+    Span,
+    Truncation,
+)
+from fastbert.tokenizers.engines.layout import Layout
+from fastbert.tokenizers.engines.stretch import (
+    Cut,
+    Stretch,
+    append,
+    constant,
+)
+from fastbert.tokenizers.engines.windows import pad_all, windows
+from fastbert.tokenizers.special import SpecialSet
+
+
+class Pieces(NamedTuple):
+    """The tokens of a stretch of text without added tokens, with the index of each one's word.
+
+    `spans()` gives the characters of each token in the stretch.
+    """
+
+    tokens: list[str]
+    words: list[int]
+    spans: Callable[[], list[Span]]
+
+
+class PieceModel(Protocol):
+    """A vocabulary and the algorithm that cuts text into it."""
+
+    @property
+    def size(self) -> int:
+        """Size of the base vocabulary, as `vocab_size` reports it."""
+        ...
+
+    def vocab(self) -> dict[str, int]:
+        """Token to id, without added tokens."""
+        ...
+
+    def pieces(self, text: str) -> Pieces:
+        """Cuts a stretch of text without added tokens."""
+        ...
+
+    def to_id(self, piece: str) -> int:
+        """The id of a piece, or the unknown token's."""
+        ...
+
+    def to_piece(self, index: int) -> str | None:
+        """The piece of an id, None where there is none."""
+        ...
+
+    def join(self, tokens: Sequence[str], specials: set[str]) -> str:
+        """The text of pieces, among which special tokens (`specials`) may stand."""
+        ...
+
+
+class PieceEngine:
+    """Splits texts at added tokens, cuts the rest with a `PieceModel`, adds special tokens,
+    truncates and pads: in Python what `RustEngine` has from its library.
+
+    lower: lower-case everything but special tokens, character by character.
+    """
+
+    def __init__(self, model: PieceModel, layout: Layout, *, lower: bool = False) -> None:
+        self.model = model
+        self.layout = layout
+        self.lower = lower
+        self._added: dict[int, AddedToken] = {}
+        self._added_ids: dict[str, int] = {}
+        self.specials = SpecialSet()
+        self._ids: dict[str, int] = {}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._added_ids = {token.content: index for index, token in self._added.items()}
+        self._ids = self.model.vocab() | self._added_ids
+        longest_first = sorted(self._added_ids, key=len, reverse=True)
+        self._splitter = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        kept = [t.content for t in self._added.values() if t.special]
+        kept += [t.content for t in self._added.values() if not t.special and t.normalized]
+        self._kept = re.compile("|".join(map(re.escape, kept)) or r"(?!)")
+
+    # ---- vocabulary ----------------------------------------------------------------------------
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.size
+
+    @property
+    def total_size(self) -> int:
+        return len(self._ids)
+
+    @property
+    def added_tokens(self) -> dict[int, AddedToken]:
+        return dict(sorted(self._added.items()))
+
+    def vocab(self) -> dict[str, int]:
+        return dict(self._ids)
+
+    def token_to_id(self, token: str) -> int | None:
+        found = self._ids.get(token)
+        return self.model.to_id(token) if found is None else found
+
+    def id_to_token(self, token_id: int) -> str | None:
+        added = self._added.get(token_id)
+        return self.model.to_piece(token_id) if added is None else added.content
+
+    def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
+        """Marks tokens as added; those not in the vocabulary get the next ids. Returns how many
+        were not in it."""
+        fresh: dict[str, int] = {}
+        size = len(self._ids)
+        for token in tokens:
+            content = token.content
+            if self.lower and not token.special and token.normalized:
+                content = content.lower()
+                token = AddedToken(
+                    content,
+                    single_word=token.single_word,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=True,
+                )
+            if not content:
+                continue
+            index = self._ids.get(content, fresh.get(content))
+            if index is None:
+                index = fresh[content] = size + len(fresh)
+            self._added[index] = token
+        self._refresh()
+        return len(fresh)
+
+    def restore_added(self, tokens: dict[int, AddedToken]) -> None:
+        """Takes tokens saved with their ids."""
+        self._added.update(tokens)
+        self._refresh()
+
+    def bind(self, specials: SpecialSet) -> None:
+        self.specials = specials
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return len(self.layout.slots(pair)) - (2 if pair else 1)
+
+    # ---- text to tokens ------------------------------------------------------------------------
+
+    def _lowered(self, text: str) -> tuple[str, list[int] | None]:
+        """`text` in lower case but for special tokens, and the source of every character."""
+        parts: list[str] = []
+        positions: list[int] = []
+        last = 0
+        for match in [*self._kept.finditer(text), None]:
+            stop = len(text) if match is None else match.start()
+            for index in range(last, stop):
+                low = text[index].lower()
+                parts.append(low)
+                positions += [index] * len(low)
+            if match is not None:
+                parts.append(match[0])
+                positions += range(match.start(), match.end())
+                last = match.end()
+        return "".join(parts), positions
+
+    def _stretches(self, text: str, positions: list[int] | None) -> list[Stretch]:
+        """Splits at added tokens; their flags move spaces and neighbours as they say."""
+        parts: list[Stretch] = []
+        last = 0
+        for match in [*self._splitter.finditer(text), None]:
+            bounds = (len(text), len(text)) if match is None else match.span()
+            for start, end in ((last, bounds[0]), bounds):
+                if start < end:
+                    where = None if positions is None else positions[start:end]
+                    parts.append(Stretch(text[start:end], start, where))
+            last = bounds[1]
+        for i, part in enumerate(parts):
+            token = self._added.get(self._added_ids.get(part.text, -1))
+            if token is None:
+                continue
+            left = parts[i - 1] if i else None
+            right = parts[i + 1] if i + 1 < len(parts) else None
+            left_end = left.text[-1:] if left else ""
+            right_start = right.text[:1] if right else ""
+            if token.rstrip and right:
+                right.lstrip()
+            if token.lstrip and left:
+                left.rstrip()
+            if token.single_word and left and left_end not in ("", " "):
+                append(left, part)
+                part.text = ""
+            elif token.single_word and right and right_start not in ("", " "):
+                append(part, right)
+                right.text, right.start, right.positions = part.text, part.start, part.positions
+                part.text = ""
+        return parts
+
+    def cut(self, text: str, split_special_tokens: bool = False) -> Cut:
+        """Tokenises one text, without special tokens around it."""
+        lowered, positions = self._lowered(text) if self.lower else (text, None)
+        if split_special_tokens:
+            parts = [Stretch(lowered, 0, positions)]
+        else:
+            parts = self._stretches(lowered, positions)
+        result = Cut()
+        word = 0
+        for part in parts:
+            if not part.text:
+                continue
+            if not split_special_tokens and part.text in self._added_ids:
+                span = part.span(0, len(part.text))
+                result.add([part.text], [self._added_ids[part.text]], [word], constant([span]))
+                word += 1
+                continue
+            tokens, words, spans = self.model.pieces(part.text)
+            if tokens:
+                places = [word + one for one in words]
+                result.add(tokens, [self._to_id(one) for one in tokens], places, part.moved(spans))
+                word = places[-1] + 1
+        return result
+
+    def _to_id(self, token: str) -> int:
+        found = self._ids.get(token)
+        return self.model.to_id(token) if found is None else found
+
+    def _cut_words(self, words: Sequence[str], split_special_tokens: bool) -> Cut:
+        """Tokenises each word on its own; offsets are within the word."""
+        result = Cut()
+        for index, word in enumerate(words):
+            one = self.cut(word, split_special_tokens)
+            result.add(one.tokens, one.ids, [index] * len(one.ids), one.spans)
+        return result
+
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        *,
+        is_split: bool,
+        add_special_tokens: bool,
+        split_special_tokens: bool,
+        truncation: Truncation | None,
+        padding: Padding | None,
+    ) -> list[PieceEncoding]:
+        """Encodes texts, (text, pair) tuples, or those of word lists where `is_split`."""
+        cut = self._cut_words if is_split else self.cut
+        rows: list[PieceEncoding] = []
+        for one in inputs:
+            texts = one if isinstance(one, tuple) else (one,)
+            cuts = [cut(text, split_special_tokens) for text in texts]
+            specials = self.num_special_tokens_to_add(len(cuts) == 2) if add_special_tokens else 0
+            spans = windows([len(c.ids) for c in cuts], truncation, specials)
+            made = [self._assemble(cuts, window, add_special_tokens) for window in spans]
+            made[0].overflowing = made[1:]
+            rows.append(made[0])
+        if padding is not None:
+            pad_all(rows, padding)
+        return rows
+
+    def _assemble(
+        self, cuts: list[Cut], window: Sequence[Span], add_special_tokens: bool
+    ) -> PieceEncoding:
+        """One row: a window of each text, with special tokens around them."""
+        pair = len(cuts) == 2
+        slots = self.layout.slots(pair)
+
+        def spans() -> list[Span]:
+            found: list[Span] = []
+            for slot in slots:
+                if slot in "AB":
+                    start, end = window["AB".index(slot)]
+                    found += cuts["AB".index(slot)].spans()[start:end]
+                elif add_special_tokens:
+                    found.append((0, 0))
+            return found
+
+        row = PieceEncoding([], [], [], [], [], [], [], [], len(cuts), spans)
+        for slot, kind in zip(slots, self.layout.types(pair), strict=True):
+            if slot in "AB":
+                sequence = "AB".index(slot)
+                start, end = window[sequence]
+                source = cuts[sequence]
+                count = end - start
+                row.tokens.extend(source.tokens[start:end])
+                row.ids.extend(source.ids[start:end])
+                row.word_ids.extend(source.words[start:end])
+            elif add_special_tokens:
+                sequence, count = None, 1
+                token = self.specials.name_of(slot)
+                if token is None:
+                    raise ValueError(
+                        f"This tokenizer has no {slot}_token, which its layout "
+                        f"({' '.join(slots)}) needs; set it, or pass "
+                        "add_special_tokens=False."
+                    )
+                row.tokens.append(token)
+                row.ids.append(self._to_id(token))
+                row.word_ids.append(None)
+            else:
+                continue
+            row.sequence_ids.extend([sequence] * count)
+            row.special_tokens_mask.extend([int(sequence is None)] * count)
+            # transformers' Python classes tell two texts apart only where special tokens do.
+            row.type_ids.extend([kind if add_special_tokens else 0] * count)
+            row.attention_mask.extend([1] * count)
+        return row
+
+    # ---- tokens to text ------------------------------------------------------------------------
+
+    def join(self, tokens: Sequence[str]) -> str:
+        return self.model.join(tokens, set(self.specials.strings()))
+
+    def decode(
+        self,
+        ids: Sequence[int],
+        *,
+        skip_special_tokens: bool,
+        spaces_between_special_tokens: bool = True,
+        **options: Any,
+    ) -> str:
+        """The text of `ids`. Added tokens that are not special stand by themselves."""
+        if options:
+            raise TypeError(
+                f"decode() does not take {', '.join(sorted(options))}; it takes token_ids, "
+                "skip_special_tokens, clean_up_tokenization_spaces and "
+                "spaces_between_special_tokens."
+            )
+        skip = set(self.specials.strings())
+        apart = {token for token in self._added_ids if token not in skip}
+        # The base vocabulary's own special tokens are joined by the model, later ones are not.
+        apart |= {
+            token.content
+            for token in self.specials.additional
+            if self._to_id(token.content) >= self.vocab_size
+        }
+        texts: list[str] = []
+        run: list[str] = []
+        for index in ids:
+            token = self.id_to_token(index)
+            if token is None:
+                raise ValueError(
+                    f"Token id {index} is not in the vocabulary of {self.total_size} tokens."
+                )
+            if skip_special_tokens and token in skip:
+                continue
+            if token not in apart:
+                run.append(token)
+                continue
+            if run and (text := self.model.join(run, skip)):
+                texts.append(text)
+            run = []
+            texts.append(token)
+        if run:
+            texts.append(self.model.join(run, skip))
+        return (" " if spaces_between_special_tokens else "").join(texts)

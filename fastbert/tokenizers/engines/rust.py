@@ -1,0 +1,221 @@
+"""The engine over the Rust library `tokenizers`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, processors
+
+from fastbert.tokenizers import files
+from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
+from fastbert.tokenizers.engines.layout import Layout
+from fastbert.tokenizers.special import SpecialSet
+
+
+class RustEngine:
+    """Wraps a `tokenizers.Tokenizer`. A lock guards its truncation and padding, which are state."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self.backend = backend
+        self._lock = threading.Lock()
+        backend.no_truncation()
+        backend.no_padding()
+        self._contents: dict[int, str] = {}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        added = self.backend.get_added_tokens_decoder()
+        self._contents = {index: token.content for index, token in added.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["backend"])  # type: ignore[misc]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def total_size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def vocab(self) -> dict[str, int]:
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    def token_to_id(self, token: str) -> int | None:
+        return self.backend.token_to_id(token)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        # The library gives the normalised form of added tokens; their own is wanted.
+        added = self._contents.get(token_id)
+        if added is not None or token_id < 0:
+            return added
+        return self.backend.id_to_token(token_id)
+
+    @property
+    def added_tokens(self) -> dict[int, AddedToken]:
+        return dict(sorted(self.backend.get_added_tokens_decoder().items()))
+
+    def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
+        added = self.backend.add_tokens(list(tokens))
+        self._refresh()
+        return added
+
+    def restore_added(self, tokens: dict[int, AddedToken]) -> None:
+        """Adds tokens saved with their ids; ValueError where they would get other ids."""
+        present = self.backend.get_added_tokens_decoder()
+        self.add_tokens([token for index, token in tokens.items() if present.get(index) != token])
+        moved = {
+            token.content: (index, now)
+            for index, token in tokens.items()
+            if token.content and (now := self.token_to_id(token.content)) != index
+        }
+        if moved:
+            listed = ", ".join(f"'{t}' was {was}, is {now}" for t, (was, now) in moved.items())
+            raise ValueError(
+                f"Added tokens were saved with other ids than this vocabulary gives ({listed}): "
+                "the tokenizer's files do not belong together."
+            )
+
+    def bind(self, specials: SpecialSet) -> None:
+        """Nothing to do: the post-processor holds the special tokens it was built with."""
+
+    def set_layout(self, layout: Layout, specials: SpecialSet) -> None:
+        """Puts special tokens around texts as `layout` says."""
+        names = {slot: name for slot in layout.pair if (name := specials.name_of(slot))}
+        self.backend.post_processor = processors.TemplateProcessing(
+            single=layout.template(False, names),
+            pair=layout.template(True, names),
+            special_tokens=[(name, self.backend.token_to_id(name)) for name in names.values()],
+        )
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return self.backend.num_special_tokens_to_add(pair)
+
+    def encode(
+        self,
+        inputs: Sequence[Any],
+        *,
+        is_split: bool,
+        add_special_tokens: bool,
+        split_special_tokens: bool,
+        truncation: Truncation | None,
+        padding: Padding | None,
+    ) -> Sequence[Encoding]:
+        """Encodes texts, (text, pair) tuples, or those of word lists where `is_split`."""
+        with self._lock:
+            self._configure(truncation, padding, split_special_tokens)
+            try:
+                return self.backend.encode_batch(
+                    list(inputs), is_pretokenized=is_split, add_special_tokens=add_special_tokens
+                )
+            except BaseException as error:  # a Rust panic is no Exception
+                told = _sentence(error, truncation) or _unencodable(error, inputs)
+                if told is None:
+                    raise
+                raise told from error
+
+    def _configure(
+        self, truncation: Truncation | None, padding: Padding | None, split_special_tokens: bool
+    ) -> None:
+        backend = self.backend
+        if truncation is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(
+                truncation.max_length,
+                stride=truncation.stride,
+                strategy=truncation.strategy,
+                direction=truncation.side,
+            )
+        if padding is None:
+            backend.no_padding()
+        else:
+            backend.enable_padding(
+                direction=padding.side,
+                pad_id=padding.token_id,
+                pad_type_id=padding.type_id,
+                pad_token=padding.token,
+                length=padding.length,
+                pad_to_multiple_of=padding.multiple,
+            )
+        if backend.encode_special_tokens != split_special_tokens:
+            backend.encode_special_tokens = split_special_tokens
+
+    def serialized(self) -> str:
+        """The content of tokenizer.json, without the truncation and padding of the last call."""
+        with self._lock:
+            self._configure(None, None, self.backend.encode_special_tokens)
+            return self.backend.to_str(pretty=True)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
+        """The text of `ids`."""
+        if options:
+            raise TypeError(
+                f"decode() does not take {', '.join(sorted(options))} with this tokenizer; it "
+                "takes token_ids, skip_special_tokens and clean_up_tokenization_spaces."
+            )
+        try:
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        except OverflowError as error:
+            raise ValueError(
+                f"Ids begin at 0, but {min(ids)} is among those to decode; labels, for one, hold "
+                "-100 where there is none: replace it with pad_token_id first."
+            ) from error
+
+    def join(self, tokens: Sequence[str]) -> str:
+        decoder = self.backend.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
+
+
+def _sentence(error: BaseException, cut: Truncation | None) -> ValueError | None:
+    """A ValueError that says what to do, for the library's errors about truncation; else None."""
+    message = str(error)
+    if cut is not None and "stride" in message:
+        return ValueError(
+            f"stride is {cut.stride}, which is not smaller than the tokens of text that max_length "
+            f"{cut.max_length} leaves in a row; use a smaller stride or a larger max_length."
+        )
+    if cut is not None and "Second sequence not provided" in message:
+        return ValueError("truncation='only_second' needs a second text, and there is none.")
+    if cut is not None and "too short" in message:
+        return ValueError(
+            f"truncation='{cut.strategy}' cannot bring a pair down to {cut.max_length} tokens: "
+            "that text is too short; use 'longest_first', or a larger max_length."
+        )
+    return None
+
+
+def _unencodable(error: BaseException, inputs: Any) -> ValueError | None:
+    """A ValueError about half of a surrogate pair in a text, which the library calls no str."""
+    if not isinstance(error, TypeError):
+        return None
+    if not isinstance(inputs, str):
+        found = (_unencodable(error, part) for part in inputs)
+        return next((told for told in found if told is not None), None)
+    for place, character in enumerate(inputs):
+        if "\ud800" <= character <= "\udfff":
+            around = inputs[max(place - 20, 0) : place + 20]
+            return ValueError(
+                f"A text holds U+{ord(character):X}, half of a surrogate pair, which is no "
+                f"character ({around!r}); decode its source as what it is, or replace such halves: "
+                "text.encode('utf-8', 'replace').decode()."
+            )
+    return None
+
+
+def read_rust_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """Reads a tokenizer.json; FileNotFoundError or ValueError (broken file) otherwise."""
+    found = files.existing_file(path, "tokenizer file", "pass the path of a tokenizer.json.")
+    try:
+        return Tokenizer.from_file(str(found))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise ValueError(
+            f"'{found}' is not a tokenizer.json that this tokenizers library reads ({error}); it "
+            "is broken or cut short: fetch it again."
+        ) from error

@@ -1,0 +1,89 @@
+"""Stretches of a text between its added tokens, and the tokens cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastbert.tokenizers.engines.encoding import Span
+
+
+class Stretch:
+    """A run of text that is either one added token or has none in it.
+
+    `positions[i]` is the place of character i in the original text; None means `start + i`.
+    """
+
+    __slots__ = ("positions", "start", "text")
+
+    def __init__(self, text: str, start: int, positions: list[int] | None) -> None:
+        self.text, self.start, self.positions = text, start, positions
+
+    def lstrip(self) -> None:
+        kept = self.text.lstrip()
+        cut = len(self.text) - len(kept)
+        self.text, self.start = kept, self.start + cut
+        self.positions = None if self.positions is None else self.positions[cut:]
+
+    def rstrip(self) -> None:
+        self.text = self.text.rstrip()
+
+    def span(self, start: int, end: int) -> Span:
+        """Characters `start` to `end` of this stretch, in the original text."""
+        if self.positions is None:
+            return self.start + start, self.start + end
+        if start >= end:
+            return self.positions[start], self.positions[start]
+        return self.positions[start], self.positions[end - 1] + 1
+
+    def moved(self, spans: Callable[[], list[Span]]) -> Callable[[], list[Span]]:
+        """Spans in this stretch as spans in the original text, made when asked for."""
+        if self.positions is None and self.start == 0:
+            return spans
+        return lambda: [self.span(start, end) for start, end in spans()]
+
+
+class Cut:
+    """One text, tokenised, as columns; its offsets are made when they are asked for."""
+
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+        self.ids: list[int] = []
+        self.words: list[int] = []
+        self._parts: list[Callable[[], list[Span]]] = []
+        self._spans: list[Span] | None = None
+
+    def add(
+        self,
+        tokens: list[str],
+        ids: list[int],
+        words: list[int],
+        spans: Callable[[], list[Span]],
+    ) -> None:
+        """Appends tokens; `spans` gives their places in the original text."""
+        self.tokens += tokens
+        self.ids += ids
+        self.words += words
+        self._parts.append(spans)
+
+    def spans(self) -> list[Span]:
+        """The characters of every token."""
+        if self._spans is None:
+            self._spans = [span for part in self._parts for span in part()]
+        return self._spans
+
+
+def constant(spans: list[Span]) -> Callable[[], list[Span]]:
+    """A maker of these very spans."""
+    return lambda: spans
+
+
+def append(left: Stretch, right: Stretch) -> None:
+    """Appends `right` to `left`."""
+    spans = [
+        list(range(part.start, part.start + len(part.text)))
+        if part.positions is None
+        else part.positions[: len(part.text)]
+        for part in (left, right)
+    ]
+    left.text += right.text
+    left.positions = spans[0] + spans[1]

@@ -1,0 +1,100 @@
+"""Truncation and padding of rows made in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastbert.tokenizers.engines.encoding import (
+    Padding,
+    PieceEncoding,
+    Span,
+    Truncation,
+)
+
+
+def longest_first(first: int, second: int, remove: int) -> tuple[int, int]:
+    """How many tokens to cut from a first and a second text so that `remove` go in all: the longer
+    loses its surplus, then both lose alike, the second one more where the rest is odd."""
+    surplus = min(abs(first - second), remove)
+    rest = remove - surplus
+    if first > second:
+        return surplus + rest // 2, rest - rest // 2
+    return rest // 2, surplus + rest - rest // 2
+
+
+def _ranges(length: int, keep: int, stride: int, side: str) -> list[Span]:
+    """Windows of `keep` tokens over `length`, each sharing `stride` with the one before; the first
+    is the row itself, at the side that is kept."""
+    if length <= keep:
+        return [(0, length)]
+    if keep == 0:
+        return [(0, 0), (0, length)]
+    if stride >= keep:
+        raise ValueError(
+            f"stride is {stride}, but truncation leaves this text {keep} tokens in a row; the "
+            "stride must be smaller, or max_length larger."
+        )
+    found: list[Span] = []
+    if side == "right":
+        for start in range(0, length, keep - stride):
+            found.append((start, min(start + keep, length)))
+            if found[-1][1] == length:
+                break
+    else:
+        for end in range(length, 0, stride - keep):
+            found.append((max(end - keep, 0), end))
+            if found[-1][0] == 0:
+                break
+    return found
+
+
+def windows(lengths: Sequence[int], cut: Truncation | None, specials: int) -> list[list[Span]]:
+    """Which tokens of one or two texts each row holds: first the row itself, then its overflow.
+
+    `specials` is how many special tokens a row also needs. Raises ValueError where the strategy
+    names a text that is not there or not long enough.
+    """
+    whole = [(0, length) for length in lengths]
+    if cut is None:
+        return [whole]
+    remove = sum(lengths) + specials - cut.max_length
+    if remove <= 0:
+        return [whole]
+    if cut.strategy == "longest_first":
+        if len(lengths) == 1:
+            removed = [remove]
+        else:
+            removed = list(longest_first(lengths[0], lengths[1], remove))
+    else:
+        target = 0 if cut.strategy == "only_first" else 1
+        if target >= len(lengths):
+            raise ValueError("truncation='only_second' needs a second text, and there is none.")
+        if lengths[target] <= remove:
+            raise ValueError(
+                f"truncation='{cut.strategy}' would have to take {remove} tokens from a text of "
+                f"{lengths[target]}; use 'longest_first', or a larger max_length."
+            )
+        removed = [remove if i == target else 0 for i in range(len(lengths))]
+    spans = [
+        _ranges(length, length - gone, cut.stride, cut.side)
+        for length, gone in zip(lengths, removed, strict=True)
+    ]
+    if len(spans) == 1:
+        return [[span] for span in spans[0]]
+    firsts, seconds = spans
+    rows = [[firsts[0], seconds[0]]]
+    for first in firsts[1:]:
+        rows += [[first, second] for second in seconds]
+    return rows + [[firsts[0], second] for second in seconds[1:]]
+
+
+def pad_all(rows: Sequence[PieceEncoding], padding: Padding) -> None:
+    """Pads rows and their overflow, in place, to `padding.length` or to the longest row."""
+    length = padding.length
+    if length is None:
+        length = max((len(row.ids) for row in rows), default=0)
+    if padding.multiple:
+        length = -(-length // padding.multiple) * padding.multiple
+    for row in rows:
+        for one in (row, *row.overflowing):
+            one.pad(length, padding)

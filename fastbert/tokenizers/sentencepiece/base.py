@@ -1,0 +1,82 @@
+"""What CamemBERT's and RemBERT's tokenizers share: one sentencepiece vocabulary, two engines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fastbert.tokenizers import files
+from fastbert.tokenizers.base import Tokenizer
+from fastbert.tokenizers.engines.python import PieceEngine
+from fastbert.tokenizers.engines.rust import RustEngine, read_rust_tokenizer
+from fastbert.tokenizers.sentencepiece.python import SpmModel
+from fastbert.tokenizers.vocabulary import Engine
+
+
+class SpmTokenizer(Tokenizer):
+    """A tokenizer over a sentencepiece `.model`, a tokenizer.json, or both."""
+
+    model_file_name: ClassVar[str]
+    vocab_file: str | None
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        vocab_file: str | os.PathLike[str] | None,
+        fresh: bool,
+        **options: Any,
+    ) -> None:
+        """`fresh`: the engine was built here, rather than read from a tokenizer.json."""
+        self.vocab_file = None if vocab_file is None else str(vocab_file)
+        super().__init__(engine, **options)
+        if fresh and isinstance(engine, RustEngine):
+            engine.set_layout(self.layout, self.specials)
+
+    @property
+    def sp_model(self) -> Any:
+        """The SentencePieceProcessor; AttributeError for tokenizers that run in Rust."""
+        return self._spm().processor
+
+    def _spm(self) -> SpmModel:
+        if isinstance(self.engine, PieceEngine) and isinstance(self.engine.model, SpmModel):
+            return self.engine.model
+        raise AttributeError(f"This {type(self).__name__} runs in Rust and has no sp_model.")
+
+    def save_vocabulary(
+        self, save_directory: str, filename_prefix: str | None = None
+    ) -> tuple[str, ...]:
+        """Writes the sentencepiece model into the folder; returns its path, or nothing where the
+        tokenizer was made from a tokenizer.json alone."""
+        target = Path(save_directory) / (
+            f"{filename_prefix}-{self.model_file_name}" if filename_prefix else self.model_file_name
+        )
+        if isinstance(self.engine, PieceEngine):
+            files.write_bytes(target, self._spm().proto)
+        elif self.vocab_file is None or not Path(self.vocab_file).is_file():
+            return ()
+        elif not (target.exists() and target.samefile(self.vocab_file)):
+            files.write_bytes(target, Path(self.vocab_file).read_bytes())
+        return (str(target),)
+
+    def _class_name(self) -> str:
+        """Without "Fast" where the model is saved too, as transformers writes it."""
+        name = type(self).__name__
+        known = isinstance(self.engine, PieceEngine) or (
+            self.vocab_file is not None and Path(self.vocab_file).is_file()
+        )
+        return name.removesuffix("Fast") if known else name
+
+
+def need_a_file(cls: type[SpmTokenizer]) -> FileNotFoundError:
+    """The error for a tokenizer called without any file."""
+    return FileNotFoundError(
+        f"{cls.__name__} needs vocab_file= ({cls.model_file_name}) or tokenizer_file= "
+        f"(tokenizer.json), or use {cls.__name__}.from_pretrained(folder)."
+    )
+
+
+def rust_engine_from_json(path: str | os.PathLike[str]) -> RustEngine:
+    """The engine of a tokenizer.json, as it is."""
+    return RustEngine(read_rust_tokenizer(path))

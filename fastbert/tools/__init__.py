@@ -1,0 +1,1 @@
+"""What a person runs: the `fastbert` command and what stands behind it."""

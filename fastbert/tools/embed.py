@@ -1,0 +1,104 @@
+"""What ``fastbert embed`` does with texts and vectors: streams, formats, whole files or none."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fastbert.checkpoints.files import write_beside
+from fastbert.runtime.progress import Progress
+
+# Texts held in memory at a time, so that JSON lines stream through in bounded memory.
+BLOCK_TEXTS = 4096
+
+
+def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
+    """ "npy" or "jsonl": what was asked for, else what the output's name says, else jsonl.
+
+    Raises:
+        ValueError: when binary output would go to a terminal.
+    """
+    form = asked or ("npy" if output is not None and output.endswith(".npy") else "jsonl")
+    if form == "npy" and output is None and terminal:
+        raise ValueError(
+            "An .npy file is binary and would go to the terminal; name a file with --output, or "
+            "choose --format jsonl."
+        )
+    return form
+
+
+def vectors_of(
+    encoder: Any, texts: Iterable[str], shown: bool, **arguments: Any
+) -> Iterator[np.ndarray]:
+    """Vectors of the texts, in blocks (texts of the block, dimension); at least one block.
+
+    Args:
+        encoder: a SentenceEncoder.
+        texts: one at a time.
+        shown: draw progress on standard error.
+        **arguments: for the encoder's encode().
+    """
+    source = iter(texts)
+    with Progress(None, shown=shown) as progress:
+        block = list(itertools.islice(source, BLOCK_TEXTS))
+        yield encoder.encode(block, show_progress_bar=progress, **arguments)
+        while block := list(itertools.islice(source, BLOCK_TEXTS)):
+            yield encoder.encode(block, show_progress_bar=progress, **arguments)
+
+
+def write(blocks: Iterator[np.ndarray], output: str | None, form: str) -> None:
+    """Writes all vectors as one .npy array or as JSON lines.
+
+    A named file appears whole or not at all: it is written beside its place and then renamed.
+
+    Args:
+        blocks: float32 (texts, dimension), at least one.
+        output: a path, None for standard output.
+        form: "npy" or "jsonl".
+
+    Raises:
+        FileNotFoundError: when the output's folder does not exist.
+    """
+    fill = _npy if form == "npy" else _jsonl
+    if output is None:
+        fill(blocks, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not a folder; make it first to write {path}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file to write.")
+
+    def fill_file(beside: Path) -> None:
+        with beside.open("wb") as file:
+            fill(blocks, file)
+
+    write_beside(path, fill_file)
+
+
+def _npy(blocks: Iterator[np.ndarray], file: IO[bytes]) -> None:
+    # np.save seeks in real files, which a pipe cannot.
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate(list(blocks)))
+    file.write(buffer.getbuffer())
+
+
+def _jsonl(blocks: Iterator[np.ndarray], file: IO[bytes]) -> None:
+    for block in blocks:
+        for vector in block:
+            # str() of a float32 is the shortest decimal that reads back as the same float32.
+            values = [float(str(value)) for value in vector]
+            file.write(f"{json.dumps(values)}\n".encode())
+
+
+def read_jsonl(text: str) -> np.ndarray:
+    """float32 (lines, dimension) from what `write` made as JSON lines."""
+    return np.array([json.loads(line) for line in text.splitlines()], dtype=np.float32)
