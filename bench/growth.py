@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     begin = time.perf_counter()
                     model(ids, attention_mask=mask)
                     seconds.append(time.perf_counter() - begin)
-            encoder = model.preparation.encoder(model.preparation.view(model), model.plan())
+            encoder = model.encoder_cache.encoder(model.encoder_cache.view(model), model.plan())
             total = sum(case.lengths)
             squares = sum(length * length for length in case.lengths) / total
             print(

@@ -23,10 +23,10 @@ from fastbert.engine.cuda_graphs import (
     bucket_of,
     token_bucket,
 )
-from fastbert.engine.encoder_cache import View
+from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.kernels import native
-from fastbert.layers.encoder import Pass, encode
+from fastbert.layers.encoder import ForwardOptions, encode
 from fastbert.layers.linear import Int8Linear
 from fastbert.modeling.quantization import quantize_weight
 from fastbert.models.bert import BertModel
@@ -403,7 +403,7 @@ def test_replays_have_the_bits_of_plain_passes_and_of_the_layers(kind: str) -> N
         for lengths in ([37], [5, 0, 30, 1], [20, 9, 2], [40, 3], [17, 20, 1, 1], [33]):
             batch = PackedBatch.from_lengths(lengths)
             rows = torch.randn(batch.total, 48).to(dtype)
-            layers = encode(blocks, rows, batch, plan, Pass()).rows
+            layers = encode(blocks, rows, batch, plan, ForwardOptions()).rows
             for _ in range(3):
                 # Rows behind the batch: what a product of NaN would spread.
                 if encoder.graphs._buffers is not None:
@@ -420,7 +420,7 @@ def test_masked_keys_that_stay_in_the_batch() -> None:
     mask = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]])
     batch = PackedBatch.from_mask(mask, 2, 4, keep_first_column=True)
     rows = torch.randn(batch.total, 48)
-    expected = encode(blocks, rows, batch, plan, Pass()).rows
+    expected = encode(blocks, rows, batch, plan, ForwardOptions()).rows
     for _ in range(3):
         assert torch.equal(encoder(rows, batch), expected)
 
@@ -444,10 +444,10 @@ def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         encoder_cache, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
     )
-    kept = made.preparation
+    kept = made.encoder_cache
 
     def encoder(plan: Plan) -> GpuEncoder | None:
-        return kept.encoder(View(made), plan)
+        return kept.encoder(ModelSnapshot(made), plan)
 
     plan = made.plan()
     first = encoder(plan)
@@ -483,6 +483,6 @@ def test_a_model_runs_on_it_and_sees_its_weights_change(monkeypatch: pytest.Monk
         for _ in range(2):
             for _ in range(3):
                 assert torch.equal(made(ids, attention_mask=mask).last_hidden_state, layers())
-            ready = made.preparation._ready
+            ready = made.encoder_cache._entry
             assert ready is not None and isinstance(ready.encoder, GpuEncoder)
             made.encoder.layer[1].attention.self.query.weight.mul_(2)

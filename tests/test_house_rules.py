@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import fastbert
-from fastbert.engine.encoder_cache import View
+from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.kernels import native
 from fastbert.ops import REGISTRY
 from fastbert.runtime.plan import Traits, build_plan
@@ -166,7 +166,7 @@ def test_an_op_is_one_file() -> None:
         assert home.exists()
         for part in (op.reference, op.fake, op.supports, op.cases):
             assert Path(inspect.getfile(part)).resolve() == home, f"{part} of {name}"
-        assert op.mistakes and op.schema and op.tolerances
+        assert op.mutations and op.schema and op.tolerances
 
 
 def test_schema_reference_and_kernel_agree_on_the_arguments() -> None:
@@ -405,7 +405,9 @@ class Crossings:
         """Count from now on."""
         monkeypatch.setattr(native, "extension", lambda: self)
         monkeypatch.setattr(native, "threaded", lambda: self)
-        monkeypatch.setattr(View, "holds", lambda *_: self.calls.append("Watch.unchanged") is None)
+        monkeypatch.setattr(
+            ModelSnapshot, "holds", lambda *_: self.calls.append("Watch.unchanged") is None
+        )
 
 
 class CountedEncoder:
@@ -461,7 +463,7 @@ def test_a_prepared_forward_crosses_once(
     counted = Crossings(native.extension())
     with torch.no_grad():
         expected = model(**inputs)[0]
-        ready = model.preparation._ready
+        ready = model.encoder_cache._entry
         encoder = ready.encoder
         encoder._encoder = CountedEncoder(encoder._encoder, counted.calls)
         counted.watch(monkeypatch)
@@ -481,7 +483,7 @@ def test_packed_encoding_crosses_once(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     with torch.inference_mode():
         assert model.encode(**inputs).rows.shape == (9, 24)
-        encoder = model.preparation._ready.encoder
+        encoder = model.encoder_cache._entry.encoder
         encoder._encoder = CountedEncoder(encoder._encoder, counted.calls)
         counted.watch(monkeypatch)
         model.encode(**inputs)

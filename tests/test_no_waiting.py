@@ -153,8 +153,8 @@ def test_models_do_not_look(kind: Any, changes: dict[str, Any], mask: Tensor | N
     hidden = out.logits if "logits" in out else out.last_hidden_state
     assert hidden.device == GPU and hidden.shape[0] == 4
     base = made.base_model
-    encoder = base.preparation.encoder(
-        base.preparation.view(base), encoder_cache.build_plan(None, GPU, made.dtype)
+    encoder = base.encoder_cache.encoder(
+        base.encoder_cache.view(base), encoder_cache.build_plan(None, GPU, made.dtype)
     )
     assert isinstance(encoder, gpu_encoder.GpuEncoder)
     assert encoder.graphs._recorder.replays == 2, "the passes did not take the prepared path"

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import fastbert.runtime.plan
-from fastbert.engine.cpu_encoder import PreparedEncoder, supports
-from fastbert.engine.encoder_cache import Preparation, Stale, retrying
+from fastbert.engine.cpu_encoder import CpuEncoder, supports
+from fastbert.engine.encoder_cache import EncoderCache, StaleModel, retrying
 from fastbert.kernels import native
 from fastbert.layers.block import Block
-from fastbert.layers.encoder import Pass, encode
+from fastbert.layers.encoder import ForwardOptions, encode
 from fastbert.layers.linear import Linear
 from fastbert.modeling.quantization import quantize
 from fastbert.models.bert import BertModel
@@ -83,7 +83,7 @@ def test_agrees_with_the_layers(kind: str) -> None:
     rows = torch.randn(batch.total, 48, dtype=dtype)
     with fastbert.runtime.plan.use_backend("reference"):
         reference = model().plan()
-        same_dtype = encode(blocks, rows, batch, reference, Pass()).rows
+        same_dtype = encode(blocks, rows, batch, reference, ForwardOptions()).rows
         if kind == "int8":
             exact = same_dtype.double()
         else:
@@ -93,10 +93,10 @@ def test_agrees_with_the_layers(kind: str) -> None:
                     part = getattr(block, field.name)
                     if isinstance(part, torch.nn.Module):
                         part.double()
-            exact = encode(wide, rows.double(), batch, reference, Pass()).rows
+            exact = encode(wide, rows.double(), batch, reference, ForwardOptions()).rows
     for isa in native.usable_isas():
         native.set_isa(isa)
-        error = relative(PreparedEncoder(blocks)(rows, batch), exact)
+        error = relative(CpuEncoder(blocks)(rows, batch), exact)
         if kind == "float32":
             assert error < 2e-6, isa
         elif kind == "bfloat16":
@@ -109,7 +109,7 @@ def test_agrees_with_the_layers(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_has_the_same_bits_alone_in_a_batch_and_with_any_threads(kind: str) -> None:
     blocks, dtype = blocks_of(kind)
-    encoder = PreparedEncoder(blocks)
+    encoder = CpuEncoder(blocks)
     batch = PackedBatch.from_lengths(LENGTHS)
     rows = torch.randn(batch.total, 48, dtype=dtype)
     together = encoder(rows, batch)
@@ -131,7 +131,7 @@ def test_products_cut_by_columns_and_by_rows_have_the_same_bits(kind: str) -> No
         quantize(made)
     elif kind == "bfloat16":
         made = made.bfloat16()
-    encoder = PreparedEncoder(list(made.blocks()))
+    encoder = CpuEncoder(list(made.blocks()))
     rows = torch.randn(150, 544, dtype=made.dtype)
     torch.set_num_threads(1)
     lengths = [20, 15, 1, 27, 1, 79, 1, 6]
@@ -149,13 +149,13 @@ def test_masked_keys_that_stay_in_the_batch() -> None:
     assert batch.key_bias is not None
     rows = torch.randn(batch.total, 48)
     with fastbert.runtime.plan.use_backend("reference"):
-        expected = encode(blocks, rows, batch, model().plan(), Pass()).rows
-    assert relative(PreparedEncoder(blocks)(rows, batch), expected.double()) < 2e-6
+        expected = encode(blocks, rows, batch, model().plan(), ForwardOptions()).rows
+    assert relative(CpuEncoder(blocks)(rows, batch), expected.double()) < 2e-6
 
 
 def test_padded_output_has_zeros_for_removed_tokens() -> None:
     blocks, _ = blocks_of("float32")
-    encoder = PreparedEncoder(blocks)
+    encoder = CpuEncoder(blocks)
     mask = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]])
     batch = PackedBatch.from_mask(mask, 3, 4)
     rows = torch.randn(batch.total, 48)
@@ -167,7 +167,7 @@ def test_padded_output_has_zeros_for_removed_tokens() -> None:
 
 def test_strided_rows_are_read_in_place() -> None:
     blocks, _ = blocks_of("float32")
-    encoder = PreparedEncoder(blocks)
+    encoder = CpuEncoder(blocks)
     batch = PackedBatch.from_lengths([5])
     wide = torch.randn(5, 60)
     assert torch.equal(encoder(wide[:, 3:51], batch), encoder(wide[:, 3:51].contiguous(), batch))
@@ -299,7 +299,7 @@ def test_no_change_of_a_model_goes_unnoticed(name: str) -> None:
     changed(made, name)
     after = results()
     fresh = copy.deepcopy(made)
-    fresh.preparation.clear()
+    fresh.encoder_cache.clear()
     out = fresh(ids)
     assert torch.equal(
         after, torch.cat([out.last_hidden_state.flatten(), out.pooler_output.flatten()])
@@ -311,9 +311,9 @@ def test_weights_are_packed_again_only_when_they_have_changed() -> None:
     made = model()
     ids = torch.randint(5, 50, (2, 9))
 
-    def encoder() -> PreparedEncoder:
+    def encoder() -> CpuEncoder:
         made(ids)
-        ready = made.preparation._ready
+        ready = made.encoder_cache._entry
         assert ready is not None
         return ready.encoder
 
@@ -353,7 +353,7 @@ def test_training_steps_do_not_read_the_model_anew() -> None:
         for _ in range(2):
             made(ids).last_hidden_state.square().sum().backward()
             optimizer.step()
-            views.append(made.preparation.view(made))
+            views.append(made.encoder_cache.view(made))
     assert views[0] is views[1]
     with fastbert.runtime.plan.use_backend("reference"):
         expected = made(ids).last_hidden_state
@@ -365,7 +365,7 @@ def test_a_model_that_changes_all_the_time_is_given_up_on() -> None:
     ids = torch.randint(5, 50, (2, 9))
     made(ids)
     with pytest.raises(RuntimeError, match="changes while it runs"):
-        retrying(made, lambda: (_ for _ in ()).throw(Stale()))
+        retrying(made, lambda: (_ for _ in ()).throw(StaleModel()))
 
 
 def test_a_dropped_model_frees_its_memory() -> None:
@@ -392,7 +392,7 @@ def test_embeddings_and_pooler_of_the_same_call() -> None:
         for isa in native.usable_isas():
             native.set_isa(isa)
             out = made(ids, **given)
-            encoder = made.preparation._ready.encoder
+            encoder = made.encoder_cache._entry.encoder
             assert encoder.embeds and encoder.pooled == 48
             wanted = exact(ids, **given)
             assert relative(out.last_hidden_state, wanted.last_hidden_state) < bound
@@ -503,7 +503,7 @@ def test_what_it_does_not_serve_is_named() -> None:
 
 def test_bad_input_is_refused() -> None:
     blocks, _ = blocks_of("float32")
-    encoder = PreparedEncoder(blocks)
+    encoder = CpuEncoder(blocks)
     batch = PackedBatch.from_lengths([2, 3])
     with pytest.raises(ValueError, match=r"shape \(5, 48\)"):
         encoder(torch.randn(5, 47), batch)
@@ -522,7 +522,7 @@ def test_bad_input_is_refused() -> None:
         encoder(torch.randn(5, 48), wrong)
     blocks[0].out.bias = torch.nn.Parameter(torch.zeros(3), requires_grad=False)
     with pytest.raises(ValueError, match="bias of shape"):
-        PreparedEncoder(blocks)
+        CpuEncoder(blocks)
 
 
 def test_models_in_several_python_threads() -> None:
@@ -547,7 +547,7 @@ def test_models_in_several_python_threads() -> None:
 
 def test_the_profile_names_every_step() -> None:
     blocks, _ = blocks_of("float32")
-    times = PreparedEncoder(blocks).profile(torch.randn(200, 48), PackedBatch.from_lengths([200]))
+    times = CpuEncoder(blocks).profile(torch.randn(200, 48), PackedBatch.from_lengths([200]))
     assert {t.block for t in times} == {0, 1, 2}
     assert {"qkv", "attention", "out", "up", "down", "output_norm"} <= {t.step for t in times}
     assert all(t.seconds > 0 for t in times if t.step not in ("load", "store", "pool"))
@@ -558,6 +558,6 @@ def test_copies_and_pickles_prepare_anew() -> None:
     ids = torch.randint(5, 50, (1, 9))
     out = made(ids).last_hidden_state
     for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
-        assert isinstance(other.preparation, Preparation)
-        assert other.preparation is not made.preparation
+        assert isinstance(other.encoder_cache, EncoderCache)
+        assert other.encoder_cache is not made.encoder_cache
         assert torch.equal(other(ids).last_hidden_state, out)

@@ -1,4 +1,4 @@
-"""Every named mistake of every op is caught by the op's own cases and tolerances."""
+"""Every named mutations of every op is caught by the op's own cases and tolerances."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fastbert.ops import REGISTRY, Case, Mistake, Op
+from fastbert.ops import REGISTRY, Case, Mutation, Op
 from fastbert.testing import Verdict, gate, to_float64
 
 ALL = [
     pytest.param(op, mistake, dtype, id=f"{op.name}-{mistake.name}-{dtype}".replace(" ", "_"))
     for op in REGISTRY.values()
-    for mistake in op.mistakes
+    for mistake in op.mutations
     for dtype in mistake.dtypes
 ]
 # The least that each op must guard against; what its file lists beyond these is its own affair.
@@ -49,7 +49,7 @@ def verdicts(op: Op, candidate: Any, dtype: torch.dtype) -> Any:
 
 
 @pytest.mark.parametrize(("op", "mistake", "dtype"), ALL)
-def test_mistake_is_caught(op: Op, mistake: Mistake, dtype: torch.dtype) -> None:
+def test_mistake_is_caught(op: Op, mistake: Mutation, dtype: torch.dtype) -> None:
     if all(verdict.ok for _, verdict in verdicts(op, mistake.function, dtype)):
         pytest.fail(f"no case of {op.name} tells {mistake.name!r} from the right result in {dtype}")
 
@@ -86,7 +86,7 @@ def test_float32_inside_passes_the_gate(op: Op, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("op", REGISTRY)
 def test_required_mistakes_are_listed(op: str) -> None:
-    names = [mistake.name for mistake in REGISTRY[op].mistakes]
+    names = [mistake.name for mistake in REGISTRY[op].mutations]
     for wanted in REQUIRED[op]:
         assert any(wanted in name for name in names), f"{op} does not list {wanted!r}"
 

@@ -1,6 +1,6 @@
 """embed_layer_norm: gathers from up to four tables, their sum, and its LayerNorm.
 
-One program per token. The sum runs in the order word, type, position, extra, in float32.
+One program per token. The sum runs in the order word, type, position, language, in float32.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def embed_layer_norm(
     position_table: torch.Tensor | None = None,
     token_type_ids: torch.Tensor | None = None,
     type_table: torch.Tensor | None = None,
-    extra_ids: torch.Tensor | None = None,
-    extra_table: torch.Tensor | None = None,
+    language_ids: torch.Tensor | None = None,
+    language_table: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
     padding_idx: int = -1,
     position_padding_idx: int = -1,
 ) -> torch.Tensor:
-    """LayerNorm(word[input_ids] + type[...] + position[...] + extra[...]).
+    """LayerNorm(word[input_ids] + type[...] + position[...] + language[...]).
 
     Shapes: ids int64 (tokens,), each with a contiguous table (entries, hidden); inputs_embeds
     (tokens, hidden) instead of input_ids and word; weight, bias (hidden,); one dtype of float32,
@@ -102,7 +102,7 @@ def embed_layer_norm(
         "input_ids": (input_ids, word),
         "token_type_ids": (token_type_ids, type_table),
         "position_ids": (position_ids, position_table),
-        "extra_ids": (extra_ids, extra_table),
+        "language_ids": (language_ids, language_table),
     }
     first = inputs_embeds if inputs_embeds is not None else input_ids
     assert first is not None

@@ -62,7 +62,7 @@ void check_input(const Weights& weights, const EncoderInput& input) {
     check_grid("word", input.word, tables.word);
     check_grid("position", input.position, tables.position);
     check_grid("type", input.type, tables.type);
-    check_grid("extra", input.extra, tables.extra);
+    check_grid("language", input.language, tables.language);
 }
 
 void check_output(const Weights& weights, const EncoderInput& input, const EncoderOutput& output) {
@@ -129,7 +129,7 @@ void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled
     copy("word", input.word, tables.word, buffers.word);
     copy("position", input.position, tables.position, buffers.position);
     copy("type", input.type, tables.type, buffers.type);
-    copy("extra", input.extra, tables.extra, buffers.extra);
+    copy("language", input.language, tables.language, buffers.language);
     if (input.embeds == nullptr) return;
     for (index_t i = 0; i < input.total; ++i) buffers.word[i] = place_of(i);
 }

@@ -71,12 +71,12 @@ struct TableSource {
     index_t stride = 0;  // elements between its rows
 };
 
-// What the first block's rows are made of: LayerNorm(word + type + position + extra), and a product
-// where the tables are not as wide as the blocks.
+// What the first block's rows are made of: LayerNorm(word + type + position + language), and a
+// product where the tables are not as wide as the blocks.
 struct EmbeddingSource {
     DType dtype = DType::f32;  // of all tables
     index_t width = 0;
-    TableSource word, position, type, extra;
+    TableSource word, position, type, language;
     NormSource norm;           // (width)
     ProductSource projection;  // weight null: none
 };
@@ -106,7 +106,7 @@ struct EncoderInput {
     index_t x_stride = 0;
 
     // Without x: what to look up.
-    IndexGrid word, position, type, extra;
+    IndexGrid word, position, type, language;
     // (batch * seqlen, width) of the tables' dtype, in place of word; rows embeds_stride apart.
     const void* embeds = nullptr;
     index_t embeds_stride = 0;

@@ -86,7 +86,7 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
         word = indices(true);
         position = indices(input.position.data != nullptr);
         type = indices(input.type.data != nullptr);
-        extra = indices(input.extra.data != nullptr);
+        language = indices(input.language.data != nullptr);
     }
     x_stride = gemm_friendly_stride(shape.hidden, DType::f32);
     x = reinterpret_cast<float*>(place(total * x_stride * 4));

@@ -29,7 +29,7 @@ struct Buffers {
     std::int32_t* cu_seqlens = nullptr;  // (batch + 1)
     std::int64_t* places = nullptr;      // (total), or null as in the input
     std::int64_t *word = nullptr, *position = nullptr, *type = nullptr,
-                 *extra = nullptr;  // (total)
+                 *language = nullptr;  // (total)
 
     float* x = nullptr;  // (total, hidden)
     index_t x_stride = 0;

@@ -344,7 +344,7 @@ class Pass {
         }
         args.position = lookup(buffers_.position, source.position);
         args.type = lookup(buffers_.type, source.type);
-        args.extra = lookup(buffers_.extra, source.extra);
+        args.language = lookup(buffers_.language, source.language);
         args.rows = count;
         args.hidden = source.width;
         args.dtype = source.dtype;

@@ -143,7 +143,7 @@ Embedding::Embedding(const EmbeddingSource& given, index_t hidden) : source(give
     check_table("word table", source.word);
     check_table("position table", source.position);
     check_table("type table", source.type);
-    check_table("extra table", source.extra);
+    check_table("language table", source.language);
     norm = Norm("the norm of the embeddings", source.norm, source.width);
     if (source.projection.weight != nullptr) {
         projection = Product("projection", source.projection, hidden, source.width);

@@ -22,14 +22,14 @@ void bind_embed(py::module_& m) {
     m.def(
         "embed_layer_norm",
         [](const LookupTuple& word, const LookupTuple& position, const LookupTuple& type,
-           const LookupTuple& extra, address_t embeds, index_t embeds_stride, address_t out,
+           const LookupTuple& language, address_t embeds, index_t embeds_stride, address_t out,
            index_t out_stride, address_t weight, address_t bias, index_t rows, index_t hidden,
            int dtype, int weight_dtype, int bias_dtype, double eps) {
             EmbedArgs args;
             args.word = lookup(word);
             args.position = lookup(position);
             args.type = lookup(type);
-            args.extra = lookup(extra);
+            args.language = lookup(language);
             args.embeds = pointer(embeds);
             args.embeds_stride = embeds_stride;
             args.out = pointer(out);
@@ -42,11 +42,12 @@ void bind_embed(py::module_& m) {
             args.eps = static_cast<float>(eps);
             embed_layer_norm(args);
         },
-        py::arg("word"), py::arg("position"), py::arg("type"), py::arg("extra"), py::arg("embeds"),
-        py::arg("embeds_stride"), py::arg("out"), py::arg("out_stride"), py::arg("weight"),
-        py::arg("bias"), py::arg("rows"), py::arg("hidden"), py::arg("dtype"),
+        py::arg("word"), py::arg("position"), py::arg("type"), py::arg("language"),
+        py::arg("embeds"), py::arg("embeds_stride"), py::arg("out"), py::arg("out_stride"),
+        py::arg("weight"), py::arg("bias"), py::arg("rows"), py::arg("hidden"), py::arg("dtype"),
         py::arg("weight_dtype"), py::arg("bias_dtype"), py::arg("eps"), release_gil(),
-        "out = LayerNorm(word + type + position + extra). A lookup is (ids, table, entries, stride "
+        "out = LayerNorm(word + type + position + language). A lookup is (ids, table, entries, "
+        "stride "
         "in elements), (0, 0, 0, 0) when absent; embeds takes the place of word. IndexError for an "
         "id outside its table.");
 }

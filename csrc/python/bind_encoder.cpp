@@ -26,7 +26,7 @@ TableSource table_of(const TableTuple& t) {
 
 py::object run(Encoder& encoder, const Watch* watch, int threads, address_t x, int dtype,
                index_t x_stride, const GridTuple& word, const GridTuple& position,
-               const GridTuple& type, const GridTuple& extra, address_t embeds,
+               const GridTuple& type, const GridTuple& language, address_t embeds,
                index_t embeds_stride, index_t total, address_t cu_seqlens, index_t batch,
                index_t max_seqlen, index_t seqlen, address_t places, address_t key_bias,
                address_t out, int out_dtype, index_t out_stride, index_t rows, bool grid,
@@ -41,7 +41,7 @@ py::object run(Encoder& encoder, const Watch* watch, int threads, address_t x, i
     input.word = grid_of(word);
     input.position = grid_of(position);
     input.type = grid_of(type);
-    input.extra = grid_of(extra);
+    input.language = grid_of(language);
     input.embeds = pointer(embeds);
     input.embeds_stride = embeds_stride;
     input.total = total;
@@ -107,17 +107,17 @@ void bind_encoder(py::module_& m) {
              py::arg("down"), py::arg("output_norm"));
 
     py::class_<EmbeddingSource>(m, "EmbeddingSource", "Embeddings as they are stored.")
-        .def(
-            py::init([](int dtype, index_t width, const TableTuple& word,
-                        const TableTuple& position, const TableTuple& type, const TableTuple& extra,
-                        const NormSource& norm, const std::optional<ProductSource>& projection) {
-                return EmbeddingSource{DType(dtype),   width,
-                                       table_of(word), table_of(position),
-                                       table_of(type), table_of(extra),
-                                       norm,           projection.value_or(ProductSource{})};
-            }),
-            py::arg("dtype"), py::arg("width"), py::arg("word"), py::arg("position"),
-            py::arg("type"), py::arg("extra"), py::arg("norm"), py::arg("projection"));
+        .def(py::init([](int dtype, index_t width, const TableTuple& word,
+                         const TableTuple& position, const TableTuple& type,
+                         const TableTuple& language, const NormSource& norm,
+                         const std::optional<ProductSource>& projection) {
+                 return EmbeddingSource{DType(dtype),   width,
+                                        table_of(word), table_of(position),
+                                        table_of(type), table_of(language),
+                                        norm,           projection.value_or(ProductSource{})};
+             }),
+             py::arg("dtype"), py::arg("width"), py::arg("word"), py::arg("position"),
+             py::arg("type"), py::arg("language"), py::arg("norm"), py::arg("projection"));
 
     py::class_<Encoder>(m, "Encoder", "Blocks with packed weights; see csrc/cpu/encoder.h.")
         .def(py::init([](const std::vector<BlockSource>& blocks, index_t hidden, index_t num_heads,
@@ -144,7 +144,7 @@ void bind_encoder(py::module_& m) {
              py::arg("attention_dtype"), py::arg("embedding"), py::arg("pooler"))
         .def("run", &run, py::arg("watch"), py::arg("threads"), py::arg("x"), py::arg("dtype"),
              py::arg("x_stride"), py::arg("word"), py::arg("position"), py::arg("type"),
-             py::arg("extra"), py::arg("embeds"), py::arg("embeds_stride"), py::arg("total"),
+             py::arg("language"), py::arg("embeds"), py::arg("embeds_stride"), py::arg("total"),
              py::arg("cu_seqlens"), py::arg("batch"), py::arg("max_seqlen"), py::arg("seqlen"),
              py::arg("places"), py::arg("key_bias"), py::arg("out"), py::arg("out_dtype"),
              py::arg("out_stride"), py::arg("rows"), py::arg("grid"), py::arg("pooled"),

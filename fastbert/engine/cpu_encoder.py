@@ -80,7 +80,7 @@ def _hook_reason(modules: Sequence[nn.Module]) -> str | None:
 
 
 def _tables(tables: EmbeddingTables) -> list[nn.Embedding]:
-    all_tables = (tables.word, tables.position, tables.kind, tables.extra)
+    all_tables = (tables.word, tables.position, tables.token_type, tables.language)
     return [table for table in all_tables if table is not None]
 
 
@@ -160,7 +160,7 @@ class Prepared:
     times: list[StepTime] | None = None
 
 
-class PreparedEncoder:
+class CpuEncoder:
     """All blocks of an encoder, and what stands around them, packed for the instruction set in use.
 
     Args:
@@ -361,8 +361,8 @@ class PreparedEncoder:
         grids = (
             _index_grid(None if embeds is not None else source.ids, shape, alive),
             _index_grid(source.positions, shape, alive),
-            _index_grid(source.kinds, shape, alive),
-            _index_grid(source.extras, shape, alive),
+            _index_grid(source.token_types, shape, alive),
+            _index_grid(source.languages, shape, alive),
         )
         return (0, 0, 0, *grids, address, width)
 
@@ -478,8 +478,8 @@ def _embedding_source(
         width=width,
         word=table(tables.word),
         position=table(tables.position),
-        type=table(tables.kind),
-        extra=table(tables.extra),
+        type=table(tables.token_type),
+        language=table(tables.language),
         norm=_norm_source(extension, tables.norm, width, alive),
         projection=None if projection is None else _product_source(extension, (projection,), alive),
     )

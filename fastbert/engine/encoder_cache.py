@@ -1,10 +1,10 @@
 """What a model keeps of itself between passes, and how it notices that it has changed.
 
 Reading a model's blocks and choosing its plan takes longer than many a pass through its kernels. So
-both are read once into a `View`, and the weights are packed once into a `PreparedEncoder`. Every
-pass compares the model with what was read: modules, parameters, buffers and configuration by
+both are read once into a `ModelSnapshot`, and the weights are packed once into a `CpuEncoder`.
+Every pass compares the model with what was read: modules, parameters, buffers and configuration by
 identity; weights by address and, where they were packed, by what `fastbert.runtime.versions` says
-about writes to them. What goes unseen there must be told by `Preparation.clear()`.
+about writes to them. What goes unseen there must be told by `EncoderCache.clear()`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.engine.cpu_encoder import (
-    PreparedEncoder,
+    CpuEncoder,
     on_cpu,
     supports,
     supports_pooler,
@@ -34,12 +34,12 @@ from fastbert.runtime.versions import readable_bytes, written
 _ATTEMPTS = 4
 
 
-class Stale(Exception):
+class StaleModel(Exception):
     """The model is no longer what the pass took it for; the pass must start again."""
 
 
 @dataclass(frozen=True)
-class Served:
+class EncoderParts:
     """What a prepared encoder can hold beside the blocks, and the Plan where it is a GPU's."""
 
     tables: bool = False
@@ -47,7 +47,7 @@ class Served:
     plan: Plan | None = None
 
 
-class View:
+class ModelSnapshot:
     """One reading of an encoder model.
 
     Attributes:
@@ -70,7 +70,7 @@ class View:
         self.watch = _watch(model) if self.plain and native.reason() is None else None
         # What was last asked of plan(), and the answer.
         self._plan: tuple[tuple[Any, ...], Plan] | None = None
-        self._served: dict[int, tuple[Plan, Served | None]] = {}
+        self._served: dict[int, tuple[Plan, EncoderParts | None]] = {}
         self._tensors = [
             tensor
             for module in self._modules()
@@ -98,7 +98,7 @@ class View:
         self._plan = (asked, plan)
         return plan
 
-    def served(self, plan: Plan) -> Served | None:
+    def served(self, plan: Plan) -> EncoderParts | None:
         """What of the model a prepared encoder for this plan can hold, None when not even the
         blocks."""
         found = self._served.get(id(plan))
@@ -131,7 +131,7 @@ class View:
             if block.distances is not None:
                 yield block.distances.table
         tables = self.tables
-        for part in (tables.word, tables.position, tables.kind, tables.extra, tables.norm):
+        for part in (tables.word, tables.position, tables.token_type, tables.language, tables.norm):
             if part is not None:
                 yield part
         for part in (tables.projection, self.pooler):
@@ -178,114 +178,114 @@ def _plain(tensor: Tensor) -> bool:
     )
 
 
-class Preparation:
+class EncoderCache:
     """The view of a model and its prepared encoder: made when first asked for, and again whenever
     the model, the instruction set, the Plan of a GPU or a weight has changed since."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._view: View | None = None
-        self._ready: _Ready | None = None
+        self._view: ModelSnapshot | None = None
+        self._entry: _Entry | None = None
 
-    def view(self, model: Any) -> View:
+    def view(self, model: Any) -> ModelSnapshot:
         """A view of the model, possibly stale: whoever uses it must have it checked before relying
-        on the result, and raise Stale where it fails (see `retrying`)."""
+        on the result, and raise StaleModel where it fails (see `retrying`)."""
         view = self._view
         if view is None or view.watch is None:
             with self._lock:
                 view = self._view
                 if view is None or view.watch is None:
-                    view = self._view = View(model)
+                    view = self._view = ModelSnapshot(model)
         return view
 
-    def stale(self, view: View) -> Stale:
+    def stale(self, view: ModelSnapshot) -> StaleModel:
         """The error to raise where a view turns out to hold no more; the next one is new."""
         with self._lock:
             if self._view is view:
                 self._view = None
             if view.device.type != "cpu":
-                self._ready = None
-        return Stale()
+                self._entry = None
+        return StaleModel()
 
     def clear(self) -> None:
         """Forget the view and the packed weights."""
         with self._lock:
-            self._view = self._ready = None
+            self._view = self._entry = None
 
-    def encoder(self, view: View, plan: Plan) -> PreparedEncoder | GpuEncoder | None:
+    def encoder(self, view: ModelSnapshot, plan: Plan) -> CpuEncoder | GpuEncoder | None:
         """The prepared encoder of a view, None where `supports` has a reason against it.
 
         Raises:
-            Stale: when it must be made, and the view holds no more.
+            StaleModel: when it must be made, and the view holds no more.
         """
         served = view.served(plan)
         if served is None:
             return None
-        ready = self._ready
+        ready = self._entry
         if ready is None or ready.view is not view or ready.served != served:
             with self._lock:
-                ready = self._ready
+                ready = self._entry
                 if ready is None or ready.view is not view or ready.served != served:
                     ready = self._renewed(view, served)
         return ready.encoder
 
-    def ready(self, view: View, plan: Plan) -> bool:
+    def ready(self, view: ModelSnapshot, plan: Plan) -> bool:
         """Whether a pass can run on the prepared encoder without packing changed weights again:
         they never were packed, or are as they were."""
         if view.served(plan) is None:
             return False
-        return self._ready is None or (self._ready.view is view and view.holds(contents=True))
+        return self._entry is None or (self._entry.view is view and view.holds(contents=True))
 
-    def pools(self, view: View, plan: Plan) -> bool:
+    def pools(self, view: ModelSnapshot, plan: Plan) -> bool:
         """Whether the prepared encoder of a view computes the pooler."""
         served = view.served(plan)
         return served is not None and served.pooler
 
-    def _renewed(self, view: View, served: Served) -> _Ready:
+    def _renewed(self, view: ModelSnapshot, served: EncoderParts) -> _Entry:
         if not view.holds(contents=True):
             raise self.stale(view)
-        old, source = self._ready, view.source()
+        old, source = self._entry, view.source()
         if old is not None and old.served == served and old.source == source:
-            self._ready = _Ready(view, served, source, old.encoder, old.kept)
-            return self._ready
-        self._ready = old = None  # its packed weights go before the new ones come
+            self._entry = _Entry(view, served, source, old.encoder, old.kept)
+            return self._entry
+        self._entry = old = None  # its packed weights go before the new ones come
         kept = view.kept()
-        encoder: PreparedEncoder | GpuEncoder
+        encoder: CpuEncoder | GpuEncoder
         if served.plan is None:
-            encoder = PreparedEncoder(
+            encoder = CpuEncoder(
                 view.blocks,
                 view.tables if served.tables else None,
                 view.pooler if served.pooler else None,
             )
         else:
             encoder = GpuEncoder(view.blocks, served.plan)
-        self._ready = _Ready(view, served, source, encoder, kept)
-        return self._ready
+        self._entry = _Entry(view, served, source, encoder, kept)
+        return self._entry
 
-    def __deepcopy__(self, memo: Any) -> Preparation:
-        return Preparation()
+    def __deepcopy__(self, memo: Any) -> EncoderCache:
+        return EncoderCache()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Preparation, ())
+        return (EncoderCache, ())
 
 
 @dataclass(frozen=True)
-class _Ready:
+class _Entry:
     """The prepared encoder of one view, and what it was made from."""
 
-    view: View
-    served: Served
+    view: ModelSnapshot
+    served: EncoderParts
     source: list[Any]
-    encoder: PreparedEncoder | GpuEncoder
+    encoder: CpuEncoder | GpuEncoder
     kept: list[Tensor]
 
 
-def _served(view: View, plan: Plan) -> Served | None:
+def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:
     if not view.plain or supports(view.blocks, plan) is not None:
         return None
     if not on_cpu(plan):
-        return Served(plan=plan)
-    return Served(
+        return EncoderParts(plan=plan)
+    return EncoderParts(
         supports_tables(view.tables, plan) is None,
         view.pooler is not None and supports_pooler(view.pooler, plan) is None,
     )
@@ -300,7 +300,7 @@ def retrying(model: Any, run: Any, *args: Any, **kwargs: Any) -> Any:
     for _ in range(_ATTEMPTS):
         try:
             return run(*args, **kwargs)
-        except Stale:
+        except StaleModel:
             continue
     raise RuntimeError(
         f"This {type(model).__name__} changes while it runs: another thread writes to its weights "

@@ -77,7 +77,7 @@ class Embedding(NamedTuple):
     word: Lookup | None
     position: Lookup | None
     token_type: Lookup | None
-    extra: Lookup | None
+    language: Lookup | None
     weight: Tensor
     bias: Tensor
 
@@ -185,7 +185,7 @@ def embedding(
     word: tuple[Any, Any],
     position: tuple[Any, Any],
     token_type: tuple[Any, Any],
-    extra: tuple[Any, Any],
+    language: tuple[Any, Any],
     embeds: Any,
     weight: Any,
     bias: Any,
@@ -215,7 +215,7 @@ def embedding(
         _lookup(op, "input_ids", "word", word, *like),
         _lookup(op, "position_ids", "position_table", position, *like),
         _lookup(op, "token_type_ids", "type_table", token_type, *like),
-        _lookup(op, "extra_ids", "extra_table", extra, *like),
+        _lookup(op, "language_ids", "language_table", language, *like),
         vector(op, "weight", weight, width, first.dtype, first.device),
         vector(op, "bias", bias, width, first.dtype, first.device),
     )

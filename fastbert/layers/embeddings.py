@@ -19,15 +19,15 @@ class EmbeddingTables:
 
     Attributes:
         word: (vocabulary, width); position: (positions, width), or None without absolute
-            positions; kind: token types; extra: one more table, such as languages.
+            positions; token_type: token types; language: languages.
         norm: over the sum of all.
         projection: from the width of the tables to the hidden width, where they differ.
     """
 
     word: nn.Embedding
     position: nn.Embedding | None
-    kind: nn.Embedding | None
-    extra: nn.Embedding | None
+    token_type: nn.Embedding | None
+    language: nn.Embedding | None
     norm: LayerNorm
     projection: Linear | None = None
 
@@ -39,13 +39,13 @@ class EmbeddingInput:
 
     ids: Tensor | None
     positions: Tensor | None = None
-    kinds: Tensor | None = None
-    extras: Tensor | None = None
+    token_types: Tensor | None = None
+    languages: Tensor | None = None
     embeds: Tensor | None = None
 
     def packed(self, batch: PackedBatch) -> EmbeddingInput:
         """The same of the batch's tokens alone."""
-        values = (self.ids, self.positions, self.kinds, self.extras, self.embeds)
+        values = (self.ids, self.positions, self.token_types, self.languages, self.embeds)
         return EmbeddingInput(*(None if value is None else batch.pack(value) for value in values))
 
 
@@ -53,13 +53,14 @@ def check_input(tables: EmbeddingTables, rows: EmbeddingInput) -> None:
     """Refuse packed indices outside their tables. Raises IndexError."""
     check_indices("input_ids", rows.ids, tables.word, "ids of the vocabulary")
     check_indices("position_ids", rows.positions, tables.position, "the model's positions")
-    check_indices("token_type_ids", rows.kinds, tables.kind, "the token types")
-    check_indices("langs", rows.extras, tables.extra, "the languages")
+    check_indices("token_type_ids", rows.token_types, tables.token_type, "the token types")
+    check_indices("langs", rows.languages, tables.language, "the languages")
 
 
 def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
-    """norm(word + kind + position + extra) of packed rows, before dropout and projection: (total,
-    width).
+    """Compute norm(word + token_type + position + language) of packed rows: (total, width).
+
+    Dropout and the projection come later.
 
     Raises:
         IndexError: for an index outside its table (checked for tensors on the CPU).
@@ -75,8 +76,8 @@ def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
         tables.norm.bias,
         tables.norm.eps,
         *_lookup(tables.position, rows.positions),
-        *_lookup(tables.kind, rows.kinds),
-        *_lookup(tables.extra, rows.extras),
+        *_lookup(tables.token_type, rows.token_types),
+        *_lookup(tables.language, rows.languages),
         embeds,
         padding_idx=_padding(tables.word),
         position_padding_idx=_padding(tables.position),

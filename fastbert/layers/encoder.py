@@ -30,7 +30,7 @@ class CrossInput:
 
 
 @dataclass(frozen=True)
-class Pass:
+class ForwardOptions:
     """What one pass through the encoder is asked for. The defaults ask for nothing special.
 
     Attributes:
@@ -101,7 +101,7 @@ def encode(
     rows: Tensor,
     batch: PackedBatch,
     plan: Plan,
-    request: Pass,
+    request: ForwardOptions,
 ) -> Encoded:
     """All layers of an encoder or decoder.
 
@@ -142,7 +142,9 @@ def encode(
     )
 
 
-def _record(states: list[Tensor], rows: Tensor, batch: PackedBatch, request: Pass) -> Tensor:
+def _record(
+    states: list[Tensor], rows: Tensor, batch: PackedBatch, request: ForwardOptions
+) -> Tensor:
     padded = batch.pad(rows)
     states.append(padded)
     # What the caller gets must lie on the path to the output, or it would have no gradient.
@@ -157,7 +159,7 @@ class _Layer:
     index: int
     batch: PackedBatch
     plan: Plan
-    request: Pass
+    request: ForwardOptions
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         block = self.block

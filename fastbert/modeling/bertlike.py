@@ -19,7 +19,7 @@ from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import cross_keys, lay_out
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling.encoder import EncoderModel
 from fastbert.modeling.encoding import Encoding, Options
 from fastbert.outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
@@ -36,7 +36,7 @@ class BertLikeModel(EncoderModel):
 
     embeddings: nn.Module
     encoder: nn.Module
-    embeddings_class: ClassVar[type[Tree]] = Tree
+    embeddings_class: ClassVar[type[ParameterTree]] = ParameterTree
     output_class: ClassVar[type[ModelOutput]] = BaseModelOutputWithPoolingAndCrossAttentions
     # Fields that hold their place in the tuple of return_dict=False even when they are None.
     kept_in_tuple: ClassVar[tuple[str, ...]] = ()
@@ -45,10 +45,10 @@ class BertLikeModel(EncoderModel):
         super().__init__(config)
         self.embeddings = self.build_embeddings()
         layers = (bert_layer(config) for _ in range(config.num_hidden_layers))
-        self.encoder = Tree(layer=nn.ModuleList(layers))
+        self.encoder = ParameterTree(layer=nn.ModuleList(layers))
         self.pooler: Any = None
         if add_pooling_layer:
-            self.pooler = Tree(dense=Linear(config.hidden_size, config.hidden_size))
+            self.pooler = ParameterTree(dense=Linear(config.hidden_size, config.hidden_size))
         self.prune_as_configured()
 
     # What a family may change
@@ -249,7 +249,7 @@ class BertLikeModel(EncoderModel):
         return project(self.pooler.dense, encoding.first_rows(), encoding.plan, "tanh")
 
 
-def bert_layer(config: Any) -> Tree:
+def bert_layer(config: Any) -> ParameterTree:
     """The parameters of one layer, under BERT's names."""
     if config.add_cross_attention and not config.is_decoder:
         raise ValueError(
@@ -259,16 +259,16 @@ def bert_layer(config: Any) -> Tree:
     children: dict[str, nn.Module] = {"attention": _bert_attention(config, distances=True)}
     if config.add_cross_attention:
         children["crossattention"] = _bert_attention(config, distances=False)
-    return Tree(
+    return ParameterTree(
         **children,
-        intermediate=Tree(dense=Linear(hidden, inner)),
-        output=Tree(
+        intermediate=ParameterTree(dense=Linear(hidden, inner)),
+        output=ParameterTree(
             dense=Linear(inner, hidden), LayerNorm=LayerNorm(hidden, config.layer_norm_eps)
         ),
     )
 
 
-def _bert_attention(config: Any, distances: bool) -> Tree:
+def _bert_attention(config: Any, distances: bool) -> ParameterTree:
     hidden, heads = config.hidden_size, config.num_attention_heads
     if hidden % heads:
         raise ValueError(
@@ -287,9 +287,9 @@ def _bert_attention(config: Any, distances: bool) -> Tree:
         parts["distance_embedding"] = nn.Embedding(
             2 * config.max_position_embeddings - 1, hidden // heads
         )
-    return Tree(
-        **{"self": Tree(**parts)},
-        output=Tree(
+    return ParameterTree(
+        **{"self": ParameterTree(**parts)},
+        output=ParameterTree(
             dense=Linear(hidden, hidden), LayerNorm=LayerNorm(hidden, config.layer_norm_eps)
         ),
     )

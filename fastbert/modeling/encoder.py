@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.engine.encoder_cache import Preparation, View, retrying
+from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.engine.recompute import recomputed
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_input, embed
-from fastbert.layers.encoder import CrossInput, Encoded, Pass, encode
+from fastbert.layers.encoder import CrossInput, Encoded, ForwardOptions, encode
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import Layout
@@ -26,11 +26,11 @@ from fastbert.runtime.plan import Plan
 
 
 @dataclass(frozen=True)
-class Request:
+class ForwardContext:
     """The arguments of a forward that are alike in all families, settled with the configuration."""
 
     plan: Plan
-    view: View
+    view: ModelSnapshot
     attentions: bool
     hidden_states: bool
     return_dict: bool
@@ -44,7 +44,7 @@ class EncoderModel(PreTrainedModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.preparation = Preparation()
+        self.encoder_cache = EncoderCache()
 
     def tables(self) -> EmbeddingTables:
         """The embedding tables."""
@@ -148,7 +148,7 @@ class EncoderModel(PreTrainedModel):
 
     def request(
         self, shape: tuple[int, int], options: dict[str, Any], *inputs: Tensor | None
-    ) -> Request:
+    ) -> ForwardContext:
         """Settle the common options, and choose the plan.
 
         Args:
@@ -175,7 +175,7 @@ class EncoderModel(PreTrainedModel):
                 f"The length {shape[1]} must be a multiple of chunk_size_feed_forward ({chunk})."
             )
         view, plan, grad = _settled(self, inputs)
-        return Request(
+        return ForwardContext(
             plan,
             view,
             bool(config.output_attentions if attentions is None else attentions),
@@ -187,7 +187,7 @@ class EncoderModel(PreTrainedModel):
         )
 
     def over_grid(
-        self, shape: tuple[int, int], request: Request, indices: Tensor | None
+        self, shape: tuple[int, int], request: ForwardContext, indices: Tensor | None
     ) -> Tensor | None:
         """Indices broadcastable to (batch, length) as int64 (batch, length)."""
         if indices is None:
@@ -207,7 +207,7 @@ class EncoderModel(PreTrainedModel):
         self,
         rows: EmbeddingInput,
         layout: Layout,
-        request: Request,
+        request: ForwardContext,
         *,
         cache: Cache | None = None,
         cross: CrossInput | None = None,
@@ -219,7 +219,7 @@ class EncoderModel(PreTrainedModel):
         pooler.
 
         Raises:
-            Stale: when the request's view of the model holds no more.
+            StaleModel: when the request's view of the model holds no more.
         """
         hidden_dropout, attention_dropout, layer_dropout = (
             self.dropouts() if self.training else (0.0, 0.0, 0.0)
@@ -227,7 +227,7 @@ class EncoderModel(PreTrainedModel):
         recompute = (
             self._recompute_options if self.gradient_checkpointing and self.training else None
         )
-        asked = Pass(
+        asked = ForwardOptions(
             keys=layout.keys,
             causal=layout.causal,
             bias=layout.bias,
@@ -251,7 +251,7 @@ class EncoderModel(PreTrainedModel):
             if done is not None:
                 return done
         if not traced and not view.holds():
-            raise self.preparation.stale(view)
+            raise self.encoder_cache.stale(view)
         if asked.plain and request.differentiable and not (traced or self.training):
             done = self._recomputed(rows, batch, request, asked, padded, pooled)
             if done is not None:
@@ -259,7 +259,11 @@ class EncoderModel(PreTrainedModel):
         return self._layer_by_layer(rows, batch, request, asked)
 
     def _layer_by_layer(
-        self, rows: EmbeddingInput, batch: PackedBatch, request: Request, asked: Pass
+        self,
+        rows: EmbeddingInput,
+        batch: PackedBatch,
+        request: ForwardContext,
+        asked: ForwardOptions,
     ) -> Encoded:
         """The pass op by op."""
         tables, plan = request.view.tables, request.plan
@@ -276,8 +280,8 @@ class EncoderModel(PreTrainedModel):
         self,
         rows: EmbeddingInput,
         batch: PackedBatch,
-        request: Request,
-        asked: Pass,
+        request: ForwardContext,
+        asked: ForwardOptions,
         padded: bool,
         pooled: bool,
     ) -> Encoded | None:
@@ -285,14 +289,14 @@ class EncoderModel(PreTrainedModel):
         is no prepared encoder, or its weights have changed: packing them again for every step of a
         training loop would cost more than it gives."""
         view, plan = request.view, _plan(self, request.view, needs_grad=False)
-        if view.device.type != "cpu" or not self.preparation.ready(view, plan):
+        if view.device.type != "cpu" or not self.encoder_cache.ready(view, plan):
             return None
-        pooled = pooled and self.preparation.pools(view, plan)
+        pooled = pooled and self.encoder_cache.pools(view, plan)
 
         def compute() -> tuple[Tensor, ...]:
             done = self._prepared(rows, batch, view, plan, padded, pooled)
             if done is None:
-                raise self.preparation.stale(view)
+                raise self.encoder_cache.stale(view)
             values = (done.grid if padded else done.rows, done.pooled)
             return tuple(value for value in values if value is not None)
 
@@ -324,13 +328,13 @@ class EncoderModel(PreTrainedModel):
         self,
         rows: EmbeddingInput,
         batch: PackedBatch,
-        view: View,
+        view: ModelSnapshot,
         plan: Plan,
         padded: bool,
         pooled: bool,
     ) -> Encoded | None:
         """The pass as one native call; None where there is no prepared encoder for it."""
-        encoder = self.preparation.encoder(view, plan)
+        encoder = self.encoder_cache.encoder(view, plan)
         if encoder is None or torch.jit.is_tracing():
             return None
         hidden: Tensor | None = None
@@ -340,7 +344,7 @@ class EncoderModel(PreTrainedModel):
                 hidden = project(view.tables.projection, hidden, plan)
             if isinstance(encoder, GpuEncoder):
                 if not view.holds(contents=True):
-                    raise self.preparation.stale(view)
+                    raise self.encoder_cache.stale(view)
                 return Encoded(encoder(hidden, batch))
         try:
             done = encoder.run(
@@ -356,13 +360,13 @@ class EncoderModel(PreTrainedModel):
             check_input(view.tables, rows.packed(batch))
             raise
         if done is None:
-            raise self.preparation.stale(view)
+            raise self.encoder_cache.stale(view)
         if padded:
             return Encoded(None, grid=done.rows, pooled=done.pooled)
         return Encoded(done.rows, pooled=done.pooled)
 
     def encoding(
-        self, encoded: Encoded, batch: PackedBatch, request: Request, cache: Any
+        self, encoded: Encoded, batch: PackedBatch, request: ForwardContext, cache: Any
     ) -> Encoding:
         """What the heads take."""
         return Encoding(
@@ -399,11 +403,13 @@ def _untraced(model: EncoderModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     return retrying(model, model.compute, *args, **kwargs)
 
 
-def _settled(model: EncoderModel, inputs: Sequence[Tensor | None]) -> tuple[View, Plan, bool]:
+def _settled(
+    model: EncoderModel, inputs: Sequence[Tensor | None]
+) -> tuple[ModelSnapshot, Plan, bool]:
     """The view and plan of a pass, and whether gradients will flow."""
     if torch.compiler.is_compiling():
         return _settled_between_graphs(model, inputs)
-    view = model.preparation.view(model)
+    view = model.encoder_cache.view(model)
     grad = torch.is_grad_enabled() and (
         any(x is not None and x.requires_grad for x in inputs)
         or any(parameter.requires_grad for parameter in view.parameters)
@@ -411,17 +417,17 @@ def _settled(model: EncoderModel, inputs: Sequence[Tensor | None]) -> tuple[View
     return view, _plan(model, view, grad), grad
 
 
-def _plan(model: EncoderModel, view: View, needs_grad: bool) -> Plan:
+def _plan(model: EncoderModel, view: ModelSnapshot, needs_grad: bool) -> Plan:
     return view.plan(model.backend, model.strict, needs_grad, model.batch_invariant)
 
 
 @torch.compiler.disable  # reads context variables and caches
 def _settled_between_graphs(
     model: EncoderModel, inputs: Sequence[Tensor | None]
-) -> tuple[View, Plan, bool]:
-    view = model.preparation.view(model)
+) -> tuple[ModelSnapshot, Plan, bool]:
+    view = model.encoder_cache.view(model)
     if not view.holds():
-        model.preparation.stale(view)
+        model.encoder_cache.stale(view)
     return _settled(model, inputs)
 
 

@@ -11,7 +11,7 @@ from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
@@ -85,9 +85,9 @@ class _BertPredictions(_BertHead, tasks.VocabularyHead):
     }
 
     def build_head(self, config: BertConfig) -> None:
-        self.cls: Any = Tree(
-            predictions=Tree(
-                transform=Tree(
+        self.cls: Any = ParameterTree(
+            predictions=ParameterTree(
+                transform=ParameterTree(
                     dense=Linear(config.hidden_size, config.hidden_size),
                     LayerNorm=LayerNorm(config.hidden_size, config.layer_norm_eps),
                 ),
@@ -175,7 +175,7 @@ class BertForNextSentencePrediction(_BertHead, tasks.ForNextSentencePrediction):
     """Whether the second text follows the first."""
 
     def build_head(self, config: BertConfig) -> None:
-        self.cls: Any = Tree(seq_relationship=Linear(config.hidden_size, 2))
+        self.cls: Any = ParameterTree(seq_relationship=Linear(config.hidden_size, 2))
 
     def classify(self, encoding: Encoding) -> Tensor:
         return project(self.cls.seq_relationship, self.base_model.pool(encoding), encoding.plan)

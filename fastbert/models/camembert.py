@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
@@ -35,7 +35,7 @@ class CamembertConfig(BertConfig):
     eos_token_id: int | None = 2
 
 
-class CamembertEmbeddings(Tree):
+class CamembertEmbeddings(ParameterTree):
     """CamemBERT's tables, and the rules by which tokens get their positions."""
 
     @staticmethod
@@ -111,7 +111,7 @@ class _CamembertVocabulary(_CamembertHead, tasks.VocabularyHead):
     }
 
     def build_head(self, config: CamembertConfig) -> None:
-        self.lm_head: Any = Tree(
+        self.lm_head: Any = ParameterTree(
             dense=Linear(config.hidden_size, config.hidden_size),
             layer_norm=LayerNorm(config.hidden_size, config.layer_norm_eps),
             decoder=Linear(config.hidden_size, config.vocab_size),
@@ -147,7 +147,7 @@ class CamembertForSequenceClassification(_CamembertHead, tasks.ForSequenceClassi
     pooled = False
 
     def build_head(self, config: CamembertConfig) -> None:
-        self.classifier = Tree(
+        self.classifier = ParameterTree(
             dense=Linear(config.hidden_size, config.hidden_size),
             out_proj=Linear(config.hidden_size, config.num_labels),
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
@@ -92,8 +92,8 @@ class _RemBertVocabulary(_RemBertHead, tasks.VocabularyHead):
 
     def build_head(self, config: RemBertConfig) -> None:
         width = config.output_embedding_size
-        self.cls: Any = Tree(
-            predictions=Tree(
+        self.cls: Any = ParameterTree(
+            predictions=ParameterTree(
                 dense=Linear(config.hidden_size, width),
                 LayerNorm=LayerNorm(width, config.layer_norm_eps),
                 decoder=Linear(width, config.vocab_size),

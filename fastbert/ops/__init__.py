@@ -12,9 +12,9 @@ from fastbert.ops import (
     linear,
     quantize_rows,
 )
-from fastbert.ops._op import Case, Mistake, Op, Tolerance, Traits
+from fastbert.ops._op import Case, Mutation, Op, Tolerance, Traits
 
-__all__ = ["REGISTRY", "Case", "Mistake", "Op", "Tolerance", "Traits"]
+__all__ = ["REGISTRY", "Case", "Mutation", "Op", "Tolerance", "Traits"]
 
 # In the order in which a forward pass meets them.
 REGISTRY: dict[str, Op] = {

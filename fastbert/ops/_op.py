@@ -60,7 +60,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Mutation:
     """A wrong implementation that the op's own cases and tolerances must expose.
 
     Attributes:
@@ -86,7 +86,7 @@ class Op:
         supports: (backend, traits) -> None, or the reason why that backend cannot serve them.
         tolerances: per dtype of the floating inputs.
         cases: sample calls that tests and benchmarks share.
-        mistakes: wrong implementations that `cases` and `tolerances` must expose.
+        mutations: wrong implementations that `cases` and `tolerances` must expose.
         differentiable: False where results are integers.
     """
 
@@ -97,7 +97,7 @@ class Op:
     supports: Callable[[str, Traits], str | None]
     tolerances: Mapping[torch.dtype, Tolerance]
     cases: Callable[[], Iterator[Case]]
-    mistakes: tuple[Mistake, ...]
+    mutations: tuple[Mutation, ...]
     differentiable: bool = True
 
     @property

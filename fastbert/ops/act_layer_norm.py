@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, unsupported_activation
 from fastbert.ops.add_layer_norm import layer_norm, one_pass_layer_norm, wrong_eps
@@ -135,13 +135,13 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
-        Mistake("wrong eps", _changed(eps=wrong_eps)),
-        Mistake("bias dropped", _changed(bias=lambda _: None)),
-        Mistake("LayerNorm bias dropped", _changed(ln_bias=torch.zeros_like)),
-        Mistake("gain dropped", _changed(weight=torch.ones_like)),
-        Mistake("one-pass variance", _one_pass),
-        Mistake("activation after the LayerNorm", _activation_after),
+    mutations=(
+        Mutation("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+        Mutation("wrong eps", _changed(eps=wrong_eps)),
+        Mutation("bias dropped", _changed(bias=lambda _: None)),
+        Mutation("LayerNorm bias dropped", _changed(ln_bias=torch.zeros_like)),
+        Mutation("gain dropped", _changed(weight=torch.ones_like)),
+        Mutation("one-pass variance", _one_pass),
+        Mutation("activation after the LayerNorm", _activation_after),
     ),
 )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 
 SCHEMA = (
@@ -212,16 +212,16 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("wrong eps", _changed(eps=wrong_eps)),
-        Mistake("bias dropped", _changed(bias=torch.zeros_like)),
-        Mistake("gain dropped", _changed(weight=torch.ones_like)),
-        Mistake("residual dropped", _changed(residual=lambda _: None)),
-        Mistake("x_bias dropped", _changed(x_bias=lambda _: None)),
-        Mistake("one-pass variance", _normalise(one_pass_layer_norm)),
-        Mistake("unbiased variance", _normalise(_unbiased)),
-        Mistake("statistics rounded to bfloat16", _normalise(_rounded_statistics)),
-        Mistake("statistics without the last column", _normalise(_short_row)),
-        Mistake("sum returned without bias and residual", _sum_without_residual),
+    mutations=(
+        Mutation("wrong eps", _changed(eps=wrong_eps)),
+        Mutation("bias dropped", _changed(bias=torch.zeros_like)),
+        Mutation("gain dropped", _changed(weight=torch.ones_like)),
+        Mutation("residual dropped", _changed(residual=lambda _: None)),
+        Mutation("x_bias dropped", _changed(x_bias=lambda _: None)),
+        Mutation("one-pass variance", _normalise(one_pass_layer_norm)),
+        Mutation("unbiased variance", _normalise(_unbiased)),
+        Mutation("statistics rounded to bfloat16", _normalise(_rounded_statistics)),
+        Mutation("statistics without the last column", _normalise(_short_row)),
+        Mutation("sum returned without bias and residual", _sum_without_residual),
     ),
 )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler, offsets
 
 SCHEMA = (
@@ -436,18 +436,18 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("scale missing", _changed(scale=lambda _: 1.0)),
-        Mistake("causal mask shows one future key", _with_visibility(_one_future_key)),
-        Mistake("causal mask aligned at the start", _with_visibility(_aligned_at_start)),
-        Mistake("causal mask ignored", _changed(causal=lambda _: False)),
-        Mistake("last key ignored", _with_visibility(_last_key_ignored)),
-        Mistake("one key of padding seen", _with_visibility(_padding_seen)),
-        Mistake("keys of other sequences seen", _neighbours_seen),
-        Mistake("key_bias ignored", _changed(key_bias=lambda _: None)),
-        Mistake("bias ignored", _changed(bias=lambda _: None)),
-        Mistake("bias transposed", _bias_transposed),
-        Mistake("maximum not taken out of the exponent", _no_maximum),
-        Mistake("heads swapped", _heads_swapped),
+    mutations=(
+        Mutation("scale missing", _changed(scale=lambda _: 1.0)),
+        Mutation("causal mask shows one future key", _with_visibility(_one_future_key)),
+        Mutation("causal mask aligned at the start", _with_visibility(_aligned_at_start)),
+        Mutation("causal mask ignored", _changed(causal=lambda _: False)),
+        Mutation("last key ignored", _with_visibility(_last_key_ignored)),
+        Mutation("one key of padding seen", _with_visibility(_padding_seen)),
+        Mutation("keys of other sequences seen", _neighbours_seen),
+        Mutation("key_bias ignored", _changed(key_bias=lambda _: None)),
+        Mutation("bias ignored", _changed(bias=lambda _: None)),
+        Mutation("bias transposed", _bias_transposed),
+        Mutation("maximum not taken out of the exponent", _no_maximum),
+        Mutation("heads swapped", _heads_swapped),
     ),
 )

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
 
@@ -113,11 +113,11 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("tanh-gelu for erf-gelu and the reverse", _wrong_gelu),
-        Mistake("bias dropped", _bias_dropped),
-        Mistake("bias added after the activation", _bias_after),
-        Mistake("last column left as it was", _last_column_kept),
-        Mistake("silu for gelu", _silu_for_gelu),
+    mutations=(
+        Mutation("tanh-gelu for erf-gelu and the reverse", _wrong_gelu),
+        Mutation("bias dropped", _bias_dropped),
+        Mutation("bias added after the activation", _bias_after),
+        Mutation("last column left as it was", _last_column_kept),
+        Mutation("silu for gelu", _silu_for_gelu),
     ),
 )

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.add_layer_norm import layer_norm, one_pass_layer_norm, wrong_eps
 
 SCHEMA = (
     "(Tensor? input_ids, Tensor? word, Tensor weight, Tensor bias, float eps, "
     "Tensor? position_ids=None, Tensor? position_table=None, Tensor? token_type_ids=None, "
-    "Tensor? type_table=None, Tensor? extra_ids=None, Tensor? extra_table=None, "
+    "Tensor? type_table=None, Tensor? language_ids=None, Tensor? language_table=None, "
     "Tensor? inputs_embeds=None, int padding_idx=-1, int position_padding_idx=-1) -> Tensor"
 )
 
@@ -32,20 +32,20 @@ def embed_layer_norm(
     position_table: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     type_table: Tensor | None = None,
-    extra_ids: Tensor | None = None,
-    extra_table: Tensor | None = None,
+    language_ids: Tensor | None = None,
+    language_table: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
     padding_idx: int = -1,
     position_padding_idx: int = -1,
 ) -> Tensor:
-    """LayerNorm(word[input_ids] + type[...] + position[...] + extra[...]), summed in that order.
+    """LayerNorm(word[input_ids] + type[...] + position[...] + language[...]), summed in that order.
 
     Args:
         input_ids: int64 (total,); None when inputs_embeds is given.
         word: (vocabulary, hidden), floating; None when inputs_embeds is given.
         weight, bias: (hidden,), of the LayerNorm.
         eps: added to the variance.
-        position_ids, token_type_ids, extra_ids: int64 (total,), each with its table
+        position_ids, token_type_ids, language_ids: int64 (total,), each with its table
             (entries, hidden), or both None.
         inputs_embeds: (total, hidden), in place of word[input_ids].
         padding_idx, position_padding_idx: rows of word and position_table that receive no
@@ -64,8 +64,8 @@ def embed_layer_norm(
         position_table,
         token_type_ids,
         type_table,
-        extra_ids,
-        extra_table,
+        language_ids,
+        language_table,
         inputs_embeds,
         padding_idx,
         position_padding_idx,
@@ -80,8 +80,8 @@ def _sum(
     position_table: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     type_table: Tensor | None = None,
-    extra_ids: Tensor | None = None,
-    extra_table: Tensor | None = None,
+    language_ids: Tensor | None = None,
+    language_table: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
     padding_idx: int = -1,
     position_padding_idx: int = -1,
@@ -98,8 +98,8 @@ def _sum(
         total = total + _lookup(token_type_ids, type_table)
     if position_ids is not None and position_table is not None:
         total = total + _lookup(position_ids, position_table, position_padding_idx)
-    if extra_ids is not None and extra_table is not None:
-        total = total + _lookup(extra_ids, extra_table)
+    if language_ids is not None and language_table is not None:
+        total = total + _lookup(language_ids, language_table)
     return total
 
 
@@ -117,8 +117,8 @@ def fake(
     position_table: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     type_table: Tensor | None = None,
-    extra_ids: Tensor | None = None,
-    extra_table: Tensor | None = None,
+    language_ids: Tensor | None = None,
+    language_table: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
     padding_idx: int = -1,
     position_padding_idx: int = -1,
@@ -159,7 +159,7 @@ def _make(
     for letter, ids, table, entries in (
         ("p", "position_ids", "position_table", 41),
         ("t", "token_type_ids", "type_table", 2),
-        ("e", "extra_ids", "extra_table", 5),
+        ("e", "language_ids", "language_table", 5),
     ):
         if letter in tables:
             out[ids] = sample.ids(total, entries)
@@ -217,14 +217,14 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("wrong eps", _changed(eps=wrong_eps)),
-        Mistake("bias dropped", _changed(bias=torch.zeros_like)),
-        Mistake("gain dropped", _changed(weight=torch.ones_like)),
-        Mistake("positions ignored", _changed(position_table=lambda _: None)),
-        Mistake("positions off by one", _changed(position_ids=_shifted)),
-        Mistake("token types ignored", _changed(type_table=lambda _: None)),
-        Mistake("extra table ignored", _changed(extra_table=lambda _: None)),
-        Mistake("one-pass variance", _one_pass, (torch.float32,)),
+    mutations=(
+        Mutation("wrong eps", _changed(eps=wrong_eps)),
+        Mutation("bias dropped", _changed(bias=torch.zeros_like)),
+        Mutation("gain dropped", _changed(weight=torch.ones_like)),
+        Mutation("positions ignored", _changed(position_table=lambda _: None)),
+        Mutation("positions off by one", _changed(position_ids=_shifted)),
+        Mutation("token types ignored", _changed(type_table=lambda _: None)),
+        Mutation("language table ignored", _changed(language_table=lambda _: None)),
+        Mutation("one-pass variance", _one_pass, (torch.float32,)),
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate
 from fastbert.ops.bias_act import other_gelu
@@ -267,19 +267,19 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("u8s8 compensation missing", _from_product(_no_compensation)),
-        Mistake("pairs of products saturate at 16 bits", _from_product(_saturating_pairs)),
-        Mistake("activations read as signed", _from_product(_signed_activations)),
-        Mistake("last of K ignored", _from_product(_last_inner_ignored)),
-        Mistake("one weight scale for all channels", _changed(weight_scale=_one_weight_scale)),
-        Mistake("weight scales shifted by one", _changed(weight_scale=_shifted)),
-        Mistake("factor ignored", _changed(factor=lambda _: None)),
-        Mistake("factors shifted by one", _changed(factor=_shifted)),
-        Mistake("repeated columns shifted by one", _changed(repeated=_shifted)),
-        Mistake("bias dropped", _changed(bias=lambda _: None)),
-        Mistake("residual dropped", _changed(residual=lambda _: None)),
-        Mistake("residual added before the activation", _residual_before),
-        Mistake("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+    mutations=(
+        Mutation("u8s8 compensation missing", _from_product(_no_compensation)),
+        Mutation("pairs of products saturate at 16 bits", _from_product(_saturating_pairs)),
+        Mutation("activations read as signed", _from_product(_signed_activations)),
+        Mutation("last of K ignored", _from_product(_last_inner_ignored)),
+        Mutation("one weight scale for all channels", _changed(weight_scale=_one_weight_scale)),
+        Mutation("weight scales shifted by one", _changed(weight_scale=_shifted)),
+        Mutation("factor ignored", _changed(factor=lambda _: None)),
+        Mutation("factors shifted by one", _changed(factor=_shifted)),
+        Mutation("repeated columns shifted by one", _changed(repeated=_shifted)),
+        Mutation("bias dropped", _changed(bias=lambda _: None)),
+        Mutation("residual dropped", _changed(residual=lambda _: None)),
+        Mutation("residual added before the activation", _residual_before),
+        Mutation("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
     ),
 )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mistake, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate
 from fastbert.ops.bias_act import other_gelu
@@ -181,16 +181,16 @@ OP = Op(
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
-    mistakes=(
-        Mistake("bias dropped", _changed(bias=lambda _: None)),
-        Mistake("residual dropped", _changed(residual=lambda _: None)),
-        Mistake("residual added before the activation", _residual_before),
-        Mistake("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
-        Mistake("activation left out", _changed(activation=lambda _: "none")),
-        Mistake("last of K ignored", _last_inner_ignored),
-        Mistake("last of an odd K ignored", _last_inner_of_odd),
-        Mistake("last row repeats the one before", _last_row_of_previous),
-        Mistake("operands rounded to bfloat16", _narrow_operands, (torch.float32, torch.float16)),
-        Mistake("partial sums rounded to bfloat16", _narrow_sums),
+    mutations=(
+        Mutation("bias dropped", _changed(bias=lambda _: None)),
+        Mutation("residual dropped", _changed(residual=lambda _: None)),
+        Mutation("residual added before the activation", _residual_before),
+        Mutation("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+        Mutation("activation left out", _changed(activation=lambda _: "none")),
+        Mutation("last of K ignored", _last_inner_ignored),
+        Mutation("last of an odd K ignored", _last_inner_of_odd),
+        Mutation("last row repeats the one before", _last_row_of_previous),
+        Mutation("operands rounded to bfloat16", _narrow_operands, (torch.float32, torch.float16)),
+        Mutation("partial sums rounded to bfloat16", _narrow_sums),
     ),
 )

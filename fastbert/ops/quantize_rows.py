@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastbert.ops._op import FLOATS, Arguments, Case, Mistake, Op, Tolerance, Traits
+from fastbert.ops._op import FLOATS, Arguments, Case, Mutation, Op, Tolerance, Traits
 from fastbert.ops._sample import Sampler
 
 SCHEMA = "(Tensor x) -> (Tensor, Tensor, Tensor)"
@@ -152,12 +152,12 @@ OP = Op(
     # Every step is one correctly rounded float32 operation, so nothing but equality is right.
     tolerances={dtype: Tolerance(0.0, 0.0) for dtype in FLOATS},
     cases=cases,
-    mistakes=(
-        Mistake("ties rounded away from zero", _half_away),
-        Mistake("truncated, not rounded", _truncated),
-        Mistake("range that leaves zero out", _zero_left_out),
-        Mistake("symmetric range", _symmetric),
-        Mistake("one scale for the whole tensor", _whole_tensor),
+    mutations=(
+        Mutation("ties rounded away from zero", _half_away),
+        Mutation("truncated, not rounded", _truncated),
+        Mutation("range that leaves zero out", _zero_left_out),
+        Mutation("symmetric range", _symmetric),
+        Mutation("one scale for the whole tensor", _whole_tensor),
     ),
     differentiable=False,
 )

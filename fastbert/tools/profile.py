@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.engine.cpu_encoder import PreparedEncoder, supports
+from fastbert.engine.cpu_encoder import CpuEncoder, supports
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Projection
 from fastbert.models.auto import AutoModel
@@ -41,9 +41,9 @@ def profile(path: str | os.PathLike[str], repeats: int = 7, **loading: Any) -> s
     model = AutoModel.from_pretrained(path, **loading)
     inputs = inputs_of(model, CASES[_PROFILED])
     base = model.base_model
-    view, plan = base.preparation.view(base), model.plan()
-    encoder = base.preparation.encoder(view, plan)
-    if not isinstance(encoder, PreparedEncoder):
+    view, plan = base.encoder_cache.view(base), model.plan()
+    encoder = base.encoder_cache.encoder(view, plan)
+    if not isinstance(encoder, CpuEncoder):
         raise ValueError(
             "Only the steps of the CPU's prepared encoder are timed, and this model has none: "
             f"{supports(view.blocks, plan) or 'it runs on a GPU'}."
@@ -80,7 +80,7 @@ def profile(path: str | os.PathLike[str], repeats: int = 7, **loading: Any) -> s
     return "\n".join(lines)
 
 
-def _times(model: Any, encoder: PreparedEncoder, inputs: dict[str, Tensor]) -> list[Any]:
+def _times(model: Any, encoder: CpuEncoder, inputs: dict[str, Tensor]) -> list[Any]:
     encoder.record = []
     try:
         with torch.inference_mode():
@@ -91,7 +91,7 @@ def _times(model: Any, encoder: PreparedEncoder, inputs: dict[str, Tensor]) -> l
 
 
 def _floor(
-    step: str, block: Block, encoder: PreparedEncoder, lengths: Tensor, bound: limits.Limits
+    step: str, block: Block, encoder: CpuEncoder, lengths: Tensor, bound: limits.Limits
 ) -> tuple[str, float | None]:
     """The precision of a step, and the seconds it takes at least in one layer."""
     parts: dict[str, tuple[Projection, ...]] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastbert.engine import cuda_graphs
 from fastbert.engine.gpu_encoder import GpuEncoder
-from fastbert.layers.encoder import Pass, encode
+from fastbert.layers.encoder import ForwardOptions, encode
 from fastbert.models.bert import BertModel
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import use_backend
@@ -57,7 +57,7 @@ def model(
 
 
 def prepared(made: BertModel) -> GpuEncoder:
-    encoder = made.preparation.encoder(made.preparation.view(made), made.plan())
+    encoder = made.encoder_cache.encoder(made.encoder_cache.view(made), made.plan())
     assert isinstance(encoder, GpuEncoder)
     return encoder
 
@@ -78,7 +78,7 @@ def test_replays_have_the_bits_of_plain_passes(kind: str, backend: str) -> None:
     for lengths in LENGTHS:
         batch = PackedBatch.from_lengths(lengths, DEVICE)
         rows = torch.randn(batch.total, 256, device=DEVICE).to(made.dtype)
-        layers = encode(made.blocks(), rows, batch, made.plan(), Pass()).rows
+        layers = encode(made.blocks(), rows, batch, made.plan(), ForwardOptions()).rows
         for _ in range(3):
             assert torch.equal(encoder(rows, batch), layers), lengths
             buffers = encoder.graphs._buffers

@@ -461,9 +461,9 @@ TEST(encoder_looks_up_and_pools) {
                 CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
             }
             in.word.data = words.data();
-            in.extra = {types.data(), 4, 1};
+            in.language = {types.data(), 4, 1};
             CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
-            in.extra = {};
+            in.language = {};
             // A sequence without a token to pool.
             for (int split : {0, 5}) {
                 const std::vector<int> empty{0, split, 5};

@@ -279,16 +279,16 @@ namespace {
 struct Embedding {
     index_t rows = 5, hidden = 67;
     DType dtype = DType::f32;
-    Array word, position, type, extra, weight, bias, out;
+    Array word, position, type, language, weight, bias, out;
     std::vector<std::int64_t> word_ids = {0, 9, 3, 3, 7}, position_ids = {2, 3, 4, 5, 0},
-                              type_ids = {0, 1, 1, 0, 1}, extra_ids = {0, 2, 1, 0, 2};
+                              type_ids = {0, 1, 1, 0, 1}, language_ids = {0, 2, 1, 0, 2};
 
     explicit Embedding(DType d)
         : dtype(d),
           word(d, test::normal_values(10 * hidden, 1)),
           position(d, test::normal_values(6 * hidden, 2)),
           type(d, test::normal_values(2 * hidden, 3)),
-          extra(d, test::normal_values(3 * hidden, 4)),
+          language(d, test::normal_values(3 * hidden, 4)),
           weight(d, test::normal_values(hidden, 5)),
           bias(d, test::normal_values(hidden, 6)),
           out(Array::poisoned(d, rows * hidden)) {}
@@ -298,7 +298,7 @@ struct Embedding {
         a.word = {word_ids.data(), word.data(), 10, hidden};
         a.position = {position_ids.data(), position.data(), 6, hidden};
         a.type = {type_ids.data(), type.data(), 2, hidden};
-        a.extra = {extra_ids.data(), extra.data(), 3, hidden};
+        a.language = {language_ids.data(), language.data(), 3, hidden};
         a.out = out.data();
         a.out_stride = hidden;
         a.weight = {weight.data(), dtype};
@@ -325,7 +325,7 @@ struct Embedding {
             gather(a.word, word);
             gather(a.position, position);
             gather(a.type, type);
-            gather(a.extra, extra);
+            gather(a.language, language);
             const auto y = normalised(s, weight.values(), bias.values(), 1e-12);
             want.insert(want.end(), y.begin(), y.end());
         }
@@ -343,7 +343,7 @@ TEST(embed_layer_norm_against_float64) {
                 EmbedArgs args = e.args();
                 if (!(present & 1)) args.position = {};
                 if (!(present & 2)) args.type = {};
-                if (!(present & 4)) args.extra = {};
+                if (!(present & 4)) args.language = {};
                 embed_layer_norm(args);
                 check_close(e.out.values(), e.expected(args), dtype, 3e-6, name_of(isa));
             }

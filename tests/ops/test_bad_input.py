@@ -105,7 +105,7 @@ def test_wrong_kinds(op: str, name: str, spoil: Callable[[Tensor], Any]) -> None
 def test_one_element_too_few(op: str, name: str) -> None:
     """Along every dimension that another argument fixes."""
     arguments = good(op)
-    free = {"word": {0}, "position_table": {0}, "type_table": {0}, "extra_table": {0}}
+    free = {"word": {0}, "position_table": {0}, "type_table": {0}, "language_table": {0}}
     free |= {"x": {"quantize_rows": {0, 1}, "bias_act": {0}, "act_layer_norm": {0}}.get(op, set())}
     free |= {"bias": {1} if op == "attention_varlen" else set()}  # one head: broadcast
     for dim in range(arguments[name].dim()):
@@ -178,7 +178,7 @@ def test_ids_outside_the_table(bad: int) -> None:
         call("embed_layer_norm", {**good("embed_layer_norm"), "input_ids": ids})
 
 
-@pytest.mark.parametrize("table", ["position", "token_type", "extra"])
+@pytest.mark.parametrize("table", ["position", "token_type", "language"])
 def test_other_ids_outside_their_tables(table: str) -> None:
     ids = good("embed_layer_norm")[f"{table}_ids"].clone()
     ids[0] = 1000
@@ -195,7 +195,7 @@ def test_other_ids_outside_their_tables(table: str) -> None:
         {"position_ids": None},
         {"position_table": None},
         {"type_table": None},
-        {"extra_ids": None},
+        {"language_ids": None},
     ],
     ids=str,
 )

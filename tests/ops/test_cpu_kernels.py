@@ -17,7 +17,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OPS = pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Arguments whose rows may lie apart; the others are vectors, or packed by their own rules.
-MATRICES = {"x", "residual", "weight", "word", "position_table", "type_table", "extra_table"}
+MATRICES = {"x", "residual", "weight", "word", "position_table", "type_table", "language_table"}
 MATRICES |= {"inputs_embeds", "qweight", "q", "k", "v"}
 
 
@@ -120,7 +120,7 @@ ROWS = (
     "input_ids",
     "position_ids",
     "token_type_ids",
-    "extra_ids",
+    "language_ids",
 )
 
 

@@ -62,7 +62,7 @@ void embed_layer_norm(const EmbedArgs& given) {
     check_lookup("word", args.word, args.rows, args.hidden, ids[0]);
     check_lookup("position", args.position, args.rows, args.hidden, ids[1]);
     check_lookup("type", args.type, args.rows, args.hidden, ids[2]);
-    check_lookup("extra", args.extra, args.rows, args.hidden, ids[3]);
+    check_lookup("language", args.language, args.rows, args.hidden, ids[3]);
     check_matrix(op, "out", args.out, args.rows, args.hidden, args.out_stride);
     const KernelTable& table = active_kernels();
     const Float32Param weight(op, "weight", args.weight, args.hidden, true, table);
@@ -72,7 +72,7 @@ void embed_layer_norm(const EmbedArgs& given) {
     const NormParams norm{weight.get(), bias.get(), args.eps};
     const auto kernel = table.embed.rows[static_cast<int>(args.dtype)];
     const index_t streams = 2 + (args.position.table != nullptr) + (args.type.table != nullptr) +
-                            (args.extra.table != nullptr);
+                            (args.language.table != nullptr);
     for_row_blocks(args.rows, streams * args.hidden * size_of(args.dtype),
                    [&](index_t first, index_t count) {
                        kernel(args, norm, first, count, thread_scratch(args.hidden));

@@ -1,4 +1,4 @@
-// out = LayerNorm(word + type + position + extra): gather, sum (in that order) and normalise.
+// out = LayerNorm(word + type + position + language): gather, sum (in that order) and normalise.
 #pragma once
 
 #include "common/types.h"
@@ -21,7 +21,7 @@ struct EmbedArgs {
     index_t embeds_stride = 0;
     Lookup position;
     Lookup type;
-    Lookup extra;
+    Lookup language;
     void* out = nullptr;  // (rows, hidden) of dtype
     index_t out_stride = 0;
     Param weight;  // (hidden)

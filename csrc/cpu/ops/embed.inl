@@ -22,14 +22,14 @@ void embed_rows(const EmbedArgs& args, const NormParams& norm, index_t first, in
                             : looked_up<T>(args.word, row);
         const T* position = looked_up<T>(args.position, row);
         const T* type = looked_up<T>(args.type, row);
-        const T* extra = looked_up<T>(args.extra, row);
+        const T* language = looked_up<T>(args.language, row);
         Out* out = static_cast<Out*>(args.out) + row * args.out_stride;
         Out* no_sum = nullptr;
         normalise_row(args.hidden, norm, scratch, out, no_sum, [&](index_t i, auto extent) {
             F32 s = load(word + i, extent);
             if (type != nullptr) s = add(s, load(type + i, extent));
             if (position != nullptr) s = add(s, load(position + i, extent));
-            if (extra != nullptr) s = add(s, load(extra + i, extent));
+            if (language != nullptr) s = add(s, load(language + i, extent));
             return s;
         });
     }

@@ -27,8 +27,8 @@ def embed_layer_norm(
     position_table: Tensor | None = None,
     token_type_ids: Tensor | None = None,
     type_table: Tensor | None = None,
-    extra_ids: Tensor | None = None,
-    extra_table: Tensor | None = None,
+    language_ids: Tensor | None = None,
+    language_table: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
     padding_idx: int = -1,
     position_padding_idx: int = -1,
@@ -41,7 +41,7 @@ def embed_layer_norm(
         (input_ids, word),
         (position_ids, position_table),
         (token_type_ids, type_table),
-        (extra_ids, extra_table),
+        (language_ids, language_table),
         inputs_embeds,
         weight,
         bias,
@@ -49,7 +49,7 @@ def embed_layer_norm(
     # In the order in which they are added. The kernel reads whole tables, without gaps.
     lookups = [
         None if pair is None else (pair[0], pair[1].contiguous())
-        for pair in (o.word, o.token_type, o.position, o.extra)
+        for pair in (o.word, o.token_type, o.position, o.language)
     ]
     gathers = [
         _ABSENT if pair is None else (pair[0].data_ptr(), pair[1].data_ptr(), pair[1].shape[0])

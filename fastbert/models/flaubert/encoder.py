@@ -14,7 +14,7 @@ from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.linear import Linear
 from fastbert.layers.masks import Layout, lay_out
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel
 from fastbert.modeling.encoding import Encoding
@@ -80,11 +80,11 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         layers = range(config.n_layers)
         names = ("q_lin", "k_lin", "v_lin", "out_lin")
         self.attentions = nn.ModuleList(
-            Tree(**{name: Linear(dim, dim) for name in names}) for _ in layers
+            ParameterTree(**{name: Linear(dim, dim) for name in names}) for _ in layers
         )
         self.layer_norm1 = nn.ModuleList(norm() for _ in layers)
         self.ffns = nn.ModuleList(
-            Tree(lin1=Linear(dim, 4 * dim), lin2=Linear(4 * dim, dim)) for _ in layers
+            ParameterTree(lin1=Linear(dim, 4 * dim), lin2=Linear(4 * dim, dim)) for _ in layers
         )
         self.layer_norm2 = nn.ModuleList(norm() for _ in layers)
         self.prune_as_configured()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastbert.generation.mixin import GenerationMixin, GenerationState
 from fastbert.layers.linear import Linear, project
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import Encoding
 from fastbert.models.flaubert.config import FlaubertConfig
@@ -107,7 +107,7 @@ class FlaubertWithLMHeadModel(  # type: ignore[misc]
             )
         else:
             projection = Linear(config.emb_dim, config.vocab_size)
-        self.pred_layer: Any = Tree(proj=projection)
+        self.pred_layer: Any = ParameterTree(proj=projection)
 
     def tied_weights(self) -> dict[str, str]:
         return {} if self.config.asm else super().tied_weights()

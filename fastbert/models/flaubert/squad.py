@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.runtime.plan import Plan
 
 
-class SquadHead(Tree):
+class SquadHead(ParameterTree):
     """Beam search for the two ends of an answer.
 
     Args:
@@ -26,13 +26,13 @@ class SquadHead(Tree):
 
     def __init__(self, width: int, eps: float, start_n_top: int, end_n_top: int) -> None:
         super().__init__(
-            start_logits=Tree(dense=Linear(width, 1)),
-            end_logits=Tree(
+            start_logits=ParameterTree(dense=Linear(width, 1)),
+            end_logits=ParameterTree(
                 dense_0=Linear(2 * width, width),
                 LayerNorm=LayerNorm(width, eps),
                 dense_1=Linear(width, 1),
             ),
-            answer_class=Tree(
+            answer_class=ParameterTree(
                 dense_0=Linear(2 * width, width), dense_1=Linear(width, 1, bias=False)
             ),
         )

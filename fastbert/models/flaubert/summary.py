@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert.layers.linear import Linear, project
-from fastbert.layers.tree import Tree
+from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling.encoding import Encoding
 
 
-class SequenceSummary(Tree):
+class SequenceSummary(ParameterTree):
     """What stands for a whole text, and its projection.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastbert.engine.gpu_encoder import GpuEncoder
-from fastbert.layers.encoder import Pass, encode
+from fastbert.layers.encoder import ForwardOptions, encode
 from fastbert.layers.linear import Int8Linear
 from fastbert.modeling.quantization import quantize_weight
 from fastbert.models.bert import BertModel
@@ -82,7 +82,7 @@ def check_bits(kind: str) -> None:
         for lengths in ([5, 0, 14, 1], [3, 6, 9]):
             batch = PackedBatch.from_lengths(lengths)
             rows = torch.randn(batch.total, 64).to(dtype)
-            layers = encode(blocks, rows, batch, plan, Pass()).rows
+            layers = encode(blocks, rows, batch, plan, ForwardOptions()).rows
             for _ in range(3):
                 if encoder.graphs._buffers is not None:
                     encoder.graphs._buffers.rows[batch.total :] = float("nan")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-class Tree(nn.Module):
+class ParameterTree(nn.Module):
     """A branch of the parameter tree: keyword arguments become children or parameters."""
 
     def __init__(self, /, **children: nn.Module | nn.Parameter | None) -> None:
@@ -39,7 +39,7 @@ class Tree(nn.Module):
         return super().register_full_backward_hook(*args, **kwargs)
 
     def _warn_of_hooks(self) -> None:
-        if type(self).forward is Tree.forward:
+        if type(self).forward is ParameterTree.forward:
             warnings.warn(
                 "This part only holds parameters and is never called, so a hook on it never runs; "
                 "take output_hidden_states or output_attentions, or hook its linear layers.",
