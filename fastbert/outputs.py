@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 from torch.utils import _pytree
@@ -203,14 +203,22 @@ class FlaubertForQuestionAnsweringOutput(ModelOutput):
     attentions: Layers = None
 
 
-def finish(output: ModelOutput, return_dict: bool, keep: Iterable[str] = ()) -> Any:
-    """The output itself, or the tuple that return_dict=False asks for.
+Output = TypeVar("Output", bound=ModelOutput)
+
+
+def finish(output: Output, return_dict: bool, keep: Iterable[str] = ()) -> Output:
+    """Return the output itself, or the tuple that return_dict=False asks for.
 
     Args:
+        output: what a forward computed.
+        return_dict: whether to return `output` as it is.
         keep: fields that hold their place in the tuple even when they are None.
+
+    Returns:
+        `output`. The tuple is not in the annotation: whoever asks for one knows it.
     """
     if return_dict:
         return output
     keep = set(keep)
-    values = ((field.name, getattr(output, field.name)) for field in fields(output))  # type: ignore[arg-type]
-    return tuple(value for name, value in values if value is not None or name in keep)
+    values = ((name, getattr(output, name)) for name in output.field_names())
+    return cast(Output, tuple(v for name, v in values if v is not None or name in keep))

@@ -403,7 +403,7 @@ def test_replays_have_the_bits_of_plain_passes_and_of_the_layers(kind: str) -> N
         for lengths in ([37], [5, 0, 30, 1], [20, 9, 2], [40, 3], [17, 20, 1, 1], [33]):
             batch = PackedBatch.from_lengths(lengths)
             rows = torch.randn(batch.total, 48).to(dtype)
-            layers = encode(blocks, rows, batch, plan, ForwardOptions()).rows
+            layers = encode(blocks, rows, batch, plan, ForwardOptions()).packed
             for _ in range(3):
                 # Rows behind the batch: what a product of NaN would spread.
                 if encoder.graphs._buffers is not None:
@@ -420,7 +420,7 @@ def test_masked_keys_that_stay_in_the_batch() -> None:
     mask = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]])
     batch = PackedBatch.from_mask(mask, 2, 4, keep_first_column=True)
     rows = torch.randn(batch.total, 48)
-    expected = encode(blocks, rows, batch, plan, ForwardOptions()).rows
+    expected = encode(blocks, rows, batch, plan, ForwardOptions()).packed
     for _ in range(3):
         assert torch.equal(encoder(rows, batch), expected)
 

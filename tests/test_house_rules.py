@@ -19,6 +19,7 @@ import torch
 import fastbert
 from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.kernels import native
+from fastbert.modeling.encoding import EncoderInputs
 from fastbert.ops import REGISTRY
 from fastbert.runtime.plan import Traits, build_plan
 
@@ -482,11 +483,11 @@ def test_packed_encoding_crosses_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "attention_mask": torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]).bool(),
     }
     with torch.inference_mode():
-        assert model.encode(**inputs).rows.shape == (9, 24)
+        assert model.encode(EncoderInputs(**inputs)).packed.shape == (9, 24)
         encoder = model.encoder_cache._entry.encoder
         encoder._encoder = CountedEncoder(encoder._encoder, counted.calls)
         counted.watch(monkeypatch)
-        model.encode(**inputs)
+        model.encode(EncoderInputs(**inputs))
     assert counted.calls == ["Encoder.run"]
 
 

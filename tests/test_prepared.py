@@ -83,7 +83,7 @@ def test_agrees_with_the_layers(kind: str) -> None:
     rows = torch.randn(batch.total, 48, dtype=dtype)
     with fastbert.runtime.plan.use_backend("reference"):
         reference = model().plan()
-        same_dtype = encode(blocks, rows, batch, reference, ForwardOptions()).rows
+        same_dtype = encode(blocks, rows, batch, reference, ForwardOptions()).packed
         if kind == "int8":
             exact = same_dtype.double()
         else:
@@ -93,7 +93,7 @@ def test_agrees_with_the_layers(kind: str) -> None:
                     part = getattr(block, field.name)
                     if isinstance(part, torch.nn.Module):
                         part.double()
-            exact = encode(wide, rows.double(), batch, reference, ForwardOptions()).rows
+            exact = encode(wide, rows.double(), batch, reference, ForwardOptions()).packed
     for isa in native.usable_isas():
         native.set_isa(isa)
         error = relative(CpuEncoder(blocks)(rows, batch), exact)
@@ -149,7 +149,7 @@ def test_masked_keys_that_stay_in_the_batch() -> None:
     assert batch.key_bias is not None
     rows = torch.randn(batch.total, 48)
     with fastbert.runtime.plan.use_backend("reference"):
-        expected = encode(blocks, rows, batch, model().plan(), ForwardOptions()).rows
+        expected = encode(blocks, rows, batch, model().plan(), ForwardOptions()).packed
     assert relative(CpuEncoder(blocks)(rows, batch), expected.double()) < 2e-6
 
 

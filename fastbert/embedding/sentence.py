@@ -25,6 +25,7 @@ from fastbert.embedding.pooling import (
     normalize,
     pool,
 )
+from fastbert.modeling.encoding import EncoderInputs
 from fastbert.models.auto import AutoModel, AutoTokenizer
 from fastbert.runtime.packing import in_one_copy
 from fastbert.runtime.progress import Progress
@@ -245,16 +246,15 @@ class SentenceEncoder:
     def _vectors(self, pack: Sequence[_Tokens]) -> Tensor:
         lengths = np.array([len(tokens.ids) for tokens in pack])
         real = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        grids = {"input_ids": _grid([tokens.ids for tokens in pack], real)}
+        ids = _grid([tokens.ids for tokens in pack], real)
+        types = None
         if pack[0].types is not None:
-            grids["token_type_ids"] = _grid([tokens.types or [] for tokens in pack], real)
-        moved = in_one_copy(list(grids.values()), self.device)
+            types = _grid([tokens.types or [] for tokens in pack], real)
+        ids, types = in_one_copy((ids, types), self.device)
         # The encoder packs these grids of indices at once; hidden states are never padded. The mask
         # stays on the host, where it can be counted without waiting for the device.
-        encoding = self.model.base_model.encode(
-            attention_mask=torch.from_numpy(real), **dict(zip(grids, moved, strict=True))
-        )
-        vectors = pool(encoding.rows, encoding.batch.cu_seqlens, self.modes)
+        encoding = self.model.base_model.encode(EncoderInputs(ids, torch.from_numpy(real), types))
+        vectors = pool(encoding.packed, encoding.batch.cu_seqlens, self.modes)
         for module in self.dense:
             vectors = module(vectors, encoding.plan)
         return vectors

@@ -15,9 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastbert.engine.encoder import ForwardContext, Wanted
 from fastbert.kernels import native
 from fastbert.layers.block import Block
-from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.embeddings import (
+    EmbeddingInput,
+    EmbeddingTables,
+    check_input,
+    embed_and_project,
+)
+from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.activations import KERNEL_ACTIVATIONS
@@ -211,6 +218,40 @@ class CpuEncoder:
     def embeds(self) -> bool:
         """Whether it computes the embeddings too."""
         return self._width is not None
+
+    @property
+    def pools(self) -> bool:
+        """Whether it computes the pooler too."""
+        return self.pooled is not None
+
+    def encode(
+        self, inputs: EmbeddingInput, batch: PackedBatch, wanted: Wanted, context: ForwardContext
+    ) -> EncoderOutput | None:
+        """Compute one pass; see `fastbert.engine.encoder.Encoder.encode`."""
+        snapshot = context.snapshot
+        source: Tensor | EmbeddingInput = inputs
+        dtype = snapshot.dtype
+        if self._width is None:
+            source = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
+            dtype = source.dtype
+        try:
+            done = self.run(
+                source,
+                batch,
+                dtype,
+                grid=wanted.padded,
+                pooled=wanted.first_column and self.pooled is not None,
+                watch=snapshot.watch,
+            )
+        except IndexError:
+            # In the caller's words rather than the table's.
+            check_input(snapshot.tables, inputs.packed(batch))
+            raise
+        if done is None:
+            return None
+        if wanted.padded:
+            return EncoderOutput(grid=done.rows, pooled=done.pooled)
+        return EncoderOutput(packed=done.rows, pooled=done.pooled)
 
     @property
     def packed_bytes(self) -> int:

@@ -10,9 +10,9 @@ about writes to them. What goes unseen there must be told by `EncoderCache.clear
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from fastbert.engine.cpu_encoder import (
     supports_pooler,
     supports_tables,
 )
+from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.kernels import native
 from fastbert.layers.linear import Int8Linear, Linear
@@ -32,6 +33,7 @@ from fastbert.runtime.plan import Plan, build_plan, forced_backend
 from fastbert.runtime.versions import readable_bytes, written
 
 _ATTEMPTS = 4
+Result = TypeVar("Result")
 
 
 class StaleModel(Exception):
@@ -212,7 +214,7 @@ class EncoderCache:
         with self._lock:
             self._view = self._entry = None
 
-    def encoder(self, view: ModelSnapshot, plan: Plan) -> CpuEncoder | GpuEncoder | None:
+    def encoder(self, view: ModelSnapshot, plan: Plan) -> Encoder | None:
         """The prepared encoder of a view, None where `supports` has a reason against it.
 
         Raises:
@@ -291,15 +293,15 @@ def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:
     )
 
 
-def retrying(model: Any, run: Any, *args: Any, **kwargs: Any) -> Any:
-    """run(...), again when the model turns out to have changed since it was last read.
+def retrying(model: nn.Module, run: Callable[[], Result]) -> Result:
+    """Call run(), again when the model turns out to have changed since it was last read.
 
     Raises:
         RuntimeError: when it changes again and again meanwhile.
     """
     for _ in range(_ATTEMPTS):
         try:
-            return run(*args, **kwargs)
+            return run()
         except StaleModel:
             continue
     raise RuntimeError(

@@ -19,7 +19,10 @@ from fastbert.engine.cuda_graphs import (
     Recorder,
     Static,
 )
+from fastbert.engine.encoder import ForwardContext, Wanted
 from fastbert.layers.block import Block
+from fastbert.layers.embeddings import EmbeddingInput, embed_and_project
+from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.runtime.packing import PackedBatch
@@ -107,6 +110,24 @@ class GpuEncoder:
         ]
         recorder = CudaRecorder(plan.device) if recorder is None else recorder
         self.graphs = Graphs(self._static, self.hidden, plan.dtype, plan.device, recorder)
+
+    @property
+    def pools(self) -> bool:
+        """Whether it computes the pooler too: no."""
+        return False
+
+    def encode(
+        self, inputs: EmbeddingInput, batch: PackedBatch, wanted: Wanted, context: ForwardContext
+    ) -> EncoderOutput | None:
+        """Compute one pass; see `fastbert.engine.encoder.Encoder.encode`.
+
+        The hidden states are packed whatever form is wanted.
+        """
+        snapshot = context.snapshot
+        hidden = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
+        if not snapshot.holds(contents=True):
+            return None
+        return EncoderOutput(packed=self(hidden, batch))
 
     def __call__(self, rows: Tensor, batch: PackedBatch) -> Tensor:
         """The rows after the last block.

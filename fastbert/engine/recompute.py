@@ -10,7 +10,83 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastbert.engine.encoder import ForwardContext, Wanted
+from fastbert.engine.encoder_cache import EncoderCache
+from fastbert.layers.embeddings import EmbeddingInput
+from fastbert.layers.encoder import EncoderOutput, ForwardOptions, encode_inputs
+from fastbert.layers.linear import project
+from fastbert.runtime.packing import PackedBatch
+
+
+def recomputed_pass(
+    model: nn.Module,
+    cache: EncoderCache,
+    inputs: EmbeddingInput,
+    batch: PackedBatch,
+    options: ForwardOptions,
+    wanted: Wanted,
+    reference: ForwardContext,
+    kernels: ForwardContext,
+) -> EncoderOutput | None:
+    """Compute a pass on the prepared encoder whose gradients are computed layer by layer.
+
+    Args:
+        model: the encoder model, whose parameters must still be those of the snapshot when
+            gradients are computed.
+        cache: the model's prepared encoder.
+        inputs: what to look up, over the padded grid.
+        batch: the tokens that are computed.
+        options: what is asked for; nothing that a prepared encoder does not do.
+        wanted: the form of the result.
+        reference: the context of the backward pass.
+        kernels: the context of the forward pass.
+
+    Returns:
+        The result; None where there is no prepared encoder, or its weights have changed: packing
+        them again for every step of a training loop would cost more than it gives.
+
+    Raises:
+        StaleModel: when the snapshot holds no more.
+    """
+    snapshot = reference.snapshot
+    if snapshot.device.type != "cpu" or not cache.ready(snapshot, kernels.plan):
+        return None
+    encoder = cache.encoder(snapshot, kernels.plan)
+    if encoder is None:
+        return None
+    pooled = wanted.first_column and encoder.pools
+
+    def compute() -> tuple[Tensor, ...]:
+        done = encoder.encode(inputs, batch, wanted, kernels)
+        if done is None:
+            raise cache.stale(snapshot)
+        values = (done.grid if wanted.padded else done.packed, done.pooled)
+        return tuple(value for value in values if value is not None)
+
+    def again() -> tuple[Tensor, ...]:
+        if list(map(id, model.parameters())) != list(map(id, snapshot.parameters)):
+            raise RuntimeError(
+                f"A weight of this {type(model).__name__} was replaced between its forward and "
+                "its backward pass, so that the gradients of the forward pass are lost."
+            )
+        tables, blocks = snapshot.tables, snapshot.blocks
+        hidden = encode_inputs(tables, blocks, inputs, batch, reference.plan, options).packed
+        assert hidden is not None
+        found = (batch.pad(hidden) if wanted.padded else hidden,)
+        if not pooled:
+            return found
+        first = hidden.index_select(0, batch.first_token_rows())
+        assert snapshot.pooler is not None
+        return (*found, project(snapshot.pooler, first, reference.plan, "tanh"))
+
+    leaves = [*snapshot.parameters, *([] if inputs.embeds is None else [inputs.embeds])]
+    hidden, *rest = recomputed(compute, again, leaves)
+    first = rest[0] if pooled else None
+    if wanted.padded:
+        return EncoderOutput(grid=hidden, pooled=first)
+    return EncoderOutput(packed=hidden, pooled=first)
 
 
 def recomputed(
@@ -18,7 +94,7 @@ def recomputed(
     again: Callable[[], tuple[Tensor, ...]],
     leaves: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """compute(), whose gradients are those of again().
+    """Call compute(), and give its results the gradients of again().
 
     Args:
         compute: the results, from kernels without a backward pass.

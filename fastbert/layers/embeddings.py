@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
@@ -82,6 +82,16 @@ def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
         padding_idx=_padding(tables.word),
         position_padding_idx=_padding(tables.position),
     )
+
+
+def embed_and_project(tables: EmbeddingTables, inputs: EmbeddingInput, plan: Plan) -> Tensor:
+    """Compute the first block's input from packed indices, without dropout: (total, hidden).
+
+    Raises:
+        IndexError: for an index outside its table (checked for tensors on the CPU).
+    """
+    hidden = embed(tables, inputs, plan)
+    return hidden if tables.projection is None else project(tables.projection, hidden, plan)
 
 
 def _alone(table: nn.Embedding) -> bool:

@@ -1,4 +1,4 @@
-"""The encoder of every family: one function over Blocks, on packed rows."""
+"""The encoder of every family, op by op: one function over Blocks, on packed hidden states."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Projection, project
 from fastbert.layers.norm import LayerNorm
@@ -22,16 +23,22 @@ from fastbert.runtime.plan import Plan
 
 @dataclass(frozen=True)
 class CrossInput:
-    """What a decoder attends to: encoder rows (keys.total, hidden) and their batch."""
+    """Hold what a decoder attends to.
 
-    rows: Tensor
+    Attributes:
+        hidden: hidden states of the encoder, (keys.total, hidden).
+        keys: their batch.
+        bias: added to the scores; None for none.
+    """
+
+    hidden: Tensor
     keys: PackedBatch
     bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ForwardOptions:
-    """What one pass through the encoder is asked for. The defaults ask for nothing special.
+    """Say what one pass through the encoder is asked for; the defaults ask for nothing special.
 
     Attributes:
         keys: the keys' batch where it is not the queries' (behind a cache).
@@ -42,8 +49,8 @@ class ForwardOptions:
         cache: keys and values of earlier tokens, which this pass extends.
         attentions, hidden_states: whether to return them.
         hidden_dropout, attention_dropout, layer_dropout: probabilities; 0 outside of training.
-        chunks: parts into which the rows are cut for the feed-forward part.
-        row_scale: (total, 1), multiplies the rows after every layer.
+        chunks: parts into which the tokens are cut for the feed-forward part.
+        row_scale: (total, 1), multiplies the hidden states after every layer.
         recompute: keyword arguments of torch's checkpoint() where layers are recomputed in the
             backward pass, None where they are not.
         differentiable: gradients will flow.
@@ -67,125 +74,164 @@ class ForwardOptions:
 
     @property
     def plain(self) -> bool:
-        """Nothing is asked that a prepared encoder does not do, but for gradients."""
-        special = (
-            self.keys,
-            self.bias,
-            self.head_mask,
-            self.cross,
-            self.cache,
-            self.row_scale,
-            self.recompute,
+        """Whether a prepared encoder does all that is asked for, gradients apart."""
+        return (
+            self.keys is None
+            and self.bias is None
+            and self.head_mask is None
+            and self.cross is None
+            and self.cache is None
+            and self.row_scale is None
+            and self.recompute is None
+            and not (self.causal or self.attentions or self.hidden_states)
+            and self.hidden_dropout == self.attention_dropout == self.layer_dropout == 0.0
         )
-        flags = self.causal or self.attentions or self.hidden_states
-        dropout = self.hidden_dropout + self.attention_dropout + self.layer_dropout
-        return not flags and dropout == 0.0 and all(value is None for value in special)
 
 
 @dataclass
-class Encoded:
-    """What one pass gives: the last rows, packed (total, hidden) or as a padded grid (batch,
-    seqlen, hidden), one of the two; and what was asked for besides, padded (batch, seqlen, ...).
-    pooled: (batch, hidden), where the pass computed it already."""
+class EncoderOutput:
+    """The result of one pass through an encoder.
 
-    rows: Tensor | None
+    Attributes:
+        packed: last hidden states (total, hidden), or
+        grid: the same padded (batch, seqlen, hidden), zero where a token was removed.
+        pooled: (batch, pooler width), where the pass computed the pooler.
+        hidden_states, attentions, cross_attentions: padded (batch, seqlen, ...), one tensor a
+            layer (hidden_states: one more, the embeddings first); None where not asked for.
+    """
+
+    packed: Tensor | None = None
+    grid: Tensor | None = None
+    pooled: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
-    grid: Tensor | None = None
-    pooled: Tensor | None = None
+
+
+def encode_inputs(
+    tables: EmbeddingTables,
+    blocks: Sequence[Block],
+    inputs: EmbeddingInput,
+    batch: PackedBatch,
+    plan: Plan,
+    options: ForwardOptions,
+) -> EncoderOutput:
+    """Compute embeddings, their dropout and projection, and all layers, op by op.
+
+    Args:
+        tables: the embedding tables.
+        blocks: the layers.
+        inputs: indices over the padded grid, or embeddings in the place of word ids.
+        batch: the tokens of that grid which are computed.
+        plan: the backends.
+        options: what is asked for.
+
+    Returns:
+        The packed hidden states after the last block, and what else was asked for.
+    """
+    hidden = embed(tables, inputs.packed(batch), plan)
+    if options.hidden_dropout > 0.0:
+        hidden = F.dropout(hidden, options.hidden_dropout, training=True)
+    if tables.projection is not None:
+        hidden = project(tables.projection, hidden, plan)
+    if options.row_scale is not None:
+        hidden = hidden * options.row_scale
+    return encode(blocks, hidden, batch, plan, options)
 
 
 def encode(
     blocks: Sequence[Block],
-    rows: Tensor,
+    hidden: Tensor,
     batch: PackedBatch,
     plan: Plan,
-    request: ForwardOptions,
-) -> Encoded:
-    """All layers of an encoder or decoder.
+    options: ForwardOptions,
+) -> EncoderOutput:
+    """Compute all layers of an encoder or decoder.
 
     Args:
         blocks: the layers.
-        rows: embeddings (batch.total, hidden).
-        batch: where the rows came from.
+        hidden: embeddings (batch.total, hidden).
+        batch: where the tokens came from.
         plan: the backends.
-        request: what is asked for.
+        options: what is asked for.
 
     Returns:
-        The rows after the last block, and what else was asked for.
+        The packed hidden states after the last block, and what else was asked for.
     """
     states: list[Tensor] = []
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []
     for index, block in enumerate(blocks):
-        if request.layer_dropout > 0.0 and float(torch.rand([])) < request.layer_dropout:
+        if options.layer_dropout > 0.0 and float(torch.rand([])) < options.layer_dropout:
             continue
-        if request.hidden_states:
-            rows = _record(states, rows, batch, request)
-        run = _Layer(block, index, batch, plan, request)
-        if request.recompute is None:
-            rows, probs, cross_probs = run(rows)
+        if options.hidden_states:
+            hidden = _record(states, hidden, batch, options)
+        run = _Layer(block, index, batch, plan, options)
+        if options.recompute is None:
+            hidden, probs, cross_probs = run(hidden)
         else:
-            rows, probs, cross_probs = checkpoint(run, rows, **request.recompute)
+            hidden, probs, cross_probs = checkpoint(run, hidden, **options.recompute)
         if probs is not None:
             weights.append(probs)
         if cross_probs is not None:
             cross_weights.append(cross_probs)
-    if request.hidden_states:
-        rows = _record(states, rows, batch, request)
-    return Encoded(
-        rows,
-        tuple(states) if request.hidden_states else None,
-        tuple(weights) if request.attentions else None,
-        tuple(cross_weights) if request.attentions and request.cross is not None else None,
+    if options.hidden_states:
+        hidden = _record(states, hidden, batch, options)
+    return EncoderOutput(
+        packed=hidden,
+        hidden_states=tuple(states) if options.hidden_states else None,
+        attentions=tuple(weights) if options.attentions else None,
+        cross_attentions=(
+            tuple(cross_weights) if options.attentions and options.cross is not None else None
+        ),
     )
 
 
 def _record(
-    states: list[Tensor], rows: Tensor, batch: PackedBatch, request: ForwardOptions
+    states: list[Tensor], hidden: Tensor, batch: PackedBatch, options: ForwardOptions
 ) -> Tensor:
-    padded = batch.pad(rows)
+    """Append the padded hidden states to `states`, and return those that the pass goes on with."""
+    padded = batch.pad(hidden)
     states.append(padded)
     # What the caller gets must lie on the path to the output, or it would have no gradient.
-    return batch.pack(padded) if request.differentiable else rows
+    return batch.pack(padded) if options.differentiable else hidden
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One block of one pass, as a function of its rows alone."""
+    """One block of one pass, as a function of the hidden states alone."""
 
     block: Block
     index: int
     batch: PackedBatch
     plan: Plan
-    request: ForwardOptions
+    options: ForwardOptions
 
-    def __call__(self, rows: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         block = self.block
         after = None if block.pre_norm else block.attention_norm
-        normed = block.attention_norm(rows, self.plan) if block.pre_norm else rows
+        normed = block.attention_norm(hidden, self.plan) if block.pre_norm else hidden
         context, probs = self._self_attention(normed)
-        rows = self._join(block.out, context, rows, after)
+        hidden = self._join(block.out, context, hidden, after)
         cross_probs = None
-        if self.request.cross is not None:
+        if self.options.cross is not None:
             if block.cross is None:
                 raise ValueError(
                     "encoder_hidden_states were given, but this model has no cross-attention; "
                     "build it with is_decoder=True and add_cross_attention=True."
                 )
-            context, cross_probs = self._cross_attention(block.cross, self.request.cross, rows)
-            rows = self._join(block.cross.out, context, rows, block.cross.norm)
-        rows = self._feed_forward(rows)
-        if self.request.row_scale is not None:
-            rows = rows * self.request.row_scale
-        return rows, probs, cross_probs
+            context, cross_probs = self._cross_attention(block.cross, self.options.cross, hidden)
+            hidden = self._join(block.cross.out, context, hidden, block.cross.norm)
+        hidden = self._feed_forward(hidden)
+        if self.options.row_scale is not None:
+            hidden = hidden * self.options.row_scale
+        return hidden, probs, cross_probs
 
     def _join(
         self, projection: Projection, x: Tensor, residual: Tensor, norm: LayerNorm | None
     ) -> Tensor:
-        """norm(residual + dropout(projection(x))), without the norm where it comes first."""
-        dropout = self.request.hidden_dropout
+        """Compute norm(residual + dropout(projection(x))); no norm where it comes first."""
+        dropout = self.options.hidden_dropout
         if norm is None and dropout == 0.0:
             return project(projection, x, self.plan, residual=residual)
         out = project(projection, x, self.plan)
@@ -193,64 +239,65 @@ class _Layer:
             out = F.dropout(out, dropout, training=True)
         return residual + out if norm is None else norm(out, self.plan, residual)
 
-    def _scores(self, **values: Any) -> Scores:
-        request = self.request
-        head_mask = None if request.head_mask is None else request.head_mask[self.index]
+    def _scores(self, bias: Tensor | None, causal: bool = False) -> Scores:
+        options = self.options
+        head_mask = None if options.head_mask is None else options.head_mask[self.index]
         return Scores(
             self.block.scale,
+            causal,
+            bias,
             head_mask=head_mask,
-            dropout=request.attention_dropout,
-            wanted=request.attentions,
-            differentiable=request.differentiable,
-            **values,
+            dropout=options.attention_dropout,
+            wanted=options.attentions,
+            differentiable=options.differentiable,
         )
 
-    def _self_attention(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        block, request, plan, batch = self.block, self.request, self.plan, self.batch
+    def _self_attention(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        block, options, plan, batch = self.block, self.options, self.plan, self.batch
         q, k, v = (
-            _heads(project(part, rows, plan), block.head_dim)
+            _heads(project(part, hidden, plan), block.head_dim)
             for part in (block.q, block.k, block.v)
         )
-        keys = batch if request.keys is None else request.keys
-        if request.cache is not None:
+        keys = batch if options.keys is None else options.keys
+        if options.cache is not None:
             k, v = (
                 _from_cache(part)
-                for part in request.cache.update(
+                for part in options.cache.update(
                     _to_cache(k, batch), _to_cache(v, batch), self.index
                 )
             )
-        bias = request.bias
+        bias = options.bias
         if block.distances is not None:
             distances = distance_bias(q, k, batch, keys, block.distances, block.scale)
             bias = distances if bias is None else bias + distances
-        scores = self._scores(causal=request.causal, bias=bias)
+        scores = self._scores(bias, options.causal)
         return attend(q, k, v, batch, keys, plan, scores)
 
     def _cross_attention(
-        self, cross: CrossAttention, source: CrossInput, rows: Tensor
+        self, cross: CrossAttention, source: CrossInput, hidden: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        head_dim, plan, cache = self.block.head_dim, self.plan, self.request.cache
-        q = _heads(project(cross.q, rows, plan), head_dim)
+        head_dim, plan, cache = self.block.head_dim, self.plan, self.options.cache
+        q = _heads(project(cross.q, hidden, plan), head_dim)
         stored = None if cache is None else cache.cross_layer(self.index)
         if stored is None:
-            k = _heads(project(cross.k, source.rows, plan), head_dim)
-            v = _heads(project(cross.v, source.rows, plan), head_dim)
+            k = _heads(project(cross.k, source.hidden, plan), head_dim)
+            v = _heads(project(cross.v, source.hidden, plan), head_dim)
             if cache is not None:
                 cache.store_cross(_to_cache(k, source.keys), _to_cache(v, source.keys), self.index)
         else:
             k, v = (_from_cache(part) for part in stored)
-        return attend(q, k, v, self.batch, source.keys, plan, self._scores(bias=source.bias))
+        return attend(q, k, v, self.batch, source.keys, plan, self._scores(source.bias))
 
-    def _feed_forward(self, rows: Tensor) -> Tensor:
-        parts = rows.chunk(self.request.chunks) if self.request.chunks > 1 else (rows,)
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        parts = hidden.chunk(self.options.chunks) if self.options.chunks > 1 else (hidden,)
         done = [self._feed_forward_part(part) for part in parts]
         return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _feed_forward_part(self, rows: Tensor) -> Tensor:
+    def _feed_forward_part(self, hidden: Tensor) -> Tensor:
         block, plan = self.block, self.plan
-        normed = block.output_norm(rows, plan) if block.pre_norm else rows
-        hidden = project(block.up, normed, plan, block.activation)
-        return self._join(block.down, hidden, rows, None if block.pre_norm else block.output_norm)
+        normed = block.output_norm(hidden, plan) if block.pre_norm else hidden
+        inner = project(block.up, normed, plan, block.activation)
+        return self._join(block.down, inner, hidden, None if block.pre_norm else block.output_norm)
 
 
 def _heads(x: Tensor, head_dim: int) -> Tensor:
@@ -258,10 +305,10 @@ def _heads(x: Tensor, head_dim: int) -> Tensor:
 
 
 def _to_cache(x: Tensor, batch: PackedBatch) -> Tensor:
-    """(total, heads, head_dim) -> (batch, heads, seqlen, head_dim), as caches keep it."""
+    """Turn (total, heads, head_dim) into (batch, heads, seqlen, head_dim), as caches keep it."""
     return batch.pad(x).transpose(1, 2)
 
 
 def _from_cache(x: Tensor) -> Tensor:
-    """(batch, heads, seqlen, head_dim) -> (batch * seqlen, heads, head_dim)."""
+    """Turn (batch, heads, seqlen, head_dim) into (batch * seqlen, heads, head_dim)."""
     return x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3])

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from fastbert.layers.linear import Int8Linear
 from fastbert.modeling import loading, resize
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.runtime.plan import Plan, Traits, build_plan
+
+if TYPE_CHECKING:
+    from fastbert.modeling.encoder import EncoderModel
 
 
 class PreTrainedModel(nn.Module):
@@ -51,7 +54,7 @@ class PreTrainedModel(nn.Module):
                 f"{type(config).__name__}; use {type(self).__name__}.from_pretrained(path) to load "
                 "a checkpoint."
             )
-        self.config: Any = config
+        self.config: PreTrainedConfig = config
         self.name_or_path = config.name_or_path
         self.gradient_checkpointing = False
         self.backend = "auto"
@@ -114,9 +117,9 @@ class PreTrainedModel(nn.Module):
     # Parts
 
     @property
-    def base_model(self) -> Any:
+    def base_model(self) -> EncoderModel:
         """The encoder: the attribute that base_model_prefix names, or the model itself."""
-        return getattr(self, self.base_model_prefix, self)
+        return cast("EncoderModel", getattr(self, self.base_model_prefix, self))
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of word embeddings."""

@@ -6,23 +6,30 @@ where that differs; everything else is here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from fastbert.engine.encoder import Wanted
+from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.layers.block import Block, CrossAttention, Distances
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.encoder import CrossInput
 from fastbert.layers.kv_cache import Cache, as_cache
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.linear import Linear
 from fastbert.layers.masks import cross_keys, lay_out
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.parameter_tree import ParameterTree
-from fastbert.modeling.encoder import EncoderModel
-from fastbert.modeling.encoding import Encoding, Options
-from fastbert.outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
+from fastbert.modeling.encoder import EncoderModel, EncoderPass
+from fastbert.modeling.encoding import EncoderInputs, Options
+from fastbert.outputs import (
+    BaseModelOutputWithPooling,
+    BaseModelOutputWithPoolingAndCrossAttentions,
+)
+
+PooledOutput = BaseModelOutputWithPooling | BaseModelOutputWithPoolingAndCrossAttentions
 
 
 class BertLikeModel(EncoderModel):
@@ -37,7 +44,9 @@ class BertLikeModel(EncoderModel):
     embeddings: nn.Module
     encoder: nn.Module
     embeddings_class: ClassVar[type[ParameterTree]] = ParameterTree
-    output_class: ClassVar[type[ModelOutput]] = BaseModelOutputWithPoolingAndCrossAttentions
+    output_class: ClassVar[Callable[..., PooledOutput]] = (
+        BaseModelOutputWithPoolingAndCrossAttentions
+    )
     # Fields that hold their place in the tuple of return_dict=False even when they are None.
     kept_in_tuple: ClassVar[tuple[str, ...]] = ()
 
@@ -111,70 +120,70 @@ class BertLikeModel(EncoderModel):
 
     # Computing
 
-    def compute(
+    def arrange(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        use_cache: bool | None = None,
-        *,
-        first_column: bool = False,
-        keep_padding: bool = False,
-        padded: bool = False,
-        **options: Any,
-    ) -> Encoding:
-        """See EncoderModel.encode."""
+        inputs: EncoderInputs,
+        shape: tuple[int, int],
+        snapshot: ModelSnapshot,
+        wanted: Wanted,
+    ) -> EncoderPass:
+        """See EncoderModel.arrange."""
         config = self.config
-        shape = self.grid(input_ids, inputs_embeds)
-        request = self.request(shape, options, inputs_embeds, encoder_hidden_states)
-        view = request.view
         decoder = bool(config.is_decoder)
+        use_cache = inputs.use_cache
         use_cache = decoder and (config.use_cache if use_cache is None else bool(use_cache))
         if self.training and self.gradient_checkpointing:
             use_cache = False
+        states = inputs.encoder_hidden_states
         cache, past = None, None
-        if decoder and (use_cache or past_key_values is not None):
-            cache = as_cache(past_key_values, encoder_hidden_states is not None)
+        if decoder and (use_cache or inputs.past_key_values is not None):
+            cache = as_cache(inputs.past_key_values, states is not None)
             past = int(cache.get_seq_length())
         layout = lay_out(
-            attention_mask,
+            inputs.attention_mask,
             shape,
-            view.device,
-            dtype=view.dtype,
+            snapshot.device,
+            dtype=snapshot.dtype,
             past=past,
             causal=decoder,
-            keep_padding=keep_padding,
-            keep_first_column=first_column,
+            keep_padding=wanted.keep_padding,
+            keep_first_column=wanted.first_column,
         )
-        if position_ids is None:
-            position_ids = self.default_positions(input_ids, shape[1], past or 0, view.device)
-        if token_type_ids is None:
-            token_type_ids = torch.zeros(1, 1, dtype=torch.long, device=view.device)
-        positions = None if view.tables.position is None else position_ids
-        positions = self.over_grid(shape, request, positions)
-        self.check_positions(positions, layout.batch, shape[1] + (past or 0))
-        rows = EmbeddingInput(
-            self.over_grid(shape, request, input_ids),
-            positions,
-            self.over_grid(shape, request, token_type_ids),
-            None,
-            None if inputs_embeds is None else inputs_embeds.to(view.device, view.dtype),
-        )
-        encoded = self.run(
-            rows,
+        return EncoderPass(
             layout,
-            request,
+            past or 0,
             cache=None if cache is None else Cache(cache),
-            cross=self._cross(encoder_hidden_states, encoder_attention_mask, shape),
-            padded=padded,
-            pooled=first_column,
+            cross=None if states is None else self._cross(inputs, shape),
+            returned_cache=cache if use_cache else None,
         )
-        return self.encoding(encoded, layout.batch, request, cache if use_cache else None)
+
+    def look_up(
+        self,
+        inputs: EncoderInputs,
+        shape: tuple[int, int],
+        given: EncoderPass,
+        snapshot: ModelSnapshot,
+    ) -> EmbeddingInput:
+        """See EncoderModel.look_up."""
+        device, length, tables = snapshot.device, shape[1], snapshot.tables
+        positions = None
+        if tables.position is not None:
+            positions = inputs.position_ids
+            if positions is None:
+                positions = self.default_positions(inputs.input_ids, length, given.past, device)
+            positions = self.over_grid(shape, device, positions)
+        self.check_positions(positions, given.layout.batch, length + given.past)
+        token_types = inputs.token_type_ids
+        if token_types is None and tables.token_type is not None:
+            token_types = torch.zeros(1, 1, dtype=torch.long, device=device)
+        embeds = inputs.inputs_embeds
+        return EmbeddingInput(
+            self.over_grid(shape, device, inputs.input_ids),
+            positions,
+            self.over_grid(shape, device, token_types),
+            None,
+            None if embeds is None else embeds.to(device, snapshot.dtype),
+        )
 
     def forward(
         self,
@@ -188,7 +197,7 @@ class BertLikeModel(EncoderModel):
         past_key_values: Any = None,
         use_cache: bool | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> PooledOutput:
         """Encode token ids, or embeddings in their place.
 
         Args:
@@ -206,29 +215,29 @@ class BertLikeModel(EncoderModel):
             BaseModelOutputWithPoolingAndCrossAttentions, or its tuple.
         """
         encoding = self.encode(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_values,
-            use_cache,
-            first_column=self.pooler is not None,
-            padded=True,
-            **options,
+            EncoderInputs(
+                input_ids,
+                attention_mask,
+                token_type_ids,
+                position_ids,
+                inputs_embeds,
+                encoder_hidden_states,
+                encoder_attention_mask,
+                past_key_values,
+                use_cache,
+                options,
+            ),
+            Wanted(padded=True, first_column=self.pooler is not None),
         )
         return encoding.finish(
-            self.output_class,
+            self.output_class(
+                last_hidden_state=encoding.padded(), pooler_output=self.pool(encoding)
+            ),
             self.kept_in_tuple,
-            last_hidden_state=encoding.padded(),
-            pooler_output=self.pool(encoding),
         )
 
-    def _cross(
-        self, states: Tensor | None, mask: Tensor | None, shape: tuple[int, int]
-    ) -> CrossInput | None:
+    def _cross(self, inputs: EncoderInputs, shape: tuple[int, int]) -> CrossInput | None:
+        states, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
         if states is None or not self.config.is_decoder:
             return None
         if states.dim() != 3 or states.shape[0] != shape[0]:
@@ -239,14 +248,6 @@ class BertLikeModel(EncoderModel):
         length = states.shape[1]
         keys, bias = cross_keys(mask, (shape[0], length), shape[1], self.device, self.dtype)
         return CrossInput(states.to(self.dtype).reshape(-1, states.shape[2]), keys, bias)
-
-    def pool(self, encoding: Encoding) -> Tensor | None:
-        """tanh(dense(column 0)), (batch, hidden); None without a pooler."""
-        if self.pooler is None:
-            return None
-        if encoding.pooled is not None:
-            return encoding.pooled
-        return project(self.pooler.dense, encoding.first_rows(), encoding.plan, "tanh")
 
 
 def bert_layer(config: Any) -> ParameterTree:

@@ -7,74 +7,166 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert.engine.encoder import ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
-from fastbert.engine.gpu_encoder import GpuEncoder
-from fastbert.engine.recompute import recomputed
-from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_input, embed
-from fastbert.layers.encoder import CrossInput, Encoded, ForwardOptions, encode
+from fastbert.engine.recompute import recomputed_pass
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, encode_inputs
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoding import Encoding
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
+PACKED = Wanted()
 
-@dataclass(frozen=True)
-class ForwardContext:
-    """The arguments of a forward that are alike in all families, settled with the configuration."""
 
-    plan: Plan
-    view: ModelSnapshot
-    attentions: bool
-    hidden_states: bool
-    return_dict: bool
-    head_mask: Tensor | None
-    differentiable: bool
-    chunks: int
+@dataclass
+class EncoderPass:
+    """What a family makes of the arguments of a forward, beside what it looks up.
+
+    Attributes:
+        layout: which tokens are computed, and what they may see.
+        past: number of tokens in the cache.
+        cache: keys and values of earlier tokens, which the pass extends.
+        cross: input of the cross-attention.
+        row_scale: (total, 1), multiplies the hidden states after every layer.
+        returned_cache: the cache object that the caller gets back.
+    """
+
+    layout: Layout
+    past: int = 0
+    cache: Cache | None = None
+    cross: CrossInput | None = None
+    row_scale: Tensor | None = None
+    returned_cache: Any = None
 
 
 class EncoderModel(PreTrainedModel):
-    """An encoder without a head. A family gives blocks(), tables() and compute()."""
+    """An encoder without a head. A family gives blocks(), tables(), arrange() and look_up()."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.encoder_cache = EncoderCache()
 
     def tables(self) -> EmbeddingTables:
-        """The embedding tables."""
+        """Return the embedding tables."""
+        raise NotImplementedError
+
+    def arrange(
+        self,
+        inputs: EncoderInputs,
+        shape: tuple[int, int],
+        snapshot: ModelSnapshot,
+        wanted: Wanted,
+    ) -> EncoderPass:
+        """Decide which tokens are computed, and what they attend to.
+
+        Args:
+            inputs: the arguments of the forward.
+            shape: (batch, length) of the input.
+            snapshot: the parts of the model that the pass uses.
+            wanted: which tokens must be computed.
+
+        Raises:
+            ValueError: for arguments that do not fit together.
+        """
+        raise NotImplementedError
+
+    def look_up(
+        self,
+        inputs: EncoderInputs,
+        shape: tuple[int, int],
+        given: EncoderPass,
+        snapshot: ModelSnapshot,
+    ) -> EmbeddingInput:
+        """Complete the indices that the embedding tables are read with, over the padded grid.
+
+        Args:
+            inputs: the arguments of the forward.
+            shape: (batch, length) of the input.
+            given: what arrange() returned for it.
+            snapshot: the parts of the model that the pass uses.
+
+        Raises:
+            ValueError: for indices of the wrong shape, or texts beyond the model's positions.
+        """
         raise NotImplementedError
 
     def pooling(self) -> Linear | None:
-        """The projection of column 0 that a tanh follows, in encoders that have a pooler."""
+        """Return the projection of column 0 that a tanh follows; None without a pooler."""
         return None
 
-    def encode(self, *args: Any, **kwargs: Any) -> Encoding:
-        """Embeddings and all layers.
+    def pool(self, encoding: Encoding) -> Tensor | None:
+        """Compute tanh(dense(column 0)), (batch, pooler width); None without a pooler."""
+        if encoding.output.pooled is not None:
+            return encoding.output.pooled
+        dense = self.pooling()
+        if dense is None:
+            return None
+        return project(dense, encoding.first_tokens(), encoding.plan, "tanh")
 
-        Args: as of the model's forward, and
-            first_column: column 0 of every row must be computed, even where it is masked; it is
-                pooled, where there is a pooler.
-            keep_padding: masked tokens must be computed, only hidden as keys.
-            padded: the padded hidden states are wanted, not the packed rows.
+    def pooled(self, encoding: Encoding) -> Tensor:
+        """Compute what a head over the pooler reads, (batch, pooler width).
+
+        Raises:
+            ValueError: for an encoder without a pooler.
+        """
+        pooled = self.pool(encoding)
+        if pooled is None:
+            raise ValueError(
+                f"This head reads the pooler's output, but this {type(self).__name__} was built "
+                "without one; build it with add_pooling_layer=True."
+            )
+        return pooled
+
+    def encode(self, inputs: EncoderInputs, wanted: Wanted = PACKED) -> Encoding:
+        """Compute embeddings and all layers.
+
+        Args:
+            inputs: the arguments of a forward.
+            wanted: which hidden states are read, and in which form.
+
+        Returns:
+            The hidden states, and everything needed to finish the output of a forward.
+
+        Raises:
+            TypeError: for an option that does not exist, or inputs of the wrong kind.
+            ValueError: for inputs that do not fit together or exceed the model's positions.
+            IndexError: for an id outside its table.
         """
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-            return self.compute(*args, **kwargs) if grad else _untraced(self, args, kwargs)
-        return retrying(self, self.compute, *args, **kwargs)
+            return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
+        return retrying(self, lambda: self.compute(inputs, wanted))
 
-    def compute(self, *args: Any, **kwargs: Any) -> Encoding:
-        """What encode() does, on a view of the model that may turn out to be stale."""
-        raise NotImplementedError
+    def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+        """Do what encode() does, on a snapshot of the model that may turn out to be stale.
+
+        Raises:
+            StaleModel: when the snapshot holds no more.
+        """
+        shape = self.grid(inputs.input_ids, inputs.inputs_embeds)
+        options = inputs.options
+        chunks = self._check_options(options, shape[1])
+        context = _context(self, (inputs.inputs_embeds, inputs.encoder_hidden_states))
+        given = self.arrange(inputs, shape, context.snapshot, wanted)
+        lookup = self.look_up(inputs, shape, given, context.snapshot)
+        asked = self._forward_options(given, options, chunks, context)
+        output = self._run(lookup, given.layout.batch, asked, wanted, context)
+        return_dict = options.get("return_dict")
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return Encoding(given.layout.batch, context.plan, return_dict, output, given.returned_cache)
 
     def dropouts(self) -> tuple[float, float, float]:
-        """Probabilities for hidden states, attention weights and whole layers, in training."""
+        """Return the probabilities for hidden states, attention weights and whole layers."""
         config = self.config
         return config.hidden_dropout_prob, config.attention_probs_dropout_prob, 0.0
 
@@ -90,7 +182,7 @@ class EncoderModel(PreTrainedModel):
             pruning.prune_heads(self, pruned)
 
     def grid(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> tuple[int, int]:
-        """(batch, length) of the input.
+        """Return (batch, length) of the input.
 
         Raises:
             ValueError: when both or neither of the two are given, or a shape is wrong.
@@ -111,7 +203,7 @@ class EncoderModel(PreTrainedModel):
         return source.shape[0], source.shape[1]
 
     def longest(self) -> int:
-        """Number of tokens that the position table has room for."""
+        """Return the number of tokens that the position table has room for."""
         return int(self.config.max_position_embeddings)
 
     def check_positions(self, positions: Tensor | None, batch: PackedBatch, columns: int) -> None:
@@ -143,56 +235,15 @@ class EncoderModel(PreTrainedModel):
             )
 
     def positions_from_mask(self, mask: Tensor) -> Tensor:
-        """Positions (batch, length) of real tokens, counted by a mask with padding on the left."""
+        """Count the positions (batch, length) of real tokens by a mask with padding on the left."""
         return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
-    def request(
-        self, shape: tuple[int, int], options: dict[str, Any], *inputs: Tensor | None
-    ) -> ForwardContext:
-        """Settle the common options, and choose the plan.
-
-        Args:
-            inputs: floating inputs, which may ask for gradients themselves.
-
-        Raises:
-            TypeError: for an option that does not exist.
-            ValueError: for a feed-forward chunk size that does not divide the length.
-        """
-        config, options = self.config, dict(options)
-        attentions = options.pop("output_attentions", None)
-        states = options.pop("output_hidden_states", None)
-        return_dict = options.pop("return_dict", None)
-        head_mask = options.pop("head_mask", None)
-        options.pop("cache_position", None)
-        if options:
-            raise TypeError(
-                f"The forward of this {type(self).__name__} has no argument "
-                f"{', '.join(repr(name) for name in sorted(options))}."
-            )
-        chunk = config.chunk_size_feed_forward or 0
-        if chunk and shape[1] % chunk:
-            raise ValueError(
-                f"The length {shape[1]} must be a multiple of chunk_size_feed_forward ({chunk})."
-            )
-        view, plan, grad = _settled(self, inputs)
-        return ForwardContext(
-            plan,
-            view,
-            bool(config.output_attentions if attentions is None else attentions),
-            bool(config.output_hidden_states if states is None else states),
-            bool(config.return_dict if return_dict is None else return_dict),
-            _head_mask(head_mask, len(view.blocks), view.dtype),
-            grad,
-            shape[1] // chunk if chunk else 1,
-        )
-
     def over_grid(
-        self, shape: tuple[int, int], request: ForwardContext, indices: Tensor | None
+        self, shape: tuple[int, int], device: torch.device, indices: Tensor | None
     ) -> Tensor | None:
-        """Indices broadcastable to (batch, length) as int64 (batch, length)."""
+        """Expand indices that are broadcastable to (batch, length) to int64 of that shape."""
         if indices is None:
             return None
-        device = request.view.device
         if indices.shape == shape and indices.dtype is torch.long and indices.device == device:
             return indices
         indices = indices.to(device, torch.long)
@@ -203,188 +254,88 @@ class EncoderModel(PreTrainedModel):
                 f"A tensor of indices must have shape {shape}, but has {tuple(indices.shape)}."
             ) from error
 
-    def run(
-        self,
-        rows: EmbeddingInput,
-        layout: Layout,
-        request: ForwardContext,
-        *,
-        cache: Cache | None = None,
-        cross: CrossInput | None = None,
-        row_scale: Tensor | None = None,
-        padded: bool = False,
-        pooled: bool = False,
-    ) -> Encoded:
-        """Embeddings, their dropout and projection, all layers, and, in the prepared encoder, the
-        pooler.
+    def _check_options(self, options: Options, length: int) -> int:
+        """Refuse unknown options; return the number of parts of the feed-forward layers."""
+        unknown = options.keys() - Options.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"The forward of this {type(self).__name__} has no argument "
+                f"{', '.join(repr(name) for name in sorted(unknown))}."
+            )
+        chunk = self.config.chunk_size_feed_forward or 0
+        if chunk and length % chunk:
+            raise ValueError(
+                f"The length {length} must be a multiple of chunk_size_feed_forward ({chunk})."
+            )
+        return length // chunk if chunk else 1
 
-        Raises:
-            StaleModel: when the request's view of the model holds no more.
-        """
-        hidden_dropout, attention_dropout, layer_dropout = (
-            self.dropouts() if self.training else (0.0, 0.0, 0.0)
-        )
-        recompute = (
-            self._recompute_options if self.gradient_checkpointing and self.training else None
-        )
-        asked = ForwardOptions(
+    def _forward_options(
+        self, given: EncoderPass, options: Options, chunks: int, context: ForwardContext
+    ) -> ForwardOptions:
+        config, layout, snapshot = self.config, given.layout, context.snapshot
+        training = self.training
+        dropouts = self.dropouts() if training else (0.0, 0.0, 0.0)
+        head_mask = options.get("head_mask")
+        attentions = options.get("output_attentions")
+        states = options.get("output_hidden_states")
+        return ForwardOptions(
             keys=layout.keys,
             causal=layout.causal,
             bias=layout.bias,
-            head_mask=request.head_mask,
-            cross=cross,
-            cache=cache,
-            attentions=request.attentions,
-            hidden_states=request.hidden_states,
-            hidden_dropout=hidden_dropout,
-            attention_dropout=attention_dropout,
-            layer_dropout=layer_dropout,
-            chunks=request.chunks,
-            row_scale=row_scale,
-            recompute=recompute,
-            differentiable=request.differentiable,
+            head_mask=(
+                None
+                if head_mask is None
+                else _head_mask(head_mask, len(snapshot.blocks), snapshot.dtype)
+            ),
+            cross=given.cross,
+            cache=given.cache,
+            attentions=bool(config.output_attentions if attentions is None else attentions),
+            hidden_states=bool(config.output_hidden_states if states is None else states),
+            hidden_dropout=dropouts[0],
+            attention_dropout=dropouts[1],
+            layer_dropout=dropouts[2],
+            chunks=chunks,
+            row_scale=given.row_scale,
+            recompute=self._recompute_options if training and self.gradient_checkpointing else None,
+            differentiable=context.differentiable,
         )
-        view, batch = request.view, layout.batch
+
+    def _run(
+        self,
+        inputs: EmbeddingInput,
+        batch: PackedBatch,
+        options: ForwardOptions,
+        wanted: Wanted,
+        context: ForwardContext,
+    ) -> EncoderOutput:
+        """Compute the pass: as one call of the prepared encoder where that is possible.
+
+        Raises:
+            StaleModel: when the context's snapshot holds no more.
+        """
+        snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        if asked.plain and not request.differentiable:
-            done = self._prepared(rows, batch, request.view, request.plan, padded, pooled)
-            if done is not None:
-                return done
-        if not traced and not view.holds():
-            raise self.encoder_cache.stale(view)
-        if asked.plain and request.differentiable and not (traced or self.training):
-            done = self._recomputed(rows, batch, request, asked, padded, pooled)
-            if done is not None:
-                return done
-        return self._layer_by_layer(rows, batch, request, asked)
-
-    def _layer_by_layer(
-        self,
-        rows: EmbeddingInput,
-        batch: PackedBatch,
-        request: ForwardContext,
-        asked: ForwardOptions,
-    ) -> Encoded:
-        """The pass op by op."""
-        tables, plan = request.view.tables, request.plan
-        hidden = embed(tables, rows.packed(batch), plan)
-        if asked.hidden_dropout > 0.0:
-            hidden = F.dropout(hidden, asked.hidden_dropout, training=True)
-        if tables.projection is not None:
-            hidden = project(tables.projection, hidden, plan)
-        if asked.row_scale is not None:
-            hidden = hidden * asked.row_scale
-        return encode(request.view.blocks, hidden, batch, plan, asked)
-
-    def _recomputed(
-        self,
-        rows: EmbeddingInput,
-        batch: PackedBatch,
-        request: ForwardContext,
-        asked: ForwardOptions,
-        padded: bool,
-        pooled: bool,
-    ) -> Encoded | None:
-        """The pass as one native call whose gradients are computed layer by layer; None where there
-        is no prepared encoder, or its weights have changed: packing them again for every step of a
-        training loop would cost more than it gives."""
-        view, plan = request.view, _plan(self, request.view, needs_grad=False)
-        if view.device.type != "cpu" or not self.encoder_cache.ready(view, plan):
-            return None
-        pooled = pooled and self.encoder_cache.pools(view, plan)
-
-        def compute() -> tuple[Tensor, ...]:
-            done = self._prepared(rows, batch, view, plan, padded, pooled)
-            if done is None:
-                raise self.encoder_cache.stale(view)
-            values = (done.grid if padded else done.rows, done.pooled)
-            return tuple(value for value in values if value is not None)
-
-        def again() -> tuple[Tensor, ...]:
-            if list(map(id, self.parameters())) != list(map(id, view.parameters)):
-                raise RuntimeError(
-                    f"A weight of this {type(self).__name__} was replaced between its forward and "
-                    "its backward pass, so that the gradients of the forward pass are lost."
-                )
-            values = self._layer_by_layer(rows, batch, request, asked).rows
-            assert values is not None
-            found = (batch.pad(values) if padded else values,)
-            if not pooled:
-                return found
-            first = values.index_select(0, batch.first_token_rows())
-            assert view.pooler is not None
-            return (*found, project(view.pooler, first, request.plan, "tanh"))
-
-        leaves = [*view.parameters, *([] if rows.embeds is None else [rows.embeds])]
-        values = recomputed(compute, again, leaves)
-        first = values[1] if pooled else None
-        return (
-            Encoded(None, grid=values[0], pooled=first)
-            if padded
-            else Encoded(values[0], pooled=first)
-        )
-
-    def _prepared(
-        self,
-        rows: EmbeddingInput,
-        batch: PackedBatch,
-        view: ModelSnapshot,
-        plan: Plan,
-        padded: bool,
-        pooled: bool,
-    ) -> Encoded | None:
-        """The pass as one native call; None where there is no prepared encoder for it."""
-        encoder = self.encoder_cache.encoder(view, plan)
-        if encoder is None or torch.jit.is_tracing():
-            return None
-        hidden: Tensor | None = None
-        if isinstance(encoder, GpuEncoder) or not encoder.embeds:
-            hidden = embed(view.tables, rows.packed(batch), plan)
-            if view.tables.projection is not None:
-                hidden = project(view.tables.projection, hidden, plan)
-            if isinstance(encoder, GpuEncoder):
-                if not view.holds(contents=True):
-                    raise self.encoder_cache.stale(view)
-                return Encoded(encoder(hidden, batch))
-        try:
-            done = encoder.run(
-                rows if hidden is None else hidden,
-                batch,
-                view.dtype if hidden is None else hidden.dtype,
-                grid=padded,
-                pooled=pooled and encoder.pooled is not None,
-                watch=view.watch,
+        if options.plain and not context.differentiable and not torch.jit.is_tracing():
+            encoder = self.encoder_cache.encoder(snapshot, context.plan)
+            if encoder is not None:
+                output = encoder.encode(inputs, batch, wanted, context)
+                if output is None:
+                    raise self.encoder_cache.stale(snapshot)
+                return output
+        if not traced and not snapshot.holds():
+            raise self.encoder_cache.stale(snapshot)
+        if options.plain and context.differentiable and not (traced or self.training):
+            kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
+            output = recomputed_pass(
+                self, self.encoder_cache, inputs, batch, options, wanted, context, kernels
             )
-        except IndexError:
-            # In the caller's words rather than the table's.
-            check_input(view.tables, rows.packed(batch))
-            raise
-        if done is None:
-            raise self.encoder_cache.stale(view)
-        if padded:
-            return Encoded(None, grid=done.rows, pooled=done.pooled)
-        return Encoded(done.rows, pooled=done.pooled)
-
-    def encoding(
-        self, encoded: Encoded, batch: PackedBatch, request: ForwardContext, cache: Any
-    ) -> Encoding:
-        """What the heads take."""
-        return Encoding(
-            batch,
-            request.plan,
-            request.return_dict,
-            encoded.rows,
-            encoded.grid,
-            encoded.pooled,
-            cache,
-            encoded.hidden_states,
-            encoded.attentions,
-            encoded.cross_attentions,
-        )
+            if output is not None:
+                return output
+        return encode_inputs(snapshot.tables, snapshot.blocks, inputs, batch, context.plan, options)
 
 
 def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
-    """`source` itself, if it is a tensor of this kind and as many dimensions."""
+    """Return `source` if it is a tensor of this kind with as many dimensions."""
     if not isinstance(source, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not a {type(source).__name__}.")
     if source.is_floating_point() != (kind == "floating") or source.dtype is torch.bool:
@@ -399,40 +350,41 @@ def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
 
 
 @torch.compiler.disable
-def _untraced(model: EncoderModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Encoding:
-    return retrying(model, model.compute, *args, **kwargs)
+def _untraced(model: EncoderModel, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+    return retrying(model, lambda: model.compute(inputs, wanted))
 
 
-def _settled(
-    model: EncoderModel, inputs: Sequence[Tensor | None]
-) -> tuple[ModelSnapshot, Plan, bool]:
-    """The view and plan of a pass, and whether gradients will flow."""
+def _context(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:
+    """Settle snapshot and plan of a pass, and whether gradients will flow.
+
+    Args:
+        model: the encoder.
+        inputs: floating inputs, which may ask for gradients themselves.
+    """
     if torch.compiler.is_compiling():
-        return _settled_between_graphs(model, inputs)
-    view = model.encoder_cache.view(model)
+        return _context_between_graphs(model, inputs)
+    snapshot = model.encoder_cache.view(model)
     grad = torch.is_grad_enabled() and (
         any(x is not None and x.requires_grad for x in inputs)
-        or any(parameter.requires_grad for parameter in view.parameters)
+        or any(parameter.requires_grad for parameter in snapshot.parameters)
     )
-    return view, _plan(model, view, grad), grad
+    return ForwardContext(snapshot, _plan(model, snapshot, grad), grad)
 
 
-def _plan(model: EncoderModel, view: ModelSnapshot, needs_grad: bool) -> Plan:
-    return view.plan(model.backend, model.strict, needs_grad, model.batch_invariant)
+def _plan(model: EncoderModel, snapshot: ModelSnapshot, needs_grad: bool) -> Plan:
+    return snapshot.plan(model.backend, model.strict, needs_grad, model.batch_invariant)
 
 
 @torch.compiler.disable  # reads context variables and caches
-def _settled_between_graphs(
-    model: EncoderModel, inputs: Sequence[Tensor | None]
-) -> tuple[ModelSnapshot, Plan, bool]:
-    view = model.encoder_cache.view(model)
-    if not view.holds():
-        model.encoder_cache.stale(view)
-    return _settled(model, inputs)
+def _context_between_graphs(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:
+    snapshot = model.encoder_cache.view(model)
+    if not snapshot.holds():
+        model.encoder_cache.stale(snapshot)
+    return _context(model, inputs)
 
 
 def _head_mask(mask: Tensor | None, layers: int, dtype: torch.dtype) -> Tensor | None:
-    """(heads,) or (layers, heads) -> (layers, 1, heads, 1, 1)."""
+    """Turn (heads,) or (layers, heads) into (layers, 1, heads, 1, 1)."""
     if mask is None:
         return None
     if mask.dim() == 1:

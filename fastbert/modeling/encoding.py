@@ -1,88 +1,148 @@
-"""What an encoder hands to a head: packed rows, and everything needed to finish the output."""
+"""The two ends of an encoder: the arguments that go in, and what it hands to a head."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 from torch import Tensor
 
+from fastbert.layers.encoder import EncoderOutput
 from fastbert.outputs import ModelOutput, finish
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
+Output = TypeVar("Output", bound=ModelOutput)
 
-class Options(TypedDict, total=False):
-    """Keyword arguments that every forward takes besides its own.
 
-    head_mask: (heads,) or (layers, heads), multiplies the attention weights; None keeps all.
-    output_attentions, output_hidden_states, return_dict: None for the configuration's value.
-    cache_position: accepted, not needed.
+class RareOptions(TypedDict, total=False):
+    """Keyword arguments that every forward takes and few callers give.
+
+    Attributes:
+        head_mask: (heads,) or (layers, heads), multiplies the attention weights; None keeps all.
+        cache_position: accepted, not needed.
     """
 
     head_mask: Tensor | None
-    output_attentions: bool | None
-    output_hidden_states: bool | None
-    return_dict: bool | None
     cache_position: Tensor | None
 
 
-@dataclass(frozen=True)
+class Options(RareOptions, total=False):
+    """Keyword arguments that every forward takes besides its own.
+
+    Attributes:
+        output_attentions: whether to return the attention weights; None for the configuration's
+            value, as for the next two.
+        output_hidden_states: whether to return the hidden states of every layer.
+        return_dict: whether to return a dataclass rather than a tuple.
+    """
+
+    output_attentions: bool | None
+    output_hidden_states: bool | None
+    return_dict: bool | None
+
+
+@dataclass
+class EncoderInputs:
+    """The arguments of a forward that go to the encoder; None where they were not given.
+
+    A family whose forward takes more derives a class with more fields.
+
+    Attributes:
+        input_ids: int64 (batch, length).
+        attention_mask: (batch, length), zero for padding, or a wider mask.
+        token_type_ids: int64 (batch, length) or (1, length).
+        position_ids: int64 (batch, length) or (1, length).
+        inputs_embeds: (batch, length, embedding width), in place of input_ids.
+        encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
+        encoder_attention_mask: (batch, encoder length), zero for padding.
+        past_key_values: a cache, or tuples over layers of keys and values.
+        use_cache: whether a decoder returns a cache; None for the configuration's value.
+        options: the keywords that every forward takes.
+    """
+
+    # Fields with one value for every token.
+    PER_TOKEN: ClassVar[tuple[str, ...]] = (
+        "input_ids",
+        "attention_mask",
+        "token_type_ids",
+        "position_ids",
+        "inputs_embeds",
+    )
+
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    encoder_hidden_states: Tensor | None = None
+    encoder_attention_mask: Tensor | None = None
+    past_key_values: Any = None
+    use_cache: bool | None = None
+    options: Options = field(default_factory=Options)
+
+    def flattened(self) -> Self:
+        """Join the first two dimensions of every input that has a value for each token."""
+        given = {name: getattr(self, name) for name in self.PER_TOKEN}
+        flat = {name: value.flatten(0, 1) for name, value in given.items() if value is not None}
+        return replace(self, **flat)
+
+
+@dataclass
 class Encoding:
     """One pass through an encoder, before any head.
 
     Attributes:
-        batch: where the rows stand in the padded grid.
+        batch: where the computed tokens stand in the padded grid.
         plan: the backends, for the head's own ops.
-        packed: the last hidden states (batch.total, hidden), or
-        grid: the same padded (batch, seqlen, hidden), zero where a token was removed.
-        pooled: (batch, hidden), where the pass that made the rows computed the pooler too.
+        return_dict: whether the caller wants a dataclass rather than a tuple.
+        output: the last hidden states, and what was asked for besides.
         cache: the key/value cache to return, None without one.
-        hidden_states, attentions, cross_attentions: padded, where they were asked for.
     """
 
     batch: PackedBatch
     plan: Plan
     return_dict: bool
-    packed: Tensor | None = None
-    grid: Tensor | None = None
-    pooled: Tensor | None = None
+    output: EncoderOutput
     cache: Any = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
 
     @property
-    def rows(self) -> Tensor:
+    def packed(self) -> Tensor:
         """The last hidden states, packed (batch.total, hidden)."""
-        if self.packed is not None:
-            return self.packed
-        assert self.grid is not None
-        return self.batch.pack(self.grid)
+        if self.output.packed is not None:
+            return self.output.packed
+        assert self.output.grid is not None
+        return self.batch.pack(self.output.grid)
 
     def padded(self) -> Tensor:
-        """The last hidden states (batch, seqlen, hidden), zero where a token was removed."""
-        return self.batch.pad(self.rows) if self.grid is None else self.grid
+        """Return the last hidden states (batch, seqlen, hidden), zero where a token was removed."""
+        grid = self.output.grid
+        return self.batch.pad(self.packed) if grid is None else grid
 
-    def first_rows(self) -> Tensor:
-        """The last hidden state of column 0 of every sequence, (batch, hidden)."""
+    def first_tokens(self) -> Tensor:
+        """Return the last hidden state of column 0 of every sequence, (batch, hidden)."""
         if self.batch.batch_size == 0:
-            return self.rows[:0]
-        return self.rows.index_select(0, self.batch.first_token_rows())
+            return self.packed[:0]
+        return self.packed.index_select(0, self.batch.first_token_rows())
 
-    def finish(self, kind: type[ModelOutput], keep: tuple[str, ...] = (), **values: Any) -> Any:
-        """The output of a forward: `values` and what else was asked for, as dataclass or tuple.
+    def finish(self, output: Output, keep: tuple[str, ...] = ()) -> Output:
+        """Complete the output of a forward by what else was asked for.
 
         Args:
-            kind: the output class; it takes of the rest what it has fields for.
+            output: the head's results; its other fields are filled as far as it has them.
             keep: fields that hold their place in a tuple even when they are None.
+
+        Returns:
+            `output`, or with return_dict=False the tuple of its values.
         """
         rest = {
-            "hidden_states": self.hidden_states,
-            "attentions": self.attentions,
-            "cross_attentions": self.cross_attentions,
+            "hidden_states": self.output.hidden_states,
             "past_key_values": self.cache,
+            "attentions": self.output.attentions,
+            "cross_attentions": self.output.cross_attentions,
         }
-        names = kind.field_names()
-        values.update((name, value) for name, value in rest.items() if name in names)
-        return finish(kind(**values), self.return_dict, keep)
+        for name in output.field_names():
+            value = rest.get(name)
+            if value is not None:
+                setattr(output, name, value)
+        return finish(output, self.return_dict, keep)

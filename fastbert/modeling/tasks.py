@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Generic, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel
-from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, Output
 from fastbert.modeling.losses import (
     next_token_loss,
     sequence_loss,
@@ -75,13 +76,13 @@ class HeadModel(PreTrainedModel):
     def blocks(self) -> Any:
         return self.base_model.blocks()
 
-    def encode(self, **inputs: Any) -> Encoding:
-        """The encoder's pass."""
-        return self.base_model.encode(**inputs)
+    def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+        """Run the encoder; see EncoderModel.encode."""
+        return self.base_model.encode(inputs, wanted)
 
-    def removed(self, inputs: dict[str, Any]) -> Tensor | None:
-        """The mask (batch, length) that says which tokens an encoder's inputs leave out."""
-        return inputs.get("attention_mask")
+    def removed(self, inputs: EncoderInputs) -> Tensor | None:
+        """Return the mask (batch, length) that says which tokens the encoder leaves out."""
+        return inputs.attention_mask
 
     def dropped(self, x: Tensor) -> Tensor:
         """head_dropout in training, nothing otherwise."""
@@ -89,10 +90,10 @@ class HeadModel(PreTrainedModel):
 
 
 class VocabularyHead(HeadModel):
-    """A head that scores the vocabulary for rows of hidden states."""
+    """A head that scores the vocabulary for hidden states."""
 
-    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
-        """(rows, hidden) -> (rows, vocabulary)."""
+    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
+        """Score hidden states: (tokens, hidden) to (tokens, vocabulary)."""
         raise NotImplementedError
 
     def scores(self, encoding: Encoding, keep: Any = 0) -> Tensor:
@@ -106,7 +107,7 @@ class VocabularyHead(HeadModel):
         """
         batch = encoding.batch
         if isinstance(keep, int) and keep == 0:
-            return batch.pad(self.score(encoding.rows, encoding))
+            return batch.pad(self.score(encoding.packed, encoding))
         padded = encoding.padded()
         if isinstance(keep, int):
             chosen = padded[:, -keep:]
@@ -136,7 +137,7 @@ class ForMaskedLM(VocabularyHead):
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor | str = 0,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> MaskedLMOutput:
         """Fill masks.
 
         Args:
@@ -147,22 +148,27 @@ class ForMaskedLM(VocabularyHead):
         Returns:
             MaskedLMOutput.
         """
-        return self.run(
-            labels,
-            logits_to_keep,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            **options,
+        inputs = EncoderInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            options=options,
         )
+        return self.run(labels, inputs, logits_to_keep)
 
-    def run(self, labels: Tensor | None, logits_to_keep: Any, **inputs: Any) -> Any:
+    def run(
+        self,
+        labels: Tensor | None,
+        inputs: EncoderInputs,
+        logits_to_keep: int | Tensor | str = 0,
+    ) -> MaskedLMOutput:
+        """Compute the task; arguments are those of forward."""
         keep = labelled_padding(labels, self.removed(inputs))
-        encoding = self.encode(keep_padding=keep, **inputs)
+        encoding = self.encode(inputs, Wanted(keep_padding=keep))
         if isinstance(logits_to_keep, str):
             if logits_to_keep != "labels" or labels is None:
                 raise ValueError('logits_to_keep="labels" needs labels; other texts mean nothing.')
@@ -171,7 +177,7 @@ class ForMaskedLM(VocabularyHead):
         loss = None
         if labels is not None:
             loss = token_loss(logits, _labels_of(labels, logits_to_keep))
-        return encoding.finish(MaskedLMOutput, loss=loss, logits=logits)
+        return encoding.finish(MaskedLMOutput(loss, logits))
 
 
 def _labels_of(labels: Tensor, keep: Any) -> Tensor:
@@ -216,7 +222,7 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token.
 
         Args:
@@ -235,29 +241,29 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         if labels is not None and not self.caches_with_labels:
             use_cache = False
         keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
-        encoding = self.encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            keep_padding=keep,
-            **options,
+        inputs = EncoderInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            past_key_values,
+            use_cache,
+            options,
         )
+        encoding = self.encode(inputs, Wanted(keep_padding=keep))
         logits = self.scores(encoding, logits_to_keep)
         loss = None
         if labels is not None or shift_labels is not None:
             loss = next_token_loss(
                 logits, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
             )
-        return encoding.finish(CausalLMOutputWithCrossAttentions, loss=loss, logits=logits)
+        return encoding.finish(CausalLMOutputWithCrossAttentions(loss, logits))
 
 
-class _WithLabels(HeadModel):
+class _WithLabels(HeadModel, Generic[Output]):
     """The forward of the tasks whose only argument of their own is `labels`."""
 
     def forward(
@@ -269,23 +275,24 @@ class _WithLabels(HeadModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         **options: Unpack[Options],
-    ) -> Any:
-        """The task's output; `labels` are described with its class."""
-        return self.run(
-            labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **options,
+    ) -> Output:
+        """Compute the task's output; the class describes its `labels`."""
+        inputs = EncoderInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            options=options,
         )
+        return self.run(labels, inputs)
 
-    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+    def run(self, labels: Tensor | None, inputs: EncoderInputs) -> Output:
+        """Compute the task; arguments are those of forward."""
         raise NotImplementedError
 
 
-class ForSequenceClassification(_WithLabels):
+class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
     """One label, several, or values for a whole text.
 
     labels: (batch,) classes, (batch, num_labels) of 0 and 1, or values; config.problem_type says
@@ -300,34 +307,36 @@ class ForSequenceClassification(_WithLabels):
         self.classifier: Any = Linear(config.hidden_size, config.num_labels)
 
     def classify(self, encoding: Encoding) -> Tensor:
-        """(batch, num_labels)."""
-        return project(self.classifier, self.dropped(self.base_model.pool(encoding)), encoding.plan)
+        """Score every text: (batch, num_labels)."""
+        return project(
+            self.classifier, self.dropped(self.base_model.pooled(encoding)), encoding.plan
+        )
 
-    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
-        encoding = self.encode(first_column=self.reads_first_column, **inputs)
+    def run(self, labels: Tensor | None, inputs: EncoderInputs) -> SequenceClassifierOutput:
+        encoding = self.encode(inputs, Wanted(first_column=self.reads_first_column))
         logits = self.classify(encoding)
         loss = None if labels is None else sequence_loss(self.config, logits, labels)
-        return encoding.finish(SequenceClassifierOutput, loss=loss, logits=logits)
+        return encoding.finish(SequenceClassifierOutput(loss, logits))
 
 
-class ForNextSentencePrediction(_WithLabels):
+class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
     """Whether the second text follows the first. labels: (batch,), 0 if it does, 1 if not.
     Returns NextSentencePredictorOutput."""
 
     pooled = True
 
     def classify(self, encoding: Encoding) -> Tensor:
-        """(batch, 2)."""
+        """Score every pair: (batch, 2)."""
         raise NotImplementedError
 
-    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
-        encoding = self.encode(first_column=True, **inputs)
+    def run(self, labels: Tensor | None, inputs: EncoderInputs) -> NextSentencePredictorOutput:
+        encoding = self.encode(inputs, Wanted(first_column=True))
         logits = self.classify(encoding)
         loss = None if labels is None else token_loss(logits, labels)
-        return encoding.finish(NextSentencePredictorOutput, loss=loss, logits=logits)
+        return encoding.finish(NextSentencePredictorOutput(loss, logits))
 
 
-class ForMultipleChoice(_WithLabels):
+class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
     """Which of several texts is right. All inputs have one dimension more, (batch, choices, ...).
     labels: (batch,) choices. Returns MultipleChoiceModelOutput."""
 
@@ -338,47 +347,40 @@ class ForMultipleChoice(_WithLabels):
         self.classifier = Linear(config.hidden_size, 1)
 
     def classify(self, encoding: Encoding) -> Tensor:
-        """(batch * choices, 1)."""
-        return project(self.classifier, self.dropped(self.base_model.pool(encoding)), encoding.plan)
+        """Score every choice: (batch * choices, 1)."""
+        return project(
+            self.classifier, self.dropped(self.base_model.pooled(encoding)), encoding.plan
+        )
 
-    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
-        given = inputs.get("input_ids")
-        given = inputs.get("inputs_embeds") if given is None else given
+    def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
+        given = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
         if given is None or given.dim() < 3:
             raise ValueError("Multiple choice takes inputs of shape (batch, choices, length).")
         choices = given.shape[1]
-        flat = {
-            name: value.flatten(0, 1) if name in _CHOICE_INPUTS and value is not None else value
-            for name, value in inputs.items()
-        }
-        encoding = self.encode(first_column=self.reads_first_column, **flat)
+        wanted = Wanted(first_column=self.reads_first_column)
+        encoding = self.encode(inputs.flattened(), wanted)
         logits = self.classify(encoding).reshape(-1, choices)
         loss = None if labels is None else token_loss(logits, labels)
-        return encoding.finish(MultipleChoiceModelOutput, loss=loss, logits=logits)
+        return encoding.finish(MultipleChoiceModelOutput(loss, logits))
 
 
-_CHOICE_INPUTS = frozenset(
-    ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "langs")
-)
-
-
-class ForTokenClassification(_WithLabels):
+class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
     """A label for every token. labels: (batch, length), -100 where there is none. Returns
     TokenClassifierOutput."""
 
     def build_head(self, config: Any) -> None:
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
-    def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
-        """(rows, hidden) -> (rows, num_labels)."""
-        return project(self.classifier, self.dropped(rows), encoding.plan)
+    def classify(self, hidden: Tensor, encoding: Encoding) -> Tensor:
+        """Score hidden states: (tokens, hidden) to (tokens, num_labels)."""
+        return project(self.classifier, self.dropped(hidden), encoding.plan)
 
-    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
+    def run(self, labels: Tensor | None, inputs: EncoderInputs) -> TokenClassifierOutput:
         keep = labelled_padding(labels, self.removed(inputs))
-        encoding = self.encode(keep_padding=keep, **inputs)
-        logits = encoding.batch.pad(self.classify(encoding.rows, encoding))
+        encoding = self.encode(inputs, Wanted(keep_padding=keep))
+        logits = encoding.batch.pad(self.classify(encoding.packed, encoding))
         loss = None if labels is None else token_loss(logits, labels)
-        return encoding.finish(TokenClassifierOutput, loss=loss, logits=logits)
+        return encoding.finish(TokenClassifierOutput(loss, logits))
 
 
 class ForQuestionAnswering(HeadModel):
@@ -387,9 +389,9 @@ class ForQuestionAnswering(HeadModel):
     def build_head(self, config: Any) -> None:
         self.qa_outputs: Any = Linear(config.hidden_size, config.num_labels)
 
-    def classify(self, rows: Tensor, encoding: Encoding) -> Tensor:
-        """(rows, hidden) -> (rows, 2)."""
-        return project(self.qa_outputs, rows, encoding.plan)
+    def classify(self, hidden: Tensor, encoding: Encoding) -> Tensor:
+        """Score hidden states: (tokens, hidden) to (tokens, 2)."""
+        return project(self.qa_outputs, hidden, encoding.plan)
 
     def forward(
         self,
@@ -401,7 +403,7 @@ class ForQuestionAnswering(HeadModel):
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> QuestionAnsweringModelOutput:
         """Score both ends of the answer at every token.
 
         Args:
@@ -411,18 +413,20 @@ class ForQuestionAnswering(HeadModel):
             QuestionAnsweringModelOutput. Where a token was removed, the logits are the lowest
             finite value, so that no answer can stand there.
         """
-        return self.run(
-            start_positions,
-            end_positions,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **options,
+        inputs = EncoderInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            options=options,
         )
+        return self.run(start_positions, end_positions, inputs)
 
-    def run(self, first: Tensor | None, last: Tensor | None, **inputs: Any) -> Any:
+    def run(
+        self, first: Tensor | None, last: Tensor | None, inputs: EncoderInputs
+    ) -> QuestionAnsweringModelOutput:
+        """Compute the task; arguments are those of forward."""
         if self.config.num_labels != 2:
             raise ValueError(
                 f"Question answering scores the two ends of an answer, so config.num_labels must "
@@ -430,13 +434,11 @@ class ForQuestionAnswering(HeadModel):
             )
         # The softmax of the loss runs over all columns, so it needs the logits of padding too.
         given = first is not None and last is not None
-        encoding = self.encode(keep_padding=given, **inputs)
-        logits = self.classify(encoding.rows, encoding)
+        encoding = self.encode(inputs, Wanted(keep_padding=given))
+        logits = self.classify(encoding.packed, encoding)
         padded = encoding.batch.pad(logits, fill=torch.finfo(logits.dtype).min)
         starts, ends = padded[..., 0].contiguous(), padded[..., 1].contiguous()
         loss = None
         if first is not None and last is not None:
             loss = span_loss(starts, ends, first, last)
-        return encoding.finish(
-            QuestionAnsweringModelOutput, loss=loss, start_logits=starts, end_logits=ends
-        )
+        return encoding.finish(QuestionAnsweringModelOutput(loss, starts, ends))

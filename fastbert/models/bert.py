@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
+from fastbert.engine.encoder import Wanted
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
@@ -16,7 +17,7 @@ from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.modeling.losses import token_loss
 from fastbert.outputs import BertForPreTrainingOutput
 
@@ -103,11 +104,11 @@ class _BertPredictions(_BertHead, tasks.VocabularyHead):
         self.cls.predictions.decoder = new_embeddings
         self.cls.predictions.bias = new_embeddings.bias
 
-    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         parts = self.cls.predictions
         dense, norm = parts.transform.dense, parts.transform.LayerNorm
         activation = self.config.hidden_act
-        return vocabulary_scores(rows, encoding.plan, dense, activation, norm, parts.decoder)
+        return vocabulary_scores(hidden, encoding.plan, dense, activation, norm, parts.decoder)
 
 
 class BertForPreTraining(_BertPredictions):
@@ -129,7 +130,7 @@ class BertForPreTraining(_BertPredictions):
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> BertForPreTrainingOutput:
         """Score the vocabulary at every token, and whether the second text follows.
 
         Args:
@@ -140,27 +141,24 @@ class BertForPreTraining(_BertPredictions):
         Returns:
             BertForPreTrainingOutput.
         """
-        encoding = self.encode(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            first_column=True,
-            keep_padding=labelled_padding(labels, attention_mask),
-            **options,
+        inputs = EncoderInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            options=options,
         )
+        keep = labelled_padding(labels, attention_mask)
+        encoding = self.encode(inputs, Wanted(first_column=True, keep_padding=keep))
         scores = self.scores(encoding)
-        follows = project(self.cls.seq_relationship, self.base_model.pool(encoding), encoding.plan)
+        follows = project(
+            self.cls.seq_relationship, self.base_model.pooled(encoding), encoding.plan
+        )
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
-        return encoding.finish(
-            BertForPreTrainingOutput,
-            loss=loss,
-            prediction_logits=scores,
-            seq_relationship_logits=follows,
-        )
+        return encoding.finish(BertForPreTrainingOutput(loss, scores, follows))
 
 
 class BertLMHeadModel(_BertPredictions, tasks.ForCausalLM):
@@ -178,7 +176,7 @@ class BertForNextSentencePrediction(_BertHead, tasks.ForNextSentencePrediction):
         self.cls: Any = ParameterTree(seq_relationship=Linear(config.hidden_size, 2))
 
     def classify(self, encoding: Encoding) -> Tensor:
-        return project(self.cls.seq_relationship, self.base_model.pool(encoding), encoding.plan)
+        return project(self.cls.seq_relationship, self.base_model.pooled(encoding), encoding.plan)
 
 
 class BertForSequenceClassification(_BertHead, tasks.ForSequenceClassification):

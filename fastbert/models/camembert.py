@@ -125,11 +125,11 @@ class _CamembertVocabulary(_CamembertHead, tasks.VocabularyHead):
         self.lm_head.decoder = new_embeddings
         self.lm_head.bias = new_embeddings.bias
 
-    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         head = self.lm_head
         # RoBERTa's head is always gelu, whatever hidden_act says.
         return vocabulary_scores(
-            rows, encoding.plan, head.dense, "gelu", head.layer_norm, head.decoder
+            hidden, encoding.plan, head.dense, "gelu", head.layer_norm, head.decoder
         )
 
 
@@ -153,7 +153,7 @@ class CamembertForSequenceClassification(_CamembertHead, tasks.ForSequenceClassi
         )
 
     def classify(self, encoding: Encoding) -> Tensor:
-        first = self.dropped(encoding.first_rows())
+        first = self.dropped(encoding.first_tokens())
         hidden = project(self.classifier.dense, first, encoding.plan, "tanh")
         return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)
 

@@ -106,11 +106,11 @@ class _RemBertVocabulary(_RemBertHead, tasks.VocabularyHead):
     def set_output_embeddings(self, new_embeddings: Any) -> None:
         self.cls.predictions.decoder = new_embeddings
 
-    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         parts = self.cls.predictions
         activation = self.config.hidden_act
         return vocabulary_scores(
-            rows, encoding.plan, parts.dense, activation, parts.LayerNorm, parts.decoder
+            hidden, encoding.plan, parts.dense, activation, parts.LayerNorm, parts.decoder
         )
 
 

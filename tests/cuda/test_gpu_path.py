@@ -78,7 +78,7 @@ def test_replays_have_the_bits_of_plain_passes(kind: str, backend: str) -> None:
     for lengths in LENGTHS:
         batch = PackedBatch.from_lengths(lengths, DEVICE)
         rows = torch.randn(batch.total, 256, device=DEVICE).to(made.dtype)
-        layers = encode(made.blocks(), rows, batch, made.plan(), ForwardOptions()).rows
+        layers = encode(made.blocks(), rows, batch, made.plan(), ForwardOptions()).packed
         for _ in range(3):
             assert torch.equal(encoder(rows, batch), layers), lengths
             buffers = encoder.graphs._buffers

@@ -85,7 +85,12 @@ ELSEWHERE = {
     "head_mask": CLASSES,
     "cache_position": CLASSES,
     # Ours alone: test_model_features.py.
-    "logits_to_keep": ["BertForMaskedLM", "CamembertForMaskedLM", "RemBertForMaskedLM"],
+    "logits_to_keep": [
+        "BertForMaskedLM",
+        "CamembertForMaskedLM",
+        "RemBertForMaskedLM",
+        "FlaubertWithLMHeadModel",
+    ],
 }
 
 

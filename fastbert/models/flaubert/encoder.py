@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from fastbert.engine.encoder import Wanted
+from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.layers.block import Block
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.kv_cache import Cache, as_cache
@@ -16,8 +19,8 @@ from fastbert.layers.masks import Layout, lay_out
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoder import EncoderModel
-from fastbert.modeling.encoding import Encoding
+from fastbert.modeling.encoder import EncoderModel, EncoderPass
+from fastbert.modeling.encoding import EncoderInputs, RareOptions
 from fastbert.models.flaubert.config import FlaubertConfig
 from fastbert.outputs import BaseModelOutput
 from fastbert.runtime.packing import PackedBatch
@@ -35,6 +38,28 @@ def create_sinusoidal_embeddings(n_pos: int, dim: int, out: Tensor) -> Tensor:
         out[:, 0::2] = torch.from_numpy(numpy.sin(angles[:, 0::2])).to(out)
         out[:, 1::2] = torch.from_numpy(numpy.cos(angles[:, 1::2])).to(out)
     return out
+
+
+@dataclass
+class FlaubertInputs(EncoderInputs):
+    """The arguments of FlaubertModel.forward.
+
+    Attributes:
+        langs: int64 (batch, length), the language of each token.
+        lengths: int64 (batch,), number of real tokens, in place of attention_mask.
+    """
+
+    PER_TOKEN: ClassVar[tuple[str, ...]] = (*EncoderInputs.PER_TOKEN, "langs")
+
+    langs: Tensor | None = None
+    lengths: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: EncoderInputs) -> FlaubertInputs:
+        """Return the inputs with the fields that other families lack."""
+        if isinstance(inputs, FlaubertInputs):
+            return inputs
+        return cls(**vars(inputs))
 
 
 class FlaubertPreTrainedModel(PreTrainedModel):
@@ -135,20 +160,17 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         config = self.config
         return config.dropout, config.attention_dropout, config.layerdrop
 
-    def token_mask(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
-        lengths: Tensor | None,
-    ) -> Tensor | None:
-        """Which tokens are real, (batch, length): the attention mask where it is given, else the
-        first `lengths` of each row, else as many as the row has ids that are not padding.
+    def token_mask(self, inputs: FlaubertInputs) -> Tensor | None:
+        """Say which tokens are real, (batch, length).
+
+        The attention mask says so where it is given, else `lengths`, else the number of ids of a
+        text that are not padding.
 
         Raises:
             ValueError: for a mask or lengths that do not fit the input.
         """
-        shape = self.grid(input_ids, inputs_embeds)
+        input_ids, attention_mask, lengths = inputs.input_ids, inputs.attention_mask, inputs.lengths
+        shape = self.grid(input_ids, inputs.inputs_embeds)
         if lengths is not None and (
             lengths.shape != (shape[0],) or bool((lengths > shape[1]).any())
         ):
@@ -168,54 +190,55 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
             lengths = (input_ids != self.config.pad_index).sum(dim=1)
         return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
 
-    def compute(
+    def arrange(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        langs: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        lengths: Tensor | None = None,
-        cache: Any = None,
-        inputs_embeds: Tensor | None = None,
-        *,
-        first_column: bool = False,
-        keep_padding: bool = False,
-        padded: bool = False,
-        **options: Any,
-    ) -> Encoding:
-        """See EncoderModel.encode; with keep_padding the rows of masked tokens are zero, and
-        first_column needs nothing, since it may be zero too."""
-        shape = self.grid(input_ids, inputs_embeds)
-        request = self.request(shape, options, inputs_embeds)
-        mask = self.token_mask(input_ids, inputs_embeds, attention_mask, lengths)
-        length = shape[1]
-        for name, value in (("position_ids", position_ids), ("langs", langs)):
+        inputs: EncoderInputs,
+        shape: tuple[int, int],
+        snapshot: ModelSnapshot,
+        wanted: Wanted,
+    ) -> EncoderPass:
+        """See EncoderModel.arrange.
+
+        With keep_padding the hidden states of masked tokens are zero; first_column needs nothing,
+        since column 0 may be zero too.
+        """
+        given = FlaubertInputs.of(inputs)
+        mask = self.token_mask(given)
+        for name, value in (("position_ids", given.position_ids), ("langs", given.langs)):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}.")
-        store, past = self._cache(cache)
-        new = slice(past, length) if input_ids is not None else slice(None)
+        cache, past = self._cache(given.past_key_values)
+        layout, scale = self._layout(mask, shape, past, cache is not None, wanted.keep_padding)
+        return EncoderPass(layout, past, cache=cache, row_scale=scale)
+
+    def look_up(
+        self,
+        inputs: EncoderInputs,
+        shape: tuple[int, int],
+        given: EncoderPass,
+        snapshot: ModelSnapshot,
+    ) -> EmbeddingInput:
+        """See EncoderModel.look_up."""
+        langs, embeds = FlaubertInputs.of(inputs).langs, inputs.inputs_embeds
+        length, device, batch = shape[1], snapshot.device, given.layout.batch
+        new = slice(given.past, length) if inputs.input_ids is not None else slice(None)
+        position_ids = inputs.position_ids
         if position_ids is None:
-            position_ids = torch.arange(length, device=self.device)[None]
-        layout, scale = self._layout(mask, shape, past, store is not None, keep_padding)
-        batch = layout.batch
+            position_ids = torch.arange(length, device=device)[None]
 
         def chosen(indices: Tensor | None) -> Tensor | None:
             grid = (batch.batch_size, batch.seqlen)
-            return self.over_grid(grid, request, None if indices is None else indices[:, new])
+            return self.over_grid(grid, device, None if indices is None else indices[:, new])
 
-        view = request.view
         positions = chosen(position_ids)
         self.check_positions(positions, batch, length)
-        rows = EmbeddingInput(
-            chosen(input_ids),
+        return EmbeddingInput(
+            chosen(inputs.input_ids),
             positions,
-            chosen(token_type_ids),
+            chosen(inputs.token_type_ids),
             chosen(langs) if self._has_languages() else None,
-            None if inputs_embeds is None else inputs_embeds.to(view.device, view.dtype),
+            None if embeds is None else embeds.to(device, snapshot.dtype),
         )
-        encoded = self.run(rows, layout, request, cache=store, row_scale=scale, padded=padded)
-        return self.encoding(encoded, batch, request, None)
 
     def _cache(self, cache: Any) -> tuple[Cache | None, int]:
         if cache is None:
@@ -261,8 +284,8 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **options: Any,
-    ) -> Any:
+        **options: Unpack[RareOptions],
+    ) -> BaseModelOutput:
         """Encode token ids, or embeddings in their place.
 
         Args:
@@ -274,24 +297,29 @@ class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
             lengths: int64 (batch,), number of real tokens, in place of attention_mask.
             cache: a DynamicCache, filled in place; for causal models.
             inputs_embeds: (batch, length, emb_dim), in place of input_ids.
-            **options: head_mask, cache_position.
+            output_attentions: as for the next two, see fastbert.modeling.encoding.Options.
+            output_hidden_states: likewise.
+            return_dict: likewise.
+            **options: see fastbert.modeling.encoding.RareOptions.
 
         Returns:
             BaseModelOutput, or its tuple.
         """
-        encoding = self.encode(
+        inputs = FlaubertInputs(
             input_ids,
             attention_mask,
-            langs,
             token_type_ids,
             position_ids,
-            lengths,
-            cache,
             inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-            padded=True,
-            **options,
+            past_key_values=cache,
+            options={
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "return_dict": return_dict,
+                **options,
+            },
+            langs=langs,
+            lengths=lengths,
         )
-        return encoding.finish(BaseModelOutput, last_hidden_state=encoding.padded())
+        encoding = self.encode(inputs, Wanted(padded=True))
+        return encoding.finish(BaseModelOutput(encoding.padded()))

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from dataclasses import replace
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin, GenerationState
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
-from fastbert.modeling.encoding import Encoding
+from fastbert.modeling.encoding import EncoderInputs, Encoding, RareOptions
 from fastbert.models.flaubert.config import FlaubertConfig
 from fastbert.models.flaubert.encoder import (
+    FlaubertInputs,
     FlaubertModel,
     FlaubertPreTrainedModel,
     create_sinusoidal_embeddings,
 )
 from fastbert.models.flaubert.squad import SquadHead
 from fastbert.models.flaubert.summary import SequenceSummary
-from fastbert.outputs import FlaubertForQuestionAnsweringOutput
+from fastbert.outputs import (
+    FlaubertForQuestionAnsweringOutput,
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+)
 
 __all__ = [
     "FlaubertConfig",
@@ -44,12 +51,18 @@ class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
     def build_encoder(self, config: FlaubertConfig) -> FlaubertModel:
         return FlaubertModel(config)
 
-    def head_dropout(self) -> float:
-        return self.config.dropout
+    @property
+    def _encoder(self) -> FlaubertModel:
+        """The encoder that the head stands on."""
+        encoder = self.base_model
+        assert isinstance(encoder, FlaubertModel)
+        return encoder
 
-    def removed(self, inputs: dict[str, Any]) -> Tensor | None:
-        names = ("input_ids", "inputs_embeds", "attention_mask", "lengths")
-        return self.base_model.token_mask(*(inputs.get(name) for name in names))
+    def head_dropout(self) -> float:
+        return float(self.config.dropout)
+
+    def removed(self, inputs: EncoderInputs) -> Tensor | None:
+        return self._encoder.token_mask(FlaubertInputs.of(inputs))
 
 
 class _WithLabels(_FlaubertHead):
@@ -69,17 +82,31 @@ class _WithLabels(_FlaubertHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **options: Any,
+        **options: Unpack[RareOptions],
     ) -> Any:
         """The arguments of FlaubertModel.forward, and `labels` as the class's task has them."""
-        return self.run(labels, **_encoder_inputs(locals()), **options)
+        inputs = FlaubertInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            past_key_values=cache,
+            options={
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "return_dict": return_dict,
+                **options,
+            },
+            langs=langs,
+            lengths=lengths,
+        )
+        return self.run(labels, inputs)
 
 
-class FlaubertWithLMHeadModel(  # type: ignore[misc]
-    GenerationMixin, _WithLabels, tasks.ForMaskedLM
-):
+class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token. labels: (batch, length), not shifted, -100 where
-    there is none. Takes `logits_to_keep`, as all such models do.
+    there is none.
 
     generate() puts config.mask_token_id behind the text and takes what is predicted there, all in
     language config.lang_id and without token types, as transformers does.
@@ -118,11 +145,11 @@ class FlaubertWithLMHeadModel(  # type: ignore[misc]
     def set_output_embeddings(self, new_embeddings: Any) -> None:
         self.pred_layer.proj = new_embeddings
 
-    def score(self, rows: Tensor, encoding: Encoding) -> Tensor:
+    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         projection = self.pred_layer.proj
         if self.config.asm:
-            return projection.log_prob(rows)
-        return project(projection, rows, encoding.plan)
+            return projection.log_prob(hidden)
+        return project(projection, hidden, encoding.plan)
 
     def caches(self) -> bool:
         return False  # Every token sees the mask behind it, which moves on.
@@ -140,10 +167,46 @@ class FlaubertWithLMHeadModel(  # type: ignore[misc]
             "langs": None if config.lang_id is None else torch.full_like(ids, config.lang_id),
         }
 
-    def run(self, labels: Tensor | None, logits_to_keep: Any = 0, **inputs: Any) -> Any:
-        return tasks.ForMaskedLM.run(
-            self, labels, inputs.pop("logits_to_keep", logits_to_keep), **inputs
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        langs: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        cache: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor | str = 0,
+        **options: Unpack[RareOptions],
+    ) -> MaskedLMOutput:
+        """Score the vocabulary at every token.
+
+        Args: those of FlaubertModel.forward, and
+            labels: (batch, length), -100 where there is none.
+            logits_to_keep: see ForMaskedLM.forward.
+        """
+        inputs = FlaubertInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            past_key_values=cache,
+            options={
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "return_dict": return_dict,
+                **options,
+            },
+            langs=langs,
+            lengths=lengths,
         )
+        return self.run(labels, inputs, logits_to_keep)
 
 
 class FlaubertForSequenceClassification(  # type: ignore[misc]
@@ -172,13 +235,14 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: 
     def classify(self, encoding: Encoding) -> Tensor:
         return project(self.logits_proj, self.sequence_summary.summarise(encoding), encoding.plan)
 
-    def run(self, labels: Tensor | None, **inputs: Any) -> Any:
-        if inputs.get("lengths") is not None:
+    def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
+        given = FlaubertInputs.of(inputs)
+        if given.lengths is not None:
             warnings.warn(
                 "Multiple choice does not use lengths; pass an attention_mask.", stacklevel=3
             )
-            inputs["lengths"] = None
-        return super().run(labels, **inputs)
+            given = replace(given, lengths=None)
+        return super().run(labels, given)
 
 
 class FlaubertForTokenClassification(  # type: ignore[misc]
@@ -205,11 +269,26 @@ class FlaubertForQuestionAnsweringSimple(_FlaubertHead, tasks.ForQuestionAnsweri
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **options: Any,
+        **options: Unpack[RareOptions],
     ) -> Any:
         """The arguments of FlaubertModel.forward, and the ends (batch,) of the true answer."""
-        inputs = _encoder_inputs(locals())
-        return self.run(start_positions, end_positions, **inputs, **options)
+        inputs = FlaubertInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            past_key_values=cache,
+            options={
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "return_dict": return_dict,
+                **options,
+            },
+            langs=langs,
+            lengths=lengths,
+        )
+        return self.run(start_positions, end_positions, inputs)
 
 
 class FlaubertForQuestionAnswering(_FlaubertHead):
@@ -238,7 +317,7 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        **options: Any,
+        **options: Unpack[RareOptions],
     ) -> Any:
         """The arguments of FlaubertModel.forward, and those of SquadHead.forward.
 
@@ -246,7 +325,23 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
             FlaubertForQuestionAnsweringOutput: the loss alone where both ends are given, else the
             best answers.
         """
-        encoding = self.encode(**_encoder_inputs(locals()), **options)
+        inputs = FlaubertInputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            past_key_values=cache,
+            options={
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "return_dict": return_dict,
+                **options,
+            },
+            langs=langs,
+            lengths=lengths,
+        )
+        encoding = self.encode(inputs, Wanted())
         values = self.qa_outputs(
             encoding.padded(),
             encoding.plan,
@@ -256,24 +351,4 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
             is_impossible=is_impossible,
             p_mask=p_mask,
         )
-        return encoding.finish(FlaubertForQuestionAnsweringOutput, **values)
-
-
-_ENCODER_INPUTS = (
-    "input_ids",
-    "attention_mask",
-    "langs",
-    "token_type_ids",
-    "position_ids",
-    "lengths",
-    "cache",
-    "inputs_embeds",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-)
-
-
-def _encoder_inputs(given: dict[str, Any]) -> dict[str, Any]:
-    """Of a forward's arguments, those that go to the encoder."""
-    return {name: given[name] for name in _ENCODER_INPUTS}
+        return encoding.finish(FlaubertForQuestionAnsweringOutput(**values))

@@ -82,7 +82,7 @@ def check_bits(kind: str) -> None:
         for lengths in ([5, 0, 14, 1], [3, 6, 9]):
             batch = PackedBatch.from_lengths(lengths)
             rows = torch.randn(batch.total, 64).to(dtype)
-            layers = encode(blocks, rows, batch, plan, ForwardOptions()).rows
+            layers = encode(blocks, rows, batch, plan, ForwardOptions()).packed
             for _ in range(3):
                 if encoder.graphs._buffers is not None:
                     encoder.graphs._buffers.rows[batch.total :] = float("nan")
