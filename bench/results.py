@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastbert.checkpoints.storage import write_text
 from fastbert.tools.limits import Limits
 
 from .stats import Summary
@@ -60,7 +61,7 @@ class Circumstances:
     plans: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     date: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-    commit: str = field(default_factory=lambda: _commit())
+    commit: str = field(default_factory=lambda: commit())
     load: float = field(default_factory=lambda: os.getloadavg()[0])
 
 
@@ -98,9 +99,7 @@ class Results:
         """Writes results/NAME.json, whole or not at all."""
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{name}.json"
-        beside = path.with_suffix(".json.part")
-        beside.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
-        beside.replace(path)
+        write_text(path, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod
@@ -142,7 +141,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit of the checkout, with "-dirty" where files differ from it."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,

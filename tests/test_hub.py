@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +24,7 @@ import torch
 import fastbert
 from fastbert.checkpoints import hub
 
-pytest.importorskip("huggingface_hub")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "someone/little-bert"
 
@@ -167,6 +169,7 @@ def test_everything_loads_by_its_id(
     # Once more without a server: the cache is enough.
     again = run(USE, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert again.stdout == done.stdout, again.stderr
+    assert again.stderr.count("files come from the hub's cache and may be outdated") == 1
 
 
 def test_what_the_hub_lacks_is_said(server: tuple[str, list[str]], tmp_path: Path) -> None:
@@ -266,22 +269,67 @@ for offline, options in (
         assert part in sentence, sentence
 
 
-def test_the_server_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
+def test_the_server_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, float]] = []
 
-    def refuse(address: Any, timeout: float) -> Any:
-        calls.append(address)
-        raise OSError("no network")
+    def refuse(url: str, *, token: Any, timeout: float) -> Any:
+        calls.append((url, timeout))
+        raise OSError("no network\nand more")
 
-    monkeypatch.setattr(hub.socket, "create_connection", refuse)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     monkeypatch.setattr(hub, "_answers", {})
+    ask = functools.partial(hub._unreachable, huggingface_hub, REPO, "config.json", {})
+    endpoint = huggingface_hub.constants.ENDPOINT
     for _ in range(3):
-        assert hub._unreachable("https://somewhere.test") == (
-            "https://somewhere.test cannot be reached (no network)"
-        )
-    assert calls == [("somewhere.test", 443)]
+        assert ask() == f"{endpoint} cannot be reached (no network)"
+    assert hub.cache_only_because() == f"{endpoint} cannot be reached (no network)"
+    timeout = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT
+    assert calls == [(f"{endpoint}/{REPO}/resolve/main/config.json", timeout)]
     monkeypatch.setattr(time, "monotonic", lambda: 1e9)
-    hub._unreachable("https://somewhere.test")
+    ask()
     assert len(calls) == 2
-    monkeypatch.setattr(hub.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
-    assert hub._unreachable("https://elsewhere.test") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(404, None), (401, None), (503, "cannot be reached (it answers with status 503)")],
+)
+def test_whatever_the_hub_says_of_a_file_it_is_there(
+    status: int, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = huggingface_hub.errors.HfHubHTTPError.__new__(huggingface_hub.errors.HfHubHTTPError)
+    error.response = types.SimpleNamespace(status_code=status)
+
+    def refuse(url: str, **_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
+    found = hub._ask(huggingface_hub, REPO, "config.json", {})
+    assert found == (reason and f"{huggingface_hub.constants.ENDPOINT} {reason}")
+
+
+def test_a_commit_in_the_cache_needs_no_question(
+    server: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    endpoint, asked = server
+    code = f"""
+for _ in range(2):
+    fastbert.BertModel.from_pretrained("{REPO}", subfolder="inner", revision="{COMMIT}")
+"""
+    done = run(code, tmp_path, HF_ENDPOINT=endpoint)
+    assert done.returncode == 0, done.stderr
+    count = len(asked)
+    done = run(code, tmp_path, HF_ENDPOINT=endpoint)
+    assert done.returncode == 0, done.stderr
+    assert len(asked) == count
+    code = f"""
+for name in ("inner", "outer"):
+    try:
+        fastbert.BertConfig.from_pretrained("{REPO}", subfolder=name, revision="{COMMIT}")
+    except FileNotFoundError as error:
+        print(error)
+"""
+    for environment in ({"HF_ENDPOINT": endpoint}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        done = run(code, tmp_path, **environment)
+        assert done.stdout == f"{REPO} on the hub has no outer/config.json.\n", done.stderr
+        assert "cannot be reached" not in done.stderr

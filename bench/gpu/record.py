@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -12,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from bench.results import commit
+from fastbert.checkpoints.storage import write_text
 
 FORMAT = 1
 FOLDER = Path(__file__).parents[1] / "results"
@@ -77,7 +78,7 @@ class Record:
         if not dry_run:
             name = torch.cuda.get_device_name()
             capability = ".".join(map(str, torch.cuda.get_device_capability()))
-        return cls(name, capability, time.strftime("%Y-%m-%d"), dry_run, _commit(), _versions())
+        return cls(name, capability, time.strftime("%Y-%m-%d"), dry_run, commit(), _versions())
 
     @property
     def stem(self) -> str:
@@ -101,7 +102,7 @@ class Record:
         """Writes FOLDER/<gpu>-<date>.json beside its place and renames it."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.stem}.json"
-        write_whole(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
+        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
         return path
 
     @classmethod
@@ -126,21 +127,6 @@ class Record:
         if path.exists():
             self.rows = Record.load(path).rows
         return self
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that nobody ever sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
-    )  # fmt: skip
-    return found.stdout.strip() or "unknown"
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.goals import OURS, verdicts
-from bench.gpu.record import Record, Row, write_whole
+from bench.gpu.record import Record, Row
+from fastbert.checkpoints.storage import write_text
 from fastbert.kernels import measured
 
 _OURS = "#4a9f8e"
@@ -111,5 +112,5 @@ def write_measurements(record: Record, path: Path = measured.PATH) -> int:
     if entry["rows"]:
         table = json.loads(path.read_text(encoding="utf-8"))
         table["gpus"][record.gpu] = entry
-        write_whole(path, json.dumps(measured.checked(table), indent=1) + "\n")
+        write_text(path, json.dumps(measured.checked(table), indent=1) + "\n")
     return len(entry["rows"])

@@ -1,56 +1,63 @@
-"""Checkpoint files: finding them, reading one tensor at a time, writing them whole or not at all.
+"""Checkpoints: which files they consist of, reading their tensors, writing their weights.
 
 A checkpoint is a folder (or a hub id) with model.safetensors, its sharded form with an index, or
-pytorch_model.bin likewise. Tensors are read with plain file reads rather than a memory map: mapped
-pages count as the process's memory, and a mapping dies with the file under it.
+pytorch_model.bin likewise.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
-import struct
-import sys
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor
 
 from fastbert.checkpoints import hub
+from fastbert.checkpoints.storage import read_json, replaced, write_json
+from fastbert.checkpoints.tensor_files import (
+    SafetensorsFile,
+    StateDictFile,
+    TensorFile,
+    TorchFile,
+    save_safetensors,
+)
 
 CONFIG_NAME = "config.json"
 SAFE_WEIGHTS = "model.safetensors"
 TORCH_WEIGHTS = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
-HUB_OPTIONS = (
-    "subfolder",
-    "revision",
-    "cache_dir",
-    "token",
-    "local_files_only",
-    "force_download",
-)
 
-# No real header comes near this; a length beyond it means that the file is something else.
-_MAX_HEADER = 100_000_000
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+
+class FileOptions(hub.HubOptions, total=False):
+    """Where the files of a checkpoint are looked for: a folder inside it, and the hub's options."""
+
+    subfolder: str
+
+
+HUB_OPTIONS = tuple(FileOptions.__annotations__)
+
+
+@overload
+def resolve_file(
+    name_or_path: str | os.PathLike[str],
+    filename: str,
+    *,
+    optional: Literal[False] = False,
+    **options: Unpack[FileOptions],
+) -> Path: ...
+
+
+@overload
+def resolve_file(
+    name_or_path: str | os.PathLike[str],
+    filename: str,
+    *,
+    optional: bool,
+    **options: Unpack[FileOptions],
+) -> Path | None: ...
 
 
 def resolve_file(
@@ -59,9 +66,9 @@ def resolve_file(
     *,
     subfolder: str = "",
     optional: bool = False,
-    **options: Any,
-) -> Any:
-    """The local path of one file of a checkpoint.
+    **options: Unpack[hub.HubOptions],
+) -> Path | None:
+    """Find one file of a checkpoint; from the hub it is downloaded.
 
     Args:
         name_or_path: a folder, or a hub id ("owner/name") when huggingface_hub is installed.
@@ -69,6 +76,9 @@ def resolve_file(
         subfolder: folder inside the checkpoint.
         optional: return None rather than raise where the checkpoint has no such file.
         **options: revision, cache_dir, token, local_files_only, force_download.
+
+    Returns:
+        The local path of the file.
 
     Raises:
         FileNotFoundError: when the path does not exist or lacks the file.
@@ -95,215 +105,60 @@ def resolve_file(
     return hub.file(text, inside, optional=optional, **options)
 
 
-def write_beside(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then rename it: readers see the old or the new one."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-class TensorFile(Protocol):
-    """One file of tensors: their names, shapes, and the means to read one."""
-
-    path: Path
-
-    def names(self) -> Iterator[str]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def dtype(self, name: str) -> torch.dtype: ...
-
-    def read(self, name: str) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class _Entry:
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-class SafetensorsFile:
-    """A safetensors file, checked against its own header when it is opened.
-
-    Raises:
-        ValueError: when the file is not safetensors, or shorter than its header says.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._entries = _read_header(path)
-
-    def names(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._entries[name].shape
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._entries[name].dtype
-
-    def read(self, name: str) -> Tensor:
-        """The tensor, in memory of its own."""
-        entry = self._entries[name]
-        raw = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(entry.begin)
-            view, done = memoryview(raw.numpy()), 0  # type: ignore[arg-type]
-            while done < len(view):
-                count = file.readinto(view[done:])
-                if not count:
-                    raise ValueError(
-                        f"{self.path} ended inside the tensor {name!r}; it is damaged."
-                    )
-                done += count
-        return raw.view(entry.dtype).reshape(entry.shape)
-
-
-def _read_header(path: Path) -> dict[str, _Entry]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise ValueError(
-                f"{path} ({size} bytes) is not a safetensors file or is truncated inside its "
-                "header; download or save it again."
-            )
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        entries = {
-            name: _Entry(
-                _DTYPES[item["dtype"]],
-                tuple(int(extent) for extent in item["shape"]),
-                8 + length + int(item["data_offsets"][0]),
-                8 + length + int(item["data_offsets"][1]),
-            )
-            for name, item in header.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"The header of {path} is not valid safetensors ({type(error).__name__}: {error}); "
-            "download or save it again."
-        ) from error
-    for name, entry in entries.items():
-        count = entry.dtype.itemsize
-        for extent in entry.shape:
-            count *= extent
-        if (
-            entry.end - entry.begin != count
-            or entry.begin < 8 + length
-            or min(entry.shape, default=0) < 0
-        ):
-            raise ValueError(
-                f"The header of {path} gives {name!r} {entry.end - entry.begin} bytes, but its "
-                f"shape {entry.shape} needs {count}; the file is damaged."
-            )
-    needed = max((entry.end for entry in entries.values()), default=0)
-    if needed > size:
-        raise ValueError(
-            f"{path} is truncated: it holds {size} bytes and its header promises {needed}; "
-            "download or save it again."
-        )
-    return entries
-
-
-class TorchFile:
-    """A pytorch_model.bin, read with weights_only=True so that no code in it can run.
-
-    Raises:
-        ValueError: when torch cannot read it, or it holds anything but tensors.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            try:
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:
-                # Files older than torch 1.6 are no zip archives and cannot be mapped.
-                state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise ValueError(
-                f"torch cannot read {path} as weights ({str(error).splitlines()[0][:200]}); it is "
-                "truncated or holds more than tensors. Download it again or convert it to "
-                "safetensors."
-            ) from error
-        if not isinstance(state, Mapping):
-            raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors.")
-        self._state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-    def names(self) -> Iterator[str]:
-        return iter(self._state)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._state[name].shape)
-
-    def dtype(self, name: str) -> torch.dtype:
-        return self._state[name].dtype
-
-    def read(self, name: str) -> Tensor:
-        """The tensor, in memory of its own."""
-        return self._state[name].clone()
-
-
-class StateDictFile(TorchFile):
-    """A state dict that the caller already holds, in the form of a file."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self.path = Path("state_dict")
-        self._state = dict(state)
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """All tensors of a checkpoint, whichever files they stand in.
 
     Attributes:
-        files: name of each tensor -> the file that holds it.
-        source: what error messages call the checkpoint.
+        files: the file that holds each tensor, by the tensor's name.
+        source: the name of the checkpoint in error messages.
     """
 
     files: Mapping[str, TensorFile]
     source: str
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading the tensor."""
         return self.files[name].shape(name)
 
     def dtype(self, name: str) -> torch.dtype:
+        """Return a tensor's stored dtype without reading the tensor."""
         return self.files[name].dtype(name)
 
     def read(self, name: str) -> Tensor:
-        """One tensor, as it was stored."""
+        """Read one tensor, in the dtype it was stored in, into memory of its own."""
         return self.files[name].read(name)
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Checkpoint:
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
+        """Make a checkpoint of tensors that are in memory already."""
         file = StateDictFile(state)
         return cls(dict.fromkeys(file.names(), file), "the given state_dict")
 
     @classmethod
-    def open(cls, name_or_path: str | os.PathLike[str], **options: Any) -> Checkpoint:
+    def open(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        use_safetensors: bool | None = None,
+        variant: str | None = None,
+        **options: Unpack[FileOptions],
+    ) -> Self:
         """Find and open the weights of a folder or hub id.
 
         Safetensors are preferred to .bin, a single file to shards.
 
         Args:
-            options: those of resolve_file, and `use_safetensors` (False: only .bin, True: only
-                safetensors) and `variant` ("fp16" for model.fp16.safetensors).
+            name_or_path: a folder, or a hub id when huggingface_hub is installed.
+            use_safetensors: True reads only safetensors, False only .bin.
+            variant: the part of the file's name before its ending, such as "fp16" for
+                model.fp16.safetensors.
+            **options: those of resolve_file.
 
         Raises:
             FileNotFoundError: when there are no weights, or a shard of the index is missing.
             ValueError: when a file is damaged.
         """
-        use_safetensors = options.pop("use_safetensors", None)
-        variant = options.pop("variant", None)
         choices: list[tuple[str, Callable[[Path], TensorFile]]] = []
         if use_safetensors is not False:
             choices.append((SAFE_WEIGHTS, SafetensorsFile))
@@ -323,7 +178,7 @@ class Checkpoint:
                 return cls._sharded(name_or_path, index, reader, options)
         because = None
         if not Path(name_or_path).is_dir():
-            because = hub.offline_because(bool(options.get("local_files_only")))
+            because = hub.cache_only_because(bool(options.get("local_files_only")))
         raise FileNotFoundError(
             f"{name_or_path} holds no weights: looked for {', '.join(tried)}"
             + (f" in the hub's cache only, since {because}." if because else ".")
@@ -335,18 +190,17 @@ class Checkpoint:
         name_or_path: str | os.PathLike[str],
         index: Path,
         reader: Callable[[Path], TensorFile],
-        options: Mapping[str, Any],
-    ) -> Checkpoint:
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{index} is not a valid index of shards ({error!r}).") from error
-        shards = {}
-        for name in sorted(set(weight_map.values())):
-            shards[name] = reader(resolve_file(name_or_path, name, **options))
+        options: FileOptions,
+    ) -> Self:
+        weight_map = read_json(index, dict).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ValueError(
+                f"{index} is not a valid index of shards: it has no weight_map; download or save "
+                "the checkpoint again."
+            )
         files: dict[str, TensorFile] = {}
-        absent = []
-        for shard in shards.values():
+        for name in sorted(set(weight_map.values())):
+            shard = reader(resolve_file(name_or_path, name, **options))
             files.update((key, shard) for key in shard.names())
         absent = sorted(set(weight_map) - set(files))
         if absent:
@@ -354,42 +208,6 @@ class Checkpoint:
                 f"{index} promises tensors that its shards do not hold: {', '.join(absent)}."
             )
         return cls(files, str(name_or_path))
-
-
-def save_safetensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file, one at a time, beside the target and then in its place.
-
-    Raises:
-        ValueError: for a dtype that the format has no name for.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    # The format asks for wider types first, so that every tensor is aligned.
-    names = sorted(state, key=lambda name: (-state[name].element_size(), name))
-    offset = 0
-    for name in names:
-        tensor = state[name]
-        if tensor.dtype not in _CODES:
-            raise ValueError(f"safetensors cannot hold {name!r} of type {tensor.dtype}.")
-        size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if sys.byteorder != "little":
-        raise ValueError("safetensors files are little-endian, and this machine is not.")
-
-    def write(target: Path) -> None:
-        with target.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for name in names:
-                data = state[name].detach().cpu().contiguous().reshape(-1)
-                file.write(data.view(torch.uint8).numpy().data)
-
-    write_beside(path, write)
 
 
 def save_weights(
@@ -401,6 +219,8 @@ def save_weights(
     last; other files stay.
 
     Args:
+        state: tensors by name.
+        folder: an existing folder.
         max_shard_size: bytes, or a text such as "5GB" or "500MB".
 
     Returns:
@@ -429,9 +249,8 @@ def save_weights(
     if len(shards) > 1:
         total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         path = folder / (SAFE_WEIGHTS + INDEX_SUFFIX)
-        write_beside(path, lambda target: target.write_text(text, encoding="utf-8"))
+        write_json(path, index)
         written.append(path)
     for path in earlier - set(written):
         path.unlink(missing_ok=True)
@@ -439,17 +258,20 @@ def save_weights(
 
 
 def save_torch_weights(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Write pytorch_model.bin and return its path. Safetensors of an earlier save are removed last,
-    since they would be read in its place."""
+    """Write pytorch_model.bin and return its path.
+
+    Safetensors of an earlier save are removed last, since they would be read in its place.
+    """
     path = folder / TORCH_WEIGHTS
-    write_beside(path, lambda target: torch.save(dict(state), target))
+    with replaced(path) as temporary:
+        torch.save(dict(state), temporary)
     for earlier in _safetensors_of(folder):
         earlier.unlink(missing_ok=True)
     return path
 
 
 def _safetensors_of(folder: Path) -> set[Path]:
-    """The names under which save_weights may have written there."""
+    """Return the paths that save_weights may have written in a folder."""
     shards = set(folder.glob("model-[0-9]*-of-[0-9]*.safetensors"))
     return shards | {folder / SAFE_WEIGHTS, folder / (SAFE_WEIGHTS + INDEX_SUFFIX)}
 

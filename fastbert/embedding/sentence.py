@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fastbert.checkpoints.files import Checkpoint, resolve_file
+from fastbert.checkpoints.storage import read_json
 from fastbert.embedding.pooling import (
     Dense,
     check_modes,
@@ -342,22 +342,35 @@ def _length_limit(model: Any, tokenizer: Any, asked: int | None) -> int:
 
 
 def _read_spec(path: str | os.PathLike[str]) -> _Spec:
+    """Read modules.json and the files it names; without it, the spec of a plain encoder."""
     spec = _Spec()
-    modules = _read_json(path, "modules.json", optional=True)
-    if modules is None:
+    file = resolve_file(path, "modules.json", optional=True)
+    if file is None:
         return spec
-    for module in modules:
-        _KINDS.get(str(module["type"]).rsplit(".", 1)[-1], _refuse)(spec, path, module)
+    for module in read_json(file, list):
+        _READERS.get(str(module["type"]).rsplit(".", 1)[-1], _refuse)(spec, path, module)
     for name in _SETTINGS_FILES:
-        settings = _read_json(path, name, spec.transformer, optional=True)
+        settings = _settings(path, name, spec.transformer)
         if settings is not None:
             spec.max_seq_length = settings.get("max_seq_length")
             spec.do_lower_case = bool(settings.get("do_lower_case", False))
             break
-    general = _read_json(path, "config_sentence_transformers.json", optional=True) or {}
+    general = _settings(path, "config_sentence_transformers.json") or {}
     spec.prompts = {name: text for name, text in (general.get("prompts") or {}).items() if text}
     spec.default_prompt_name = general.get("default_prompt_name")
     return spec
+
+
+def _settings(path: str | os.PathLike[str], name: str, folder: str = "") -> dict[str, Any] | None:
+    """Read a JSON object of a checkpoint; None where there is no such file."""
+    file = resolve_file(path, name, subfolder=folder, optional=True)
+    return None if file is None else read_json(file, dict)
+
+
+def _module_config(path: str | os.PathLike[str], folder: str) -> tuple[dict[str, Any], Path]:
+    """Read config.json of a module's folder; the second value is its path, for messages."""
+    file = resolve_file(path, "config.json", subfolder=folder)
+    return read_json(file, dict), Path(path, folder, "config.json")
 
 
 def _read_transformer(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
@@ -365,15 +378,12 @@ def _read_transformer(spec: _Spec, path: str | os.PathLike[str], module: dict[st
 
 
 def _read_pooling(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    folder = module["path"]
-    spec.modes = modes_of(
-        _read_json(path, "config.json", folder), Path(path, folder, "config.json")
-    )
+    spec.modes = modes_of(*_module_config(path, module["path"]))
 
 
 def _read_dense(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
     folder = module["path"]
-    dense = Dense(_read_json(path, "config.json", folder), Path(path, folder, "config.json"))
+    dense = Dense(*_module_config(path, folder))
     weights = Checkpoint.open(path, subfolder=folder)
     dense.load_state_dict({name: weights.read(name).float() for name in dense.state_dict()})
     spec.dense.append(dense)
@@ -390,26 +400,14 @@ def _skip(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> 
 def _refuse(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
     raise ValueError(
         f"{path}/modules.json names a module of type {module['type']!r}, which is not supported; "
-        f"expected {', '.join(_KINDS)}."
+        f"expected {', '.join(_READERS)}."
     )
 
 
-_KINDS: dict[str, Callable[[_Spec, str | os.PathLike[str], dict[str, Any]], None]] = {
+_READERS: dict[str, Callable[[_Spec, str | os.PathLike[str], dict[str, Any]], None]] = {
     "Transformer": _read_transformer,
     "Pooling": _read_pooling,
     "Dense": _read_dense,
     "Normalize": _read_normalize,
     "Dropout": _skip,
 }
-
-
-def _read_json(
-    path: str | os.PathLike[str], name: str, folder: str = "", optional: bool = False
-) -> Any:
-    file = resolve_file(path, name, subfolder=folder, optional=optional)
-    if file is None:
-        return None
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fastbert.checkpoints.files import resolve_file, write_beside
+from fastbert.checkpoints.files import resolve_file
+from fastbert.checkpoints.storage import read_json, write_json
 
 GENERATION_CONFIG = "generation_config.json"
 # Values of settings that switch a rule of transformers off.
@@ -82,7 +82,7 @@ class GenerationConfig:
         file = resolve_file(path, GENERATION_CONFIG, optional=True, **hub)
         if file is None:
             return defaults
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = read_json(file, dict)
         known = {field.name for field in fields(cls)}
         left = sorted(k for k, v in values.items() if _asks(k, v) and k not in known)
         if left:
@@ -97,9 +97,7 @@ class GenerationConfig:
         """Write generation_config.json: the values that are not the defaults."""
         defaults = asdict(GenerationConfig())
         values = {k: v for k, v in asdict(self).items() if v != defaults[k]}
-        text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        path = Path(save_directory) / GENERATION_CONFIG
-        write_beside(path, lambda target: target.write_text(text, encoding="utf-8"))
+        write_json(Path(save_directory) / GENERATION_CONFIG, values)
 
     def ends(self) -> list[int]:
         """All tokens that end a text."""

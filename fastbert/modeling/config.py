@@ -19,12 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import torch
 
-from fastbert.checkpoints.files import (
-    CONFIG_NAME,
-    HUB_OPTIONS,
-    resolve_file,
-    write_beside,
-)
+from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, resolve_file
+from fastbert.checkpoints.storage import read_json, write_text
 
 ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
 
@@ -208,7 +204,7 @@ class PreTrainedConfig:
         path = Path(pretrained_model_name_or_path)
         if not path.is_file():
             path = resolve_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
-        return _read_json(path), kwargs
+        return read_json(path, dict, _untag_floats), kwargs
 
     @classmethod
     def from_pretrained(
@@ -272,7 +268,7 @@ class PreTrainedConfig:
     @classmethod
     def from_json_file(cls: type[ConfigT], json_file: str | os.PathLike[str]) -> ConfigT:
         """A configuration from a JSON file."""
-        return cls(**_read_json(Path(json_file)))
+        return cls(**read_json(Path(json_file), dict, _untag_floats))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold, and the model type."""
@@ -303,8 +299,7 @@ class PreTrainedConfig:
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
         """Write to_json_string to a file."""
-        text = self.to_json_string(use_diff)
-        write_beside(Path(json_file_path), lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(Path(json_file_path), self.to_json_string(use_diff))
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
         """Write config.json into a folder, which is made when it is not there."""
@@ -370,18 +365,6 @@ def _untag_floats(value: dict[str, Any]) -> Any:
     if set(value) == {_FLOAT_TAG}:
         return _SPECIAL_FLOATS.get(value[_FLOAT_TAG], value)
     return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_hook=_untag_floats)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); write or download it again."
-        ) from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, but it holds a {type(values).__name__}.")
-    return values
 
 
 def _parse_as(name: str, text: str, present: Any) -> Any:

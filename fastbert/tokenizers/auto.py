@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fastbert.checkpoints.files import HUB_OPTIONS
+from fastbert.checkpoints.storage import read_json
 from fastbert.tokenizers import files
-from fastbert.tokenizers.base import HUB_OPTIONS, Tokenizer
+from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.bert import BertTokenizer
 from fastbert.tokenizers.bert_legacy import BertTokenizerLegacy
 from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizerFast
@@ -69,7 +71,7 @@ class AutoTokenizer:
 def _classes(folder: Path, model_type: str | None) -> tuple[type[Tokenizer], type[Tokenizer]]:
     """The (Python, Rust) classes of a folder."""
     settings, model = (
-        files.read_json(folder / name) if (folder / name).is_file() else {}
+        read_json(folder / name, dict) if (folder / name).is_file() else {}
         for name in (files.CONFIG_FILE, "config.json")
     )
     named = settings.get("tokenizer_class") or model.get("tokenizer_class") or ""

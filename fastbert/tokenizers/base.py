@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 
 from tokenizers import AddedToken
 
+from fastbert.checkpoints.files import HUB_OPTIONS
+from fastbert.checkpoints.storage import read_json, write_json, write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.assembling import Assembling
 from fastbert.tokenizers.engines.rust import RustEngine
@@ -24,15 +26,6 @@ from fastbert.tokenizers.special import (
 )
 from fastbert.tokenizers.strategies import VERY_LARGE_INTEGER, WarnOnce, check_side
 from fastbert.tokenizers.vocabulary import Engine
-
-HUB_OPTIONS = (
-    "subfolder",
-    "revision",
-    "cache_dir",
-    "local_files_only",
-    "token",
-    "force_download",
-)
 
 
 class Tokenizer(Assembling):
@@ -194,7 +187,7 @@ class Tokenizer(Assembling):
         """tokenizer_config.json, completed from the other files as transformers does."""
         config: dict[str, Any] = {}
         if (folder / files.CONFIG_FILE).is_file():
-            config = dict(files.read_json(folder / files.CONFIG_FILE))
+            config = dict(read_json(folder / files.CONFIG_FILE, dict))
         for name in (
             "tokenizer_file",
             "vocab_file",
@@ -211,7 +204,7 @@ class Tokenizer(Assembling):
             _use_added_flags(config)
             return config
         if (folder / files.SPECIAL_FILE).is_file():
-            for name, value in files.read_json(folder / files.SPECIAL_FILE).items():
+            for name, value in read_json(folder / files.SPECIAL_FILE, dict).items():
                 if name == ADDITIONAL:
                     tokens = [as_added_token(token, special=True) for token in value]
                     before = [as_added_token(t, special=True) for t in config.get(name) or []]
@@ -228,12 +221,12 @@ class Tokenizer(Assembling):
                 for name in SPECIAL_NAMES
             }
             specials |= {as_added_token(token).content for token in config.get(ADDITIONAL) or []}
-            for content, index in files.read_json(folder / files.ADDED_FILE).items():
+            for content, index in read_json(folder / files.ADDED_FILE, dict).items():
                 decoder[int(index)] = as_added_token(content, special=content in specials)
         if "tokenizer_file" in cls.vocab_files_names or decoder:
             serialized = folder / files.TOKENIZER_FILE
             if serialized.is_file():
-                for entry in files.read_json(serialized).get("added_tokens", []):
+                for entry in read_json(serialized, dict).get("added_tokens", []):
                     fields = {key: value for key, value in entry.items() if key != "id"}
                     decoder[int(entry["id"])] = AddedToken(**fields)
         if decoder:
@@ -265,17 +258,17 @@ class Tokenizer(Assembling):
         folder.mkdir(parents=True, exist_ok=True)
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         written = [folder / (prefix + files.CONFIG_FILE), folder / (prefix + files.SPECIAL_FILE)]
-        files.write_json(written[0], self._config())
-        files.write_json(written[1], self._special_tokens_file())
+        write_json(written[0], self._config(), ensure_ascii=False)
+        write_json(written[1], self._special_tokens_file(), ensure_ascii=False)
         added = {t: i for t, i in self.added_tokens_encoder.items() if i >= self.vocab_size}
         if legacy_format is not False:
             written += [Path(path) for path in self.save_vocabulary(str(folder), filename_prefix)]
             if added:
                 written.append(folder / (prefix + files.ADDED_FILE))
-                files.write_json(written[-1], added)
+                write_json(written[-1], added, ensure_ascii=False)
         if isinstance(self.engine, RustEngine) and legacy_format is not True:
             written.append(folder / (prefix + files.TOKENIZER_FILE))
-            files.write_text(written[-1], self.engine.serialized())
+            write_text(written[-1], self.engine.serialized())
         return tuple(str(path) for path in written)
 
     def save_vocabulary(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from fastbert.checkpoints.storage import write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.layout import BERT_LAYOUT
@@ -39,7 +40,7 @@ def write_vocabulary(vocab: dict[str, int], folder: str, prefix: str | None) -> 
     """Writes vocab.txt, in the order of the ids."""
     path = Path(folder) / (f"{prefix}-vocab.txt" if prefix else "vocab.txt")
     ordered = sorted(vocab, key=vocab.__getitem__)
-    files.write_text(path, "".join(f"{token}\n" for token in ordered))
+    write_text(path, "".join(f"{token}\n" for token in ordered))
     return (str(path),)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from fastbert.checkpoints import hub
 
@@ -61,45 +58,6 @@ def find_folder(
         force_download=force_download,
     )
     return snapshot / subfolder
-
-
-def read_json(path: Path) -> Any:
-    """The object in a JSON file; ValueError with the place where it is broken."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"'{path}' is not valid JSON ({error}); it is broken or cut short: fetch it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' must be a JSON object, but it is a {type(content).__name__}.")
-    return content
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes beside `path` and renames, so that no reader ever sees half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        # mkstemp makes files private; a saved tokenizer has the permissions any new file has.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
-
-
-def write_text(path: Path, content: str) -> None:
-    """`write_bytes` for UTF-8 text."""
-    write_bytes(path, content.encode("utf-8"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes sorted, indented JSON."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def existing_file(path: str | os.PathLike[str] | None, what: str, hint: str) -> Path:

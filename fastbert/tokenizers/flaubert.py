@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 from tokenizers import models
 
+from fastbert.checkpoints.storage import read_json, write_json, write_text
 from fastbert.tokenizers import files, moses
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.encoding import Span
@@ -205,7 +205,7 @@ class FlaubertTokenizer(Tokenizer):
         merges_path = files.existing_file(merges_file, "merges file (merges.txt)", hint)
         if not bypass_tokenizer:
             moses.require()
-        vocab = files.read_json(vocab_path)
+        vocab = read_json(vocab_path, dict)
         unknown = str(getattr(unk_token, "content", unk_token))
         if unknown not in vocab:
             raise ValueError(
@@ -261,7 +261,6 @@ class FlaubertTokenizer(Tokenizer):
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         vocab = Path(save_directory) / (prefix + "vocab.json")
         merges = Path(save_directory) / (prefix + "merges.txt")
-        text = json.dumps(self._model.encoder, indent=2, sort_keys=True, ensure_ascii=False)
-        files.write_text(vocab, text + "\n")
-        files.write_text(merges, "".join(f"{a} {b}\n" for a, b in self._model.merges))
+        write_json(vocab, self._model.encoder, ensure_ascii=False)
+        write_text(merges, "".join(f"{a} {b}\n" for a, b in self._model.merges))
         return str(vocab), str(merges)

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fastbert.checkpoints.files import write_beside
+from fastbert.checkpoints.storage import replaced
 from fastbert.runtime.progress import Progress
 
 # Texts held in memory at a time, so that JSON lines stream through in bounded memory.
@@ -76,12 +76,8 @@ def write(blocks: Iterator[np.ndarray], output: str | None, form: str) -> None:
         raise FileNotFoundError(f"{path.parent} is not a folder; make it first to write {path}.")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file to write.")
-
-    def fill_file(beside: Path) -> None:
-        with beside.open("wb") as file:
-            fill(blocks, file)
-
-    write_beside(path, fill_file)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        fill(blocks, file)
 
 
 def _npy(blocks: Iterator[np.ndarray], file: IO[bytes]) -> None:

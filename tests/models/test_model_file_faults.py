@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fastbert
+from fastbert.checkpoints.storage import replaced
+from fastbert.checkpoints.tensor_files import SafetensorsFile, save_safetensors
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
@@ -57,6 +60,112 @@ def test_weights_that_are_integers_are_refused(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ValueError, match=rf"holds {DENSE} as torch.int8, but weights are floating"):
         fastbert.BertModel.from_pretrained(folder)
+
+
+def safetensors_bytes(header: str, data: bytes) -> bytes:
+    text = header.encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype: str, begin: int, end: int, shape: str = "[2]") -> str:
+    return f'{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}'
+
+
+WHOLE = f'{{"a":{entry("F32", 0, 8)},"b":{entry("F32", 8, 16)}}}'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"", "truncated inside its header", id="empty"),
+        pytest.param(safetensors_bytes(WHOLE, b"")[:40], "inside its header", id="in header"),
+        pytest.param(safetensors_bytes(WHOLE, bytes(15)), "truncated", id="truncated"),
+        pytest.param(safetensors_bytes(WHOLE, bytes(17)), "not valid safetensors", id="too long"),
+        pytest.param(
+            struct.pack("<Q", 100_000_001) + bytes(100_000_001),
+            "header too large",
+            id="header too large",
+        ),
+        pytest.param(
+            safetensors_bytes(f'{{"a":{entry("F32", 0, 8)},"b":{entry("F32", 4, 12)}}}', bytes(12)),
+            "not valid safetensors",
+            id="overlapping",
+        ),
+        pytest.param(
+            safetensors_bytes(
+                f'{{"a":{entry("F32", 0, 8)},"b":{entry("F32", 12, 20)}}}', bytes(20)
+            ),
+            "not valid safetensors",
+            id="hole",
+        ),
+        pytest.param(
+            safetensors_bytes(f'{{"a":{entry("F32", 0, 8)},"a":{entry("I32", 0, 8)}}}', bytes(8)),
+            "its header names 'a' twice",
+            id="twice",
+        ),
+        pytest.param(
+            safetensors_bytes(f'{{"a":{entry("F32", 0, 8, "[3]")}}}', bytes(8)),
+            "not valid safetensors",
+            id="shape",
+        ),
+        pytest.param(
+            safetensors_bytes(f'{{"a":{entry("F8_E4M3", 0, 2)}}}', bytes(2)),
+            "tensors of type F8_E4M3",
+            id="dtype",
+        ),
+        pytest.param(safetensors_bytes("[1, 2]", b""), "not valid safetensors", id="array"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_remedy(
+    content: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as error:
+        SafetensorsFile(path)
+    told = str(error.value)
+    assert str(path) in told and "\n" not in told
+    assert told.endswith(("download or save it again.", "convert it to one of these."))
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(safetensors_bytes(WHOLE, bytes(16)))
+    file = SafetensorsFile(path)
+    path.write_bytes(path.read_bytes()[:-4])
+    assert torch.equal(file.read("a"), torch.zeros(2))
+    with pytest.raises(ValueError, match=r"ended inside the tensor 'b'.*download or save it again"):
+        file.read("b")
+
+
+def test_tensors_that_share_memory_are_saved_one_by_one(tmp_path: Path) -> None:
+    joined = torch.arange(12.0).reshape(3, 4)
+    state = {"whole": joined, "same": joined, "rows": joined[1:], "columns": joined[:, 1:]}
+    state |= {"empty": joined[:0], "scalar": torch.tensor(3), "half": joined.bfloat16()}
+    save_safetensors(state, tmp_path / "model.safetensors")
+    loaded, file = (
+        load_file(tmp_path / "model.safetensors"),
+        SafetensorsFile(tmp_path / "model.safetensors"),
+    )
+    assert set(file.names()) == set(state)
+    for name, tensor in state.items():
+        assert torch.equal(loaded[name], tensor) and torch.equal(file.read(name), tensor)
+        assert file.dtype(name) is tensor.dtype and file.shape(name) == tuple(tensor.shape)
+    with pytest.raises(ValueError, match=r"cannot hold 'x' of type torch\.complex64"):
+        save_safetensors({"x": torch.zeros(2, dtype=torch.complex64)}, tmp_path / "x.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_write_that_fails_leaves_the_former_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"former")
+    with pytest.raises(RuntimeError, match="halfway"), replaced(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("halfway")
+    with pytest.raises(OSError, match=r"nowhere.model\.safetensors"):
+        save_safetensors({"a": torch.zeros(2)}, tmp_path / "nowhere" / "model.safetensors")
+    assert path.read_bytes() == b"former"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "layer_norm_eps"])

@@ -15,6 +15,7 @@ import transformers
 from tokenizers import AddedToken
 
 import fastbert.tokenizers
+from fastbert.checkpoints.storage import write_text
 from fastbert.tokenizers import (
     AutoTokenizer,
     BertTokenizer,
@@ -113,7 +114,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: Any) ->
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        files.write_text(path, "new")
+        write_text(path, "new")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["vocab.txt"]
 
 

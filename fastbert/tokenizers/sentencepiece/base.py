@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastbert.tokenizers import files
+from fastbert.checkpoints.storage import write_bytes
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.python import PieceEngine
 from fastbert.tokenizers.engines.rust import RustEngine, read_rust_tokenizer
@@ -53,11 +53,11 @@ class SpmTokenizer(Tokenizer):
             f"{filename_prefix}-{self.model_file_name}" if filename_prefix else self.model_file_name
         )
         if isinstance(self.engine, PieceEngine):
-            files.write_bytes(target, self._spm().proto)
+            write_bytes(target, self._spm().proto)
         elif self.vocab_file is None or not Path(self.vocab_file).is_file():
             return ()
         elif not (target.exists() and target.samefile(self.vocab_file)):
-            files.write_bytes(target, Path(self.vocab_file).read_bytes())
+            write_bytes(target, Path(self.vocab_file).read_bytes())
         return (str(target),)
 
     def _class_name(self) -> str:
