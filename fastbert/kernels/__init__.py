@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -115,19 +117,20 @@ def _too_old(device: torch.device) -> str | None:
 
 
 def _triton_missing(device: torch.device) -> str | None:
+    elsewhere = (
+        f"its kernels run on cuda tensors (or under TRITON_INTERPRET=1), these are on {device.type}"
+    )
+    untouched = "triton" not in sys.modules and "TRITON_INTERPRET" not in os.environ
+    if device.type != "cuda" and untouched:
+        return elsewhere  # without the 0.2 s that importing triton takes
     module, reason = _module("triton")
     if module is None:
         return reason
     package, reason = _module("fastbert.triton_kernels")
     if package is None:
         return reason
-    if device.type == "cuda":
-        return None
-    if device.type == "cpu" and module.knobs.runtime.interpret:
-        return None
-    return (
-        f"its kernels run on cuda tensors (or under TRITON_INTERPRET=1), these are on {device.type}"
-    )
+    interpreted = device.type == "cpu" and module.knobs.runtime.interpret
+    return None if device.type == "cuda" or interpreted else elsewhere
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.runtime.plan import Plan
+from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import written
 
 
@@ -23,10 +24,14 @@ class _Prepacked:
 
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """The packed weight for a plan, None where its backend takes the plain one."""
-        return None if plan.choice(op).backend == "reference" else self._get(op, weight, plan)
+        if plan.choice(op).backend == "reference":
+            return None
+        if torch.compiler.is_compiling():
+            return _prepacked_untraced(self, op, weight, plan)
+        return self.current(op, weight, plan)
 
-    @torch.compiler.disable  # compares addresses and versions
-    def _get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
+    def current(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
+        """Return the packed weight, packed again where the weight has changed."""
         content = (weight.data_ptr(), written(weight), weight.shape, weight.dtype)
         key = (op, content, plan.choice(op))
         if key != self._key:
@@ -39,6 +44,10 @@ class _Prepacked:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_Prepacked, ())
+
+
+# Addresses and versions of the weight are compared, which a graph would freeze.
+_prepacked_untraced = untraced(_Prepacked.current)
 
 
 class Linear(nn.Linear):

@@ -22,6 +22,7 @@ from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
+from fastbert.runtime.tracing import untraced
 
 PACKED = Wanted()
 
@@ -349,7 +350,7 @@ def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
     return source
 
 
-@torch.compiler.disable
+@untraced
 def _untraced(model: EncoderModel, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
     return retrying(model, lambda: model.compute(inputs, wanted))
 
@@ -375,7 +376,7 @@ def _plan(model: EncoderModel, snapshot: ModelSnapshot, needs_grad: bool) -> Pla
     return snapshot.plan(model.backend, model.strict, needs_grad, model.batch_invariant)
 
 
-@torch.compiler.disable  # reads context variables and caches
+@untraced  # reads context variables and caches
 def _context_between_graphs(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:
     snapshot = model.encoder_cache.view(model)
     if not snapshot.holds():

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.runtime.tracing import untraced
+
 # A masked key that stays in the batch gets this bias: its weight underflows to zero beside any
 # other key, and a sequence that has no other key still has a finite softmax.
 MASKED = torch.finfo(torch.float32).min
@@ -183,7 +185,7 @@ class PackedBatch:
         return self.cu_seqlens[:-1].to(torch.int64)
 
 
-@torch.compiler.disable  # its shapes depend on the mask's values
+@untraced  # its shapes depend on the mask's values
 def _untraced_from_mask(kind: type[PackedBatch], *args: Any) -> PackedBatch:
     return kind.from_mask(*args)
 

@@ -20,6 +20,7 @@ from fastbert.kernels import measured, native
 from fastbert.kernels.registration import overload
 from fastbert.ops import REGISTRY, Traits
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
+from fastbert.runtime.tracing import untraced
 
 __all__ = [
     "BACKENDS",
@@ -157,8 +158,6 @@ class Plan:
         return "\n".join(self.lines())
 
 
-# Not traced: a compiled model asks for its Plan between graphs and gets the one it had.
-@torch.compiler.disable
 def build_plan(
     traits: Traits,
     device: torch.device | str,
@@ -188,6 +187,10 @@ def build_plan(
         Unavailable: when the backend asked for cannot run here, or, if strict, does not serve
             every op; with all the reasons.
     """
+    if torch.compiler.is_compiling():
+        return _build_plan_untraced(
+            traits, device, dtype, backend, strict, needs_grad, batch_invariant
+        )
     device = torch.device(device)
     if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
@@ -204,6 +207,10 @@ def build_plan(
             raise Unavailable(f"strict=True allows no fallback, but {complaint}.")
         _announce(complaint)
     return plan
+
+
+# A compiled model asks for its Plan between graphs and gets the one it had.
+_build_plan_untraced = untraced(build_plan)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,24 @@
+"""Functions that torch.compile calls between graphs, without loading the compiler for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Keep torch.compile out of a function: a compiled model calls it between two graphs.
+
+    This is `torch.compiler.disable`, which imports torch._dynamo (1.4 s and 140 MB) where it
+    decorates; the function returned here imports it where it is first called. A caller therefore
+    asks `torch.compiler.is_compiling()` and calls it only then, by which time torch._dynamo is
+    loaded. Everyone else calls the undecorated function.
+    """
+    # torch's own lazy form; dynamo skips its frame. A wrapper of ours would be a frame to trace,
+    # with guards on the arguments, and would be compiled again for every shape.
+    return torch._disable_dynamo(function)
