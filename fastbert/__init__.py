@@ -42,7 +42,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "CamembertForTokenClassification",
         "CamembertForQuestionAnswering",
     ),
-    "models.flaubert.heads": (
+    "models.flaubert": (
         "FlaubertConfig",
         "FlaubertModel",
         "FlaubertWithLMHeadModel",

@@ -21,7 +21,6 @@ from fastbert.models.flaubert.encoder import (
     FlaubertInputs,
     FlaubertModel,
     FlaubertPreTrainedModel,
-    create_sinusoidal_embeddings,
 )
 from fastbert.models.flaubert.squad import SquadHead
 from fastbert.models.flaubert.summary import SequenceSummary
@@ -30,19 +29,6 @@ from fastbert.outputs import (
     MaskedLMOutput,
     MultipleChoiceModelOutput,
 )
-
-__all__ = [
-    "FlaubertConfig",
-    "FlaubertForMultipleChoice",
-    "FlaubertForQuestionAnswering",
-    "FlaubertForQuestionAnsweringSimple",
-    "FlaubertForSequenceClassification",
-    "FlaubertForTokenClassification",
-    "FlaubertModel",
-    "FlaubertPreTrainedModel",
-    "FlaubertWithLMHeadModel",
-    "create_sinusoidal_embeddings",
-]
 
 
 class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
