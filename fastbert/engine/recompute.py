@@ -102,7 +102,9 @@ def recomputed(
         leaves: what both are computed from, whether gradients flow there or not. Changing one in
             place before the backward pass is an error, as in all of autograd.
     """
-    outputs: tuple[Tensor, ...] = _Recomputed.apply(compute, again, *leaves)
+    outputs: tuple[Tensor, ...] = _Recomputed.apply(  # type: ignore[no-untyped-call]
+        compute, again, *leaves
+    )
     return outputs
 
 

@@ -124,7 +124,8 @@ class PreTrainedModel(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         """The table of word embeddings."""
         owner, name = self.base_model.input_embeddings_place()
-        return getattr(owner, name)
+        table: nn.Module = getattr(owner, name)
+        return table
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the table of word embeddings."""

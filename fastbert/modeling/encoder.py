@@ -22,7 +22,7 @@ from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
-from fastbert.runtime.tracing import untraced
+from fastbert.runtime.tracing import is_jit_tracing, untraced
 
 PACKED = Wanted()
 
@@ -190,7 +190,7 @@ class EncoderModel(PreTrainedModel):
             TypeError: for what is no tensor, or has the wrong kind of values.
             NotImplementedError: under torch.jit.trace.
         """
-        if torch.jit.is_tracing():
+        if is_jit_tracing():
             raise NotImplementedError(
                 "torch.jit.trace would record which tokens of this one input are padding, and "
                 "answer for all others as if theirs were the same; use torch.compile."
@@ -316,7 +316,7 @@ class EncoderModel(PreTrainedModel):
         """
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        if options.plain and not context.differentiable and not torch.jit.is_tracing():
+        if options.plain and not context.differentiable and not is_jit_tracing():
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
                 output = encoder.encode(inputs, batch, wanted, context)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Unpack
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin
@@ -66,11 +66,12 @@ class HeadModel(PreTrainedModel):
         raise NotImplementedError
 
     def head_dropout(self) -> float:
-        """Probability of dropout before a classifier, in training."""
+        """Return the probability of dropout before a classifier, in training."""
         chosen = self.config.classifier_dropout
-        return self.config.hidden_dropout_prob if chosen is None else chosen
+        return float(self.config.hidden_dropout_prob if chosen is None else chosen)
 
-    def input_embeddings_place(self) -> Any:
+    def input_embeddings_place(self) -> tuple[nn.Module, str]:
+        """See PreTrainedModel.input_embeddings_place."""
         return self.base_model.input_embeddings_place()
 
     def blocks(self) -> Any:

@@ -20,7 +20,7 @@ from fastbert.kernels import measured, native
 from fastbert.kernels.registration import overload
 from fastbert.ops import REGISTRY, Traits
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
-from fastbert.runtime.tracing import untraced
+from fastbert.runtime.tracing import is_jit_tracing, untraced
 
 __all__ = [
     "BACKENDS",
@@ -358,7 +358,7 @@ def _entry(op: str, backend: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # The dispatcher costs 2 to 6 us a call; only those who look over its shoulder need it.
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_jit_tracing():
             return registered(*args, **kwargs)
         return kernel(*args, **kwargs)
 

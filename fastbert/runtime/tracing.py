@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch._compile import _disable_dynamo
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -21,4 +22,9 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
     """
     # torch's own lazy form; dynamo skips its frame. A wrapper of ours would be a frame to trace,
     # with guards on the arguments, and would be compiled again for every shape.
-    return torch._disable_dynamo(function)
+    return _disable_dynamo(function)
+
+
+def is_jit_tracing() -> bool:
+    """Return whether torch.jit.trace is recording the calls of this thread."""
+    return torch._C._get_tracing_state() is not None
