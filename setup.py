@@ -77,7 +77,7 @@ setup(
         "fastbert.triton_kernels",
     ],
     package_dir={"fastbert.triton_kernels": "triton_kernels"},
-    package_data={"fastbert": ["py.typed", "data/*"]},
+    package_data={"fastbert": ["py.typed", "_C.pyi", "data/*"]},
     ext_modules=[Extension("fastbert._C", [])],
     cmdclass={"build_ext": CMakeBuild},
 )

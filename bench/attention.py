@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from fastbert import _C  # type: ignore[attr-defined]
+from fastbert import _C
 from fastbert.kernels.cpu import attention_varlen
 
 CASES = (  # length, heads, head_dim
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=0.3, help="seconds a figure")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    limits = {dtype: _C.dot_limit(code, 1, 200) for dtype, code in CODES.items()}
+    limits = {dtype: _C.dot_peak(code, 1, 200) for dtype, code in CODES.items()}
     print(f"{_C.active_isa()}, {options.tokens} tokens, 1 thread; % of the limit in registers")
     for dtype, limit in limits.items():
         name = str(dtype).removeprefix("torch.")

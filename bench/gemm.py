@@ -76,7 +76,10 @@ def product(
     for _ in range(copies):
         weight = torch.randint(-127, 128, (n, k)).to(dtype)
         out = torch.empty(_C.packed_bytes(CODES[dtype], n, k), dtype=torch.uint8)
-        _C.pack_weight((weight.data_ptr(), CODES[dtype], k), n, k, (out.data_ptr(), out.numel()))
+        _C.pack_weight(
+            weight.data_ptr(), CODES[dtype], n, k, stride=k, out=out.data_ptr(),
+            out_bytes=out.numel(),
+        )  # fmt: skip
         packed.append(out)
     x_dtype = torch.uint8 if dtype == torch.int8 else dtype
     out_dtype = torch.float32 if dtype == torch.int8 else dtype
@@ -88,18 +91,19 @@ def product(
     # Addresses are taken inside, so that the tensors live as long as the function.
     def run(count: int) -> None:
         block = packed[count % copies]
-        x_tuple = (x.data_ptr(), CODES[x_dtype], stride)
-        out_tuple = (result.data_ptr(), CODES[out_dtype], n)
-        weights = (block.data_ptr(), block.numel())
-        bias_tuple, none = (bias.data_ptr(), 0), (0, 0, 0)
-        if dtype == torch.int8:
-            scales = (x_scale.data_ptr(), zero_point.data_ptr())
-            _C.int8_linear(
-                x_tuple, weights, w_scale.data_ptr(), bias_tuple, activation, none, out_tuple, rows,
-                n, k, *scales,
-            )  # fmt: skip
+        quantised = dtype == torch.int8
+        args = _C.GemmArgs(
+            rows=rows, n=n, k=k, x=x.data_ptr(), x_dtype=CODES[x_dtype], x_stride=stride,
+            packed=block.data_ptr(), bias=bias.data_ptr(), activation=activation,
+            out=result.data_ptr(), out_dtype=CODES[out_dtype], out_stride=n,
+            x_scale=x_scale.data_ptr() if quantised else 0,
+            x_zero_point=zero_point.data_ptr() if quantised else 0,
+            w_scale=w_scale.data_ptr() if quantised else 0,
+        )  # fmt: skip
+        if quantised:
+            _C.int8_linear(args, block.numel(), None)
         else:
-            _C.linear(x_tuple, weights, bias_tuple, activation, none, out_tuple, rows, n, k)
+            _C.linear(args, block.numel())
 
     return run
 
@@ -111,8 +115,8 @@ def measure(
     """Figures for every shape and number of rows, with the limits measured now."""
     dtype = PRECISIONS[precision]
     _C.set_num_threads(threads)
-    limit = _C.dot_limit(CODES[dtype], threads, 200)
-    memory = _C.memory_limit(threads, 100)
+    limit = _C.dot_peak(CODES[dtype], threads, 200)
+    memory = _C.memory_peak(threads, 100)
     print(
         f"\n{precision}, {threads} thread(s), {_C.active_isa()}: limit in registers "
         f"{limit * 1e-9:.0f} G operations/s, memory {memory * 1e-9:.0f} GB/s"

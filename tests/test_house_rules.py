@@ -405,7 +405,7 @@ class Crossings:
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Count from now on."""
         monkeypatch.setattr(native, "extension", lambda: self)
-        monkeypatch.setattr(native, "threaded", lambda: self)
+        monkeypatch.setattr(native, "library", self)
         monkeypatch.setattr(
             ModelSnapshot, "holds", lambda *_: self.calls.append("Watch.unchanged") is None
         )

@@ -38,6 +38,10 @@ const char* name_of(Activation activation) {
             return "silu";
         case Activation::tanh:
             return "tanh";
+        case Activation::leaky_relu:
+            return "leaky_relu";
+        case Activation::scaled_silu:
+            return "scaled_silu";
     }
     return "unknown";
 }
@@ -55,9 +59,11 @@ void check_float_dtype(const char* op, const char* what, DType dtype) {
 
 void check_activation(const char* op, Activation activation) {
     const int code = static_cast<int>(activation);
-    if (code >= 0 && code <= static_cast<int>(Activation::tanh)) return;
+    if (code >= 0 && code < kActivations) return;
     fail(op, "activation code " + std::to_string(code) +
-                 " is unknown; the codes are 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 tanh.");
+                 " is unknown; the codes are 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 tanh, "
+                 "6 leaky_relu, 7 "
+                 "scaled_silu.");
 }
 
 void check_size(const char* op, const char* what, index_t size) {

@@ -17,7 +17,7 @@ namespace {
 
 using encoder_detail::Buffers;
 using encoder_detail::Embedding;
-using encoder_detail::Product;
+using encoder_detail::PackedProjection;
 using encoder_detail::run_pass;
 using encoder_detail::Weights;
 
@@ -70,11 +70,12 @@ void check_output(const Weights& weights, const EncoderInput& input, const Encod
     check_size(kName, "rows", output.rows);
     check_matrix(kName, "out", output.out, output.rows, weights.shape.hidden, output.stride);
     const bool looks_up = input.x == nullptr && weights.embedding != nullptr;
-    if (input.places == nullptr && (output.grid || looks_up) &&
+    if (input.token_indices == nullptr && (output.grid || looks_up) &&
         input.total != input.batch * input.seqlen) {
-        fail(kName, "without places, every place of the grid of " + std::to_string(input.batch) +
-                        " x " + std::to_string(input.seqlen) + " holds a token, but there are " +
-                        std::to_string(input.total) + " tokens.");
+        fail(kName, "without token_indices, every place of the grid of " +
+                        std::to_string(input.batch) + " x " + std::to_string(input.seqlen) +
+                        " holds a token, but there are " + std::to_string(input.total) +
+                        " tokens.");
     }
     const index_t wanted = output.grid ? input.batch * input.seqlen : input.total;
     if (output.rows != wanted) {
@@ -88,8 +89,8 @@ void check_output(const Weights& weights, const EncoderInput& input, const Encod
                  output.pooled_stride);
 }
 
-// Copies of cu_seqlens, places and table indices; the latter two are checked, as is the first by
-// check_attention().
+// Copies of cu_seqlens, token_indices and table indices; the latter two are checked, as is the
+// first by check_attention().
 void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled,
                   const Buffers& buffers) {
     std::copy_n(input.cu_seqlens, input.batch + 1, buffers.cu_seqlens);
@@ -97,14 +98,14 @@ void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled
         if (buffers.cu_seqlens[b + 1] > buffers.cu_seqlens[b]) continue;
         fail(kName, "sequence " + std::to_string(b) + " has no token to pool.");
     }
-    if (input.places != nullptr) {
-        std::copy_n(input.places, input.total, buffers.places);
+    if (input.token_indices != nullptr) {
+        std::copy_n(input.token_indices, input.total, buffers.token_indices);
         const index_t end = input.batch * input.seqlen;
         std::int64_t last = -1;
         for (index_t i = 0; i < input.total; ++i) {
-            const std::int64_t at = buffers.places[i];
+            const std::int64_t at = buffers.token_indices[i];
             if (at <= last || at >= end) {
-                fail(kName, "places must rise and stay below the " + std::to_string(end) +
+                fail(kName, "token_indices must rise and stay below the " + std::to_string(end) +
                                 " of the grid, but entry " + std::to_string(i) + " is " +
                                 std::to_string(at) + ".");
             }
@@ -113,7 +114,7 @@ void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled
     }
     if (input.x != nullptr || weights.embedding == nullptr) return;
     const auto place_of = [&](index_t i) {
-        return input.places == nullptr ? i : buffers.places[i];
+        return input.token_indices == nullptr ? i : buffers.token_indices[i];
     };
     const auto copy = [&](const char* what, const IndexGrid& grid, const TableSource& table,
                           std::int64_t* into) {
@@ -206,7 +207,7 @@ Isa Encoder::isa() const { return weights_->isa; }
 
 index_t Encoder::packed_bytes() const {
     index_t bytes = 0;
-    for (const Product* p : weights_->products()) bytes += p->packed_size;
+    for (const PackedProjection* p : weights_->projections()) bytes += p->packed_size;
     return bytes;
 }
 

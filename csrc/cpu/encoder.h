@@ -24,12 +24,12 @@ namespace fastbert {
 
 enum class Isa : int;  // cpu/isa.h
 
-// How a matrix product is computed: on float32; on bfloat16 operands with float32 sums; on u8 rows
+// How a projection is computed: on float32; on bfloat16 operands with float32 sums; on u8 rows
 // and s8 weights with int32 sums.
 enum class Precision : int { f32 = 0, bf16 = 1, int8 = 2 };
 
 // A linear map as it is stored: y = x W^T + bias. Read while the encoder is made, not later.
-struct ProductSource {
+struct ProjectionSource {
     const void* weight = nullptr;  // (n, k): f32, bf16 or f16, or s8 where the precision is int8
     DType dtype = DType::f32;
     index_t n = 0, k = 0;
@@ -46,10 +46,10 @@ struct NormSource {
 };
 
 struct BlockSource {
-    ProductSource qkv;  // queries, keys and values one after the other: n = 3 * heads * head_dim
-    ProductSource out;
+    ProjectionSource qkv;  // queries, keys and values one after the other: n = 3 * heads * head_dim
+    ProjectionSource out;
     NormSource attention_norm;
-    ProductSource up, down;
+    ProjectionSource up, down;
     NormSource output_norm;
 };
 
@@ -58,13 +58,14 @@ struct EncoderShape {
     index_t num_heads = 0, head_dim = 0;
     index_t intermediate = 0;
     Activation activation = Activation::none;
+    ActivationParams activation_params;
     bool pre_norm = false;
     float scale = 0.0f;            // of the attention scores
     DType attention = DType::f32;  // f32 or bf16: what queries, keys and values are held in
 };
 
-// A table whose rows are looked up, absent when data is null. Unlike a product's weight it is read
-// in place by every pass, so it must outlive the encoder.
+// A table whose rows are looked up, absent when data is null. Unlike a projection's weight it is
+// read in place by every pass, so it must outlive the encoder.
 struct TableSource {
     const void* data = nullptr;  // (entries, width)
     index_t entries = 0;
@@ -77,8 +78,8 @@ struct EmbeddingSource {
     DType dtype = DType::f32;  // of all tables
     index_t width = 0;
     TableSource word, position, type, language;
-    NormSource norm;           // (width)
-    ProductSource projection;  // weight null: none
+    NormSource norm;              // (width)
+    ProjectionSource projection;  // weight null: none
 };
 
 struct EncoderSource {
@@ -86,7 +87,7 @@ struct EncoderSource {
     std::vector<BlockSource> blocks;
     const EmbeddingSource* embedding = nullptr;  // null: passes are given hidden states
     // tanh(first W^T + bias), of the first row of every sequence; null: there is none.
-    const ProductSource* pooler = nullptr;
+    const ProjectionSource* pooler = nullptr;
 };
 
 // One index for every place (b, l) of the grid: data[b * row_stride + l * column_stride]. Null: its
@@ -97,8 +98,9 @@ struct IndexGrid {
 };
 
 // Tokens stand in a (batch, seqlen) grid, and travel packed: sequence b is rows cu_seqlens[b] up to
-// cu_seqlens[b + 1]. What decides which memory is read (cu_seqlens, places, indices of tables) is
-// copied before it is checked, so that a caller's other threads may write to it meanwhile.
+// cu_seqlens[b + 1]. What decides which memory is read (cu_seqlens, token_indices, indices of
+// tables) is copied before it is checked, so that a caller's other threads may write to it
+// meanwhile.
 struct EncoderInput {
     // Hidden states (total, hidden), in place of the embeddings.
     const void* x = nullptr;
@@ -116,9 +118,9 @@ struct EncoderInput {
     index_t batch = 0;
     index_t max_seqlen = 0;
     index_t seqlen = 0;  // width of the grid
-    // (total), rising: the place b * seqlen + l of every token. Null: the grid has no other places,
-    // or it is of no concern (hidden states in, rows out).
-    const std::int64_t* places = nullptr;
+    // (total), rising: the place b * seqlen + l of every token. Null: the grid has no other
+    // token_indices, or it is of no concern (hidden states in, rows out).
+    const std::int64_t* token_indices = nullptr;
     const float* key_bias = nullptr;  // (total) or null
 };
 

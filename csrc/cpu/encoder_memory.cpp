@@ -10,21 +10,21 @@ namespace {
 // of the widest operand in the second-level cache, and enough to use each weight read for a while.
 constexpr index_t kBlockRows = 112;
 
-// With fewer rows per thread than this, every product is cut by columns instead: the threads then
-// share the reading of the weights, which pays for longer the larger these are. Measured on
+// With fewer rows per thread than this, every projection is cut by columns instead: the threads
+// then share the reading of the weights, which pays for longer the larger these are. Measured on
 // BERT-base with two threads (columns against rows): int8 16 rows 0.97, 18 rows 1.03, 64 rows 1.04;
 // bfloat16 32 rows 0.90, 64 rows 0.97, 96 rows 1.00; float32 48 rows 0.94, 64 rows 0.97.
 index_t few_rows(const Weights& weights, int threads) {
     constexpr index_t kFew = 32, kFewInt8 = 18, kFewFloat = 72;
     constexpr index_t kPanelsPerThread = 8;  // or else one of them is left with the last panel
     if (weights.blocks.empty()) return kFew;
-    const Product& narrowest = weights.blocks.front().out;
+    const PackedProjection& narrowest = weights.blocks.front().out;
     if (narrowest.panels(active_kernels().gemm) < kPanelsPerThread * threads) return kFew;
     return narrowest.precision == Precision::int8 ? kFewInt8 : kFewFloat;
 }
 
 // Hands out addresses one after the other, each on a cache line of its own.
-class Layout {
+class OffsetAllocator {
   public:
     index_t take(index_t bytes) {
         const index_t start = used_;
@@ -41,11 +41,11 @@ index_t row_bytes(index_t width, DType dtype) {
     return gemm_friendly_stride(width, dtype) * size_of(dtype);
 }
 
-// Bytes of scratch that the range calls of any product need for `rows` rows.
-index_t product_scratch(const Weights& weights, index_t rows) {
+// Bytes of scratch that the range calls of any projection need for `rows` rows.
+index_t projection_scratch(const Weights& weights, index_t rows) {
     const GemmKernels& gemm = active_kernels().gemm;
     index_t most = 0;
-    for (const Product* p : weights.products()) {
+    for (const PackedProjection* p : weights.projections()) {
         GemmArgs args;
         args.rows = rows;
         args.n = p->n;
@@ -71,7 +71,7 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
         std::max<index_t>(1, (total + threads * kBlockRows - 1) / (threads * kBlockRows)) * threads;
     const index_t rows = shared ? total : (total + row_blocks - 1) / row_blocks;
 
-    Layout all;
+    OffsetAllocator all;
     // Integer arithmetic: base may be null.
     const auto place = [&all, base](index_t size) {
         return reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(base) +
@@ -81,7 +81,7 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
         return present ? reinterpret_cast<std::int64_t*>(place(total * 8)) : nullptr;
     };
     cu_seqlens = reinterpret_cast<std::int32_t*>(place((input.batch + 1) * 4));
-    places = indices(input.places != nullptr);
+    token_indices = indices(input.token_indices != nullptr);
     if (embedding != nullptr) {
         word = indices(true);
         position = indices(input.position.data != nullptr);
@@ -122,7 +122,7 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
         pooled_rows = place(input.batch * pooled_stride * size_of(dtype));
     }
 
-    Layout local;
+    OffsetAllocator local;
     const auto operand_bytes = [](index_t k) {
         return std::max(
             {row_bytes(k, DType::f32), row_bytes(k, DType::bf16), row_bytes(k, DType::u8)});
@@ -130,7 +130,7 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
     const index_t table_width = embedding == nullptr ? 0 : embedding->source.width;
     index_t widest_u8 = row_bytes(table_width, DType::u8);
     for (const PackedBlock& block : weights.blocks) {
-        for (const Product* p : {&block.qkv, &block.out, &block.up, &block.down}) {
+        for (const PackedProjection* p : {&block.qkv, &block.out, &block.up, &block.down}) {
             widest_u8 = std::max(widest_u8, row_bytes(p->k, DType::u8));
         }
     }
@@ -147,9 +147,9 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
     local_size_ = local.used();
     local_ = place(local_size_ * (shared ? 1 : threads));
 
-    Layout scratch;
+    OffsetAllocator scratch;
     scratch.take(norm_size_ = (std::max(shape.hidden, table_width) * 4 + 63) / 64 * 64);
-    scratch.take(product_scratch(weights, pooled ? std::max(rows, input.batch) : rows));
+    scratch.take(projection_scratch(weights, pooled ? std::max(rows, input.batch) : rows));
     scratch_size_ = scratch.used();
     scratch_ = place(scratch_size_ * threads);
     bytes = all.used();

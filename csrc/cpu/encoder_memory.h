@@ -12,7 +12,8 @@ namespace fastbert {
 namespace encoder_detail {
 
 // Where everything is. For all tokens: the residual stream, the fused projection, the attention's
-// output. For the rows of one stage, once per thread or once in all: the operands of its products.
+// output. For the rows of one stage, once per thread or once in all: the operands of its
+// projections.
 struct Buffers {
     // Lays the buffers out from address `base` on; with base null, only to learn `bytes`. The sizes
     // of the input must have been checked.
@@ -26,8 +27,8 @@ struct Buffers {
     index_t row_blocks = 1;
 
     // The caller's, copied.
-    std::int32_t* cu_seqlens = nullptr;  // (batch + 1)
-    std::int64_t* places = nullptr;      // (total), or null as in the input
+    std::int32_t* cu_seqlens = nullptr;     // (batch + 1)
+    std::int64_t* token_indices = nullptr;  // (total), or null as in the input
     std::int64_t *word = nullptr, *position = nullptr, *type = nullptr,
                  *language = nullptr;  // (total)
 

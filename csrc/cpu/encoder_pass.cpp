@@ -33,7 +33,7 @@ class Stopwatch {
     Clock::time_point start_;
 };
 
-// Rows of an operand of a product.
+// Rows that a projection multiplies.
 struct Operand {
     const void* data;
     DType dtype;
@@ -68,7 +68,7 @@ struct Executor {
         });
     }
 
-    void product(const Product& p, GemmArgs& args) const {
+    void gemm(const PackedProjection& p, GemmArgs& args) const {
         const auto range = p.range_of(table.gemm);
         const index_t panels = p.panels(table.gemm);
         if (threads == 1) {
@@ -84,10 +84,10 @@ struct Executor {
 };
 
 // A pass through the encoder: everything that does not change from stage to stage.
-class Pass {
+class EncoderPass {
   public:
-    Pass(const Weights& weights, const EncoderInput& input, const EncoderOutput& output,
-         const Buffers& buffers)
+    EncoderPass(const Weights& weights, const EncoderInput& input, const EncoderOutput& output,
+                const Buffers& buffers)
         : weights_(weights),
           shape_(weights.shape),
           blocks_(weights.blocks),
@@ -163,11 +163,11 @@ class Pass {
         }
         const Stopwatch watch = e.time(next, Step::qkv);
         const Operand operand = float_operand(e, rows, stride, count, b.qkv);
-        GemmArgs args = product_args(b.qkv, operand, count);
+        GemmArgs args = gemm_args(b.qkv, operand, count);
         args.out = buffers_.qkv_row(first);
         args.out_dtype = shape_.attention;
         args.out_stride = buffers_.qkv_stride;
-        e.product(b.qkv, args);
+        e.gemm(b.qkv, args);
     }
 
     void finish_block(const Executor& e, index_t block, index_t first, index_t count,
@@ -177,7 +177,7 @@ class Pass {
         {
             const Stopwatch watch = e.time(block, Step::out);
             const Operand operand = context_operand(e, first, count, b.out);
-            add_product(e, b.out, operand, x, count);
+            add_projection(e, b.out, operand, x, count);
         }
         const float* rows = x;
         index_t stride = buffers_.x_stride;
@@ -194,13 +194,14 @@ class Pass {
         {
             const Stopwatch watch = e.time(block, Step::up);
             const Operand operand = float_operand(e, rows, stride, count, b.up);
-            GemmArgs args = product_args(b.up, operand, count);
+            GemmArgs args = gemm_args(b.up, operand, count);
             args.activation = shape_.activation;
-            inner = inner_product(e, b, args);
+            args.activation_params = shape_.activation_params;
+            inner = up_projection(e, b, args);
         }
         {
             const Stopwatch watch = e.time(block, Step::down);
-            add_product(e, b.down, inner, x, count);
+            add_projection(e, b.down, inner, x, count);
         }
         if (!shape_.pre_norm) {
             normalise(e, block, Step::output_norm, b.output_norm, x, buffers_.x_stride, x,
@@ -208,33 +209,33 @@ class Pass {
         }
     }
 
-    // x += product
-    void add_product(const Executor& e, const Product& p, const Operand& operand, float* x,
-                     index_t count) const {
-        GemmArgs args = product_args(p, operand, count);
+    // x += projection of the operand
+    void add_projection(const Executor& e, const PackedProjection& p, const Operand& operand,
+                        float* x, index_t count) const {
+        GemmArgs args = gemm_args(p, operand, count);
         args.residual = x;
         args.residual_stride = buffers_.x_stride;
         args.out = x;
         args.out_stride = buffers_.x_stride;
-        e.product(p, args);
+        e.gemm(p, args);
     }
 
-    // The product that goes up to the intermediate width, as the operand of the one that comes
+    // The projection up to the intermediate width, as the operand of the one that comes
     // down.
-    Operand inner_product(const Executor& e, const PackedBlock& b, GemmArgs& args) const {
+    Operand up_projection(const Executor& e, const PackedBlock& b, GemmArgs& args) const {
         const index_t count = args.rows;
         const bool quantised = b.down.precision == Precision::int8;
         args.out = buffers_.inner(e.worker);
         args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
         args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
-        e.product(b.up, args);
+        e.gemm(b.up, args);
         if (!quantised) return {args.out, args.out_dtype, args.out_stride};
         return quantise(e, args.out, DType::f32, args.out_stride, count, b.down);
     }
 
-    // float32 rows as the operand of a product.
+    // float32 rows as the operand of a projection.
     Operand float_operand(const Executor& e, const float* rows, index_t stride, index_t count,
-                          const Product& p) const {
+                          const PackedProjection& p) const {
         switch (p.precision) {
             case Precision::f32:
                 return {rows, DType::f32, stride};
@@ -255,7 +256,7 @@ class Pass {
     }
 
     Operand context_operand(const Executor& e, index_t first, index_t count,
-                            const Product& p) const {
+                            const PackedProjection& p) const {
         const void* const rows = buffers_.context_row(first);
         if (p.precision == Precision::int8) {
             return quantise(e, rows, shape_.attention, buffers_.context_stride, count, p);
@@ -265,7 +266,7 @@ class Pass {
     }
 
     Operand quantise(const Executor& e, const void* rows, DType dtype, index_t stride,
-                     index_t count, const Product& p) const {
+                     index_t count, const PackedProjection& p) const {
         QuantizeArgs args;
         args.x = rows;
         args.dtype = dtype;
@@ -282,7 +283,7 @@ class Pass {
         return {args.q, DType::u8, args.q_stride, args.scale, args.zero_point};
     }
 
-    GemmArgs product_args(const Product& p, const Operand& x, index_t count) const {
+    GemmArgs gemm_args(const PackedProjection& p, const Operand& x, index_t count) const {
         GemmArgs args;
         args.rows = count;
         args.n = p.n;
@@ -359,16 +360,16 @@ class Pass {
         if (!tables.projected()) return;
         const Operand operand = float_operand(e, static_cast<const float*>(args.out),
                                               args.out_stride, count, tables.projection);
-        GemmArgs product = product_args(tables.projection, operand, count);
-        product.out = x;
-        product.out_stride = buffers_.x_stride;
-        e.product(tables.projection, product);
+        GemmArgs gemm = gemm_args(tables.projection, operand, count);
+        gemm.out = x;
+        gemm.out_stride = buffers_.x_stride;
+        e.gemm(tables.projection, gemm);
     }
 
     // Of the rows after the last block.
     void pool(const Executor& all, index_t block) const {
         const Stopwatch watch = all.time(block, Step::pool);
-        const Product& pooler = *weights_.pooler;
+        const PackedProjection& pooler = *weights_.pooler;
         const DType dtype = pooler.operand_dtype();
         const auto narrow = table_.vec_math.narrow[static_cast<int>(dtype)];
         for (index_t b = 0; b < input_.batch; ++b) {
@@ -376,13 +377,13 @@ class Pass {
                    buffers_.pooled_rows + b * buffers_.pooled_stride * size_of(dtype),
                    shape_.hidden);
         }
-        GemmArgs args = product_args(pooler, {buffers_.pooled_rows, dtype, buffers_.pooled_stride},
-                                     input_.batch);
+        GemmArgs args =
+            gemm_args(pooler, {buffers_.pooled_rows, dtype, buffers_.pooled_stride}, input_.batch);
         args.activation = Activation::tanh;
         args.out = output_.pooled;
         args.out_dtype = output_.dtype;
         args.out_stride = output_.pooled_stride;
-        all.product(pooler, args);
+        all.gemm(pooler, args);
     }
 
     void store(const Executor& e, index_t block, index_t first, index_t count,
@@ -391,15 +392,15 @@ class Pass {
         const auto narrow = table_.vec_math.narrow[static_cast<int>(output_.dtype)];
         char* const rows = static_cast<char*>(output_.out);
         const index_t stride = output_.stride * size_of(output_.dtype);
-        const std::int64_t* const places = output_.grid ? buffers_.places : nullptr;
+        const std::int64_t* const token_indices = output_.grid ? buffers_.token_indices : nullptr;
         e.rows(count, [&](index_t begin, index_t n, int) {
             for (index_t r = begin; r < begin + n; ++r) {
-                const index_t at = places == nullptr ? first + r : places[first + r];
+                const index_t at = token_indices == nullptr ? first + r : token_indices[first + r];
                 narrow(x + r * buffers_.x_stride, rows + at * stride, shape_.hidden);
-                if (places == nullptr) continue;
+                if (token_indices == nullptr) continue;
                 // The rows up to the next token are padding.
                 const index_t token = first + r + 1;
-                const index_t end = token < input_.total ? places[token] : output_.rows;
+                const index_t end = token < input_.total ? token_indices[token] : output_.rows;
                 clear_rows(at + 1, end);
                 if (first + r == 0) clear_rows(0, at);
             }
@@ -427,7 +428,7 @@ class Pass {
 
 void run_pass(const Weights& weights, const EncoderInput& input, const EncoderOutput& output,
               const Buffers& buffers, int threads, EncoderProfile* profile) {
-    Pass(weights, input, output, buffers).run(threads, profile);
+    EncoderPass(weights, input, output, buffers).run(threads, profile);
 }
 
 }  // namespace encoder_detail

@@ -35,7 +35,7 @@ DType packed_dtype(Precision precision) {
 }
 
 // A floating weight in the type that is packed, rows without gaps.
-std::vector<char> converted(const ProductSource& source, DType to) {
+std::vector<char> converted(const ProjectionSource& source, DType to) {
     const auto& math = active_kernels().vec_math;
     const index_t row_bytes = source.stride * size_of(source.dtype);
     std::vector<char> out(static_cast<std::size_t>(source.n * source.k * size_of(to)));
@@ -49,7 +49,7 @@ std::vector<char> converted(const ProductSource& source, DType to) {
     return out;
 }
 
-void check_source(const std::string& what, const ProductSource& source, index_t n, index_t k) {
+void check_source(const std::string& what, const ProjectionSource& source, index_t n, index_t k) {
     if (source.n != n || source.k != k) {
         fail(kName, "the " + what + " weight must have shape (" + std::to_string(n) + ", " +
                         std::to_string(k) + "), but it has (" + std::to_string(source.n) + ", " +
@@ -58,19 +58,20 @@ void check_source(const std::string& what, const ProductSource& source, index_t 
     check_matrix(kName, (what + " weight").c_str(), source.weight, n, k, source.stride);
     if (source.precision != Precision::int8) {
         if (source.columns.factor != nullptr || source.columns.repeats > 0) {
-            fail(kName, "only an int8 product has a factor or repeated columns; the " + what +
-                            " product is not one.");
+            fail(kName, "only an int8 projection has a factor or repeated columns; the " + what +
+                            " projection is not one.");
         }
         check_float_dtype(kName, (what + " weight").c_str(), source.dtype);
     } else if (source.dtype != DType::s8 || source.weight_scale == nullptr) {
-        fail(kName, "an int8 product takes int8 weights and their scales; the " + what +
+        fail(kName, "an int8 projection takes int8 weights and their scales; the " + what +
                         " weight has dtype " + name_of(source.dtype) + ".");
     }
 }
 
 }  // namespace
 
-Product::Product(const char* what, const ProductSource& source, index_t outputs, index_t inputs)
+PackedProjection::PackedProjection(const char* what, const ProjectionSource& source,
+                                   index_t outputs, index_t inputs)
     : n(outputs), k(inputs + source.columns.repeats), width(inputs), precision(source.precision) {
     check_input_columns(kName, source.columns, width);
     check_source(what, source, n, k);
@@ -84,9 +85,9 @@ Product::Product(const char* what, const ProductSource& source, index_t outputs,
     if (source.bias.data != nullptr) bias_values = widened(what, source.bias, n);
 }
 
-void Product::pack(const ProductSource& source, char* into) {
+void PackedProjection::pack(const ProjectionSource& source, char* into) {
     const DType to = packed_dtype(precision);
-    ProductSource from = source;
+    ProjectionSource from = source;
     std::vector<char> copy;
     if (from.dtype != to) {
         copy = converted(source, to);
@@ -99,11 +100,11 @@ void Product::pack(const ProductSource& source, char* into) {
     packed = out;
 }
 
-DType Product::operand_dtype() const {
+DType PackedProjection::operand_dtype() const {
     return precision == Precision::int8 ? DType::u8 : packed_dtype(precision);
 }
 
-GemmKernels::RangeFn Product::range_of(const GemmKernels& gemm) const {
+GemmKernels::RangeFn PackedProjection::range_of(const GemmKernels& gemm) const {
     switch (precision) {
         case Precision::f32:
             return gemm.range_f32;
@@ -115,7 +116,7 @@ GemmKernels::RangeFn Product::range_of(const GemmKernels& gemm) const {
     return gemm.range_s8;
 }
 
-index_t Product::panels(const GemmKernels& gemm) const {
+index_t PackedProjection::panels(const GemmKernels& gemm) const {
     return gemm_panels(n, gemm_layout(gemm, packed_dtype(precision)));
 }
 
@@ -146,7 +147,7 @@ Embedding::Embedding(const EmbeddingSource& given, index_t hidden) : source(give
     check_table("language table", source.language);
     norm = Norm("the norm of the embeddings", source.norm, source.width);
     if (source.projection.weight != nullptr) {
-        projection = Product("projection", source.projection, hidden, source.width);
+        projection = PackedProjection("projection", source.projection, hidden, source.width);
     } else if (source.width != hidden) {
         fail(kName, "tables " + std::to_string(source.width) + " wide need a projection to " +
                         std::to_string(hidden) + ".");
@@ -171,7 +172,7 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
                         std::string(name_of(shape.attention)) + ".");
     }
     const index_t width = shape.num_heads * shape.head_dim;
-    std::vector<std::pair<Product*, const ProductSource*>> unpacked;
+    std::vector<std::pair<PackedProjection*, const ProjectionSource*>> unpacked;
     blocks.reserve(sources.size());
     for (const BlockSource& stored : sources) {
         if (shape.attention == DType::bf16 && stored.out.precision == Precision::f32) {
@@ -179,11 +180,11 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
         }
         blocks.emplace_back();
         PackedBlock& b = blocks.back();
-        b.qkv = Product("qkv", stored.qkv, 3 * width, shape.hidden);
-        b.out = Product("out", stored.out, shape.hidden, width);
+        b.qkv = PackedProjection("qkv", stored.qkv, 3 * width, shape.hidden);
+        b.out = PackedProjection("out", stored.out, shape.hidden, width);
         b.attention_norm = Norm("attention_norm", stored.attention_norm, shape.hidden);
-        b.up = Product("up", stored.up, shape.intermediate, shape.hidden);
-        b.down = Product("down", stored.down, shape.hidden, shape.intermediate);
+        b.up = PackedProjection("up", stored.up, shape.intermediate, shape.hidden);
+        b.down = PackedProjection("down", stored.down, shape.hidden, shape.intermediate);
         b.output_norm = Norm("output_norm", stored.output_norm, shape.hidden);
         unpacked.insert(unpacked.end(), {{&b.qkv, &stored.qkv},
                                          {&b.out, &stored.out},
@@ -199,8 +200,8 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
     }
     if (source.pooler != nullptr) {
         positive("the pooler's width", source.pooler->n);
-        auto made =
-            std::make_unique<Product>("pooler", *source.pooler, source.pooler->n, shape.hidden);
+        auto made = std::make_unique<PackedProjection>("pooler", *source.pooler, source.pooler->n,
+                                                       shape.hidden);
         if (made->precision == Precision::int8) {
             fail(kName, "the pooler's weights must be floating-point.");
         }
@@ -208,19 +209,19 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
         pooler = std::move(made);
     }
 
-    const auto room = [](const Product& p) { return (p.packed_size + 63) / 64 * 64; };
+    const auto room = [](const PackedProjection& p) { return (p.packed_size + 63) / 64 * 64; };
     index_t bytes = 0;
-    for (const auto& [product, stored] : unpacked) bytes += room(*product);
+    for (const auto& [projection, stored] : unpacked) bytes += room(*projection);
     packed.reserve(bytes);
     char* next = packed.data();
-    for (const auto& [product, stored] : unpacked) {
-        product->pack(*stored, next);
-        next += room(*product);
+    for (const auto& [projection, stored] : unpacked) {
+        projection->pack(*stored, next);
+        next += room(*projection);
     }
 }
 
-std::vector<const Product*> Weights::products() const {
-    std::vector<const Product*> all;
+std::vector<const PackedProjection*> Weights::projections() const {
+    std::vector<const PackedProjection*> all;
     for (const PackedBlock& block : blocks) {
         all.insert(all.end(), {&block.qkv, &block.out, &block.up, &block.down});
     }

@@ -14,7 +14,7 @@ namespace fastbert {
 namespace encoder_detail {
 
 // y = x W^T + bias over packed weights.
-struct Product {
+struct PackedProjection {
     index_t n = 0, k = 0;
     index_t width = 0;  // of the rows it is applied to; k has the repeated columns besides
     Precision precision = Precision::f32;
@@ -25,12 +25,12 @@ struct Product {
     std::vector<float> factor;             // (width) or empty
     std::vector<std::int32_t> repeated;
 
-    Product() = default;
-    // `what` names the product in error messages. The weights are still to be packed.
-    Product(const char* what, const ProductSource& source, index_t n, index_t width);
+    PackedProjection() = default;
+    // `what` names the projection in error messages. The weights are still to be packed.
+    PackedProjection(const char* what, const ProjectionSource& source, index_t n, index_t width);
 
-    // From the same source, into packed_size bytes that outlive the product.
-    void pack(const ProductSource& source, char* into);
+    // From the same source, into packed_size bytes that outlive the projection.
+    void pack(const ProjectionSource& source, char* into);
 
     const float* scale() const { return weight_scale.empty() ? nullptr : weight_scale.data(); }
     const float* bias() const { return bias_values.empty() ? nullptr : bias_values.data(); }
@@ -39,7 +39,7 @@ struct Product {
         return {factor.empty() ? nullptr : factor.data(), repeated.data(), k - width};
     }
 
-    DType operand_dtype() const;  // of the rows the product takes
+    DType operand_dtype() const;  // of the rows it is applied to
     GemmKernels::RangeFn range_of(const GemmKernels& gemm) const;
     index_t panels(const GemmKernels& gemm) const;
 };
@@ -55,32 +55,32 @@ struct Norm {
 struct Embedding {
     EmbeddingSource source;  // whose tables are read in place
     Norm norm;
-    Product projection;  // n = 0: none
+    PackedProjection projection;  // n = 0: none
 
     Embedding(const EmbeddingSource& source, index_t hidden);
     bool projected() const { return projection.n > 0; }
 };
 
 struct PackedBlock {
-    Product qkv, out;
+    PackedProjection qkv, out;
     Norm attention_norm;
-    Product up, down;
+    PackedProjection up, down;
     Norm output_norm;
 };
 
 struct Weights {
     EncoderShape shape;
     std::vector<PackedBlock> blocks;
-    std::unique_ptr<const Embedding> embedding;  // or null
-    std::unique_ptr<const Product> pooler;       // or null
+    std::unique_ptr<const Embedding> embedding;      // or null
+    std::unique_ptr<const PackedProjection> pooler;  // or null
     Isa isa;
-    // Of all products, in the order of a pass: one piece of memory, so that the smallest of them
+    // Of all projections, in the order of a pass: one piece of memory, so that the smallest of them
     // lies on huge pages too.
     AlignedBytes packed;
 
     explicit Weights(const EncoderSource& source);
 
-    std::vector<const Product*> products() const;
+    std::vector<const PackedProjection*> projections() const;
 };
 
 }  // namespace encoder_detail

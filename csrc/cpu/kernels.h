@@ -7,7 +7,7 @@
 #include "cpu/ops/embed.h"
 #include "cpu/ops/gemm.h"
 #include "cpu/ops/layer_norm.h"
-#include "cpu/ops/limits.h"
+#include "cpu/ops/peak.h"
 #include "cpu/ops/quantize.h"
 #include "cpu/ops/segments.h"
 #include "cpu/ops/vec_math.h"
@@ -25,7 +25,7 @@ struct KernelTable {
     GemmKernels gemm;
     QuantizeKernels quantize;
     SegmentKernels segments;
-    LimitKernels limits;
+    PeakKernels peak;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

@@ -29,6 +29,7 @@ struct RowNorm {
     index_t out_stride = 0;  // of sum as well
     DType dtype = DType::f32;
     Activation activation = Activation::none;
+    ActivationParams activation_params;
     float eps = 0;
 };
 void row_norm(const char* op, const RowNorm& args, const Target& target);
@@ -44,6 +45,7 @@ struct BiasAct {
     index_t out_stride = 0;
     DType dtype = DType::f32;
     Activation activation = Activation::none;
+    ActivationParams activation_params;
 };
 void bias_act(const BiasAct& args, const Target& target);
 

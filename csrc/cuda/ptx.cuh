@@ -277,8 +277,8 @@ __device__ inline void drop_registers() {
 // a_in_registers takes a as the fragments of multiply_16x8x16, one warp's 16 rows each.
 // Asynchronous: c, a and the operands in shared memory belong to the machine until products_wait.
 template <DType D, int N>
-struct Product;
+struct WarpgroupMma;
 
 }  // namespace fastbert::cuda::ptx
 
-#include "cuda/product.cuh"
+#include "cuda/warpgroup_mma.cuh"

@@ -1,6 +1,7 @@
-// Bindings speak pointers (as integers), sizes, strides and codes. They hold no loops and no
-// checks: the drivers check everything. std::invalid_argument becomes ValueError, std::out_of_range
-// IndexError. To add an op: bind_<op>.cpp, a line here and one in module.cpp.
+// Bindings speak pointers (as integers), sizes, strides and codes, in the structs of the drivers
+// (record.h). They hold no loops and no checks: the drivers check everything. std::invalid_argument
+// becomes ValueError, std::out_of_range IndexError. To add an op: bind_<op>.cpp, a line here, one
+// in module.cpp, and its signature in fastbert/_C.pyi.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -8,6 +9,7 @@
 #include <cstdint>
 
 #include "common/types.h"
+#include "python/record.h"
 
 namespace fastbert {
 
@@ -25,7 +27,7 @@ using release_gil = py::call_guard<py::gil_scoped_release>;
 
 void bind_runtime(py::module_& m);
 void bind_layer_norm(py::module_& m);
-void bind_limits(py::module_& m);
+void bind_peak(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_quantize(py::module_& m);
 void bind_segments(py::module_& m);

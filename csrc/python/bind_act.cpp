@@ -3,28 +3,27 @@
 
 namespace fastbert {
 
+FASTBERT_RECORD(ActArgs)
+
 void bind_act(py::module_& m) {
-    m.def(
-        "bias_act",
-        [](address_t x, address_t out, address_t bias, index_t rows, index_t columns,
-           index_t x_stride, index_t out_stride, int dtype, int bias_dtype, int activation) {
-            ActArgs args;
-            args.x = pointer(x);
-            args.out = pointer(out);
-            args.bias = {pointer(bias), DType(bias_dtype)};
-            args.rows = rows;
-            args.columns = columns;
-            args.x_stride = x_stride;
-            args.out_stride = out_stride;
-            args.dtype = DType(dtype);
-            args.activation = Activation(activation);
-            bias_act(args);
-        },
-        py::arg("x"), py::arg("out"), py::arg("bias"), py::arg("rows"), py::arg("columns"),
-        py::arg("x_stride"), py::arg("out_stride"), py::arg("dtype"), py::arg("bias_dtype"),
-        py::arg("activation"), release_gil(),
-        "out = activation(x + bias). Pointers as integers (0: absent), strides in elements, codes "
-        "of common/types.h.");
+#define FIELD(name, member, required) FASTBERT_FIELD(ActArgs, name, member, required)
+    Record<ActArgs>::add(m, "csrc/cpu/ops/act.h",
+                         {
+                             FIELD("x", x, true),
+                             FIELD("out", out, true),
+                             FIELD("bias", bias.data, false),
+                             FIELD("bias_dtype", bias.dtype, false),
+                             FIELD("rows", rows, true),
+                             FIELD("columns", columns, true),
+                             FIELD("x_stride", x_stride, true),
+                             FIELD("out_stride", out_stride, true),
+                             FIELD("dtype", dtype, true),
+                             FIELD("activation", activation, false),
+                             FIELD("activation_a", activation_params.a, false),
+                             FIELD("activation_b", activation_params.b, false),
+                         });
+#undef FIELD
+    m.def("bias_act", bias_act, py::arg("args"), release_gil(), "out = activation(x + bias).");
 }
 
 }  // namespace fastbert

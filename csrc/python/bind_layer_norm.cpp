@@ -3,39 +3,37 @@
 
 namespace fastbert {
 
+FASTBERT_RECORD(LayerNormArgs)
+
 void bind_layer_norm(py::module_& m) {
-    m.def(
-        "layer_norm",
-        [](address_t x, address_t residual, address_t out, address_t sum, address_t x_bias,
-           address_t weight, address_t bias, index_t rows, index_t hidden, index_t x_stride,
-           index_t residual_stride, index_t out_stride, index_t sum_stride, int dtype,
-           int x_bias_dtype, int weight_dtype, int bias_dtype, double eps, int activation) {
-            LayerNormArgs args;
-            args.x = pointer(x);
-            args.residual = pointer(residual);
-            args.out = pointer(out);
-            args.sum = pointer(sum);
-            args.x_bias = {pointer(x_bias), DType(x_bias_dtype)};
-            args.weight = {pointer(weight), DType(weight_dtype)};
-            args.bias = {pointer(bias), DType(bias_dtype)};
-            args.rows = rows;
-            args.hidden = hidden;
-            args.x_stride = x_stride;
-            args.residual_stride = residual_stride;
-            args.out_stride = out_stride;
-            args.sum_stride = sum_stride;
-            args.dtype = DType(dtype);
-            args.eps = static_cast<float>(eps);
-            args.activation = Activation(activation);
-            layer_norm(args);
-        },
-        py::arg("x"), py::arg("residual"), py::arg("out"), py::arg("sum"), py::arg("x_bias"),
-        py::arg("weight"), py::arg("bias"), py::arg("rows"), py::arg("hidden"), py::arg("x_stride"),
-        py::arg("residual_stride"), py::arg("out_stride"), py::arg("sum_stride"), py::arg("dtype"),
-        py::arg("x_bias_dtype"), py::arg("weight_dtype"), py::arg("bias_dtype"), py::arg("eps"),
-        py::arg("activation"), release_gil(),
-        "out = LayerNorm(activation(x + x_bias) + residual); sum is what was normalised. Pointers "
-        "as integers (0: absent), strides in elements, codes of common/types.h.");
+#define FIELD(name, member, required) FASTBERT_FIELD(LayerNormArgs, name, member, required)
+    Record<LayerNormArgs>::add(m, "csrc/cpu/ops/layer_norm.h",
+                               {
+                                   FIELD("x", x, true),
+                                   FIELD("residual", residual, false),
+                                   FIELD("out", out, true),
+                                   FIELD("sum", sum, false),
+                                   FIELD("x_bias", x_bias.data, false),
+                                   FIELD("x_bias_dtype", x_bias.dtype, false),
+                                   FIELD("weight", weight.data, true),
+                                   FIELD("weight_dtype", weight.dtype, true),
+                                   FIELD("bias", bias.data, true),
+                                   FIELD("bias_dtype", bias.dtype, true),
+                                   FIELD("rows", rows, true),
+                                   FIELD("hidden", hidden, true),
+                                   FIELD("x_stride", x_stride, true),
+                                   FIELD("residual_stride", residual_stride, false),
+                                   FIELD("out_stride", out_stride, true),
+                                   FIELD("sum_stride", sum_stride, false),
+                                   FIELD("dtype", dtype, true),
+                                   FIELD("activation", activation, false),
+                                   FIELD("activation_a", activation_params.a, false),
+                                   FIELD("activation_b", activation_params.b, false),
+                                   FIELD("eps", eps, true),
+                               });
+#undef FIELD
+    m.def("layer_norm", layer_norm, py::arg("args"), release_gil(),
+          "out = LayerNorm(activation(x + x_bias) + residual); sum is what was normalised.");
 }
 
 }  // namespace fastbert

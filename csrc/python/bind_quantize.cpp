@@ -3,28 +3,16 @@
 
 namespace fastbert {
 
+FASTBERT_RECORD(QuantizeArgs)
+
 void bind_quantize(py::module_& m) {
-    m.def(
-        "quantize_rows",
-        [](address_t x, address_t q, address_t scale, address_t zero_point, index_t rows,
-           index_t columns, index_t x_stride, index_t q_stride, int dtype) {
-            QuantizeArgs args;
-            args.x = pointer(x);
-            args.dtype = DType(dtype);
-            args.rows = rows;
-            args.k = columns;
-            args.x_stride = x_stride;
-            args.q = pointer<std::uint8_t>(q);
-            args.q_stride = q_stride;
-            args.scale = pointer<float>(scale);
-            args.zero_point = pointer<std::int32_t>(zero_point);
-            quantize_rows(args);
-        },
-        py::arg("x"), py::arg("q"), py::arg("scale"), py::arg("zero_point"), py::arg("rows"),
-        py::arg("columns"), py::arg("x_stride"), py::arg("q_stride"), py::arg("dtype"),
-        release_gil(),
-        "q uint8 (rows, columns), scale float32 (rows), zero_point int32 (rows) of x; pointers as "
-        "integers, strides in elements.");
+#define FIELD(member) FASTBERT_FIELD(QuantizeArgs, #member, member, true)
+    Record<QuantizeArgs>::add(m, "csrc/cpu/ops/quantize.h",
+                              {FIELD(x), FIELD(dtype), FIELD(rows), FIELD(k), FIELD(x_stride),
+                               FIELD(q), FIELD(q_stride), FIELD(scale), FIELD(zero_point)});
+#undef FIELD
+    m.def("quantize_rows", quantize_rows, py::arg("args"), release_gil(),
+          "q uint8 (rows, k), scale float32 (rows), zero_point int32 (rows) of x.");
 }
 
 }  // namespace fastbert

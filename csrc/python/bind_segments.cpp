@@ -3,28 +3,18 @@
 
 namespace fastbert {
 
+FASTBERT_RECORD(SegmentArgs)
+
 void bind_segments(py::module_& m) {
+#define FIELD(member, required) FASTBERT_FIELD(SegmentArgs, #member, member, required)
+    Record<SegmentArgs>::add(m, "csrc/cpu/ops/segments.h",
+                             {FIELD(x, true), FIELD(bounds, true), FIELD(divisors, false),
+                              FIELD(out, true), FIELD(rows, true), FIELD(columns, true),
+                              FIELD(segments, true), FIELD(x_stride, true), FIELD(dtype, true)});
+#undef FIELD
     m.def(
-        "segment_sums",
-        [](address_t x, address_t bounds, address_t divisors, address_t out, index_t rows,
-           index_t columns, index_t segments, index_t x_stride, int dtype) {
-            SegmentArgs args;
-            args.x = pointer(x);
-            args.bounds = pointer<const std::int64_t>(bounds);
-            args.divisors = pointer<const float>(divisors);
-            args.out = pointer<float>(out);
-            args.rows = rows;
-            args.columns = columns;
-            args.segments = segments;
-            args.x_stride = x_stride;
-            args.dtype = DType(dtype);
-            segment_sums(args);
-        },
-        py::arg("x"), py::arg("bounds"), py::arg("divisors"), py::arg("out"), py::arg("rows"),
-        py::arg("columns"), py::arg("segments"), py::arg("x_stride"), py::arg("dtype"),
-        release_gil(),
-        "out[s] = the sum of rows bounds[s] up to bounds[s + 1] / divisors[s]. Pointers as "
-        "integers (0: absent), the stride in elements, codes of common/types.h.");
+        "segment_sums", [](const SegmentArgs& args) { segment_sums(args); }, py::arg("args"),
+        release_gil(), "out[s] = the sum of rows bounds[s] up to bounds[s + 1] / divisors[s].");
 }
 
 }  // namespace fastbert

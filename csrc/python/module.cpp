@@ -4,7 +4,7 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "fastbert's CPU kernels. Internal: use fastbert.ops.";
     fastbert::bind_runtime(m);
     fastbert::bind_layer_norm(m);
-    fastbert::bind_limits(m);
+    fastbert::bind_peak(m);
     fastbert::bind_linear(m);
     fastbert::bind_quantize(m);
     fastbert::bind_segments(m);

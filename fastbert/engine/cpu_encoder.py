@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +31,14 @@ from fastbert.ops.activations import KERNEL_ACTIVATIONS
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
+if TYPE_CHECKING:
+    from fastbert import _C
+
 _OPS = ("attention_varlen", "add_layer_norm")
 # Codes of csrc/common/types.h and csrc/cpu/encoder.h.
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INT8 = 4
 _PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8: 2}
-_ABSENT = (0, 0, 0)
 
 
 def supports(blocks: Sequence[Block], plan: Plan) -> str | None:
@@ -185,7 +187,7 @@ class CpuEncoder:
         tables: EmbeddingTables | None = None,
         pooler: Linear | None = None,
     ) -> None:
-        extension = native.threaded()
+        native.use_torch_threads()
         first = blocks[0]
         self.hidden = first.q.in_features
         self.attention = torch.float32 if _exact_attention(blocks) else torch.bfloat16
@@ -197,8 +199,7 @@ class CpuEncoder:
         self._kept: list[Tensor] = []
         # The other sources hold addresses only until they are packed.
         alive: list[Tensor] = []
-        self._encoder = extension.Encoder(
-            [_block_source(extension, block, alive) for block in blocks],
+        shape = native.library.EncoderShape(
             hidden=self.hidden,
             num_heads=first.num_heads,
             head_dim=first.head_dim,
@@ -206,11 +207,13 @@ class CpuEncoder:
             activation=KERNEL_ACTIVATIONS[first.activation],
             pre_norm=first.pre_norm,
             scale=first.scale,
-            attention_dtype=_DTYPES[self.attention],
-            embedding=(
-                None if tables is None else _embedding_source(extension, tables, self._kept, alive)
-            ),
-            pooler=None if pooler is None else _product_source(extension, (pooler,), alive),
+            attention=_DTYPES[self.attention],
+        )
+        self._encoder = native.library.Encoder(
+            shape,
+            [_block_source(block, alive) for block in blocks],
+            None if tables is None else _embedding_source(tables, self._kept, alive),
+            None if pooler is None else _projection_source((pooler,), alive),
         )
         alive.clear()
 
@@ -322,38 +325,27 @@ class CpuEncoder:
         """
         recorded = self.record
         profile = profile or recorded is not None
-        places = batch.indices
         shape = (batch.batch_size, batch.seqlen) if grid else (batch.total,)
         out = torch.empty((*shape, self.hidden), dtype=dtype)
         first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype) if pooled else None
         alive: list[Tensor] = []
-        done = self._encoder.run(
-            watch,
-            torch.get_num_threads(),
-            *(
-                self._rows(source, batch, alive)
-                if isinstance(source, Tensor)
-                else self._lookups(source, batch, alive)
-            ),
-            batch.total,
-            _address(batch.cu_seqlens, "cu_seqlens", torch.int32, batch.batch_size + 1, alive),
-            batch.batch_size,
-            batch.max_seqlen,
-            batch.seqlen,
-            _address(places, "batch.indices", torch.int64, batch.total, alive),
-            _address(batch.key_bias, "key_bias", torch.float32, batch.total, alive),
-            out.data_ptr(),
-            _DTYPES[dtype],
-            self.hidden,
-            out.numel() // self.hidden,
-            grid,
-            0 if first is None else first.data_ptr(),
-            self.pooled or 0,
-            profile,
+        if isinstance(source, Tensor):
+            given = self._hidden_states(source, batch, alive)
+        else:
+            given = self._lookups(source, batch, alive)
+        results = native.library.EncoderOutput(
+            out=out.data_ptr(),
+            dtype=_DTYPES[dtype],
+            stride=self.hidden,
+            rows=out.numel() // self.hidden,
+            grid=grid,
+            pooled=0 if first is None else first.data_ptr(),
+            pooled_stride=self.pooled or 0,
         )
+        done = self._encoder.run(given, results, torch.get_num_threads(), watch, profile)
         if done is None:
             return None
-        times = self._times(*done) if profile else None
+        times = self._times(*done) if isinstance(done, tuple) else None
         if recorded is not None and times is not None:
             recorded.append(times)
         return Prepared(out, first, times)
@@ -365,7 +357,9 @@ class CpuEncoder:
             for i, nanoseconds in enumerate(spent)
         ]
 
-    def _rows(self, rows: Tensor, batch: PackedBatch, alive: list[Tensor]) -> tuple[Any, ...]:
+    def _hidden_states(
+        self, rows: Tensor, batch: PackedBatch, alive: list[Tensor]
+    ) -> _C.EncoderInput:
         if rows.device.type != "cpu" or rows.dtype not in _DTYPES:
             raise ValueError(
                 "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
@@ -378,13 +372,22 @@ class CpuEncoder:
             )
         rows = rows if rows.stride(1) == 1 and rows.stride(0) >= self.hidden else rows.contiguous()
         alive.append(rows)
-        stride = max(rows.stride(0), self.hidden)
-        absent = (_ABSENT, _ABSENT, _ABSENT, _ABSENT, 0, 0)
-        return (rows.data_ptr(), _DTYPES[rows.dtype], stride, *absent)
+        return native.library.EncoderInput(
+            x=rows.data_ptr(),
+            dtype=_DTYPES[rows.dtype],
+            x_stride=max(rows.stride(0), self.hidden),
+            total=batch.total,
+            cu_seqlens=_cu_seqlens(batch, alive),
+            batch=batch.batch_size,
+            max_seqlen=batch.max_seqlen,
+            seqlen=batch.seqlen,
+            token_indices=_token_indices(batch, alive),
+            key_bias=_key_bias(batch, alive),
+        )
 
     def _lookups(
         self, source: EmbeddingInput, batch: PackedBatch, alive: list[Tensor]
-    ) -> tuple[Any, ...]:
+    ) -> _C.EncoderInput:
         width = self._width
         if width is None:
             raise ValueError("This encoder was prepared without embeddings; give it hidden states.")
@@ -399,13 +402,21 @@ class CpuEncoder:
             embeds = embeds.contiguous()
             alive.append(embeds)
             address = embeds.data_ptr()
-        grids = (
-            _index_grid(None if embeds is not None else source.ids, shape, alive),
-            _index_grid(source.positions, shape, alive),
-            _index_grid(source.token_types, shape, alive),
-            _index_grid(source.languages, shape, alive),
+        return native.library.EncoderInput(
+            word=_index_grid(None if embeds is not None else source.ids, shape, alive),
+            position=_index_grid(source.positions, shape, alive),
+            type=_index_grid(source.token_types, shape, alive),
+            language=_index_grid(source.languages, shape, alive),
+            embeds=address,
+            embeds_stride=width,
+            total=batch.total,
+            cu_seqlens=_cu_seqlens(batch, alive),
+            batch=batch.batch_size,
+            max_seqlen=batch.max_seqlen,
+            seqlen=batch.seqlen,
+            token_indices=_token_indices(batch, alive),
+            key_bias=_key_bias(batch, alive),
         )
-        return (0, 0, 0, *grids, address, width)
 
 
 def _done(result: Prepared | None) -> Prepared:
@@ -419,16 +430,30 @@ def _done(result: Prepared | None) -> Prepared:
 
 def _index_grid(
     indices: Tensor | None, shape: tuple[int, int], alive: list[Tensor]
-) -> tuple[int, int, int]:
+) -> _C.IndexGrid | None:
     if indices is None:
-        return _ABSENT
+        return None
     if indices.shape != shape or indices.dtype is not torch.int64 or indices.device.type != "cpu":
         raise ValueError(
             f"Indices must be int64 {shape} on the CPU, but they are {indices.dtype} "
             f"{tuple(indices.shape)} on {indices.device}."
         )
     alive.append(indices)
-    return (indices.data_ptr(), indices.stride(0), indices.stride(1))
+    return native.library.IndexGrid(
+        data=indices.data_ptr(), row_stride=indices.stride(0), column_stride=indices.stride(1)
+    )
+
+
+def _cu_seqlens(batch: PackedBatch, alive: list[Tensor]) -> int:
+    return _address(batch.cu_seqlens, "cu_seqlens", torch.int32, batch.batch_size + 1, alive)
+
+
+def _token_indices(batch: PackedBatch, alive: list[Tensor]) -> int:
+    return _address(batch.indices, "batch.indices", torch.int64, batch.total, alive)
+
+
+def _key_bias(batch: PackedBatch, alive: list[Tensor]) -> int:
+    return _address(batch.key_bias, "key_bias", torch.float32, batch.total, alive)
 
 
 def _address(
@@ -481,59 +506,58 @@ def _exact_attention(blocks: Sequence[Block]) -> bool:
     )
 
 
-def _block_source(extension: Any, block: Block, alive: list[Tensor]) -> Any:
+def _block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
     hidden = block.q.in_features
-
-    def product(*parts: Projection) -> Any:
-        return _product_source(extension, parts, alive)
-
-    return extension.BlockSource(
-        qkv=product(block.q, block.k, block.v),
-        out=product(block.out),
-        attention_norm=_norm_source(extension, block.attention_norm, hidden, alive),
-        up=product(block.up),
-        down=product(block.down),
-        output_norm=_norm_source(extension, block.output_norm, hidden, alive),
+    return native.library.BlockSource(
+        qkv=_projection_source((block.q, block.k, block.v), alive),
+        out=_projection_source((block.out,), alive),
+        attention_norm=_norm_source(block.attention_norm, hidden, alive),
+        up=_projection_source((block.up,), alive),
+        down=_projection_source((block.down,), alive),
+        output_norm=_norm_source(block.output_norm, hidden, alive),
     )
 
 
 def _embedding_source(
-    extension: Any, tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
-) -> Any:
+    tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
+) -> _C.EmbeddingSource:
     width = tables.word.embedding_dim
 
-    def table(part: nn.Embedding | None) -> tuple[int, int, int]:
-        if part is None:
-            return _ABSENT
+    def table(part: nn.Embedding) -> _C.TableSource:
         weight = part.weight.detach()
         if weight.dim() != 2 or weight.shape[1] != width:
             raise ValueError(
                 f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
             )
         kept.append(weight)
-        return (weight.data_ptr(), weight.shape[0], weight.shape[1])
+        return native.library.TableSource(
+            data=weight.data_ptr(), entries=weight.shape[0], stride=weight.shape[1]
+        )
+
+    def optional(part: nn.Embedding | None) -> _C.TableSource | None:
+        return None if part is None else table(part)
 
     projection = tables.projection
-    return extension.EmbeddingSource(
+    return native.library.EmbeddingSource(
         dtype=_DTYPES[tables.word.weight.dtype],
         width=width,
         word=table(tables.word),
-        position=table(tables.position),
-        type=table(tables.token_type),
-        language=table(tables.language),
-        norm=_norm_source(extension, tables.norm, width, alive),
-        projection=None if projection is None else _product_source(extension, (projection,), alive),
+        position=optional(tables.position),
+        type=optional(tables.token_type),
+        language=optional(tables.language),
+        norm=_norm_source(tables.norm, width, alive),
+        projection=None if projection is None else _projection_source((projection,), alive),
     )
 
 
-def _norm_source(extension: Any, part: LayerNorm, width: int, alive: list[Tensor]) -> Any:
+def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSource:
     weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
     if weight.shape != (width,) or bias.shape != (width,):
         raise ValueError(
             f"A LayerNorm over rows of {width} has a weight of shape {tuple(weight.shape)} "
             f"and a bias of shape {tuple(bias.shape)}."
         )
-    return extension.NormSource(
+    return native.library.NormSource(
         weight=weight.data_ptr(),
         weight_dtype=_DTYPES[weight.dtype],
         bias=bias.data_ptr(),
@@ -542,8 +566,8 @@ def _norm_source(extension: Any, part: LayerNorm, width: int, alive: list[Tensor
     )
 
 
-def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Tensor]) -> Any:
-    """Several projections of the same rows as one product."""
+def _projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
+    """Return several projections of the same hidden states as one."""
     quantised = [part for part in parts if isinstance(part, Int8Linear)]
     if quantised:
         weight = _joined([part.qweight for part in quantised], alive)
@@ -552,7 +576,7 @@ def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Ten
     else:
         weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
         scale = None
-        columns = {}
+        columns = None
     biases = [part.bias for part in parts]
     bias = None
     if any(b is not None for b in biases):
@@ -569,7 +593,7 @@ def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Ten
                 f"A projection with {weight.shape[0]} outputs has a {name} of shape "
                 f"{tuple(tensor.shape)}."
             )
-    return extension.ProductSource(
+    return native.library.ProjectionSource(
         weight=weight.data_ptr(),
         dtype=_INT8 if weight.dtype is torch.int8 else _DTYPES[weight.dtype],
         n=weight.shape[0],
@@ -579,26 +603,25 @@ def _product_source(extension: Any, parts: Sequence[Projection], alive: list[Ten
         bias=0 if bias is None else bias.data_ptr(),
         bias_dtype=0,
         precision=_PRECISIONS[weight.dtype],
-        **columns,
+        columns=columns,
     )
 
 
-def _columns(part: Int8Linear, alive: list[Tensor]) -> dict[str, int]:
-    """What is done to the columns of rows before they are quantised, as the extension takes it."""
-    columns = {}
+def _columns(part: Int8Linear, alive: list[Tensor]) -> _C.InputColumns:
+    factor, repeated, repeats = 0, 0, 0
     if part.factor is not None:
         if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
             raise ValueError(
                 f"A projection of rows of {part.in_features} has a factor of shape "
                 f"{tuple(part.factor.shape)}, {part.factor.dtype}."
             )
-        columns["factor"] = _kept(part.factor, alive).data_ptr()
+        factor = _kept(part.factor, alive).data_ptr()
     if part.repeated is not None:
         if part.repeated.dtype is not torch.int32:
             raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
-        columns["repeated"] = _kept(part.repeated, alive).data_ptr()
-        columns["repeats"] = part.repeated.numel()
-    return columns
+        repeated = _kept(part.repeated, alive).data_ptr()
+        repeats = part.repeated.numel()
+    return native.library.InputColumns(factor=factor, repeated=repeated, repeats=repeats)
 
 
 def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:

@@ -7,6 +7,8 @@ copied. The number of threads is torch's.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,9 @@ from fastbert.kernels import _check, native
 from fastbert.ops._op import Traits
 from fastbert.ops.activations import kernel_activation
 
-_ABSENT = (0, 0, 0, 0)
+if TYPE_CHECKING:
+    from fastbert import _C
+
 _CPU = torch.device("cpu")
 _INT8 = 4
 
@@ -70,25 +74,26 @@ def act_layer_norm(
 
 def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """See `fastbert.ops.bias_act`."""
-    extension = native.threaded()
+    native.use_torch_threads()
     code = _check.operand("bias_act", "x", x, "cpu")
     rows, columns = _check.two_dimensional("bias_act", "x", x)
     x = _check.by_rows(x)
     if bias is not None:
         bias = _check.vector("bias_act", "bias", bias, columns, x.dtype, x.device)
     out = torch.empty((rows, columns), dtype=x.dtype)
-    extension.bias_act(
-        x.data_ptr(),
-        out.data_ptr(),
-        _check.address(bias),
-        rows,
-        columns,
-        _check.row_stride(x),
-        columns,
-        code,
-        code,
-        kernel_activation(activation),
+    args = native.library.ActArgs(
+        x=x.data_ptr(),
+        out=out.data_ptr(),
+        bias=_check.address(bias),
+        bias_dtype=code,
+        rows=rows,
+        columns=columns,
+        x_stride=_check.row_stride(x),
+        out_stride=columns,
+        dtype=code,
+        activation=kernel_activation(activation),
     )
+    native.library.bias_act(args)
     return out
 
 
@@ -156,24 +161,25 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastbert.ops.quantize_rows`."""
-    extension = native.threaded()
+    native.use_torch_threads()
     code = _check.operand("quantize_rows", "x", x, "cpu")
     rows, columns = _check.two_dimensional("quantize_rows", "x", x)
     x = _check.by_rows(x)
     quantised = torch.empty((rows, columns), dtype=torch.uint8)
     scale = torch.empty(rows, dtype=torch.float32)
     zero_point = torch.empty(rows, dtype=torch.int32)
-    extension.quantize_rows(
-        x.data_ptr(),
-        quantised.data_ptr(),
-        scale.data_ptr(),
-        zero_point.data_ptr(),
-        rows,
-        columns,
-        _check.row_stride(x),
-        columns,
-        code,
+    args = native.library.QuantizeArgs(
+        x=x.data_ptr(),
+        dtype=code,
+        rows=rows,
+        k=columns,
+        x_stride=_check.row_stride(x),
+        q=quantised.data_ptr(),
+        q_stride=columns,
+        scale=scale.data_ptr(),
+        zero_point=zero_point.data_ptr(),
     )
+    native.library.quantize_rows(args)
     return quantised, scale, zero_point
 
 
@@ -206,7 +212,7 @@ def segment_sums(x: Tensor, bounds: Tensor, divisors: Tensor | None = None) -> T
         ValueError: when the arguments do not fit together.
     """
     op = "segment_sums"
-    extension = native.threaded()
+    native.use_torch_threads()
     code = _check.operand(op, "x", x, "cpu")
     rows, columns = _check.two_dimensional(op, "x", x)
     x = _check.by_rows(x)
@@ -215,17 +221,18 @@ def segment_sums(x: Tensor, bounds: Tensor, divisors: Tensor | None = None) -> T
     if divisors is not None:
         divisors = _check.vector(op, "divisors", divisors, segments, torch.float32, x.device)
     out = torch.empty((segments, columns), dtype=torch.float32)
-    extension.segment_sums(
-        x.data_ptr(),
-        bounds.data_ptr(),
-        _check.address(divisors),
-        out.data_ptr(),
-        rows,
-        columns,
-        segments,
-        _check.row_stride(x),
-        code,
+    args = native.library.SegmentArgs(
+        x=x.data_ptr(),
+        bounds=bounds.data_ptr(),
+        divisors=_check.address(divisors),
+        out=out.data_ptr(),
+        rows=rows,
+        columns=columns,
+        segments=segments,
+        x_stride=_check.row_stride(x),
+        dtype=code,
     )
+    native.library.segment_sums(args)
     return out
 
 
@@ -249,35 +256,40 @@ def attention_varlen(
     )  # fmt: skip
     q, k, v = o.q, o.k, o.v
     out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype)
-    native.threaded().attention_varlen(
-        q.data_ptr(),
-        k.data_ptr(),
-        v.data_ptr(),
-        out.data_ptr(),
-        o.code,
-        o.total_q,
-        o.total_k,
-        o.heads,
-        o.dim,
-        q.stride(0),
-        q.stride(1),
-        k.stride(0),
-        k.stride(1),
-        v.stride(0),
-        v.stride(1),
-        o.heads * o.dim,
-        o.dim,
-        o.cu_seqlens_q.data_ptr(),
-        o.cu_seqlens_k.data_ptr(),
-        o.batch,
-        max_seqlen_q,
-        max_seqlen_k,
-        scale,
-        causal,
-        _check.address(o.key_bias),
-        _check.address(o.bias),
-        *o.bias_strides,
+    native.use_torch_threads()
+    over_batch, over_heads, over_queries = o.bias_strides
+    args = native.library.AttentionArgs(
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        out=out.data_ptr(),
+        dtype=o.code,
+        total_q=o.total_q,
+        total_k=o.total_k,
+        num_heads=o.heads,
+        head_dim=o.dim,
+        q_row_stride=q.stride(0),
+        q_head_stride=q.stride(1),
+        k_row_stride=k.stride(0),
+        k_head_stride=k.stride(1),
+        v_row_stride=v.stride(0),
+        v_head_stride=v.stride(1),
+        out_row_stride=o.heads * o.dim,
+        out_head_stride=o.dim,
+        cu_seqlens_q=o.cu_seqlens_q.data_ptr(),
+        cu_seqlens_k=o.cu_seqlens_k.data_ptr(),
+        batch=o.batch,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        scale=scale,
+        causal=causal,
+        key_bias=_check.address(o.key_bias),
+        bias=_check.address(o.bias),
+        bias_batch_stride=over_batch,
+        bias_head_stride=over_heads,
+        bias_query_stride=over_queries,
     )
+    native.library.attention_varlen(args)
     return out
 
 
@@ -310,37 +322,43 @@ def embed_layer_norm(
         bias,
     )
     out = torch.empty((o.rows, o.width), dtype=o.weight.dtype)
-    native.threaded().embed_layer_norm(
-        _addresses(o.word),
-        _addresses(o.position),
-        _addresses(o.token_type),
-        _addresses(o.language),
-        _check.address(o.embeds),
-        _check.row_stride(o.embeds),
-        out.data_ptr(),
-        o.width,
-        o.weight.data_ptr(),
-        o.bias.data_ptr(),
-        o.rows,
-        o.width,
-        o.code,
-        o.code,
-        o.code,
-        eps,
+    native.use_torch_threads()
+    args = native.library.EmbedArgs(
+        word=_lookup(o.word),
+        embeds=_check.address(o.embeds),
+        embeds_stride=_check.row_stride(o.embeds),
+        position=_lookup(o.position),
+        type=_lookup(o.token_type),
+        language=_lookup(o.language),
+        out=out.data_ptr(),
+        out_stride=o.width,
+        weight=o.weight.data_ptr(),
+        weight_dtype=o.code,
+        bias=o.bias.data_ptr(),
+        bias_dtype=o.code,
+        rows=o.rows,
+        hidden=o.width,
+        dtype=o.code,
+        eps=eps,
     )
+    native.library.embed_layer_norm(args)
     return out
 
 
 def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
-    extension = native.threaded()
+    native.use_torch_threads()
     outer, inner = _check.two_dimensional(op, "weight", weight)
     weight = _check.by_rows(weight)
-    packed = torch.empty(extension.packed_bytes(packed_code, outer, inner), dtype=torch.uint8)
-    extension.pack_weight(
-        (weight.data_ptr(), code, _check.row_stride(weight)),
-        outer,
-        inner,
-        (packed.data_ptr(), packed.numel()),
+    size = native.library.packed_bytes(packed_code, outer, inner)
+    packed = torch.empty(size, dtype=torch.uint8)
+    native.library.pack_weight(
+        weight=weight.data_ptr(),
+        dtype=code,
+        n=outer,
+        k=inner,
+        stride=_check.row_stride(weight),
+        out=packed.data_ptr(),
+        out_bytes=size,
     )
     return packed
 
@@ -349,29 +367,41 @@ def _product(op: str, o: _check.Product, packed: Tensor, activation: str) -> Ten
     x, code = o.x, o.code
     packed = _check.bytes_(op, "packed", packed, _CPU)
     out = torch.empty((o.rows, o.outer), dtype=x.dtype)
-    scale: tuple[int, ...] = ()
-    columns: dict[str, int] = {}
-    if o.weight_scale is not None:
-        scale = (o.weight_scale.data_ptr(),)
-        columns = {
-            "factor": _check.address(o.factor),
-            "repeated": _check.address(o.repeated),
-            "repeats": 0 if o.repeated is None else o.repeated.numel(),
-        }
-    getattr(native.threaded(), op)(
-        (x.data_ptr(), code, _check.row_stride(x)),
-        (packed.data_ptr(), packed.numel()),
-        *scale,
-        (_check.address(o.bias), code),
-        kernel_activation(activation),
-        (_check.address(o.residual), code, _check.row_stride(o.residual)),
-        (out.data_ptr(), code, o.outer),
-        o.rows,
-        o.outer,
-        o.inner,
-        **columns,
+    native.use_torch_threads()
+    args = native.library.GemmArgs(
+        rows=o.rows,
+        n=o.outer,
+        k=o.inner,
+        x=x.data_ptr(),
+        x_dtype=code,
+        x_stride=_check.row_stride(x),
+        packed=packed.data_ptr(),
+        bias=_check.address(o.bias),
+        bias_dtype=code,
+        activation=kernel_activation(activation),
+        residual=_check.address(o.residual),
+        residual_dtype=code,
+        residual_stride=_check.row_stride(o.residual),
+        out=out.data_ptr(),
+        out_dtype=code,
+        out_stride=o.outer,
+        w_scale=_check.address(o.weight_scale),
     )
+    if o.weight_scale is None:
+        native.library.linear(args, packed.numel())
+    else:
+        native.library.int8_linear(args, packed.numel(), _columns(o))
     return out
+
+
+def _columns(o: _check.Product) -> _C.InputColumns | None:
+    if o.factor is None and o.repeated is None:
+        return None
+    return native.library.InputColumns(
+        factor=_check.address(o.factor),
+        repeated=_check.address(o.repeated),
+        repeats=0 if o.repeated is None else o.repeated.numel(),
+    )
 
 
 def _layer_norm(
@@ -380,33 +410,39 @@ def _layer_norm(
     x, residual, code = o.x, o.residual, o.code
     out = torch.empty((o.rows, o.width), dtype=x.dtype)
     total = torch.empty((o.rows, o.width) if return_sum else 0, dtype=x.dtype)
-    native.threaded().layer_norm(
-        x.data_ptr(),
-        _check.address(residual),
-        out.data_ptr(),
-        total.data_ptr() if return_sum else 0,
-        _check.address(o.x_bias),
-        o.weight.data_ptr(),
-        o.bias.data_ptr(),
-        o.rows,
-        o.width,
-        _check.row_stride(x),
-        o.width if residual is None else _check.row_stride(residual),
-        o.width,
-        o.width,
-        code,
-        code,
-        code,
-        code,
-        eps,
-        activation,
+    native.use_torch_threads()
+    args = native.library.LayerNormArgs(
+        x=x.data_ptr(),
+        residual=_check.address(residual),
+        out=out.data_ptr(),
+        sum=total.data_ptr() if return_sum else 0,
+        x_bias=_check.address(o.x_bias),
+        x_bias_dtype=code,
+        weight=o.weight.data_ptr(),
+        weight_dtype=code,
+        bias=o.bias.data_ptr(),
+        bias_dtype=code,
+        rows=o.rows,
+        hidden=o.width,
+        x_stride=_check.row_stride(x),
+        residual_stride=_check.row_stride(residual),
+        out_stride=o.width,
+        sum_stride=o.width,
+        dtype=code,
+        activation=activation,
+        eps=eps,
     )
+    native.library.layer_norm(args)
     return out, total
 
 
-def _addresses(lookup: _check.Lookup | None) -> tuple[int, int, int, int]:
-    """A lookup as the extension takes it: ids, table, entries, row stride."""
+def _lookup(lookup: _check.Lookup | None) -> _C.Lookup | None:
     if lookup is None:
-        return _ABSENT
+        return None
     ids, table = lookup
-    return ids.data_ptr(), table.data_ptr(), table.shape[0], _check.row_stride(table)
+    return native.library.Lookup(
+        ids=ids.data_ptr(),
+        table=table.data_ptr(),
+        entries=table.shape[0],
+        stride=_check.row_stride(table),
+    )

@@ -1,7 +1,7 @@
 """The compiled extension `fastbert._C`: loaded on first use, the reason kept when it cannot be.
 
-The extension works on addresses and sizes; only `fastbert.kernels.cpu` and
-`fastbert.engine.cpu_encoder` call its ops.
+`library` is the extension, with the types of `fastbert/_C.pyi`. It works on addresses and sizes;
+only `fastbert.kernels.cpu` and `fastbert.engine.cpu_encoder` call its ops.
 """
 
 from __future__ import annotations
@@ -9,12 +9,25 @@ from __future__ import annotations
 import functools
 import importlib
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
 from fastbert.errors import Unavailable
 
 REMEDY = "build it with `make native` in a checkout, or install the package with `pip install .`"
+
+
+if TYPE_CHECKING:
+    from fastbert import _C as library  # noqa: F401
+else:
+
+    def __getattr__(name: str) -> ModuleType:
+        """Load `library` when it is first asked for."""
+        if name != "library":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = extension()
+        return globals()[name]
 
 
 # What the extension was told last.
@@ -53,19 +66,17 @@ def extension() -> ModuleType:
     return module
 
 
-def threaded() -> ModuleType:
-    """The extension, using as many threads as torch does.
+def use_torch_threads() -> None:
+    """Let the kernels use as many threads as torch does.
 
     Raises:
-        Unavailable: when it cannot be loaded, with the reason and the remedy.
+        Unavailable: when the extension cannot be loaded, with the reason and the remedy.
     """
     global _threads
-    module = extension()
     threads = torch.get_num_threads()
     if threads != _threads:
-        module.set_num_threads(threads)
+        extension().set_num_threads(threads)
         _threads = threads
-    return module
 
 
 @functools.cache

@@ -53,5 +53,5 @@ def measure(threads: int) -> Limits:
     if reason is not None:
         return Limits(threads, None, None, None, None, (reason,))
     library = native.extension()
-    rates = {name: library.dot_limit(code, threads, _REPEATS) for name, code in _CODES.items()}
-    return Limits(threads, **rates, read=library.memory_limit(threads))
+    rates = {name: library.dot_peak(code, threads, _REPEATS) for name, code in _CODES.items()}
+    return Limits(threads, **rates, read=library.memory_peak(threads))

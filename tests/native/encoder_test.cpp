@@ -38,8 +38,8 @@ struct Stored {
             }
         }
     }
-    ProductSource source(Precision precision) const {
-        ProductSource s;
+    ProjectionSource source(Precision precision) const {
+        ProjectionSource s;
         s.n = n;
         s.k = s.stride = k;
         s.bias = {bias.data(), DType::f32};
@@ -310,7 +310,7 @@ TEST(encoder_scatters_into_a_padded_grid) {
     const auto encoder = model.encoder(Precision::f32);
     const Batch batch({2, 3});
     const auto packed = run(*encoder, batch);
-    const std::vector<std::int64_t> places{1, 2, 5, 6, 8};
+    const std::vector<std::int64_t> token_indices{1, 2, 5, 6, 8};
     const index_t stride = kHidden + 5;
     std::vector<float> grid(10 * stride, NAN);
     EncoderOutput to;
@@ -320,11 +320,11 @@ TEST(encoder_scatters_into_a_padded_grid) {
     to.grid = true;
     EncoderInput in = batch.input();
     in.seqlen = 5;
-    in.places = places.data();
+    in.token_indices = token_indices.data();
     encoder->run(in, to);
     std::size_t token = 0;
     for (index_t r = 0; r < 10; ++r) {
-        const bool real = token < places.size() && places[token] == r;
+        const bool real = token < token_indices.size() && token_indices[token] == r;
         for (index_t c = 0; c < stride; ++c) {
             const float value = grid[r * stride + c];
             if (c >= kHidden) {
@@ -339,7 +339,7 @@ TEST(encoder_scatters_into_a_padded_grid) {
     std::fill(grid.begin(), grid.end(), NAN);
     in = empty.input();
     in.seqlen = 5;
-    in.places = places.data();
+    in.token_indices = token_indices.data();
     encoder->run(in, to);
     for (index_t r = 0; r < 10; ++r) CHECK(grid[r * stride + 7] == 0.0f);
 }
@@ -398,7 +398,7 @@ struct Embedded {
 
 TEST(encoder_looks_up_and_pools) {
     // Sequences of 3 and 2 tokens in a grid of 2 x 4; a token is missing in the first one.
-    const std::vector<std::int64_t> places{0, 2, 3, 4, 5};
+    const std::vector<std::int64_t> token_indices{0, 2, 3, 4, 5};
     const std::vector<std::int64_t> words{8, -7, 0, 3, 3, 1, 99, 5}, types{1, 0, 0, 1, 1, 0, 0, 1};
     const std::vector<std::int64_t> columns{7, 1, 2, 0};  // the same in every row: row stride 0
     const Batch batch({3, 2});
@@ -407,7 +407,7 @@ TEST(encoder_looks_up_and_pools) {
             const Model model(false);
             const Embedded tables(width);
             const EmbeddingSource embedding = tables.source();
-            const ProductSource pooler = tables.pooler.source(Precision::f32);
+            const ProjectionSource pooler = tables.pooler.source(Precision::f32);
             EncoderSource source{model.shape, model.sources(Precision::f32)};
             source.embedding = &embedding;
             source.pooler = &pooler;
@@ -415,7 +415,7 @@ TEST(encoder_looks_up_and_pools) {
             EncoderInput in = batch.input();
             in.x = nullptr;
             in.seqlen = 4;
-            in.places = places.data();
+            in.token_indices = token_indices.data();
             in.word = {words.data(), 4, 1};
             in.type = {types.data(), 4, 1};
             in.position = {columns.data(), 0, 1};
@@ -435,9 +435,9 @@ TEST(encoder_looks_up_and_pools) {
                 std::fill(grid.begin(), grid.end(), NAN);
                 std::fill(pooled.begin(), pooled.end(), NAN);
                 encoder.run(in, to, threads);
-                for (std::size_t t = 0; t < places.size(); ++t) {
+                for (std::size_t t = 0; t < token_indices.size(); ++t) {
                     for (index_t c = 0; c < kHidden; ++c) {
-                        const float value = grid[places[t] * kHidden + c];
+                        const float value = grid[token_indices[t] * kHidden + c];
                         CHECK(std::fabs(value - expected[t * kHidden + c]) < 2e-5f);
                     }
                 }
@@ -451,8 +451,8 @@ TEST(encoder_looks_up_and_pools) {
                 }
             }
 
-            // Indices outside a table, at a token: nothing is computed. At removed places they may
-            // be anything, as above.
+            // Indices outside a table, at a token: nothing is computed. At removed token_indices
+            // they may be anything, as above.
             std::fill(grid.begin(), grid.end(), NAN);
             for (std::int64_t wrong : {Embedded::kWords, index_t{-1}, index_t{1} << 40}) {
                 auto bad = words;
@@ -608,10 +608,10 @@ TEST(encoder_refuses_what_does_not_fit) {
     refused([](EncoderInput& in, EncoderOutput& to) { to.grid = true, in.seqlen = 2; });
     refused([](EncoderInput& in, EncoderOutput&) { in.total = index_t{1} << 40; });
     refused([](EncoderInput&, EncoderOutput& to) { to.pooled = &to; });
-    for (const auto* places : {&falling, &beyond}) {
+    for (const auto* token_indices : {&falling, &beyond}) {
         refused([&](EncoderInput& in, EncoderOutput& to) {
             in.seqlen = 2;
-            in.places = places->data();
+            in.token_indices = token_indices->data();
             to.grid = true;
             to.rows = 4;
         });

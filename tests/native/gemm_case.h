@@ -138,7 +138,8 @@ class Matrix {
     std::vector<std::uint8_t> bytes_;
 };
 
-inline double exact_activation(Activation a, double x) {
+// parameter: of leaky_relu and scaled_silu.
+inline double exact_activation(Activation a, double x, double parameter = 0) {
     switch (a) {
         case Activation::gelu:
             return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
@@ -150,6 +151,10 @@ inline double exact_activation(Activation a, double x) {
             return x / (1 + std::exp(-x));
         case Activation::tanh:
             return std::tanh(x);
+        case Activation::leaky_relu:
+            return x < 0 ? parameter * x : x;
+        case Activation::scaled_silu:
+            return x / (1 + std::exp(-parameter * x));
         default:
             return x;
     }

@@ -19,7 +19,7 @@ namespace {
 
 constexpr DType float_dtypes[] = {DType::f32, DType::bf16, DType::f16};
 
-double activate(Activation activation, double x) {
+double activate(Activation activation, double x, double a = 0) {
     switch (activation) {
         case Activation::none:
             return x;
@@ -33,6 +33,10 @@ double activate(Activation activation, double x) {
             return x / (1 + std::exp(-x));
         case Activation::tanh:
             return std::tanh(x);
+        case Activation::leaky_relu:
+            return x < 0 ? a * x : x;
+        case Activation::scaled_silu:
+            return x / (1 + std::exp(-a * x));
     }
     return NAN;
 }
@@ -245,7 +249,7 @@ TEST(bias_act_against_float64) {
     test::for_each_isa([](Isa isa) {
         for (DType dtype : float_dtypes) {
             for (index_t columns : test::lengths) {
-                for (int code = 0; code <= 5; ++code) {
+                for (int code = 0; code < kActivations; ++code) {
                     const bool misaligned = code % 2 != 0;
                     const index_t rows = 2;
                     const Array x(dtype, test::normal_values(rows * columns, 1, 0, 3), misaligned);
@@ -259,12 +263,14 @@ TEST(bias_act_against_float64) {
                     args.columns = args.x_stride = args.out_stride = columns;
                     args.dtype = dtype;
                     args.activation = Activation(code);
+                    args.activation_params.a = 0.1f * static_cast<float>(code);
                     bias_act(args);
                     std::vector<double> want;
                     const auto xs = x.values(), bs = bias.values();
                     for (std::size_t i = 0; i < xs.size(); ++i) {
                         const double b = code != 3 ? bs[i % static_cast<std::size_t>(columns)] : 0;
-                        want.push_back(activate(args.activation, xs[i] + b));
+                        want.push_back(
+                            activate(args.activation, xs[i] + b, args.activation_params.a));
                     }
                     check_close(out.values(), want, dtype, 1.2e-6,
                                 std::string(name_of(isa)) + " " + name_of(args.activation));
@@ -417,7 +423,7 @@ TEST(rowwise_ops_refuse_what_does_not_fit) {
     mentions(layer_norm_error([](LayerNormArgs& a) { a.eps = NAN; }), "eps");
     mentions(layer_norm_error([](LayerNormArgs& a) { a.dtype = DType::i64; }), "int64");
     mentions(layer_norm_error([](LayerNormArgs& a) { a.dtype = DType(99); }), "99");
-    mentions(layer_norm_error([](LayerNormArgs& a) { a.activation = Activation(6); }), "code 6");
+    mentions(layer_norm_error([](LayerNormArgs& a) { a.activation = Activation(8); }), "code 8");
 
     LayerNormArgs empty;  // zero rows of zero length: nothing to do, and no pointers needed
     CHECK(test::message_of([&] { layer_norm(empty); }).empty());

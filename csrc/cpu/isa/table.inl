@@ -7,7 +7,7 @@
 #include "cpu/ops/embed.inl"
 #include "cpu/ops/gemm.inl"
 #include "cpu/ops/layer_norm.inl"
-#include "cpu/ops/limits.inl"
+#include "cpu/ops/peak.inl"
 #include "cpu/ops/quantize.inl"
 #include "cpu/ops/segments.inl"
 #include "cpu/ops/vec_math.inl"
@@ -27,7 +27,7 @@ constexpr KernelTable FASTBERT_KERNEL_TABLE = {
     gemm_kernels,
     quantize_kernels,
     segment_kernels,
-    limit_kernels,
+    peak_kernels,
 };
 // clang-format on
 

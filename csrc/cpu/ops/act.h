@@ -16,6 +16,7 @@ struct ActArgs {
     index_t out_stride = 0;
     DType dtype = DType::f32;
     Activation activation = Activation::none;
+    ActivationParams activation_params;
 };
 
 struct ActKernels {

@@ -8,33 +8,23 @@ namespace {
 
 template <typename T, Activation activation>
 void act_rows_of(const ActArgs& args, const float* bias, index_t first, index_t count) {
+    const ActivationLanes params(args.activation_params);
     for (index_t row = first; row < first + count; ++row) {
         const T* x = static_cast<const T*>(args.x) + row * args.x_stride;
         T* out = static_cast<T*>(args.out) + row * args.out_stride;
         sweep(args.columns, [&](index_t i, auto extent, int) {
             F32 v = load(x + i, extent);
             if (bias != nullptr) v = add(v, load(bias + i, extent));
-            store(out + i, apply<activation>(v), extent);
+            store(out + i, apply<activation>(v, params), extent);
         });
     }
 }
 
 template <typename T>
 void act_rows(const ActArgs& args, const float* bias, index_t first, index_t count) {
-    switch (args.activation) {
-        case Activation::none:
-            return act_rows_of<T, Activation::none>(args, bias, first, count);
-        case Activation::gelu:
-            return act_rows_of<T, Activation::gelu>(args, bias, first, count);
-        case Activation::gelu_tanh:
-            return act_rows_of<T, Activation::gelu_tanh>(args, bias, first, count);
-        case Activation::relu:
-            return act_rows_of<T, Activation::relu>(args, bias, first, count);
-        case Activation::silu:
-            return act_rows_of<T, Activation::silu>(args, bias, first, count);
-        case Activation::tanh:
-            return act_rows_of<T, Activation::tanh>(args, bias, first, count);
-    }
+    with_activation(args.activation, [&](auto activation) {
+        act_rows_of<T, decltype(activation)::value>(args, bias, first, count);
+    });
 }
 
 constexpr ActKernels act_kernels = {{act_rows<float>, act_rows<bf16_t>, act_rows<f16_t>}};

@@ -95,7 +95,7 @@ namespace {
 namespace attention_detail {
 
 // Where everything is in a task's scratch: offsets in floats.
-struct Layout {
+struct ScratchLayout {
     index_t query_steps;   // of <q, k>
     index_t score_stride;  // between the scores of two queries
     index_t value_width;   // head_dim rounded up to whole vectors
@@ -106,8 +106,8 @@ struct Layout {
 
     // keys: of a block, at most.
     template <class Dot>
-    static Layout of(Dot, index_t head_dim, index_t queries, index_t keys) {
-        Layout l;
+    static ScratchLayout of(Dot, index_t head_dim, index_t queries, index_t keys) {
+        ScratchLayout l;
         l.query_steps = (head_dim + Dot::elements_per_step - 1) / Dot::elements_per_step;
         const index_t width = round_up(keys, kPanel);
         // An odd number of cache lines, so that the rows of a tile fall into different sets.
@@ -240,8 +240,8 @@ class Slice {
             const index_t last = task.query_begin + task.query_count + hidden_keys_;
             key_end_ = last < 0 ? 0 : last < key_end_ ? last : key_end_;
         }
-        l_ = Layout::of(Dot{}, args.head_dim, task.query_count,
-                        key_end_ < block_ ? key_end_ : block_);
+        l_ = ScratchLayout::of(Dot{}, args.head_dim, task.query_count,
+                               key_end_ < block_ ? key_end_ : block_);
         if (args.key_bias != nullptr && any_bias(args.key_bias + k_first_, len_k)) {
             key_bias_ = args.key_bias + k_first_;
         }
@@ -436,7 +436,7 @@ class Slice {
     const index_t block_;
     float* const scratch_;
     index_t key_end_;
-    Layout l_;
+    ScratchLayout l_;
     const float* key_bias_ = nullptr;
     bool scale_first_;
     float factor_;
@@ -449,7 +449,7 @@ struct Entry {
         Slice<Dot, T>(a, task, next, static_cast<float*>(scratch)).run();
     }
     static index_t scratch_bytes(index_t head_dim, index_t query_count) {
-        return Layout::of(Dot{}, head_dim, query_count, key_block(head_dim)).total *
+        return ScratchLayout::of(Dot{}, head_dim, query_count, key_block(head_dim)).total *
                index_t{sizeof(float)};
     }
     static constexpr AttentionKernel kernel{run, scratch_bytes};

@@ -45,7 +45,7 @@ void check_sizes(index_t n, index_t k, DType packed_dtype) {
 
 PackedHeader make_header(const GemmKernels& kernels, DType packed_dtype, index_t n, index_t k) {
     check_sizes(n, k, packed_dtype);
-    const GemmKernels::Layout& layout = gemm_layout(kernels, packed_dtype);
+    const GemmKernels::PanelLayout& layout = gemm_layout(kernels, packed_dtype);
     PackedHeader h{};
     std::memcpy(h.magic, kMagic, sizeof(kMagic));
     h.dtype = static_cast<std::int32_t>(packed_dtype);
@@ -96,11 +96,11 @@ index_t gemm_friendly_stride(index_t k, DType x_dtype) {
     return friendly_stride_bytes(k * element) / element;
 }
 
-index_t gemm_panels(index_t n, const GemmKernels::Layout& layout) {
+index_t gemm_panels(index_t n, const GemmKernels::PanelLayout& layout) {
     return (n + layout.columns - 1) / layout.columns;
 }
 
-const GemmKernels::Layout& gemm_layout(const GemmKernels& kernels, DType packed_dtype) {
+const GemmKernels::PanelLayout& gemm_layout(const GemmKernels& kernels, DType packed_dtype) {
     switch (packed_dtype) {
         case DType::f32:
             return kernels.f32;
@@ -176,7 +176,7 @@ DType packed_check(const std::uint8_t* packed, index_t bytes, index_t n, index_t
 
 void gemm_check(const GemmArgs& g, DType packed_dtype) {
     if (g.rows < 0 || g.rows > kMaxSize || (g.rows > 0 && g.n > kMaxSize / g.rows)) {
-        refuse("a product of " + std::to_string(g.rows) + " rows and " + std::to_string(g.n) +
+        refuse("a gemm of " + std::to_string(g.rows) + " rows and " + std::to_string(g.n) +
                " columns is not possible");
     }
     check_sizes(g.n, g.k, packed_dtype);
@@ -201,7 +201,7 @@ void gemm_check(const GemmArgs& g, DType packed_dtype) {
     if (g.rows > 0 && (g.x == nullptr || g.out == nullptr)) refuse("x or out is a null pointer");
     if (packed_dtype == DType::s8 && g.rows > 0 &&
         (g.x_scale == nullptr || g.x_zero_point == nullptr || g.w_scale == nullptr)) {
-        refuse("an int8 product needs the scales and zero points of its rows and columns");
+        refuse("an int8 gemm needs the scales and zero points of its rows and columns");
     }
 }
 

@@ -19,7 +19,7 @@ namespace fastbert {
 // The first 64 bytes of packed weights.
 struct PackedHeader {
     char magic[8];            // "fbpack1"
-    std::int32_t dtype;       // DType of the products: f32, bf16 or s8
+    std::int32_t dtype;       // DType of the packed weights: f32, bf16 or s8
     std::int32_t columns;     // per panel
     std::int32_t group;       // elements of K in a word
     std::int32_t lane_bytes;  // bytes of a word of one column
@@ -50,6 +50,7 @@ struct GemmArgs {
     DType bias_dtype = DType::f32;
 
     Activation activation = Activation::none;
+    ActivationParams activation_params;
 
     const void* residual = nullptr;  // (rows, n) or null, added after the activation
     DType residual_dtype = DType::f32;
@@ -69,13 +70,13 @@ struct GemmArgs {
 constexpr index_t kMaxInt8K = 65793;
 
 struct GemmKernels {
-    // What pack() writes, per type of product.
-    struct Layout {
+    // What pack() writes, per type of packed weights.
+    struct PanelLayout {
         int columns;
         int group;
         int lane_bytes;
     };
-    Layout f32, bf16, s8;
+    PanelLayout f32, bf16, s8;
 
     // Packs panels [panel_begin, panel_end) of a weight (n, k) with row stride w_stride. The header
     // `out` (start of the block) must have been prepared by packed_prepare() (packed.h).
@@ -109,10 +110,10 @@ index_t gemm_scratch_bytes(const GemmArgs& args, const GemmKernels& kernels);
 index_t gemm_friendly_stride(index_t k, DType x_dtype);
 
 // Number of panels of packed weights with n columns.
-index_t gemm_panels(index_t n, const GemmKernels::Layout& layout);
+index_t gemm_panels(index_t n, const GemmKernels::PanelLayout& layout);
 
 // The layout of packed weights of this type (f32, bf16, s8); std::invalid_argument for others.
-const GemmKernels::Layout& gemm_layout(const GemmKernels& kernels, DType packed_dtype);
+const GemmKernels::PanelLayout& gemm_layout(const GemmKernels& kernels, DType packed_dtype);
 
 // Size of packed weights, header included.
 index_t packed_bytes(const GemmKernels& kernels, DType packed_dtype, index_t n, index_t k);
@@ -122,7 +123,7 @@ index_t packed_bytes(const GemmKernels& kernels, DType packed_dtype, index_t n, 
 void pack_weight(const void* weight, DType w_dtype, index_t n, index_t k, index_t w_stride,
                  std::uint8_t* out, index_t bytes);
 
-// The type of products the packed weights were made for. Throws std::invalid_argument unless they
+// The type of the packed weights. Throws std::invalid_argument unless they
 // are `bytes` bytes of weights (n, k) packed for the instruction set in use.
 DType packed_check(const std::uint8_t* packed, index_t bytes, index_t n, index_t k);
 

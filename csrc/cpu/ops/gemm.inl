@@ -74,7 +74,7 @@ StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
 }
 
 // The 28 stores of a tile would otherwise wait for their lines one after the other (measured: 4 to
-// 6 % of an int8 product 3072 wide).
+// 6 % of an int8 gemm 3072 wide).
 template <typename D>
 inline void prefetch_out(const GemmArgs& g, const TileSums& t) {
     const index_t size = size_of(g.out_dtype);
@@ -89,12 +89,12 @@ inline void prefetch_out(const GemmArgs& g, const TileSums& t) {
 }
 
 template <typename D>
-class RangeProduct {
+class RangeGemm {
   public:
     static constexpr bool integer = D::kLaneBytes / D::kGroup == 1;
     static constexpr int columns = 2 * D::kLanes;
 
-    RangeProduct(const GemmArgs& args, index_t panel_begin, index_t panel_end)
+    RangeGemm(const GemmArgs& args, index_t panel_begin, index_t panel_end)
         : g_(args), panel_begin_(panel_begin), panel_end_(panel_end) {
         const PackedHeader h = header_of(args.packed);
         column_sums_ = reinterpret_cast<const std::int32_t*>(args.packed + sizeof(PackedHeader));
@@ -163,10 +163,10 @@ void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t p
                 index_t panel_end, void* scratch) {
     const GemmStaging staging = gemm_staging(g, D::kStagedX);
     const index_t block = staging.rows == 0 ? row_end - row_begin : staging.rows;
-    RangeProduct<D> product(g, panel_begin, panel_end);
+    RangeGemm<D> gemm(g, panel_begin, panel_end);
     for (index_t r = row_begin; r < row_end; r += block) {
         const index_t end = r + block < row_end ? r + block : row_end;
-        product.rows(r, end, rows_for<D>(g, r, end, staging, scratch));
+        gemm.rows(r, end, rows_for<D>(g, r, end, staging, scratch));
     }
 }
 

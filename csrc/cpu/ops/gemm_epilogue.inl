@@ -110,6 +110,7 @@ inline void finish_vector(const GemmArgs& g, const std::int32_t* column_sums, co
     Column<Residual, partial> residual(const_cast<void*>(g.residual), g.residual_dtype,
                                        t.row * g.residual_stride + column, g.residual_stride, n);
     Column<Out, partial> out(g.out, g.out_dtype, t.row * g.out_stride + column, g.out_stride, n);
+    const ActivationLanes params(g.activation_params);
     const int rows = t.rows;
     for (int i = 0; i < rows; ++i) {
         F32 y;
@@ -121,7 +122,7 @@ inline void finish_vector(const GemmArgs& g, const std::int32_t* column_sums, co
         } else {
             y = add(load(reinterpret_cast<const float*>(sums)), bias);
         }
-        y = apply<activation>(y);
+        y = apply<activation>(y, params);
         if constexpr (present<Residual>) y = add(y, residual.get());
         out.put(y);
         sums += sums_stride;
@@ -146,10 +147,16 @@ inline void finish_columns(const GemmArgs& g, const std::int32_t* column_sums, c
     }
 }
 
-// The types that layers are made of have code of their own.
+// The types that layers are made of have code of their own, for the activations that most have.
 template <Activation activation, bool integer>
 inline void finish_columns(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
                            int columns) {
+    if constexpr (activation == Activation::leaky_relu || activation == Activation::scaled_silu) {
+        if (g.residual == nullptr) {
+            return finish_columns<activation, integer, None, void>(g, column_sums, t, columns);
+        }
+        return finish_columns<activation, integer, void, void>(g, column_sums, t, columns);
+    }
     if (g.residual == nullptr) {
         switch (g.out_dtype) {
             case DType::f32:
@@ -170,20 +177,9 @@ inline void finish_columns(const GemmArgs& g, const std::int32_t* column_sums, c
 template <bool integer>
 inline void finish_tile(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
                         int columns) {
-    switch (g.activation) {
-        case Activation::none:
-            return finish_columns<Activation::none, integer>(g, column_sums, t, columns);
-        case Activation::gelu:
-            return finish_columns<Activation::gelu, integer>(g, column_sums, t, columns);
-        case Activation::gelu_tanh:
-            return finish_columns<Activation::gelu_tanh, integer>(g, column_sums, t, columns);
-        case Activation::relu:
-            return finish_columns<Activation::relu, integer>(g, column_sums, t, columns);
-        case Activation::silu:
-            return finish_columns<Activation::silu, integer>(g, column_sums, t, columns);
-        case Activation::tanh:
-            return finish_columns<Activation::tanh, integer>(g, column_sums, t, columns);
-    }
+    with_activation(g.activation, [&](auto activation) {
+        finish_columns<decltype(activation)::value, integer>(g, column_sums, t, columns);
+    });
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace fastbert {
 namespace {
 
 template <typename D>
-constexpr GemmKernels::Layout layout_of() {
+constexpr GemmKernels::PanelLayout layout_of() {
     return {2 * D::kLanes, D::kGroup, D::kLaneBytes};
 }
 

@@ -23,6 +23,7 @@ struct LayerNormArgs {
     index_t sum_stride = 0;
     DType dtype = DType::f32;
     Activation activation = Activation::none;
+    ActivationParams activation_params;
     float eps = 0;
 };
 

@@ -44,6 +44,7 @@ inline __attribute__((always_inline)) void normalise_row(index_t hidden, const N
 template <typename T, Activation activation>
 void layer_norm_rows_of(const LayerNormArgs& args, const float* x_bias, const NormParams& norm,
                         index_t first, index_t count, float* scratch) {
+    const ActivationLanes params(args.activation_params);
     for (index_t row = first; row < first + count; ++row) {
         const T* x = static_cast<const T*>(args.x) + row * args.x_stride;
         const T* residual = static_cast<const T*>(args.residual);
@@ -54,7 +55,7 @@ void layer_norm_rows_of(const LayerNormArgs& args, const float* x_bias, const No
         normalise_row(args.hidden, norm, scratch, out, sum, [&](index_t i, auto extent) {
             F32 s = load(x + i, extent);
             if (x_bias != nullptr) s = add(s, load(x_bias + i, extent));
-            s = keep(apply<activation>(s), extent);
+            s = keep(apply<activation>(s, params), extent);
             if (residual != nullptr) s = add(s, load(residual + i, extent));
             return s;
         });
@@ -64,26 +65,10 @@ void layer_norm_rows_of(const LayerNormArgs& args, const float* x_bias, const No
 template <typename T>
 void layer_norm_rows(const LayerNormArgs& args, const float* x_bias, const NormParams& norm,
                      index_t first, index_t count, float* scratch) {
-    switch (args.activation) {
-        case Activation::none:
-            return layer_norm_rows_of<T, Activation::none>(args, x_bias, norm, first, count,
+    with_activation(args.activation, [&](auto activation) {
+        layer_norm_rows_of<T, decltype(activation)::value>(args, x_bias, norm, first, count,
                                                            scratch);
-        case Activation::gelu:
-            return layer_norm_rows_of<T, Activation::gelu>(args, x_bias, norm, first, count,
-                                                           scratch);
-        case Activation::gelu_tanh:
-            return layer_norm_rows_of<T, Activation::gelu_tanh>(args, x_bias, norm, first, count,
-                                                                scratch);
-        case Activation::relu:
-            return layer_norm_rows_of<T, Activation::relu>(args, x_bias, norm, first, count,
-                                                           scratch);
-        case Activation::silu:
-            return layer_norm_rows_of<T, Activation::silu>(args, x_bias, norm, first, count,
-                                                           scratch);
-        case Activation::tanh:
-            return layer_norm_rows_of<T, Activation::tanh>(args, x_bias, norm, first, count,
-                                                           scratch);
-    }
+    });
 }
 
 constexpr LayerNormKernels layer_norm_kernels = {

@@ -8,7 +8,7 @@
 namespace fastbert {
 namespace {
 
-// How a product is cut into tasks: row blocks times groups of panels.
+// How a gemm is cut into tasks: row blocks times groups of panels.
 struct Split {
     index_t row_blocks;
     index_t groups;
@@ -16,12 +16,12 @@ struct Split {
 };
 
 // Cycles a core needs, roughly: 16 words of a dot a cycle, or 8 bytes of weights from the cache.
-index_t estimated_cycles(const GemmArgs& g, const GemmKernels::Layout& layout) {
+index_t estimated_cycles(const GemmArgs& g, const GemmKernels::PanelLayout& layout) {
     const index_t words = (g.k + layout.group - 1) / layout.group;
     return std::max(g.rows * words, words * 8) * g.n / 16;
 }
 
-Split split(const GemmArgs& g, const GemmKernels::Layout& layout, bool staged, int threads) {
+Split split(const GemmArgs& g, const GemmKernels::PanelLayout& layout, bool staged, int threads) {
     // Past 224 rows a panel's trip from L3 to L2 is already hidden behind 16 tiles.
     constexpr index_t block_rows = 224;
     // A quarter of what waking a sleeping thread may take; smaller tasks are not worth handing out.
@@ -40,7 +40,7 @@ Split split(const GemmArgs& g, const GemmKernels::Layout& layout, bool staged, i
 
 void multiply(const GemmArgs& g, DType packed_dtype) {
     const GemmKernels& gemm = active_kernels().gemm;
-    const GemmKernels::Layout& layout = gemm_layout(gemm, packed_dtype);
+    const GemmKernels::PanelLayout& layout = gemm_layout(gemm, packed_dtype);
     const auto range = packed_dtype == DType::f32    ? gemm.range_f32
                        : packed_dtype == DType::bf16 ? gemm.range_bf16
                                                      : gemm.range_s8;

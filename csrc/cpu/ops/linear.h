@@ -1,4 +1,4 @@
-// The threaded products: what Python's `linear` and `int8_linear` call. The prepared encoder calls
+// The threaded gemms: what Python's `linear` and `int8_linear` call. The prepared encoder calls
 // GemmKernels' range functions itself, inside its own tasks.
 #pragma once
 

@@ -13,6 +13,11 @@ void map_array(const float* x, float* y, index_t n) {
     });
 }
 
+template <Activation activation>
+F32 activated(F32 x) {
+    return apply<activation>(x, ActivationLanes({}));
+}
+
 template <typename T>
 void widen_array(const void* x, float* y, index_t n) {
     const T* from = static_cast<const T*>(x);
@@ -36,9 +41,9 @@ float sum_array(const float* x, index_t n) {
 constexpr VecMathKernels vec_math_kernels = {
     map_array<exp>,
     map_array<erf>,
-    {map_array<apply<Activation::none>>, map_array<apply<Activation::gelu>>,
-     map_array<apply<Activation::gelu_tanh>>, map_array<apply<Activation::relu>>,
-     map_array<apply<Activation::silu>>, map_array<apply<Activation::tanh>>},
+    {map_array<activated<Activation::none>>, map_array<activated<Activation::gelu>>,
+     map_array<activated<Activation::gelu_tanh>>, map_array<activated<Activation::relu>>,
+     map_array<activated<Activation::silu>>, map_array<activated<Activation::tanh>>},
     {widen_array<float>, widen_array<bf16_t>, widen_array<f16_t>},
     {narrow_array<float>, narrow_array<bf16_t>, narrow_array<f16_t>},
     sum_array,

@@ -1,4 +1,4 @@
-// The inner steps of the matrix products, per instruction set. A tile kernel (ops/gemm_tile.inl)
+// The inner steps of the gemm, per instruction set. A tile kernel (ops/gemm_tile.inl)
 // broadcasts one 4-byte word of a row of x (Left), loads one word of 2 * kLanes columns (two
 // Rights) and calls step(). Interface of a dot type D:
 //

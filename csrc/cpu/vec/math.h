@@ -112,14 +112,54 @@ inline F32 gelu_tanh(F32 x) {
     return div(x, add(set1(1.0f), exp(neg(u))));
 }
 
+// The parameters of an activation in every lane.
+struct ActivationLanes {
+    F32 a, b;
+    explicit ActivationLanes(const ActivationParams& p) : a(set1(p.a)), b(set1(p.b)) {}
+};
+
 template <Activation activation>
-inline F32 apply(F32 x) {
+inline F32 apply(F32 x, const ActivationLanes& p) {
     if constexpr (activation == Activation::gelu) return gelu(x);
     if constexpr (activation == Activation::gelu_tanh) return gelu_tanh(x);
     if constexpr (activation == Activation::relu) return max(zero(), x);
     if constexpr (activation == Activation::silu) return div(x, add(set1(1.0f), exp(neg(x))));
     if constexpr (activation == Activation::tanh) return tanh(x);
+    if constexpr (activation == Activation::leaky_relu) {
+        return select(less(x, zero()), mul(p.a, x), x);
+    }
+    if constexpr (activation == Activation::scaled_silu) {
+        return div(x, add(set1(1.0f), exp(neg(mul(p.a, x)))));
+    }
     return x;
+}
+
+template <Activation activation>
+struct ActivationTag {
+    static constexpr Activation value = activation;
+};
+
+// body(ActivationTag) with the tag of a checked activation.
+template <typename Body>
+inline __attribute__((always_inline)) void with_activation(Activation activation, Body&& body) {
+    switch (activation) {
+        case Activation::none:
+            return body(ActivationTag<Activation::none>{});
+        case Activation::gelu:
+            return body(ActivationTag<Activation::gelu>{});
+        case Activation::gelu_tanh:
+            return body(ActivationTag<Activation::gelu_tanh>{});
+        case Activation::relu:
+            return body(ActivationTag<Activation::relu>{});
+        case Activation::silu:
+            return body(ActivationTag<Activation::silu>{});
+        case Activation::tanh:
+            return body(ActivationTag<Activation::tanh>{});
+        case Activation::leaky_relu:
+            return body(ActivationTag<Activation::leaky_relu>{});
+        case Activation::scaled_silu:
+            return body(ActivationTag<Activation::scaled_silu>{});
+    }
 }
 
 }  // namespace

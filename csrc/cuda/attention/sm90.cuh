@@ -18,13 +18,13 @@ namespace fastbert::cuda {
 
 // What a computing warpgroup is told of its next item.
 struct Item {
-    int start;    // blocks that go through the ring before its pass's first
+    int start;    // blocks that go through the ring before its run's first
     int steps;    // blocks to fold; negative: there are no more items
     int plain;    // of which so many are seen by every query, whole and without a bias
     int keys;     // seen by any of its queries
-    int blocks;   // of its pass
-    int last;     // whether this is the warpgroup's last item of the pass, so that stages are freed
-    int partial;  // whether values of the pass's last block are cleared
+    int blocks;   // of its run
+    int last;     // whether this is the warpgroup's last item of the run, so that stages are freed
+    int partial;  // whether values of the run's last block are cleared
     int sequence, head;
     int first;  // query within the sequence
     int row;    // token of that query
@@ -71,7 +71,7 @@ struct Sm90 {
 };
 
 // Items of one head that share a run of blocks through the ring.
-struct Pass {
+struct KeyRun {
     const Extent& extent;
     int head;
     int tile, tiles;  // the first, and how many
@@ -84,8 +84,8 @@ struct Pass {
     __device__ int reach() const { return (keys + 31) / 32 * 32; }
     __device__ bool partial() const { return reach() > extent.len_k; }
 
-    __device__ Pass(const AttentionVarlen& args, const Share& share, int warpgroups,
-                    int resident_keys)
+    __device__ KeyRun(const AttentionVarlen& args, const Share& share, int warpgroups,
+                      int resident_keys)
         : extent(share.extent), head(share.head()), tile(share.tile()) {
         const int cost = item_cost(extent);
         tiles = min((share.left - 1) / cost + 1, tiles_of(extent) - tile);
@@ -116,25 +116,25 @@ __device__ void fetch(const AttentionVarlen& args, Share share, const Sm90<DIM>&
     constexpr int columns = S::row_bytes / 2;
     Ring<S::plan.stages> ring(0);
     while (share.any()) {
-        const Pass pass(args, share, S::plan.warpgroups, S::resident_keys);
+        const KeyRun run(args, share, S::plan.warpgroups, S::resident_keys);
 #pragma unroll 1
-        for (int n = 0; n < pass.blocks(); ++n, ring.step()) {
-            const int row = pass.extent.start_k + n * keys_sm90;
+        for (int n = 0; n < run.blocks(); ++n, ring.step()) {
+            const int row = run.extent.start_k + n * keys_sm90;
             ptx::barrier_wait(at.empty(ring.stage), ring.parity ^ 1);
             ptx::barrier_arrive_expecting(at.keys_full(ring.stage), S::keys_bytes);
 #pragma unroll
             for (int block = 0; block < S::blocks; ++block) {
                 ptx::load_box(at.keys(ring.stage) + block * S::keys_block, k,
-                              at.keys_full(ring.stage), block * columns, pass.head, row);
+                              at.keys_full(ring.stage), block * columns, run.head, row);
             }
             ptx::barrier_arrive_expecting(at.values_full(ring.stage), S::keys_bytes);
 #pragma unroll
             for (int block = 0; block < S::blocks; ++block) {
                 ptx::load_box(at.values(ring.stage) + block * S::keys_block, v,
-                              at.values_full(ring.stage), block * columns, pass.head, row);
+                              at.values_full(ring.stage), block * columns, run.head, row);
             }
         }
-        share.advance(args, pass.tiles);
+        share.advance(args, run.tiles);
     }
 }
 
@@ -146,13 +146,13 @@ __device__ void clear_tails(const AttentionVarlen& args, Share share, const Sm90
     const int lane = static_cast<int>(threadIdx.x % 32);
     Ring<S::plan.stages> ring(0);
     while (share.any()) {
-        const Pass pass(args, share, S::plan.warpgroups, S::resident_keys);
+        const KeyRun run(args, share, S::plan.warpgroups, S::resident_keys);
 #pragma unroll 1
-        for (int n = 0; n < pass.blocks(); ++n, ring.step()) {
+        for (int n = 0; n < run.blocks(); ++n, ring.step()) {
             ptx::barrier_wait(at.values_full(ring.stage), ring.parity);
-            const bool clears = n + 1 == pass.blocks() && pass.partial();
-            const int kept = pass.extent.len_k - n * keys_sm90;
-            const int rows = clears ? pass.reach() - pass.extent.len_k : 0;
+            const bool clears = n + 1 == run.blocks() && run.partial();
+            const int kept = run.extent.len_k - n * keys_sm90;
+            const int rows = clears ? run.reach() - run.extent.len_k : 0;
 #pragma unroll 1
             for (int i = lane; i < rows * units; i += 32) {
                 const int row = kept + i / units, unit = i % units;
@@ -168,7 +168,7 @@ __device__ void clear_tails(const AttentionVarlen& args, Share share, const Sm90
                 ptx::barrier_arrive(at.empty(ring.stage));
             }
         }
-        share.advance(args, pass.tiles);
+        share.advance(args, run.tiles);
     }
 }
 
@@ -187,39 +187,38 @@ __device__ void deal(const AttentionVarlen& args, Share share, const Sm90<DIM>& 
         state = (state & ~7) | turned;
     };
     while (share.any()) {
-        const Pass pass(args, share, warpgroups, S::resident_keys);
+        const KeyRun run(args, share, warpgroups, S::resident_keys);
 #pragma unroll 1
-        for (int first = pass.tile * attention_rows; first < pass.end(); first += attention_rows) {
+        for (int first = run.tile * attention_rows; first < run.end(); first += attention_rows) {
             // Before the first, the phase that ended "before" it.
             const int turn = (state & 7) / 2;
             ptx::barrier_wait(at.queries_done(turn), state & 1 ^ 1);
             Item& item = items[state & 7];
-            const int left = pass.extent.len_q - first;
-            const int keys =
-                pass.extent.visible(first + min(left, attention_rows) - 1, args.causal);
+            const int left = run.extent.len_q - first;
+            const int keys = run.extent.visible(first + min(left, attention_rows) - 1, args.causal);
             const bool biased = args.key_bias != nullptr || args.bias != nullptr;
             item.start = state >> 3;
             item.steps = (keys + keys_sm90 - 1) / keys_sm90;
-            item.plain = biased ? 0 : pass.extent.visible(first, args.causal) / keys_sm90;
+            item.plain = biased ? 0 : run.extent.visible(first, args.causal) / keys_sm90;
             item.keys = keys;
-            item.blocks = pass.blocks();
-            item.last = first + warpgroups * attention_rows >= pass.end();
-            item.partial = pass.partial();
-            item.sequence = pass.extent.sequence;
-            item.head = pass.head;
+            item.blocks = run.blocks();
+            item.last = first + warpgroups * attention_rows >= run.end();
+            item.partial = run.partial();
+            item.sequence = run.extent.sequence;
+            item.head = run.head;
             item.first = first;
-            item.row = pass.extent.start_q + first;
+            item.row = run.extent.start_q + first;
             item.left = left;
             ptx::barrier_arrive_expecting(at.item_full(turn), S::query_bytes);
 #pragma unroll
             for (int block = 0; block < S::blocks; ++block) {
                 ptx::load_box(at.queries(turn) + block * S::queries_block, q, at.item_full(turn),
-                              block * columns, pass.head, pass.extent.start_q + first);
+                              block * columns, run.head, run.extent.start_q + first);
             }
             next_place();
         }
-        state += 8 * pass.blocks();
-        share.advance(args, pass.tiles);
+        state += 8 * run.blocks();
+        share.advance(args, run.tiles);
     }
 #pragma unroll 1
     for (int i = 0; i < warpgroups; ++i) {
@@ -240,7 +239,7 @@ __device__ void issue_scores(float (&s)[keys_sm90 / 2], std::uint32_t q, std::ui
 #pragma unroll
     for (int step = 0; step < DIM / 16; ++step) {
         const int block = step * 32 / S::row_bytes, inside = step * 32 % S::row_bytes;
-        ptx::Product<D, keys_sm90>::issue(
+        ptx::WarpgroupMma<D, keys_sm90>::issue(
             s, ptx::describe<S::row_bytes>(q + block * S::queries_block + inside, 8 * S::row_bytes),
             ptx::describe<S::row_bytes>(k + block * S::keys_block + inside, 8 * S::row_bytes),
             step > 0);
@@ -254,7 +253,7 @@ __device__ void issue_outputs(float (&o)[DIM / 2], const std::uint32_t (&p)[keys
     using S = Sm90<DIM>;
 #pragma unroll
     for (int step = 0; step < KEYS / 16; ++step) {
-        ptx::Product<D, DIM>::template issue_a_in_registers<false>(
+        ptx::WarpgroupMma<D, DIM>::template issue_a_in_registers<false>(
             o, p[step],
             ptx::describe<S::row_bytes>(v + step * 16 * S::row_bytes, 8 * S::row_bytes,
                                         S::keys_block),

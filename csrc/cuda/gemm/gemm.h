@@ -44,6 +44,7 @@ struct Epilogue {
     index_t out_stride = 0;
     DType dtype = DType::f32;  // of bias, residual and (unless requantised) out
     Activation activation = Activation::none;
+    ActivationParams activation_params;
     bool wide = false;  // bias, residual and out can be reached 16 bytes at a time
 };
 

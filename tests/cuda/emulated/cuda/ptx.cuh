@@ -238,7 +238,7 @@ template <int>
 void drop_registers() {}
 
 template <DType D, int N>
-struct Product {
+struct WarpgroupMma {
     static_assert(N % 8 == 0 && N >= 8 && N <= 256, "widths are multiples of 8 up to 256");
 
     template <bool a_k_major = true, bool b_k_major = true>
@@ -255,7 +255,7 @@ struct Product {
 };
 
 template <int N>
-struct Product<DType::u8, N> {
+struct WarpgroupMma<DType::u8, N> {
     static_assert(N == 8 || N == 24 || (N % 16 == 0 && N <= 256), "widths of 8-bit products");
 
     static void issue(std::int32_t (&c)[N / 2], std::uint64_t a, std::uint64_t b, bool accumulate) {

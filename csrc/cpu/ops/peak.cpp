@@ -1,4 +1,4 @@
-#include "cpu/ops/limits.h"
+#include "cpu/ops/peak.h"
 
 #include <algorithm>
 #include <chrono>
@@ -24,16 +24,16 @@ void check_counts(const char* op, int threads, int repeats) {
 
 }  // namespace
 
-double dot_limit(DType dtype, int threads, int repeats) {
-    check_counts("dot_limit", threads, repeats);
-    const LimitKernels& limits = active_kernels().limits;
-    const auto steps = dtype == DType::f32    ? limits.f32
-                       : dtype == DType::bf16 ? limits.bf16
-                       : dtype == DType::s8   ? limits.s8
+double dot_peak(DType dtype, int threads, int repeats) {
+    check_counts("dot_peak", threads, repeats);
+    const PeakKernels& peak = active_kernels().peak;
+    const auto steps = dtype == DType::f32    ? peak.f32
+                       : dtype == DType::bf16 ? peak.bf16
+                       : dtype == DType::s8   ? peak.s8
                                               : nullptr;
     if (steps == nullptr) {
-        fail("dot_limit",
-             std::string("products are float32, bfloat16 or int8, not ") + name_of(dtype) + ".");
+        fail("dot_peak",
+             std::string("gemms are float32, bfloat16 or int8, not ") + name_of(dtype) + ".");
     }
     std::vector<double> best(static_cast<std::size_t>(threads), 0.0);
     parallel_for(threads, threads, [&](index_t task, int) {
@@ -53,8 +53,8 @@ double dot_limit(DType dtype, int threads, int repeats) {
     return total;
 }
 
-double memory_limit(int threads, int repeats) {
-    check_counts("memory_limit", threads, repeats);
+double memory_peak(int threads, int repeats) {
+    check_counts("memory_peak", threads, repeats);
     // Passes of 32 MiB, short enough to escape other programs now and then, over eight parts in
     // turn: each is read again only after 224 MiB of others.
     constexpr index_t words = index_t{4} << 20;

@@ -1,5 +1,5 @@
-// ptx::Product: the widths and element types of a warpgroup's products that the kernels use. The
-// instruction names every accumulator register, hence the macros; ptx.cuh says what they mean.
+// ptx::WarpgroupMma: the widths and element types of a warpgroup's products that the kernels use.
+// The instruction names every accumulator register, hence the macros; ptx.cuh says what they mean.
 #pragma once
 
 // clang-format off
@@ -33,9 +33,9 @@
 // clang-format on
 
 // a0 .. a6 are the numbers of the operands that follow the accumulators.
-#define FASTBERT_PRODUCT_16(N, CODE, TYPE, A0, A1, A2, A3, A4, A5, A6)                            \
+#define FASTBERT_MMA_16(N, CODE, TYPE, A0, A1, A2, A3, A4, A5, A6)                                \
     template <>                                                                                   \
-    struct Product<DType::CODE, N> {                                                              \
+    struct WarpgroupMma<DType::CODE, N> {                                                         \
         template <bool a_k_major = true, bool b_k_major = true>                                   \
         static __device__ void issue(float (&c)[N / 2], std::uint64_t a, std::uint64_t b,         \
                                      bool accumulate) {                                           \
@@ -64,9 +64,9 @@
     };
 
 // uint8 x int8, both K-major, 32 deep.
-#define FASTBERT_PRODUCT_8(N, A0, A1, A2)                                                        \
+#define FASTBERT_MMA_8(N, A0, A1, A2)                                                            \
     template <>                                                                                  \
-    struct Product<DType::u8, N> {                                                               \
+    struct WarpgroupMma<DType::u8, N> {                                                          \
         static __device__ void issue(std::int32_t (&c)[N / 2], std::uint64_t a, std::uint64_t b, \
                                      bool accumulate) {                                          \
             asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " A2                              \
@@ -78,19 +78,19 @@
         }                                                                                        \
     };
 
-#define FASTBERT_PRODUCTS(N, A0, A1, A2, A3, A4, A5, A6)             \
-    FASTBERT_PRODUCT_16(N, bf16, "bf16", A0, A1, A2, A3, A4, A5, A6) \
-    FASTBERT_PRODUCT_16(N, f16, "f16", A0, A1, A2, A3, A4, A5, A6)   \
-    FASTBERT_PRODUCT_8(N, A0, A1, A2)
+#define FASTBERT_MMAS(N, A0, A1, A2, A3, A4, A5, A6)             \
+    FASTBERT_MMA_16(N, bf16, "bf16", A0, A1, A2, A3, A4, A5, A6) \
+    FASTBERT_MMA_16(N, f16, "f16", A0, A1, A2, A3, A4, A5, A6)   \
+    FASTBERT_MMA_8(N, A0, A1, A2)
 
 namespace fastbert::cuda::ptx {
 
-FASTBERT_PRODUCTS(32, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
-FASTBERT_PRODUCTS(64, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
-FASTBERT_PRODUCTS(80, "%40", "%41", "%42", "%43", "%44", "%45", "%46")
-FASTBERT_PRODUCTS(96, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
-FASTBERT_PRODUCTS(128, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
-FASTBERT_PRODUCTS(192, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
-FASTBERT_PRODUCTS(256, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
+FASTBERT_MMAS(32, "%16", "%17", "%18", "%19", "%20", "%21", "%22")
+FASTBERT_MMAS(64, "%32", "%33", "%34", "%35", "%36", "%37", "%38")
+FASTBERT_MMAS(80, "%40", "%41", "%42", "%43", "%44", "%45", "%46")
+FASTBERT_MMAS(96, "%48", "%49", "%50", "%51", "%52", "%53", "%54")
+FASTBERT_MMAS(128, "%64", "%65", "%66", "%67", "%68", "%69", "%70")
+FASTBERT_MMAS(192, "%96", "%97", "%98", "%99", "%100", "%101", "%102")
+FASTBERT_MMAS(256, "%128", "%129", "%130", "%131", "%132", "%133", "%134")
 
 }  // namespace fastbert::cuda::ptx

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "cpu/ops/gemm_tile.inl"
-#include "cpu/ops/limits.h"
+#include "cpu/ops/peak.h"
 
 namespace fastbert {
 namespace {
@@ -39,7 +39,7 @@ double steps(index_t rounds, void* sink) {
     return static_cast<double>(rounds) * D::kRows * 2 * D::kLanes * D::kGroup;
 }
 
-constexpr LimitKernels limit_kernels = {steps<DotF32>, steps<DotBf16>, steps<DotU8S8>};
+constexpr PeakKernels peak_kernels = {steps<DotF32>, steps<DotBf16>, steps<DotU8S8>};
 
 }  // namespace
 }  // namespace fastbert
