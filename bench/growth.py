@@ -18,6 +18,7 @@ import torch
 import fastbert
 from bench import cases, models
 from bench.baselines import Padded
+from fastbert.tools.profile import prepared
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     begin = time.perf_counter()
                     model(ids, attention_mask=mask)
                     seconds.append(time.perf_counter() - begin)
-            encoder = model.encoder_cache.encoder(model.encoder_cache.view(model), model.plan())
+            encoder, _ = prepared(model)
             total = sum(case.lengths)
             squares = sum(length * length for length in case.lengths) / total
             print(

@@ -46,7 +46,7 @@ def profile(path: str | os.PathLike[str], repetitions: int = 7, **loading: Any) 
     """
     model = AutoModel.from_pretrained(path, **loading)
     inputs = inputs_of(model, CASES[_PROFILED])
-    encoder, block = _prepared(model)
+    encoder, block = prepared(model)
     best: dict[tuple[str, int], float] = {}
     for _ in range(repetitions + 1):
         for time in _times(model, encoder, inputs):
@@ -83,8 +83,12 @@ def profile(path: str | os.PathLike[str], repetitions: int = 7, **loading: Any) 
     return "\n".join([explain(model), "", heading, table(rows, left=(0, 1)), *missing])
 
 
-def _prepared(model: Any) -> tuple[CpuEncoder, Block]:
-    """Return the prepared encoder of a model, and one block for the shapes of its projections."""
+def prepared(model: Any) -> tuple[CpuEncoder, Block]:
+    """Return the prepared encoder of a model, and one block for the shapes of its projections.
+
+    Raises:
+        ValueError: for a model that has no prepared encoder on the CPU, with the reason.
+    """
     base = model.base_model
     view, plan = base.encoder_cache.view(base), model.plan()
     encoder = base.encoder_cache.encoder(view, plan)
