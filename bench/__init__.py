@@ -1,1 +1,1 @@
-"""The benchmark: our rows and every rival's, interleaved in one run, behind a parity gate."""
+"""The benchmark: fastbert and every baseline, interleaved in one run, behind a parity gate."""

@@ -1,8 +1,8 @@
-"""``python -m bench``."""
+"""``python -m bench``: see bench/run.py."""
 
 import sys
 
-from .run import main
+from bench.run import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,12 +11,16 @@ SORTED_BATCH = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the work of an encoder.
+    """The sizes of an encoder, which decide its work.
 
     Attributes:
         name: the registry's name of the model.
-        layers, hidden, intermediate, heads, vocabulary: as in its configuration.
-        embedding: width of the embedding table.
+        layers: number of layers.
+        hidden: width of the hidden states.
+        intermediate: width between the two projections of the feed-forward part.
+        heads: number of attention heads.
+        vocabulary: number of tokens.
+        embedding: width of the embedding table; None for that of the hidden states.
     """
 
     name: str
@@ -29,15 +33,15 @@ class Shape:
 
     @property
     def weights(self) -> int:
-        """Number of weights in the layers' products, which every pass reads once."""
+        """Number of weights in the layers' projections, which every pass reads once."""
         per_layer = 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
         return self.layers * per_layer
 
     def operations(self, lengths: tuple[int, ...]) -> float:
-        """Multiplications and additions for texts of these lengths, without padding."""
-        products = 2.0 * self.weights * sum(lengths)
+        """Count multiplications and additions for texts of these lengths, without padding."""
+        projections = 2.0 * self.weights * sum(lengths)
         attention = 4.0 * self.layers * self.hidden * sum(length**2 for length in lengths)
-        return products + attention
+        return projections + attention
 
 
 SHAPES = {
@@ -60,7 +64,7 @@ class Case:
         name: what the table calls it.
         model: a name from SHAPES.
         lengths: tokens of every text; empty where real texts are given.
-        texts: number of real texts, tokenisation included in the time.
+        texts: number of real texts; the time then includes tokenising them.
         group: cases that are run together by default: "base", "text", "large", "growth".
     """
 
@@ -72,12 +76,12 @@ class Case:
 
     @property
     def shape(self) -> Shape:
-        """The shape of its model."""
+        """Shape of its model."""
         return SHAPES[self.model]
 
     @property
     def ragged(self) -> bool:
-        """Whether the texts differ in length, so that sorting them helps who pads."""
+        """Whether the texts differ in length, so that sorting them helps an engine that pads."""
         return len(set(self.lengths)) > 1
 
     @property
@@ -87,7 +91,14 @@ class Case:
 
 
 def ragged_lengths(count: int, seed: int = 0, shortest: int = 8, longest: int = 512) -> list[int]:
-    """Lengths as of real text: lognormal(4.0, 0.8), cut to whole tokens and clipped."""
+    """Draw lengths like those of real text: lognormal(4.0, 0.8), whole tokens, clipped.
+
+    Args:
+        count: number of texts.
+        seed: of the random numbers.
+        shortest: least number of tokens.
+        longest: largest number of tokens.
+    """
     drawn = np.random.default_rng(seed).lognormal(4.0, 0.8, size=count)
     return [int(value) for value in np.clip(drawn, shortest, longest)]
 
@@ -96,7 +107,7 @@ def _uniform(name: str, model: str, batch: int, length: int, group: str = "base"
     return Case(name, model, (length,) * batch, group=group)
 
 
-# The seed whose 32 lengths fill 36 % of their padded batch, as issue and table have it.
+# The seed whose 32 lengths fill 36 % of their padded batch.
 RAGGED_SEED = 0
 
 CASES = {
@@ -125,7 +136,10 @@ CASES = {
 
 
 def chosen(names: str) -> list[Case]:
-    """The cases that a comma-separated list of names or groups means.
+    """Return the cases that a list of names means.
+
+    Args:
+        names: names of cases or of groups, separated by commas, or "all".
 
     Raises:
         ValueError: for a name that is neither.
@@ -146,13 +160,18 @@ def chosen(names: str) -> list[Case]:
 
 
 def arrangements(case: Case) -> dict[str, list[list[int]]]:
-    """How a rival that pads may be given the texts: {name: batches of text indices}."""
+    """Return the ways in which an engine that pads may be given the texts.
+
+    Returns:
+        {name: batches of text indices}: all texts as they arrive and, where their lengths differ,
+        sorted ones in batches of SORTED_BATCH.
+    """
     everything = list(range(len(case.lengths)))
-    ways = {"arrival": [everything]}
+    found = {"arrival": [everything]}
     if case.ragged:
         by_length = sorted(everything, key=lambda index: case.lengths[index])
-        ways["sorted"] = [
+        found["sorted"] = [
             by_length[begin : begin + SORTED_BATCH]
             for begin in range(0, len(by_length), SORTED_BATCH)
         ]
-    return ways
+    return found

@@ -8,24 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from .rivals import Engine, Padded, Rival
+from bench.baselines import Baseline, Engine, Padded
 
 BATCH = 32
 MAX_TOKENS = 256
 
 
 def embedder(
-    rival: Rival, path: Path, threads: int, texts: Sequence[str], by_length: bool
+    baseline: Baseline, path: Path, threads: int, texts: Sequence[str], by_length: bool
 ) -> Callable[[], np.ndarray]:
-    """A call that gives float32 (texts, hidden) in the texts' own order.
+    """Load an engine, and return a call that embeds texts with it.
 
-    fastbert packs and never sorts, so `by_length` is for rivals: they get the texts sorted by
-    number of characters, as sentence-transformers does it.
+    Args:
+        baseline: the engine.
+        path: the checkpoint's folder.
+        threads: number of threads.
+        texts: what to embed.
+        by_length: sort the texts by their number of characters first, as sentence-transformers
+            does. fastbert packs its batches and never sorts.
+
+    Returns:
+        A call that gives float32 (texts, hidden) in the texts' own order.
     """
-    if rival.ours:
+    if baseline.ours:
         import fastbert
 
-        engine: Any = rival.load(path, threads)
+        engine: Any = baseline.load(path, threads)
         encoder = fastbert.SentenceEncoder(
             engine.model,
             fastbert.AutoTokenizer.from_pretrained(path),
@@ -33,10 +41,10 @@ def embedder(
             max_seq_length=MAX_TOKENS,
         )
         return lambda: encoder.encode(texts)
-    return _rival(rival.load(path, threads), path, texts, by_length)
+    return _padding(baseline.load(path, threads), path, texts, by_length)
 
 
-def _rival(
+def _padding(
     engine: Engine, path: Path, texts: Sequence[str], by_length: bool
 ) -> Callable[[], np.ndarray]:
     import transformers
@@ -59,12 +67,12 @@ def _rival(
             )
             mask = encoded["attention_mask"].astype(np.int64)
             batch = Padded(encoded["input_ids"].astype(np.int64), mask)
-            rows = engine.rows(engine.prepare(batch)())
+            states = engine.hidden_states(engine.prepare(batch)())
             weights = mask.astype(np.float32)
-            pooled = np.matmul(weights[:, None, :], rows)[:, 0] / weights.sum(1, keepdims=True)
+            pooled = np.matmul(weights[:, None, :], states)[:, 0] / weights.sum(1, keepdims=True)
             pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
             if vectors is None:
-                vectors = np.empty((len(texts), rows.shape[2]), dtype=np.float32)
+                vectors = np.empty((len(texts), states.shape[2]), dtype=np.float32)
             vectors[chosen] = pooled
         assert vectors is not None
         return vectors

@@ -1,4 +1,4 @@
-"""What the gate compares with: float32 arithmetic on the parameters that an engine was given."""
+"""The gate's reference: float32 arithmetic on the parameters that an engine was given."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from typing import Any
 import numpy as np
 import torch
 
-# Of `Rival.parameters`: what the file's parameters are rounded to before anybody computes.
+# What the file's parameters are rounded to before anything is computed, by `Baseline.parameters`.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-Rows = Sequence[np.ndarray]
+States = Sequence[np.ndarray]
 
 
 class Exact:
-    """Expected rows by `Rival.parameters`; each kind is computed when first asked for."""
+    """Expected hidden states by `Baseline.parameters`, each computed when first asked for."""
 
-    def __init__(self, compute: Callable[[str], Rows]) -> None:
+    def __init__(self, compute: Callable[[str], States]) -> None:
         self._compute = compute
-        self._rows: dict[str, Rows] = {}
+        self._states: dict[str, States] = {}
 
-    def __getitem__(self, parameters: str) -> Rows:
-        if parameters not in self._rows:
-            self._rows[parameters] = self._compute(parameters)
-        return self._rows[parameters]
+    def __getitem__(self, parameters: str) -> States:
+        if parameters not in self._states:
+            self._states[parameters] = self._compute(parameters)
+        return self._states[parameters]
 
 
-def token_rows(path: Path, inputs: Sequence[Sequence[int]], parameters: str) -> Rows:
-    """transformers' float32 (tokens, hidden) of every text computed alone."""
+def token_states(path: Path, inputs: Sequence[Sequence[int]], parameters: str) -> States:
+    """Compute the hidden states of every text alone, in float32, with transformers.
+
+    Args:
+        path: the checkpoint's folder.
+        inputs: token ids of every text.
+        parameters: a key of DTYPES.
+
+    Returns:
+        float32 (tokens, hidden) of every text.
+    """
     library: Any = importlib.import_module("transformers")
     options: dict[str, Any] = {"dtype": DTYPES[parameters]}
     if "flaubert" in path.name:

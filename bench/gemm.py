@@ -1,10 +1,10 @@
-"""The matrix-product kernels alone, against what the machine can do at most.
+"""Time the GEMM kernels alone, beside the machine's peak.
 
-    python bench/gemm.py [--threads 1 2] [--rows 1 16 96 128 1024] [--quick] [--json FILE]
+    python -m bench.gemm [--threads 1 2] [--rows 1 16 96 128 1024] [--quick] [--json FILE]
 
-For each precision the limit is measured in registers in the same run, with as many threads as the
-product uses. Up to 16 rows the weights come from memory, as in a forward pass of a model that
-no cache holds, and the floor is the longer of reading them and multiplying them.
+For each precision the peak is measured in registers in the same run, with as many threads as the
+GEMM uses. Up to 16 rows the weights come from memory, as in a forward pass of a model that no cache
+holds, and the lower bound is the longer of reading them and multiplying them.
 
 Every figure is the best of many short runs, since the machine may be shared; with one thread its
 own processor time is taken, which other programs do not lengthen.
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from fastbert import _C
+from fastbert.tools import peak
 
 SHAPES = (  # K, N
     (384, 384), (384, 1152), (384, 1536), (1536, 384),
@@ -33,13 +34,24 @@ SHAPES = (  # K, N
 QUICK = ((384, 384), (384, 1536), (768, 768), (768, 3072), (3072, 768), (1024, 4096))
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 3, torch.int8: 4}
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+PEAKS = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
 STREAMED_ROWS = 16
 CACHE_BYTES = 96 << 20
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured product: x (rows, k) times a weight (n, k)."""
+    """One measured GEMM: x (rows, k) times the transpose of a weight (n, k).
+
+    Attributes:
+        precision: "float32", "bfloat16" or "int8".
+        threads: number of threads.
+        rows: of x.
+        k: elements that a result is summed over.
+        n: columns of the result.
+        seconds: time of the fastest call.
+        bound_seconds: lower bound of that time.
+    """
 
     precision: str
     threads: int
@@ -47,16 +59,20 @@ class Figure:
     k: int
     n: int
     seconds: float
-    floor_seconds: float
+    bound_seconds: float
 
     @property
     def fraction(self) -> float:
-        """Of the limit; 1 is the floor reached."""
-        return self.floor_seconds / self.seconds
+        """The lower bound as a share of the time; 1 is the bound reached."""
+        return self.bound_seconds / self.seconds
 
 
 def best_time(run: Callable[[int], None], budget: float, clock: Callable[[], float]) -> float:
-    """Seconds of the fastest of run(0), run(1), ...; at least five, for `budget` seconds."""
+    """Time run(0), run(1), ...: at least five of them, for `budget` seconds.
+
+    Returns:
+        Seconds of the fastest.
+    """
     best, spent, count = float("inf"), 0.0, 0
     while count < 5 or spent < budget:
         start = clock()
@@ -66,10 +82,19 @@ def best_time(run: Callable[[int], None], budget: float, clock: Callable[[], flo
     return best
 
 
-def product(
+def gemm(
     dtype: torch.dtype, rows: int, k: int, n: int, copies: int, gelu: bool = False
 ) -> Callable[[int], None]:
-    """A function that multiplies once, with another copy of the weights each time."""
+    """Make a function that multiplies once, with another copy of the weights each time.
+
+    Args:
+        dtype: of the weights.
+        rows: of the other operand.
+        k: elements that a result is summed over.
+        n: columns of the result.
+        copies: of the weights.
+        gelu: whether GELU is applied to the result.
+    """
     activation = 1 if gelu else 0
     stride = k + 64 // dtype.itemsize if k * dtype.itemsize % 2048 == 0 else k
     packed = []
@@ -112,14 +137,23 @@ def measure(
     precision: str, threads: int, rows: Sequence[int], shapes: Sequence[tuple[int, int]],
     budget: float, gelu: bool = False,
 ) -> list[Figure]:  # fmt: skip
-    """Figures for every shape and number of rows, with the limits measured now."""
+    """Measure every shape and number of rows, and print a line for each shape.
+
+    Args:
+        precision: a key of PRECISIONS.
+        threads: number of threads.
+        rows: numbers of rows.
+        shapes: (k, n) of each.
+        budget: seconds a figure.
+        gelu: whether GELU is applied to the results.
+    """
     dtype = PRECISIONS[precision]
     _C.set_num_threads(threads)
-    limit = _C.dot_peak(CODES[dtype], threads, 200)
-    memory = _C.memory_peak(threads, 100)
+    arithmetic = peak.arithmetic(PEAKS[precision], threads)
+    memory = peak.memory(threads)
     print(
-        f"\n{precision}, {threads} thread(s), {_C.active_isa()}: limit in registers "
-        f"{limit * 1e-9:.0f} G operations/s, memory {memory * 1e-9:.0f} GB/s"
+        f"\n{precision}, {threads} thread(s), {_C.active_isa()}: peak in registers "
+        f"{arithmetic * 1e-9:.0f} G operations/s, memory {memory * 1e-9:.0f} GB/s"
     )
     print("     K      N " + "".join(f"{f'{m} rows':>18}" for m in rows))
     clock = time.thread_time if threads == 1 else time.perf_counter
@@ -130,10 +164,10 @@ def measure(
             size = n * k * dtype.itemsize
             streamed = m <= STREAMED_ROWS
             copies = max(1, CACHE_BYTES // size) if streamed else 1
-            seconds = best_time(product(dtype, m, k, n, copies, gelu), budget, clock)
-            arithmetic = 2 * m * n * k / limit
-            floor = max(arithmetic, size / memory) if streamed else arithmetic
-            figure = Figure(precision, threads, m, k, n, seconds, floor)
+            seconds = best_time(gemm(dtype, m, k, n, copies, gelu), budget, clock)
+            multiplying = 2 * m * n * k / arithmetic
+            bound = max(multiplying, size / memory) if streamed else multiplying
+            figure = Figure(precision, threads, m, k, n, seconds, bound)
             figures.append(figure)
             cells.append(f"{seconds * 1e6:9.0f} us {100 * figure.fraction:4.0f} %")
         print(f"{k:6d} {n:6d} " + "".join(f"{cell:>18}" for cell in cells), flush=True)
@@ -141,6 +175,7 @@ def measure(
 
 
 def main() -> None:
+    """Print a table for every precision and number of threads."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 96, 128, 1024])

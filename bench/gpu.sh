@@ -10,7 +10,7 @@
 #   compile    encoders beside torch.compile max-autotune
 #   suite      the rest of the test suite, and every configuration of Triton compiled
 #   report     table, goals and plot of what there is; the Plan's table of measurements
-#   tiles      every form of the CUDA products, for the costs in csrc/cuda/gemm (on request)
+#   tiles      every form of the CUDA GEMMs, for the costs in csrc/cuda/gemm (on request)
 # Usage: bench/gpu.sh [--dry-run] [part ...]
 # A step that fails or runs out of its time is named at the end and stops no other; the exit status is
 # then 1. Results are whole after every case, in $FASTBERT_RESULTS (default: bench/results).
@@ -134,7 +134,7 @@ part_ops() {
     measure ops ceilings 40
     measure ops attention 80
     measure ops rows 200
-    measure ops products 180
+    measure ops gemm 180
 }
 
 part_choice() { measure ops choice 560; }

@@ -1,9 +1,9 @@
-"""Time per real token and scratch memory as ragged batches grow, and what a second thread brings.
+"""Measure time per token and scratch memory as ragged batches grow, with one thread and two.
 
-    python -m bench.growth [--threads 2 1] [--repeat 3]
+    python -m bench.growth [--threads 2 1] [--repetitions 3]
 
-BERT-base in int8 over the lengths of the growth cases of `bench.cases`. The gate is theirs: parity
-of these batches is judged by `python -m bench --cases growth`.
+BERT-base computes the growth cases of `bench.cases` in int8. Their parity is judged by
+`python -m bench --cases growth`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ import numpy as np
 import torch
 
 import fastbert
-
-from . import cases, models
-from .rivals import Padded
+from bench import cases, models
+from bench.baselines import Padded
+from fastbert.tools.profile import prepared
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=3)
+    # Its earlier name.
+    hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument("--repeat", dest="repetitions", type=int, **hidden)
     options = parser.parse_args(arguments)
     path = models.checkpoint("bert-base")
     print(f"{'threads':>7}{'tokens':>9}{'us/token':>10}{'mean l^2/l':>12}{'scratch MiB':>13}")
@@ -39,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
             seconds = []
             with torch.inference_mode():
-                for _ in range(options.repeat):
+                for _ in range(options.repetitions):
                     begin = time.perf_counter()
                     model(ids, attention_mask=mask)
                     seconds.append(time.perf_counter() - begin)
-            encoder = model.encoder_cache.encoder(model.encoder_cache.view(model), model.plan())
+            encoder, _ = prepared(model)
             total = sum(case.lengths)
             squares = sum(length * length for length in case.lengths) / total
             print(

@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 
-from .cases import SHAPES, Shape
+from bench.cases import SHAPES, Shape
 
 CACHE = Path(os.environ.get("FASTBERT_BENCH_CACHE", "~/.cache/fastbert-bench")).expanduser()
 # Wide enough that attention is not uniform and GELU sees both of its sides, as in real models; less
-# for wider ones, so that a product amplifies its rows, and their rounding errors, alike in all.
+# for wider ones, so that a projection amplifies its input, and the input's rounding errors, alike
+# in all.
 STD_AT_768 = 0.03
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def minilm_path() -> Path:
-    """The folder of the real all-MiniLM-L6-v2.
+    """Return the folder of the real all-MiniLM-L6-v2.
 
     Raises:
         FileNotFoundError: when its package is not installed.
@@ -36,7 +37,7 @@ def minilm_path() -> Path:
 
 
 def checkpoint(name: str) -> Path:
-    """The folder of a model of SHAPES, made on first use and kept in CACHE."""
+    """Return the folder of a model of SHAPES, made on first use and kept in CACHE."""
     if name == "minilm":
         return minilm_path()
     folder = CACHE / f"{name}-std{_std(SHAPES[name]):.3g}"
@@ -51,7 +52,7 @@ def checkpoint(name: str) -> Path:
 
 
 def _complete_for_ctranslate2(folder: Path) -> None:
-    """Its converter wants a tokenizer, and a key that transformers 5 no longer writes."""
+    """Add a tokenizer and a configuration key, which CTranslate2's converter wants."""
     for file in _TOKENIZER_FILES:  # MiniLM has BERT's own vocabulary
         shutil.copy(minilm_path() / file, folder / file)
     config = json.loads((folder / "config.json").read_text())
@@ -71,7 +72,7 @@ def _random_model(shape: Shape) -> Any:
     }
     if shape.name == "rembert":
         config = transformers.RemBertConfig(**sizes, input_embedding_size=shape.embedding)
-        kind = transformers.RemBertModel
+        model_class = transformers.RemBertModel
     elif shape.name.startswith("flaubert"):
         config = transformers.FlaubertConfig(
             vocab_size=shape.vocabulary,
@@ -81,16 +82,16 @@ def _random_model(shape: Shape) -> Any:
             layer_norm_eps=1e-6,
             pre_norm=True,
         )
-        kind = transformers.FlaubertModel
+        model_class = transformers.FlaubertModel
     elif shape.name.startswith("camembert"):
         config = transformers.CamembertConfig(
             **sizes, max_position_embeddings=514, type_vocab_size=1
         )
-        kind = transformers.CamembertModel
+        model_class = transformers.CamembertModel
     else:
-        config, kind = transformers.BertConfig(**sizes), transformers.BertModel
+        config, model_class = transformers.BertConfig(**sizes), transformers.BertModel
     torch.manual_seed(0)
-    model = kind(config).eval()
+    model = model_class(config).eval()
     with torch.no_grad():
         for parameter_name, value in model.named_parameters():
             norm = value.ndim == 1 and parameter_name.endswith("weight")

@@ -1,4 +1,4 @@
-"""Runs cases and rivals, interleaved, behind the gate: ``python -m bench --help``."""
+"""Run cases through every engine, interleaved, behind the gate: ``python -m bench --help``."""
 
 from __future__ import annotations
 
@@ -9,69 +9,120 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastbert.tools import limits
+from bench import baselines, gate, models, plot, table, texts
+from bench import cases as case_registry
+from bench.baselines import Baseline, Padded
+from bench.build import missing_kernels
+from bench.cases import Case
+from bench.embedding import MAX_TOKENS, embedder
+from bench.exact import Exact, token_states
+from bench.results import FOLDER, Results, Row
+from fastbert.tools import peak
+from fastbert.tools.timing import Run, Summary, interleave
 
-from . import cases as cases_module
-from . import gate, models, plot, rivals, stats, table, texts
-from .cases import Case
-from .embedding import MAX_TOKENS, embedder
-from .exact import Exact, token_rows
-from .results import Results, Row
-from .rivals import Padded, Rival
-
-# A failure of one rival must not end the run; it becomes that rival's line in the table.
+# A failure of one engine must not end the run; it becomes that engine's line in the table.
 _FAILURES = (Exception,)
-Run = Callable[[], object]
+# Loads an engine for an arrangement; gives its timed call and the hidden states of every text.
+Build = Callable[[Baseline, str], tuple[Run, list[np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How engines are run and timed.
+
+    Attributes:
+        threads: number of threads of each engine.
+        repetitions: of the interleaved run.
+        budget: seconds for one engine in one case.
+        least: repetitions that an engine has even beyond its budget.
+    """
+
+    threads: int
+    repetitions: int
+    budget: float
+    least: int = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 1 when a row of ours did not pass the gate."""
-    options = _parser().parse_args(arguments)
-    chosen = cases_module.chosen(options.cases)
-    engines = rivals.chosen(options.rivals)
-    warnings.filterwarnings("ignore")
+    """Run the command.
+
+    Returns:
+        The exit status: 1 when a row of ours did not pass the gate or nothing was timed, 2 where
+        nothing can be measured.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    refusal = missing_kernels()
+    if refusal is not None:
+        print(f"bench: {refusal}", file=sys.stderr)
+        return 2
     name = options.name or f"{platform.node()}-{time.strftime('%Y%m%d-%H%M%S')}"
-    results = Results.load(name)
+    path: Path = options.results / f"{name}.json"
+    try:
+        cases = case_registry.chosen(options.cases)
+        engines = baselines.chosen(options.baselines)
+        results = Results.resume(path)
+    except ValueError as error:
+        parser.error(str(error))
+    settings = Settings(options.threads, options.repetitions, options.budget)
+    if options.quick:
+        settings = Settings(options.threads, repetitions=3, budget=2.0, least=1)
+    warnings.filterwarnings("ignore")
     for engine in engines:
         if engine.unavailable() is None:
             results.versions |= engine.versions()
-    for case in chosen:
-        print(f"{time.strftime('%H:%M:%S')} {case.name}", file=sys.stderr, flush=True)
-        run = _text_case if case.texts else _token_case
-        run(case, engines, options, results)
-        print(table.render(results, [case.name]), end="\n\n", flush=True)
-        path = results.save(name)
-        if any(row.time for row in results.rows):
-            plot.draw(results, path.with_suffix(".png"))
-    print(f"written to {path}")
-    measured = {case.name for case in chosen}
-    red = [
-        row
-        for row in results.rows
-        if row.case in measured and row.engine.startswith("fastbert") and not row.passed
-    ]
-    return 1 if red else 0
+    timed = [_measure(case, engines, settings, results, path) for case in cases]
+    if any(timed):
+        print(f"written to {path}")
+    measured = {case.name for case in cases}
+    red = [row for row in results.rows if row.case in measured and row.ours and not row.passed]
+    return 1 if red or not all(timed) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--cases", default="base,text", help="names or groups; see bench/cases.py")
-    parser.add_argument("--rivals", default="all", help="names, parts of names, or all")
+    parser.add_argument("--baselines", default="all", help="names, parts of names, or all")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--turns", type=int, default=9, help="rounds of the interleaved run")
+    parser.add_argument(
+        "--repetitions", type=int, default=9, help="of the interleaved run of all engines"
+    )
     parser.add_argument("--budget", type=float, default=30.0, help="seconds per engine and case")
-    parser.add_argument("--quick", action="store_true", help="three turns, two seconds each")
-    parser.add_argument("--name", help="of the files in bench/results; cases are added to them")
+    parser.add_argument("--quick", action="store_true", help="three repetitions, two seconds each")
+    parser.add_argument("--name", help="of the results' files; cases are added to them")
+    parser.add_argument(
+        "--results", type=Path, default=FOLDER, metavar="FOLDER", help="default: bench/results"
+    )
+    # Earlier names.
+    hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument("--rivals", dest="baselines", **hidden)
+    parser.add_argument("--turns", dest="repetitions", type=int, **hidden)
     return parser
 
 
+def _measure(
+    case: Case, engines: Sequence[Baseline], settings: Settings, results: Results, path: Path
+) -> bool:
+    """Run a case, print its table and add it to the file; tell whether anything was timed."""
+    print(f"{time.strftime('%H:%M:%S')} {case.name}", file=sys.stderr, flush=True)
+    run = _text_case if case.texts else _token_case
+    run(case, engines, settings, results)
+    print(table.render(results, [case.name]), end="\n\n", flush=True)
+    timed = any(row.time for row in results.of(case.name))
+    if timed:
+        results.save(path)
+        plot.draw(results, path.with_suffix(".png"))
+    return timed
+
+
 def _token_case(
-    case: Case, engines: Sequence[Rival], options: argparse.Namespace, results: Results
+    case: Case, engines: Sequence[Baseline], settings: Settings, results: Results
 ) -> None:
     path = models.checkpoint(case.model)
     random = np.random.default_rng(1)
@@ -79,104 +130,108 @@ def _token_case(
         [int(i) for i in random.integers(1000, case.shape.vocabulary - 10, size=length)]
         for length in case.lengths
     ]
-    ways = cases_module.arrangements(case)
-    found = results.begin(case.name, limits.measure(options.threads))
-    found.floors = _floors(case, case.lengths, found.limits)
+    arrangements = case_registry.arrangements(case)
+    found = results.begin(case.name, peak.measure(settings.threads))
+    found.lower_bounds = _lower_bounds(case, case.lengths, found.peak)
     loaded: dict[str, Any] = {}
 
-    def build(rival: Rival, way: str) -> tuple[Run, list[np.ndarray]]:
-        if rival.name not in loaded:
-            loaded[rival.name] = rival.load(path, options.threads)
-        engine = loaded[rival.name]
-        if rival.ours:
-            found.plans[rival.name] = engine.model.plan().lines()
-        return _batched(engine, inputs, ways[way])
+    def build(baseline: Baseline, arrangement: str) -> tuple[Run, list[np.ndarray]]:
+        if baseline.name not in loaded:
+            loaded[baseline.name] = baseline.load(path, settings.threads)
+        engine = loaded[baseline.name]
+        if baseline.ours:
+            found.plans[baseline.name] = engine.model.plan().lines()
+        return _batched(engine, inputs, arrangements[arrangement])
 
-    exact = Exact(lambda parameters: token_rows(path, inputs, parameters))
-    _compare(case, engines, list(ways), build, exact, options, results)
+    exact = Exact(lambda parameters: token_states(path, inputs, parameters))
+    _compare(case, engines, list(arrangements), build, exact, settings, results)
     loaded.clear()
     gc.collect()
 
 
 def _text_case(
-    case: Case, engines: Sequence[Rival], options: argparse.Namespace, results: Results
+    case: Case, engines: Sequence[Baseline], settings: Settings, results: Results
 ) -> None:
     path = models.checkpoint(case.model)
     inputs = texts.english(case.texts)
-    found = results.begin(case.name, limits.measure(options.threads))
-    found.floors = _floors(case, _text_lengths(path, inputs), found.limits)
+    found = results.begin(case.name, peak.measure(settings.threads))
+    found.lower_bounds = _lower_bounds(case, _text_lengths(path, inputs), found.peak)
     found.notes["digest of the texts"] = texts.digest(inputs)
 
-    def build(rival: Rival, way: str) -> tuple[Run, list[np.ndarray]]:
-        run = embedder(rival, path, options.threads, inputs, way == "sorted")
+    def build(baseline: Baseline, arrangement: str) -> tuple[Run, list[np.ndarray]]:
+        run = embedder(baseline, path, settings.threads, inputs, arrangement == "sorted")
         return run, list(run())
 
     def expected(parameters: str) -> list[np.ndarray]:
-        yardstick = rivals.yardstick(parameters)
-        return list(embedder(yardstick, path, options.threads, inputs, True)())
+        exact = baselines.exact_on(parameters)
+        return list(embedder(exact, path, settings.threads, inputs, True)())
 
-    _compare(case, engines, ["arrival", "sorted"], build, Exact(expected), options, results)
+    _compare(case, engines, ["arrival", "sorted"], build, Exact(expected), settings, results)
 
 
 def _compare(
     case: Case,
-    engines: Sequence[Rival],
-    ways: Sequence[str],
-    build: Callable[[Rival, str], tuple[Run, list[np.ndarray]]],
+    engines: Sequence[Baseline],
+    arrangements: Sequence[str],
+    build: Build,
     exact: Exact,
-    options: argparse.Namespace,
+    settings: Settings,
     results: Results,
 ) -> None:
-    """Builds every engine in every way, lets those through that the gate passes, and times them."""
-    runs: dict[tuple[str, str], Run] = {}
-    rows: dict[tuple[str, str], Row] = {}
-    for rival in engines:
-        for way in ("arrival",) if rival.ours else ways:
-            row = Row(case.name, rival.name, rival.precision, way)
-            rows[rival.name, way] = row
+    """Build every engine in every arrangement, and time those that the gate lets through."""
+    runs: dict[str, Run] = {}
+    rows: dict[str, Row] = {}
+    for baseline in engines:
+        for arrangement in ("arrival",) if baseline.ours else arrangements:
+            row = Row(case.name, baseline.name, baseline.precision, arrangement)
             results.rows.append(row)
-            row.reason = _refusal(rival, case)
-            if row.reason:
-                continue
-            try:
-                run, outputs = build(rival, way)
-            except _FAILURES as error:
-                row.reason = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                continue
-            row.error = gate.judge(outputs, exact["fp32"], rival.precision).error
-            verdict = gate.judge(outputs, exact[rival.parameters], rival.precision)
-            row.own, row.passed = verdict.error, verdict.passed
-            if verdict.passed:
-                runs[rival.name, way] = run
-            else:
-                row.reason = f"gate: relative error {verdict.error:.1e}"
-    turns, budget, least = (3, 2.0, 1) if options.quick else (options.turns, options.budget, 3)
-    names = {" / ".join(key): key for key in runs}
-    samples = stats.interleave(
-        {name: runs[key] for name, key in names.items()}, turns, budget, least
-    )
+            run = _judged(row, baseline, case, build, exact)
+            if run is not None:
+                name = f"{row.engine} / {row.arrangement}"
+                runs[name], rows[name] = run, row
+    samples = interleave(runs, settings.repetitions, settings.budget, settings.least)
     for name, seconds in samples.items():
-        rows[names[name]].time = stats.Summary.of(seconds)
+        rows[name].time = Summary.of(seconds)
 
 
-def _refusal(rival: Rival, case: Case) -> str:
-    if rival.models is not None and case.model not in rival.models:
+def _judged(row: Row, baseline: Baseline, case: Case, build: Build, exact: Exact) -> Run | None:
+    """Build an engine and fill in its errors; return its call where the gate lets it through."""
+    row.reason = _refusal(baseline, case)
+    if row.reason:
+        return None
+    try:
+        run, outputs = build(baseline, row.arrangement)
+    except _FAILURES as error:
+        row.reason = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return None
+    row.error = gate.judge(outputs, exact["fp32"], baseline.precision).error
+    verdict = gate.judge(outputs, exact[baseline.parameters], baseline.precision)
+    row.own, row.passed = verdict.error, verdict.passed
+    if not verdict.passed:
+        row.reason = f"gate: relative error {verdict.error:.1e}"
+        return None
+    return run
+
+
+def _refusal(baseline: Baseline, case: Case) -> str:
+    if baseline.models is not None and case.model not in baseline.models:
         return f"its export here does not cover {case.model}"
-    if case.group == "growth" and not rival.ours:
+    if case.group == "growth" and not baseline.ours:
         return "growth is measured of fastbert alone"
-    return rival.unavailable() or ""
+    return baseline.unavailable() or ""
 
 
 def _batched(
     engine: Any, inputs: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]
 ) -> tuple[Run, list[np.ndarray]]:
-    """The timed call over all batches, and the rows of every text in the texts' own order."""
+    """Return the timed call over all batches, and the hidden states in the texts' own order."""
     padded = [Padded.of([inputs[index] for index in batch]) for batch in batches]
     calls = [engine.prepare(batch) for batch in padded]
     outputs: list[np.ndarray] = [np.empty(0)] * len(inputs)
     for batch, indices, call in zip(padded, batches, calls, strict=True):
-        for index, rows in zip(indices, batch.unpad(engine.rows(call())), strict=True):
-            outputs[index] = rows.copy()
+        states = batch.unpad(engine.hidden_states(call()))
+        for index, found in zip(indices, states, strict=True):
+            outputs[index] = found.copy()
 
     def run() -> object:
         result: object = None
@@ -195,11 +250,11 @@ def _text_lengths(path: Path, inputs: Sequence[str]) -> tuple[int, ...]:
     return tuple(map(len, encoded))
 
 
-def _floors(case: Case, lengths: tuple[int, ...], bound: limits.Limits) -> dict[str, float]:
-    """Milliseconds by precision."""
-    found = {}
-    for precision, size in limits.BYTES.items():
-        floor = bound.floor(precision, case.shape.operations(lengths), case.shape.weights * size)
-        if floor is not None:
-            found[precision] = floor * 1e3
-    return found
+def _lower_bounds(case: Case, lengths: tuple[int, ...], measured: peak.Peak) -> dict[str, float]:
+    """Return the lower bound of a case in milliseconds, by precision."""
+    operations = case.shape.operations(lengths)
+    found = {
+        precision: measured.lower_bound(precision, operations, case.shape.weights * size)
+        for precision, size in peak.BYTES.items()
+    }
+    return {precision: bound * 1e3 for precision, bound in found.items() if bound is not None}

@@ -13,28 +13,28 @@ END = "<!-- end -->"
 
 
 def rows() -> list[list[str]]:
-    """Header and rows, as text cells."""
+    """Return header and rows as text cells."""
     names = ["op", "reference", *kernels.NAMES]
     found = [[row[name] for name in names] for row in support_table()]
     return [names, *[[f"`{op}`", *cells] for op, *cells in found]]
 
 
 def markdown() -> str:
-    """The table, from the registry of this installation."""
+    """Write the table from the registry of this installation."""
     header, *body = rows()
     lines = [header, ["---"] * len(header), *body]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def in_readme() -> list[list[str]]:
-    """Header and rows of the table that the README has now."""
+    """Return header and rows of the table that stands in the README."""
     table = README.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0].strip()
     lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
     return [lines[0], *lines[2:]]
 
 
 def main() -> None:
-    """Puts the table into the README."""
+    """Put the table into the README."""
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

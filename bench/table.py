@@ -1,70 +1,73 @@
-"""The table: a case a block, engines sorted by time, the floor of each precision below."""
+"""The table: a case a block, engines sorted by time, the lower bound of each precision below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .results import Results, Row
+from bench.results import Results, Row
+from fastbert.tools.tables import table
+
+_HEADER = ("median ms", "spread", "min ms", "bound", "error", "own")
 
 
 def render(results: Results, cases: Sequence[str]) -> str:
-    """These cases as text."""
-    blocks = ["\n".join(_block(case, results)) for case in cases]
-    return "\n\n".join(blocks)
+    """Write these cases as text.
+
+    "bound" is the lower bound as a share of the median; "error" is against float32 on the file's
+    parameters, "own" against float32 on the parameters that the engine was given.
+    """
+    return "\n\n".join(_block(case, results) for case in cases)
 
 
-def _block(case: str, results: Results) -> list[str]:
-    rows = [row for row in results.rows if row.case == case]
-    floors = results.cases[case].floors
-    timed = sorted((row for row in rows if row.time), key=lambda row: _median(row))
-    errors = f"{'error':>9} {'own':>8}"
-    lines = [f"{case:<20} {'median ms':>10} {'spread':>7} {'min ms':>9} {'floor':>6} {errors}"]
-    for row in timed:
-        assert row.time is not None and row.error is not None
-        own = "" if row.own is None else f"{row.own:9.1e}"
-        floor = results.floor(row)
-        share = f"{floor / row.time.median:6.0%}" if floor else "     -"
-        lines.append(
-            f"  {_label(row):<28}{row.time.median:>8.2f}{row.time.spread:>8.0%}"
-            f"{row.time.minimum:>10.2f} {share} {row.error:>9.1e}{own}"
-        )
-    lines += [f"  {_label(row):<28}   {row.reason}" for row in rows if not row.time]
-    if floors:
-        named = ", ".join(f"{name} {value:.2f}" for name, value in floors.items())
-        lines.append(f"  {'floor, ms':<28}   {named}")
-    lines += [f"  not measured: {reason}" for reason in results.cases[case].limits.reasons]
-    lines += _against(rows)
-    return lines
+def _block(case: str, results: Results) -> str:
+    rows, circumstances = results.of(case), results.cases[case]
+    cells = [[case, *_HEADER]]
+    for row in sorted((row for row in rows if row.time), key=lambda row: row.median):
+        cells.append([f"  {_label(row)}", *_figures(row, results.lower_bound(row))])
+    refused = [[_label(row), row.reason] for row in rows if not row.time]
+    lines = [table(cells)]
+    if refused:
+        lines.append(table(refused, left=(0, 1), indent="  "))
+    if circumstances.lower_bounds:
+        bounds = ", ".join(f"{name} {ms:.2f}" for name, ms in circumstances.lower_bounds.items())
+        lines.append(f"  lower bound, ms: {bounds}")
+    lines += [f"  peak not measured: {reason}" for reason in circumstances.peak.reasons]
+    return "\n".join([*lines, *_against(rows)])
+
+
+def _figures(row: Row, bound: float | None) -> list[str]:
+    assert row.time is not None and row.error is not None
+    return [
+        f"{row.time.median:.2f}",
+        f"{row.time.spread:.0%}",
+        f"{row.time.minimum:.2f}",
+        "-" if bound is None else f"{bound / row.time.median:.0%}",
+        f"{row.error:.1e}",
+        "" if row.own is None else f"{row.own:.1e}",
+    ]
 
 
 def _against(rows: Sequence[Row]) -> list[str]:
-    """Ours against the fastest rival: in the same arrangement, and in the best for the rival."""
-    rivals = [row for row in rows if row.time and not _is_ours(row)]
+    """Compare ours with the fastest baseline: of all, in arrival order, of the same precision."""
+    baselines = [row for row in rows if row.time and not row.ours]
     lines = []
     for row in rows:
-        if not row.time or not _is_ours(row):
+        if not row.time or not row.ours:
             continue
-        told = []
-        for label, others in (
-            ("fastest rival", rivals),
-            ("fastest in arrival order", [r for r in rivals if r.arrangement == "arrival"]),
-            (f"fastest {row.precision} rival", [r for r in rivals if r.precision == row.precision]),
-        ):
-            if others:
-                best = min(others, key=_median)
-                told.append(f"{_median(best) / _median(row):.2f}x {label} ({_label(best)})")
+        alike = [other for other in baselines if other.precision == row.precision]
+        arrived = [other for other in baselines if other.arrangement == "arrival"]
+        told = [
+            f"{best.median / row.median:.2f}x {label} ({_label(best)})"
+            for label, others in (
+                ("fastest baseline", baselines),
+                ("fastest in arrival order", arrived),
+                (f"fastest {row.precision} baseline", alike),
+            )
+            if (best := min(others, key=lambda other: other.median, default=None))
+        ]
         if told:
-            lines.append(f"  {row.engine}: " + "; ".join(dict.fromkeys(told)))
+            lines.append(f"  {row.engine}: " + "; ".join(told))
     return lines
-
-
-def _is_ours(row: Row) -> bool:
-    return row.engine.startswith("fastbert")
-
-
-def _median(row: Row) -> float:
-    assert row.time is not None
-    return row.time.median
 
 
 def _label(row: Row) -> str:

@@ -1,7 +1,7 @@
 """Real English paragraphs of mixed length, the same on every machine with the same Python.
 
-They come from the documentation that every Python carries (pydoc_data.topics), cut to word
-counts drawn like the lengths of real requests.
+They come from the documentation that every Python carries (pydoc_data.topics). Their numbers of
+words are drawn like the lengths of real requests.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# MiniLM's tokens per word of this text, measured: 1.9, for it is technical.
+# MiniLM's tokens per word of this text, measured; it is technical.
 _TOKENS_PER_WORD = 1.9
 
 
 def english(count: int, seed: int = 0) -> list[str]:
-    """`count` texts of about 8 to 256 tokens, lognormal as `cases.ragged_lengths`."""
+    """Make `count` texts of about 8 to 256 tokens, lognormal as `cases.ragged_lengths`."""
     from pydoc_data.topics import topics
 
-    from .cases import ragged_lengths
+    from bench.cases import ragged_lengths
 
     words = [
         paragraph.split()
@@ -48,5 +48,5 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def digest(texts: Sequence[str]) -> str:
-    """Names this very list of texts in a results file."""
+    """Return a name for this very list of texts, by which a results file knows it."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

@@ -1,5 +1,5 @@
-"""The GPU kernels and models, measured beside their rivals: parts of `bench/gpu.sh`.
+"""The GPU kernels and models, measured beside their baselines: parts of `bench/gpu.sh`.
 
-`python -m bench.gpu ops|models|report|merge`; without a GPU, `--dry-run` goes the same ways with
+`python -m bench.gpu ops|models|report|merge`; without a GPU, `--dry-run` runs the same code with
 tiny sizes on the CPU, and marks what it writes.
 """

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu PART ...`: see bench/gpu.sh, which runs the parts with their time limits."""
+"""Measure one part: `python -m bench.gpu PART ...`. bench/gpu.sh runs all, with time limits."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from bench.gpu import models, ops, report
-from bench.gpu.record import FOLDER, Record
+from bench.gpu.record import Record
 from bench.gpu.timing import Stopwatch
+from bench.results import FOLDER
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one part; 1 when a case of ours has no figure."""
+    """Run one part. The exit status is 1 when a case of ours has no figure."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--results", type=Path, default=FOLDER, metavar="FOLDER")
@@ -69,8 +70,8 @@ def _measure(record: Record, given: argparse.Namespace) -> int:
         record.add(found)
         record.save(given.results)
         for row in found:
-            print(f"{row.case:<40} {row.engine:<32} {report._figure(row)}", flush=True)
-            ours = report._is_ours(row) and row.rate is None and row.error is None
+            print(f"{row.case:<40} {row.engine:<32} {report.figure(row)}", flush=True)
+            ours = report.is_ours(row) and row.rate is None and row.error is None
             without += ours and not row.note.startswith(("not measured", "Unavailable"))
         if time.monotonic() - begin > given.seconds:
             print(f"{given.group}: its time is up; what was measured is written", file=sys.stderr)

@@ -1,4 +1,6 @@
-"""Every kernel once on small odd shapes, for compute-sanitizer: `python -m bench.gpu.drive cuda`.
+"""Run every kernel once on small odd shapes: `python -m bench.gpu.drive cuda`.
+
+This is what compute-sanitizer watches.
 
 Inputs are made on the host and results judged there, so that next to no kernels but ours run.
 PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor its own allocation; in a shared one memcheck
@@ -14,18 +16,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.small import small_cases
 from fastbert import kernels
-from fastbert.ops import REGISTRY, Op
+from fastbert.ops import REGISTRY
 from fastbert.testing import gate, to_float64
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Largest number of elements of an argument: the tools slow a kernel down a hundredfold.
-_SMALL = 100_000
 _PER_DTYPE = 8
 
 
 def main(backend: str, device: str = "cuda") -> int:
-    """Runs the kernels; the number of wrong results."""
+    """Run the kernels of a backend.
+
+    Args:
+        backend: its name.
+        device: where they run.
+
+    Returns:
+        The number of wrong results; 1 where nothing ran.
+    """
     wrong = done = 0
     for name, op in REGISTRY.items():
         try:
@@ -34,7 +43,7 @@ def main(backend: str, device: str = "cuda") -> int:
             print(f"{name}: {reason}")
             continue
         for dtype in DTYPES:
-            for name_of_case, arguments in _chosen(op, dtype):
+            for name_of_case, arguments in small_cases(op, dtype, _PER_DTYPE):
                 try:
                     given = {key: _to(value, device) for key, value in arguments.items()}
                     with torch.no_grad():
@@ -57,37 +66,29 @@ def main(backend: str, device: str = "cuda") -> int:
 
 
 def every_form(device: torch.device, rows: int, inner: int, outer: int) -> int:
-    """Products in every form of the CUDA kernels; the number of those that differ from another of
-    their family (of any family, for integers)."""
-    from bench.gpu.tiles import Product
+    """Run a GEMM in every form of the CUDA kernels.
+
+    Args:
+        device: where to run it.
+        rows: of the left operand.
+        inner: elements that a result is summed over.
+        outer: columns of the result.
+
+    Returns:
+        The number of forms that differ from another of their family (of any, for integers).
+    """
+    from bench.gpu.tiles import Gemm
 
     wrong = 0
     for dtype, integer in ((torch.float32, False), (torch.float16, False), (torch.bfloat16, True)):
-        product = Product(rows, inner, outer, dtype, integer, device)
+        gemm = Gemm(rows, inner, outer, dtype, integer, device)
         first: dict[int, Tensor] = {}
-        for form in product.forms():
-            result = product.run(form).cpu()
+        for form in gemm.forms():
+            result = gemm.run(form).cpu()
             if not torch.equal(first.setdefault(0 if integer else form[0], result), result):
                 wrong += 1
-                print(f"{product.op} {dtype}: form {form} differs from another of its family")
+                print(f"{gemm.op} {dtype}: form {form} differs from another of its family")
     return wrong
-
-
-def _chosen(op: Op, dtype: torch.dtype) -> list[tuple[str, dict[str, Any]]]:
-    """Small cases from all over the op's list, the largest of them included."""
-    cases = [(case.name, case.make(dtype)) for case in op.cases()]
-    small = sorted((case for case in cases if _elements(case[1]) <= _SMALL), key=_largest_last)
-    picked = {round(i * (len(small) - 1) / max(_PER_DTYPE - 1, 1)) for i in range(_PER_DTYPE)}
-    return [small[i] for i in sorted(picked)]
-
-
-def _largest_last(case: tuple[str, dict[str, Any]]) -> int:
-    return _elements(case[1])
-
-
-def _elements(arguments: dict[str, Any]) -> int:
-    tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
-    return max((tensor.numel() for tensor in tensors), default=0)
 
 
 def _to(value: Any, device: str) -> Any:

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from bench.gpu.record import Record, Row
 
 OURS = ("cuda", "triton")
+# Cases of the part "ceilings".
+COPY, MATMUL = "copy", "matmul bf16"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One goal: what was found, what was asked. `found` is None where it was not measured."""
+    """One goal, and what was found.
+
+    Attributes:
+        goal: what it is about.
+        found: the figure, None where it was not measured.
+        wanted: the figure that is asked for.
+        unit: of both.
+        at_most: whether less is better.
+    """
 
     goal: str
     found: float | None
@@ -22,12 +32,13 @@ class Verdict:
 
     @property
     def reached(self) -> bool | None:
+        """Whether the goal was reached; None where it was not measured."""
         if self.found is None:
             return None
         return self.found <= self.wanted if self.at_most else self.found >= self.wanted
 
     def line(self) -> str:
-        """For a table."""
+        """Write the goal as a line of a table."""
         if self.found is None:
             return f"{'not measured':<13} {self.goal}: {self._asked()}"
         word = "reached" if self.reached else "missed"
@@ -38,11 +49,11 @@ class Verdict:
 
 
 def verdicts(record: Record) -> list[Verdict]:
-    """Every goal against a record."""
+    """Compare every goal with a record."""
     return [
         *_attention(record),
         *_rows(record),
-        *_products(record),
+        *_gemms(record),
         *_models(record),
         *_accuracy(record),
     ]
@@ -65,7 +76,7 @@ def _ratio(above: float | None, below: float | None) -> float | None:
 
 
 def _apart(record: Record, prefix: str, part: str) -> tuple[Row | None, Row | None]:
-    """Our fastest and the fastest rival of a case."""
+    """Return the fastest row of ours and of the baselines in a case."""
     rows = [row for row in _starting(record, prefix) if row.part == part]
     ours = [row for row in rows if row.engine in OURS]
     return _best(ours), _best([row for row in rows if row.engine not in OURS])
@@ -77,8 +88,8 @@ def _attention(record: Record) -> list[Verdict]:
         ours, _ = _apart(record, f"attention {length},", "attention")
         found.append(Verdict(f"attention, length {length}", _rate(ours), wanted, "TFLOP/s"))
     for length in (128, 256):
-        ours, rival = _apart(record, f"attention {length},", "attention")
-        gain = _ratio(_rate(ours), _rate(rival))
+        ours, baseline = _apart(record, f"attention {length},", "attention")
+        gain = _ratio(_rate(ours), _rate(baseline))
         found.append(Verdict(f"attention, length {length}", gain, 1.3, "x torch's best"))
     ragged, _ = _apart(record, "attention ragged,", "attention")
     uniform, _ = _apart(record, "attention as ragged,", "attention")
@@ -88,7 +99,7 @@ def _attention(record: Record) -> list[Verdict]:
 
 
 def _rows(record: Record) -> list[Verdict]:
-    copy = _rate(_best(_starting(record, "copy")))
+    copy = _rate(_best(_starting(record, COPY)))
     found = []
     for op in ("add_layer_norm", "act_layer_norm", "bias_act"):
         for width in (768, 1024):
@@ -98,17 +109,15 @@ def _rows(record: Record) -> list[Verdict]:
     return found
 
 
-def _products(record: Record) -> list[Verdict]:
+def _gemms(record: Record) -> list[Verdict]:
     found = []
     for shape in ("768x3072", "1024x4096"):
-        ours, _ = _apart(record, f"int8_linear {shape},", "products")
+        ours, _ = _apart(record, f"int8_linear {shape},", "gemm")
         goal = f"int8_linear {shape} with GELU"
         found.append(Verdict(goal, _rate(ours), 1000.0, "TOPS"))
-        plain = _best(
-            [row for row in _starting(record, f"linear {shape},") if row.part == "products"]
-        )
+        plain = _best([row for row in _starting(record, f"linear {shape},") if row.part == "gemm"])
         gain = _ratio(_rate(ours), _rate(plain))
-        found.append(Verdict(goal, gain, 1.5, "x the bf16 product"))
+        found.append(Verdict(goal, gain, 1.5, "x the bf16 GEMM"))
     return found
 
 
@@ -124,12 +133,12 @@ def _models(record: Record) -> list[Verdict]:
     ours, sdpa = "fastbert bf16", "transformers sdpa bf16"
     compiled = "torch.compile max-autotune bf16"
     big, ragged = "bert-base 64x512", "bert-base ragged 32"
-    product = _rate(_best(_starting(record, "matrix product")))
-    share = _ratio(_rate(record.find(big, ours)), product)
+    gemm = _rate(_best(_starting(record, MATMUL)))
+    share = _ratio(_rate(record.find(big, ours)), gemm)
     invariant = ms(big, "fastbert bf16 batch_invariant")
     int8 = "fastbert int8"
     return [
-        Verdict(f"{big} bf16", share, 0.55, "x the matrix product's rate"),
+        Verdict(f"{big} bf16", share, 0.55, "x torch's matmul"),
         Verdict(f"{big} bf16", _ratio(ms(big, compiled), ms(big, ours)), 1.3, "x torch.compile"),
         Verdict(f"{ragged} bf16", _ratio(ms(ragged, sdpa), ms(ragged, ours)), 2.5, "x sdpa"),
         Verdict("bert-large, SQuAD lengths bf16", per_second(ours), 5500, "sequences/s"),

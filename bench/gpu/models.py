@@ -1,4 +1,4 @@
-"""Whole encoders beside transformers: throughput, latency, ragged text; accuracy and bit-identity.
+"""Measure whole encoders beside transformers: throughput, latency, accuracy, bit-identity.
 
 Weights are random, of the published shapes: times do not depend on them. Accuracy of int8 needs
 real ones: a folder with all-MiniLM-L6-v2 in FASTBERT_MINILM.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 import fastbert
 from bench.cases import RAGGED_SEED, ragged_lengths
-from bench.gpu.ops import _first_line, _row
+from bench.gpu.ops import first_line, row_of
 from bench.gpu.record import Row
 from bench.gpu.timing import Stopwatch
 from fastbert.tools.samples import sentences
@@ -32,7 +32,7 @@ _BF16 = torch.bfloat16
 
 
 def squad_lengths(count: int, mean: float = 177.0, longest: int = 384, seed: int = 0) -> list[int]:
-    """Lengths like those of SQuAD features: lognormal, clipped, with this mean."""
+    """Draw lengths like those of SQuAD features: lognormal, clipped, with this mean."""
     drawn = np.random.default_rng(seed).lognormal(5.1, 0.38, size=count)
     for _ in range(20):  # clipping moves the mean; a few rounds bring it back
         clipped = np.clip(drawn, 32, longest)
@@ -42,7 +42,14 @@ def squad_lengths(count: int, mean: float = 177.0, longest: int = 384, seed: int
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch as a tokenizer gives it, on the device; the mask on the host as well."""
+    """One batch as a tokenizer gives it, on the device.
+
+    Attributes:
+        name: of the case.
+        lengths: tokens of every text.
+        ids: int64 (texts, longest).
+        mask: int64 of the same shape, 1 at real tokens.
+    """
 
     name: str
     lengths: tuple[int, ...]
@@ -51,7 +58,7 @@ class Batch:
 
     @classmethod
     def of(cls, name: str, lengths: list[int], device: torch.device) -> Batch:
-        """Random ids, padded on the right to the longest."""
+        """Make random ids, padded on the right to the longest."""
         generator = torch.Generator().manual_seed(0)
         longest = max(lengths)
         ids = torch.randint(1000, VOCABULARY, (len(lengths), longest), generator=generator)
@@ -60,12 +67,20 @@ class Batch:
 
     @property
     def padded(self) -> bool:
+        """Whether texts differ in length."""
         return len(set(self.lengths)) > 1
 
 
 @dataclass(frozen=True)
 class Models:
-    """Where models run, and how large they are: tiny in a dry run."""
+    """Where models run, and how large they are.
+
+    Attributes:
+        device: where.
+        watch: times their passes.
+        dry_run: whether models and batches are tiny.
+        drawn: the random weights of each shape.
+    """
 
     device: torch.device
     watch: Stopwatch
@@ -73,12 +88,15 @@ class Models:
     drawn: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, int, int, int]:
+        """Return layers, hidden, heads and intermediate of a model."""
         return TINY if self.dry_run else SHAPES[name]
 
     def lengths(self, lengths: list[int]) -> list[int]:
+        """Return the lengths of a batch, or those of a tiny one in a dry run."""
         return [max(2, n // 16) for n in lengths[:4]] if self.dry_run else lengths
 
     def config(self, name: str) -> dict[str, Any]:
+        """Return the configuration of a model."""
         layers, hidden, heads, intermediate = self.shape(name)
         return {
             "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
@@ -88,7 +106,7 @@ class Models:
         }  # fmt: skip
 
     def ours(self, name: str, quantization: str | None = None, **options: Any) -> Any:
-        """A random fastbert model, always the same one for a shape."""
+        """Make a random fastbert model, always the same one for a shape."""
         made = fastbert.BertModel.from_pretrained(
             None, config=fastbert.BertConfig(**self.config(name)), state_dict=self._weights(name),
             dtype=_BF16, quantization=quantization, device=self.device, add_pooling_layer=False,
@@ -97,7 +115,7 @@ class Models:
         return made
 
     def theirs(self, name: str) -> Any:
-        """transformers' model with the same weights, sdpa, bfloat16."""
+        """Make transformers' model with the same weights, with sdpa and in bfloat16."""
         import transformers
 
         config = transformers.BertConfig(**self.config(name), attn_implementation="sdpa")
@@ -130,7 +148,7 @@ def _engine(model: Any) -> Run:
 
 
 def run(group: str, models: Models) -> Iterator[list[Row]]:
-    """The rows of a group, a case at a time."""
+    """Measure a group, and yield the rows of a case at a time."""
     if group == "base":
         yield from _throughput("bert-base", _base_batches(models), models)
     elif group == "large":
@@ -173,12 +191,12 @@ def _throughput(shape: str, batches: list[Batch], models: Models) -> Iterator[li
         try:
             engines[name] = _engine(make())
         except Exception as error:  # one engine that cannot run must not cost the others
-            refused[name] = _first_line(error)
+            refused[name] = first_line(error)
     for batch in batches:
-        yield _in_turns(batch, engines, refused, models, shape)
+        yield _interleaved(batch, engines, refused, models, shape)
 
 
-def _in_turns(
+def _interleaved(
     batch: Batch, engines: dict[str, Run], refused: dict[str, str], models: Models, shape: str
 ) -> list[Row]:
     work = operations(models.shape(shape), batch.lengths)
@@ -190,18 +208,18 @@ def _in_turns(
             for _ in range(3):  # kernels compile, graphs are recorded
                 call()
         except Exception as error:  # as above
-            rows.append(Row("models", batch.name, name, "TFLOP/s", note=_first_line(error)))
+            rows.append(Row("models", batch.name, name, "TFLOP/s", note=first_line(error)))
         else:
             calls[name] = call
     for name, times in (models.watch.passes(calls) if calls else {}).items():
-        row = _row("models", batch.name, name, "TFLOP/s", times, work)
+        row = row_of("models", batch.name, name, "TFLOP/s", times, work)
         row.note = f"{len(batch.lengths) / times.median * 1e3:.0f} sequences/s"
         rows.append(row)
     return rows
 
 
 def operations(shape: tuple[int, int, int, int], lengths: tuple[int, ...]) -> float:
-    """Multiplications and additions of a pass over real tokens."""
+    """Count multiplications and additions of a pass over real tokens."""
     layers, hidden, _, intermediate = shape
     weights = layers * (4 * hidden**2 + 2 * hidden * intermediate)
     return 2.0 * weights * sum(lengths) + 4.0 * layers * hidden * sum(n * n for n in lengths)
@@ -216,17 +234,17 @@ def _compiled(shape: str, batches: list[Batch], models: Models) -> Iterator[list
             engines = {"torch.compile max-autotune bf16": _engine(model)}
             refused = {}
         except ImportError as error:
-            engines, refused = {}, {"torch.compile max-autotune bf16": _first_line(error)}
-        yield _in_turns(batch, engines, refused, models, shape)
+            engines, refused = {}, {"torch.compile max-autotune bf16": first_line(error)}
+        yield _interleaved(batch, engines, refused, models, shape)
 
 
 def _error_of_16_bits(models: Models) -> list[Row]:
-    """Error of the last hidden states against float64, and bit-identity, on random weights."""
+    """Measure the error of the last hidden states against float64, and look for bit-identity."""
     case = "bert-base accuracy"
     lengths = models.lengths([5, 128, 77, 1, 300, 512, 31, 64])
     batch = Batch.of(case, lengths, models.device)
     exact_model = models.ours("bert-base", backend="reference").to(torch.float64)
-    exact = _real_rows(_engine(exact_model)(batch)(), batch)
+    exact = _real_tokens(_engine(exact_model)(batch)(), batch)
     rows = []
     for name, options in (
         ("reference bf16", {"backend": "reference"}),
@@ -235,7 +253,7 @@ def _error_of_16_bits(models: Models) -> list[Row]:
         ("fastbert int8", {"quantization": "int8"}),
     ):
         model = models.ours("bert-base", **options)
-        together = _real_rows(_engine(model)(batch)(), batch)
+        together = _real_tokens(_engine(model)(batch)(), batch)
         error = float((together.double() - exact).norm() / exact.norm())
         row = Row("models", case, name, "", error=error)
         row.note = "same bits alone and in the batch"
@@ -250,7 +268,7 @@ def _error_of_16_bits(models: Models) -> list[Row]:
     return rows
 
 
-def _real_rows(grid: Tensor, batch: Batch) -> Tensor:
+def _real_tokens(grid: Tensor, batch: Batch) -> Tensor:
     return grid[batch.mask.bool()]
 
 

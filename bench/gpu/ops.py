@@ -1,5 +1,7 @@
-"""Kernels beside torch's own. A kernel is timed only behind its parity gate (the same shape with
-fewer rows, against float64)."""
+"""Measure kernels beside torch's own.
+
+A kernel is timed only behind its parity gate: the same shape with fewer rows, against float64.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.gpu.goals import COPY, MATMUL
 from bench.gpu.record import Row
-from bench.gpu.timing import Stopwatch
+from bench.gpu.timing import Stopwatch, Times
 from fastbert import kernels
 from fastbert.ops import REGISTRY
 from fastbert.testing import parity
 
-GROUPS = ("ceilings", "attention", "rows", "products", "choice")
+GROUPS = ("ceilings", "attention", "rows", "gemm", "choice")
 CUBLAS = "cublas"
 HEADS, DIM = 12, 64
-COPY, MATMUL = "copy", "matrix product bf16"
 _GATE_TOKENS = 1024
 _BF16 = torch.bfloat16
 
@@ -31,10 +33,15 @@ class Case:
     """One op at one shape.
 
     Attributes:
+        name: of the case.
+        op: name of the op.
+        tokens: number of rows.
         make: tokens -> keyword arguments of the op, on the device.
-        work: operations or bytes of a call with `tokens` tokens, in `unit` times 1e12.
+        work: operations or bytes of a call with `tokens` tokens.
+        unit: of a rate of 1e12 of them a second.
         size: shape class in the Plan's table, 0 where the case does not belong there.
-        rivals: name -> a callable on the same arguments, in place of our kernel.
+        dtype: of the operands.
+        baselines: name -> a callable on the same arguments, in place of our kernel.
     """
 
     name: str
@@ -45,12 +52,18 @@ class Case:
     unit: str
     size: int = 0
     dtype: torch.dtype = _BF16
-    rivals: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    baselines: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where cases run: the device, and how many times smaller than on a GPU (dry runs)."""
+    """Where cases run.
+
+    Attributes:
+        device: where.
+        watch: times the calls.
+        shrink: how many times smaller than on a GPU the cases are (dry runs).
+    """
 
     device: torch.device
     watch: Stopwatch
@@ -58,14 +71,16 @@ class Bench:
 
     @property
     def backends(self) -> tuple[str, ...]:
+        """Our backends on the device."""
         return ("cuda", "triton") if self.device.type == "cuda" else ("cpu",)
 
     def tokens(self, count: int) -> int:
+        """Return the number of tokens of a case, or fewer in a dry run."""
         return max(64, count // self.shrink)
 
 
 def run(group: str, bench: Bench) -> Iterator[list[Row]]:
-    """The rows of a group, a case at a time."""
+    """Measure a group, and yield the rows of a case at a time."""
     if group == "ceilings":
         yield from _ceilings(bench)
         return
@@ -78,14 +93,14 @@ def _ceilings(bench: Bench) -> Iterator[list[Row]]:
     source = torch.empty(size, dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
     side = 8192 // bench.shrink
-    # Random data: a product of zeros runs faster than any real one.
+    # Random data: multiplying zeros is faster than multiplying anything else.
     a, b = (torch.randn(side, side, device=bench.device).to(_BF16) for _ in range(2))
     for name, call, work, unit in (
         (COPY, lambda: target.copy_(source), 2.0 * size, "TB/s"),
         (MATMUL, lambda: a @ b, 2.0 * side**3, "TFLOP/s"),
     ):
         times = bench.watch.kernels({name: call})[name]
-        yield [_row("ceilings", name, "torch", unit, times, work)]
+        yield [row_of("ceilings", name, "torch", unit, times, work)]
 
 
 def _cases(group: str, bench: Bench) -> Iterator[Case]:
@@ -99,9 +114,9 @@ def _cases(group: str, bench: Bench) -> Iterator[Case]:
     elif group == "rows":
         for width in (768, 1024):
             yield from row_ops(bench, width, 32768, compiled=True)
-    elif group == "products":
+    elif group == "gemm":
         for depth, width in ((768, 3072), (1024, 4096), (3072, 768), (4096, 1024), (768, 768)):
-            yield from products(bench, depth, width, 16384)
+            yield from gemms(bench, depth, width, 16384)
     elif group == "choice":
         for dtype in (_BF16, torch.float16):
             for tokens in (128, 2048, 16384):
@@ -115,12 +130,12 @@ RAGGED = [8, 480, 40, 250, 120, 70, 300, 16]
 
 
 def _choices(bench: Bench, dtype: torch.dtype, tokens: int) -> Iterator[Case]:
-    """What the Plan's table is made of: every op, small to large."""
+    """Yield the cases that the Plan's table is made of: every op, small to large."""
     yield attention(bench, "attention", [128], tokens, dtype, size=DIM)
     for width in (768, 1024):
         yield from row_ops(bench, width, tokens, dtype, table=True)
-        yield from products(bench, width, 4 * width, tokens, dtype, table=True)
-        yield from products(bench, width, width, tokens, dtype, table=True)
+        yield from gemms(bench, width, 4 * width, tokens, dtype, table=True)
+        yield from gemms(bench, width, width, tokens, dtype, table=True)
         yield embedding(bench, width, tokens, dtype)
 
 
@@ -132,7 +147,16 @@ def attention(
     dtype: torch.dtype = _BF16,
     size: int = 0,
 ) -> Case:
-    """Sequences of these lengths in turn, until there are about so many tokens."""
+    """Make a case of sequences.
+
+    Args:
+        bench: where it runs.
+        name: of the case.
+        pattern: lengths of the sequences, one after the other and again.
+        tokens: about so many in all.
+        dtype: of queries, keys and values.
+        size: shape class in the Plan's table.
+    """
     tokens = bench.tokens(tokens)
 
     def lengths(total: int) -> list[int]:
@@ -150,17 +174,17 @@ def attention(
         }  # fmt: skip
 
     sizes = lengths(tokens)
-    rivals: dict[str, Callable[..., Any]] = {"torch varlen": _varlen}
+    baselines: dict[str, Callable[..., Any]] = {"torch varlen": _varlen}
     if len(set(sizes)) == 1:
-        rivals["torch sdpa"] = _sdpa
-        rivals["torch sdpa cudnn"] = _sdpa_cudnn
+        baselines["torch sdpa"] = _sdpa
+        baselines["torch sdpa cudnn"] = _sdpa_cudnn
     work = 4.0 * HEADS * DIM * sum(n * n for n in sizes)
     name = f"{name}, {sum(sizes)} tokens"
-    return Case(name, "attention_varlen", tokens, make, work, "TFLOP/s", size, dtype, rivals)
+    return Case(name, "attention_varlen", tokens, make, work, "TFLOP/s", size, dtype, baselines)
 
 
 def _grids(a: dict[str, Any]) -> tuple[Tensor, ...]:
-    """(batch, heads, length, dim) views of a uniform batch."""
+    """Return (batch, heads, length, dim) views of a uniform batch."""
     return tuple(
         a[name].reshape(-1, a["max_seqlen_q"], HEADS, DIM).transpose(1, 2) for name in "qkv"
     )
@@ -194,7 +218,16 @@ def row_ops(
     table: bool = False,
     compiled: bool = False,
 ) -> Iterator[Case]:
-    """The ops over rows; `compiled` has torch.compile's form of each as a rival."""
+    """Make cases of the row-wise ops.
+
+    Args:
+        bench: where they run.
+        width: of a row.
+        rows: number of rows.
+        dtype: of the rows.
+        table: whether they belong into the Plan's table.
+        compiled: whether torch.compile's form of an op is one of its baselines.
+    """
     rows = bench.tokens(rows)
     size = width if table else 0
 
@@ -219,10 +252,10 @@ def row_ops(
         "quantize_rows": (lambda n: {"x": draw(n, width)}, 1.5),
     }  # fmt: skip
     for op, (make, passes) in makers.items():
-        rivals = {"torch.compile": _compiled(op)} if compiled and op != "quantize_rows" else {}
+        baselines = {"torch.compile": _compiled(op)} if compiled and op != "quantize_rows" else {}
         work = passes * dtype.itemsize * rows * width
         name = f"{op} {width}, {rows} rows"
-        yield Case(name, op, rows, make, work, "TB/s", size, dtype, rivals)
+        yield Case(name, op, rows, make, work, "TB/s", size, dtype, baselines)
 
 
 def _compiled(op: str) -> Callable[..., Any]:
@@ -230,7 +263,7 @@ def _compiled(op: str) -> Callable[..., Any]:
 
 
 def embedding(bench: Bench, width: int, tokens: int, dtype: torch.dtype) -> Case:
-    """Three gathers and their norm, out of a vocabulary of BERT's size."""
+    """Make a case of three gathers and their norm, out of a vocabulary of BERT's size."""
     tokens, words = bench.tokens(tokens), 30522 // bench.shrink
 
     def make(n: int) -> dict[str, Any]:
@@ -252,7 +285,7 @@ def embedding(bench: Bench, width: int, tokens: int, dtype: torch.dtype) -> Case
     return Case(name, "embed_layer_norm", tokens, make, work, "TB/s", width, dtype)
 
 
-def products(
+def gemms(
     bench: Bench,
     depth: int,
     width: int,
@@ -260,7 +293,16 @@ def products(
     dtype: torch.dtype = _BF16,
     table: bool = False,
 ) -> Iterator[Case]:
-    """Both products with bias; with GELU where the result is the wider one, as in BERT."""
+    """Make cases of `linear` and `int8_linear`, with GELU where the result is wider, as in BERT.
+
+    Args:
+        bench: where they run.
+        depth: elements that a result is summed over.
+        width: columns of the result.
+        rows: number of rows.
+        dtype: of the rows.
+        table: whether they belong into the Plan's table, which has no torch.compile.
+    """
     rows = bench.tokens(rows)
     size = min(depth, width) if table else 0
     activation = "gelu" if width > depth else "none"
@@ -280,34 +322,34 @@ def products(
 
     work = 2.0 * rows * depth * width
     shape = f"{depth}x{width}, {rows} rows"
-    rivals: dict[str, Callable[..., Any]] = {CUBLAS: REGISTRY["linear"].reference}
+    baselines: dict[str, Callable[..., Any]] = {CUBLAS: REGISTRY["linear"].reference}
     if not table and (depth, width) == (768, 3072):
-        rivals["torch.compile"] = _compiled("linear")
-    yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, rivals)
-    integer_rivals = {} if table else {"torch _int_mm, no epilogue": _int_mm}
+        baselines["torch.compile"] = _compiled("linear")
+    yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, baselines)
+    integer_baselines = {} if table else {"torch _int_mm, no epilogue": _int_mm}
     yield Case(f"int8_linear {shape}", "int8_linear", rows, integer, work, "TOPS", size, dtype,
-               integer_rivals)  # fmt: skip
+               integer_baselines)  # fmt: skip
 
 
 def _int_mm(x: Tensor, qweight: Tensor, **_: Any) -> Tensor:
-    # The integers are made beforehand by no one: this counts against us, not for us.
+    # It rounds to integers without looking for the range, which is less work than ours.
     return torch._int_mm(x.to(torch.int8), qweight.t())
 
 
 @torch.no_grad()
 def measured(group: str, case: Case, bench: Bench) -> list[Row]:
-    """Our kernels of every backend behind their gates and the rivals, timed in turns."""
+    """Time our kernels of every backend, behind their gates, interleaved with the baselines."""
     gate, arguments = case.make(min(case.tokens, _GATE_TOKENS)), case.make(case.tokens)
     calls: dict[str, Callable[[], Any]] = {}
     rows: dict[str, Row] = {}
     errors: dict[str, float] = {}
     for backend in bench.backends:
-        rows[backend] = _row(group, _case_name(case), backend, case.unit)
+        rows[backend] = row_of(group, _case_name(case), backend, case.unit)
         try:
             kernel = kernels.kernel(backend, case.op)
             verdict = parity(REGISTRY[case.op], kernel, gate, case.dtype)
         except (kernels.Unavailable, RuntimeError, ValueError) as reason:
-            rows[backend].note = _first_line(reason)
+            rows[backend].note = first_line(reason)
             continue
         errors[backend] = verdict.ours.rms
         if verdict.ok:
@@ -315,18 +357,18 @@ def measured(group: str, case: Case, bench: Bench) -> list[Row]:
             calls[backend] = partial(kernel, **given)
         else:
             rows[backend].note = f"not timed: {verdict.reason}"
-    for name, rival in case.rivals.items():
-        call = partial(rival, **arguments)
+    for name, baseline in case.baselines.items():
+        call = partial(baseline, **arguments)
         try:
             call()
-        except Exception as reason:  # a rival may fail in its own way; its row says how
-            rows[name] = _row(group, _case_name(case), name, case.unit)
-            rows[name].note = f"not run: {_first_line(reason)}"
+        except Exception as reason:  # a baseline may fail in its own way; its row says how
+            rows[name] = row_of(group, _case_name(case), name, case.unit)
+            rows[name].note = f"not run: {first_line(reason)}"
         else:
             calls[name] = call
     times = bench.watch.kernels(calls) if calls else {}
     for name, taken in times.items():
-        rows[name] = _row(group, _case_name(case), name, case.unit, taken, case.work)
+        rows[name] = row_of(group, _case_name(case), name, case.unit, taken, case.work)
         rows[name].error = errors.get(name)
     for name, row in rows.items():
         if case.size and name in (*bench.backends, CUBLAS):
@@ -336,7 +378,7 @@ def measured(group: str, case: Case, bench: Bench) -> list[Row]:
 
 
 def _packed(backend: str, op: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What a layer keeps of its weight for the kernel, made outside of the timed call."""
+    """Pack a weight as a layer keeps it for the kernel, outside of the timed call."""
     packer = kernels.packer(backend, op)
     if packer is None:
         return {}
@@ -348,13 +390,26 @@ def _case_name(case: Case) -> str:
     return case.name if case.dtype is _BF16 else f"{case.name}, {precision}"
 
 
-def _row(part: str, case: str, engine: str, unit: str, times: Any = None, work: float = 0.0) -> Row:
+def row_of(
+    part: str, case: str, engine: str, unit: str, times: Times | None = None, work: float = 0.0
+) -> Row:
+    """Make a row, with a rate where there are times.
+
+    Args:
+        part: of the run.
+        case: name of the case.
+        engine: what was timed.
+        unit: of the rate.
+        times: milliseconds, or None.
+        work: operations or bytes of a call.
+    """
     if times is None:
         return Row(part, case, engine, unit)
     rate = work / times.median / 1e9
     return Row(part, case, engine, unit, times.median, times.quartiles, rate)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its text, for a row's note."""
     told = str(error).splitlines()[0][:160] if str(error) else ""
     return f"{type(error).__name__}: {told}"

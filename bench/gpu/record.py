@@ -1,4 +1,4 @@
-"""What is known of a run so far: one JSON file, whole after every case, whatever ends the run."""
+"""Keep what is known of a run: one JSON file, whole after every case, whatever ends the run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from bench.results import commit
+from bench.provenance import commit
 from fastbert.checkpoints.storage import write_text
 
 FORMAT = 1
-FOLDER = Path(__file__).parents[1] / "results"
 
 
 @dataclass
@@ -24,12 +23,17 @@ class Row:
 
     Attributes:
         part: "ceilings", a group of ops, or "models".
-        case, engine: which. Ours are named after a backend, or "fastbert ...".
-        median_ms, quartiles_ms: of one call; None where there is no figure, with the reason in
-            `note`.
-        rate, unit: work per second: real tokens' operations, or bytes.
+        case: name of the case.
+        engine: what was timed. Ours are named after a backend, or "fastbert ...".
+        unit: of the rate.
+        median_ms: of one call; None where there is no figure, with the reason in `note`.
+        quartiles_ms: of one call, likewise.
+        rate: work per second: real tokens' operations, or bytes.
+        note: what else there is to say.
         error: relative to float64, where it was looked at.
-        op, dtype, size: under which the Plan's table has it; "" where it does not belong there.
+        op: under which the Plan's table has it; "" where it does not belong there.
+        dtype: likewise.
+        size: shape class, likewise; 0 where it does not belong there.
     """
 
     part: str
@@ -47,12 +51,23 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
+        """What a later row must share to replace this one."""
         return self.part, self.case, self.engine
 
 
 @dataclass
 class Record:
-    """All rows of one GPU and day."""
+    """All rows of one GPU and day.
+
+    Attributes:
+        gpu: its name.
+        capability: its compute capability.
+        date: the day.
+        dry_run: whether nothing was measured.
+        commit: what was measured.
+        versions: of CUDA and the packages.
+        rows: what was found.
+    """
 
     gpu: str
     capability: str
@@ -64,7 +79,7 @@ class Record:
 
     @classmethod
     def here(cls, dry_run: bool) -> Record:
-        """An empty record of this machine.
+        """Make an empty record of this machine.
 
         Raises:
             SystemExit: without a GPU, unless nothing is to be measured.
@@ -87,19 +102,19 @@ class Record:
         return f"{name}-{self.date}"
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Adds rows; one of the same part, case and engine goes before an older one."""
+        """Add rows; each replaces an older one of the same part, case and engine."""
         kept = {row.key: row for row in self.rows} | {row.key: row for row in rows}
         self.rows = list(kept.values())
 
     def find(self, case: str, engine: str) -> Row | None:
-        """The row with a figure, if there is one."""
+        """Return the row of a case and engine that has a figure, if there is one."""
         for row in self.rows:
             if (row.case, row.engine) == (case, engine) and row.median_ms is not None:
                 return row
         return None
 
     def save(self, folder: Path) -> Path:
-        """Writes FOLDER/<gpu>-<date>.json beside its place and renames it."""
+        """Write FOLDER/<gpu>-<date>.json, whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.stem}.json"
         write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n")
@@ -107,10 +122,10 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """The record in a file.
+        """Read a record.
 
         Raises:
-            ValueError: when it is none.
+            ValueError: when the file holds none.
         """
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("format", None) != FORMAT:
@@ -122,7 +137,7 @@ class Record:
         return cls(**found, rows=rows)
 
     def resumed(self, folder: Path) -> Record:
-        """This record with the rows that earlier parts of the same day left in a folder."""
+        """Return this record with the rows that earlier parts of the day left in a folder."""
         path = folder / f"{self.stem}.json"
         if path.exists():
             self.rows = Record.load(path).rows

@@ -1,4 +1,4 @@
-"""What a record says: a table, the goals, a plot, and the Plan's table of measurements."""
+"""Write what a record says: a table, the goals, a plot, the Plan's table of measurements."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fastbert.checkpoints.storage import write_text
 from fastbert.kernels import measured
 
 _OURS = "#4a9f8e"
-_RIVAL = "#7a8ba8"
+_BASELINE = "#7a8ba8"
 
 
 def text(record: Record) -> str:
-    """Every row, a case a block, the fastest first; then the goals."""
+    """Write every row, a case a block, the fastest first; then the goals."""
     lines = [f"{record.gpu}, {record.date}, commit {record.commit}, {record.versions}"]
     if record.dry_run:
         lines.insert(0, "DRY RUN on a CPU with tiny sizes: nothing below is a measurement")
@@ -24,14 +24,15 @@ def text(record: Record) -> str:
         lines.append(f"{part}: {case}")
         rows = [row for row in record.rows if (row.part, row.case) == (part, case)]
         for row in sorted(rows, key=lambda row: row.median_ms or float("inf")):
-            lines.append(f"  {row.engine:<32} {_figure(row)}")
+            lines.append(f"  {row.engine:<32} {figure(row)}")
     lines.append("goals")
     unreal = "no measurement: " if record.dry_run else ""
     lines += [f"  {unreal}{verdict.line()}" for verdict in verdicts(record)]
     return "\n".join(lines)
 
 
-def _figure(row: Row) -> str:
+def figure(row: Row) -> str:
+    """Write the figures and the note of a row."""
     told = []
     if row.median_ms is not None:
         told.append(f"{row.median_ms:10.4f} ms")
@@ -43,13 +44,17 @@ def _figure(row: Row) -> str:
 
 
 def draw(record: Record, path: Path) -> bool:
-    """Bars of rates, a panel a case, ours in colour. False when there is nothing to draw."""
+    """Draw bars of rates, a panel a case, ours in colour.
+
+    Returns:
+        False when there is nothing to draw.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    parts = ("attention", "rows", "products", "models")
+    parts = ("attention", "rows", "gemm", "models")
     rows = [row for row in record.rows if row.part in parts and row.rate and row.median_ms]
     cases = list(dict.fromkeys(row.case for row in rows))
     if not cases:
@@ -61,7 +66,7 @@ def draw(record: Record, path: Path) -> bool:
     )  # fmt: skip
     for axis, case in zip(axes[:, 0], cases, strict=True):
         shown = sorted((r for r in rows if r.case == case), key=lambda r: r.rate or 0.0)
-        colours = [_OURS if _is_ours(row) else _RIVAL for row in shown]
+        colours = [_OURS if is_ours(row) else _BASELINE for row in shown]
         axis.barh([row.engine for row in shown], [row.rate or 0.0 for row in shown], color=colours)
         axis.tick_params(labelsize=7)
         axis.set_title(f"{case}: {shown[0].unit}, more is better", fontsize=8, loc="left")
@@ -72,13 +77,14 @@ def draw(record: Record, path: Path) -> bool:
     return True
 
 
-def _is_ours(row: Row) -> bool:
+def is_ours(row: Row) -> bool:
+    """Tell whether a row is of fastbert."""
     # "cpu" stands for our kernels in a dry run.
     return row.engine in (*OURS, "cpu") or row.engine.startswith("fastbert")
 
 
 def measurements(record: Record) -> dict[str, Any]:
-    """The record's entry in the Plan's table: the cases that were measured for it."""
+    """Make the record's entry in the Plan's table, of the cases that were measured for it."""
     cases: dict[tuple[str, str, int, str], dict[str, float]] = {}
     for row in record.rows:
         if row.op and row.median_ms is not None:
@@ -98,10 +104,14 @@ def measurements(record: Record) -> dict[str, Any]:
 
 
 def write_measurements(record: Record, path: Path = measured.PATH) -> int:
-    """Puts the record's entry into the Plan's table, in place of an earlier one of that GPU.
+    """Put the record's entry into the Plan's table, in place of an earlier one of that GPU.
+
+    Args:
+        record: the measurements.
+        path: the table's file.
 
     Returns:
-        How many cases it holds. With none the file is left alone.
+        The number of cases in the entry. With none the file is left alone.
 
     Raises:
         ValueError: for a dry run, or a table that would not be one.

@@ -1,9 +1,9 @@
-"""Times every form of the CUDA products: what costs in csrc/cuda/gemm/config.cpp should rest on.
+"""Time every form of the CUDA GEMMs, on which the costs in csrc/cuda/gemm/config.cpp should rest.
 
     python -m bench.gpu.tiles [--rows 1 128 512 2048 16384]
 
-One line a product: the time of each (family, tile) in microseconds, the fastest first, and a mark
-at the one that the kernels would take. Only the product is timed: rows are quantised beforehand.
+Each GEMM has one line: the time of each (family, tile) in microseconds, the fastest first, and a
+mark at the one that the kernels would take. Only the GEMM is timed: rows are quantised beforehand.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ FAMILIES = {1: "fma", 80: "mma", 90: "wgmma"}
 Form = tuple[int, int]
 
 
-class Product:
-    """One product of random operands, in any form.
+class Gemm:
+    """One GEMM of random operands, in any form.
 
     Args:
+        rows: of the left operand.
+        inner: elements that a result is summed over.
+        outer: columns of the result.
         dtype: float32, float16 or bfloat16 of x and of the result.
-        integer: 8-bit operands.
+        integer: whether the operands are of 8 bits.
+        device: where they are.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class Product:
         )
 
     def run(self, form: Form) -> Tensor:
-        """activation(x @ weight.T + bias) in a form; GELU, whose epilogue is the dearest."""
+        """Compute gelu(x @ weight.T + bias) in a form; no epilogue costs more than GELU's."""
         before, _products.FORM = _products.FORM, form
         try:
             return _products.product(
@@ -78,7 +82,7 @@ class Product:
             _products.FORM = before
 
     def forms(self) -> Iterator[Form]:
-        """Those that take this product on this device."""
+        """Yield the forms that take this GEMM on this device."""
         for family in FAMILIES:
             for tile in range(3):
                 try:
@@ -88,7 +92,7 @@ class Product:
                 yield family, tile
 
     def taken(self, device: torch.device) -> Form:
-        """The form that would be taken unasked."""
+        """Return the form that the kernels would take."""
         operands = self._operands
         major, multiprocessors = 9, 1
         if device.type == "cuda":
@@ -101,11 +105,11 @@ class Product:
         return family, tile
 
 
-def line(product: Product, stopwatch: Stopwatch) -> str:
-    """The forms of a product by their time in microseconds; * marks the one taken."""
-    forms = list(product.forms())
-    times = stopwatch.kernels({str(form): (lambda form=form: product.run(form)) for form in forms})
-    taken = product.taken(stopwatch.device)
+def line(gemm: Gemm, stopwatch: Stopwatch) -> str:
+    """Write the forms of a GEMM by their time in microseconds, with * at the one taken."""
+    forms = list(gemm.forms())
+    times = stopwatch.kernels({str(form): (lambda form=form: gemm.run(form)) for form in forms})
+    taken = gemm.taken(stopwatch.device)
     ordered = sorted(forms, key=lambda form: times[str(form)].median)
     return "   ".join(
         f"{FAMILIES[form[0]]}/{form[1]}{'*' if form == taken else ' '} "
@@ -115,6 +119,7 @@ def line(product: Product, stopwatch: Stopwatch) -> str:
 
 
 def main() -> None:
+    """Print a line for every GEMM."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu.tiles")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     given = parser.parse_args()
@@ -125,9 +130,9 @@ def main() -> None:
     for dtype, integer in ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)):
         for inner, outer in SHAPES:
             for rows in given.rows:
-                product = Product(rows, inner, outer, dtype, integer, device)
-                kind = "int8" if integer else str(dtype).removeprefix("torch.")
-                print(f"{kind:9} {inner:5} x {outer:5} {rows:6} rows  {line(product, stopwatch)}")
+                gemm = Gemm(rows, inner, outer, dtype, integer, device)
+                operands = "int8" if integer else str(dtype).removeprefix("torch.")
+                print(f"{operands:9} {inner:5} x {outer:5} {rows:6} rows  {line(gemm, stopwatch)}")
 
 
 if __name__ == "__main__":

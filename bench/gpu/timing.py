@@ -1,14 +1,15 @@
-"""Times of calls on a GPU (or, in a dry run, on the CPU): interleaved, so that drift hits all."""
+"""Time calls on a GPU (or, in a dry run, on the CPU), interleaved so that drift hits all."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from fastbert.tools.timing import Summary
 
 Call = Callable[[], Any]
 # Written before every timed call: many times the largest L2 there is, and long enough to write (a
@@ -19,21 +20,25 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of one call: median and quartiles."""
+    """Milliseconds of one call.
+
+    Attributes:
+        median: of the samples.
+        quartiles: the lower and the upper one.
+    """
 
     median: float
     quartiles: tuple[float, float]
 
     @classmethod
     def of(cls, samples: list[float]) -> Times:
-        if len(samples) == 1:
-            return cls(samples[0], (samples[0], samples[0]))
-        low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
-        return cls(middle, (low, high))
+        """Summarise at least one sample in milliseconds."""
+        summary = Summary.of([milliseconds / 1e3 for milliseconds in samples])
+        return cls(summary.median, (summary.quarter, summary.three_quarters))
 
 
 class Stopwatch:
-    """Times calls.
+    """A stopwatch for sets of calls.
 
     Args:
         device: where they run.
@@ -49,12 +54,14 @@ class Stopwatch:
         )
 
     def kernels(self, calls: Mapping[str, Call]) -> dict[str, Times]:
-        """Device time of each call, by events, with cold caches. The write that empties the caches
-        also gives the host the time to queue the call behind it."""
+        """Measure the device time of each call, by events, with cold caches.
+
+        The write that empties the caches also gives the host the time to queue the call behind it.
+        """
         return self._interleaved(calls, self._device_time if self._cuda else self._host_time)
 
     def passes(self, calls: Mapping[str, Call]) -> dict[str, Times]:
-        """Time until the result is there, as a caller sees it: launching included."""
+        """Measure the time until the result is there, as a caller sees it: launching included."""
         return self._interleaved(calls, self._host_time)
 
     def _interleaved(

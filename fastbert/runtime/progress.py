@@ -1,23 +1,19 @@
-"""A progress line on standard error, without a dependency."""
+"""Progress on standard error, drawn by tqdm."""
 
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
-from typing import TextIO
-
-_WIDTH = 28
-_REDRAW_SECONDS = 0.1
+from typing import Any, TextIO
 
 
 class Progress:
-    """Counts items and redraws one line; draws nothing when not `shown`.
+    """Count items as they are done, and draw the count.
 
     Args:
         total: number of items, None when it is not known beforehand.
         unit: what the items are called.
-        shown: whether to draw at all.
+        shown: whether to draw; None for only where the stream is a terminal.
         stream: where to draw; standard error by default.
     """
 
@@ -25,18 +21,16 @@ class Progress:
         self,
         total: int | None,
         unit: str = "texts",
-        shown: bool = True,
+        shown: bool | None = True,
         stream: TextIO | None = None,
     ) -> None:
-        self._total = total
-        self._unit = unit
-        self._stream = (stream or sys.stderr) if shown else None
-        self._done = 0
-        self._start = time.monotonic()
-        self._drawn = 0.0
+        stream = stream or sys.stderr
+        if shown is None:
+            shown = stream.isatty()
+        # Most calls of an encoder draw nothing; those do not import tqdm either.
+        self._bar = _bar(total, unit, stream) if shown else None
 
     def __enter__(self) -> Progress:
-        self._draw()
         return self
 
     def __exit__(
@@ -45,31 +39,21 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stream is not None:
-            self._draw()
-            self._stream.write("\n")
-            self._stream.flush()
+        if self._bar is not None:
+            self._bar.close()
 
     def advance(self, count: int) -> None:
-        """Counts `count` more items as done."""
-        self._done += count
-        if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
-            self._draw()
+        """Count `count` more items as done."""
+        if self._bar is not None:
+            self._bar.update(count)
 
-    def line(self) -> str:
-        """The line as it would be drawn now."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        rate = f"{self._done / seconds:,.0f} {self._unit}/s"
-        if self._total is None:
-            return f"{self._done:,} {self._unit}  {rate}"
-        share = self._done / self._total if self._total else 1.0
-        filled = round(share * _WIDTH)
-        bar = "#" * filled + "." * (_WIDTH - filled)
-        return f"{share:4.0%} [{bar}] {self._done:,}/{self._total:,}  {rate}"
 
-    def _draw(self) -> None:
-        if self._stream is None:
-            return
-        self._drawn = time.monotonic()
-        self._stream.write(f"\r{self.line()}\x1b[K")
-        self._stream.flush()
+def _bar(total: int | None, unit: str, stream: TextIO) -> Any:
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        """A bar that needs no thread to watch it, since miniters stays 1."""
+
+        monitor_interval = 0
+
+    return Bar(total=total, unit=f" {unit}", file=stream, miniters=1)

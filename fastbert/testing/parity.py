@@ -1,4 +1,4 @@
-"""How far a result is from the exact one, and how far it may be.
+"""Measure how far a result is from the exact one, and judge whether it may be.
 
 The exact result is the op's reference in float64. A kernel passes when its error stays under the
 absolute bound of its dtype, and under twice the error that the reference makes in that same dtype.
@@ -28,7 +28,7 @@ _WORST = 8.0
 
 @dataclass(frozen=True)
 class Errors:
-    """Error of a result, relative to the root mean square of the exact one.
+    """The error of a result, relative to the root mean square of the exact one.
 
     Attributes:
         rms: root mean square of the error.
@@ -45,9 +45,11 @@ class Errors:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a parity check; `reason` is empty when it passed.
+    """The outcome of a parity check.
 
     Attributes:
+        ok: whether it passed.
+        reason: why not; empty when it passed.
         ours: error of the candidate.
         eager: error of the reference in the same dtype.
     """
@@ -59,7 +61,7 @@ class Verdict:
 
 
 def to_float64(arguments: Arguments) -> Arguments:
-    """The same arguments with every floating tensor in float64."""
+    """Return the arguments with every floating tensor in float64."""
     return {
         name: value.to(torch.float64)
         if isinstance(value, Tensor) and value.is_floating_point()
@@ -69,7 +71,13 @@ def to_float64(arguments: Arguments) -> Arguments:
 
 
 def measure(result: Tensor, exact: Tensor) -> Errors:
-    """Errors of a result; a NaN or infinity that the exact result does not have counts as infinite.
+    """Measure the error of a result.
+
+    A NaN or infinity that the exact result does not have counts as an infinite error.
+
+    Args:
+        result: any dtype and device.
+        exact: the exact result, of the same shape.
 
     Raises:
         ValueError: when the shapes differ.
@@ -99,7 +107,17 @@ def measure(result: Tensor, exact: Tensor) -> Errors:
 
 
 def judge(ours: Errors, eager: Errors, dtype: torch.dtype, tolerance: Tolerance) -> str:
-    """Empty when an error is allowed, else what is wrong with it."""
+    """Judge an error.
+
+    Args:
+        ours: error of the candidate.
+        eager: error of the reference in the same dtype.
+        dtype: of both results.
+        tolerance: what is allowed.
+
+    Returns:
+        The reason why it is not allowed; empty when it is.
+    """
     unit = UNIT_ROUNDOFF[dtype]
     # Eager's own error is one draw: among few elements it may by chance be next to nothing, so a
     # rounding or two are always allowed there; among many the ratio stands almost by itself.
@@ -121,7 +139,15 @@ def judge(ours: Errors, eager: Errors, dtype: torch.dtype, tolerance: Tolerance)
 
 
 def gate(results: Any, exact: Any, eager: Any, dtype: torch.dtype, tolerance: Tolerance) -> Verdict:
-    """Judges results (a tensor or a tuple of them) against the exact and the eager ones."""
+    """Judge results against the exact and the eager ones.
+
+    Args:
+        results: a tensor or a tuple of them.
+        exact: the exact results.
+        eager: those of the reference in the candidate's dtype.
+        dtype: of the results.
+        tolerance: what is allowed.
+    """
     verdict = None
     for mine, truth, plain in zip(_tuple(results), _tuple(exact), _tuple(eager), strict=True):
         if mine.dtype != plain.dtype:
@@ -143,7 +169,14 @@ def parity(
     arguments: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> Verdict:
-    """Judges what a candidate implementation of an op makes of some arguments of that dtype."""
+    """Judge an implementation of an op by its results for some arguments.
+
+    Args:
+        op: the op, whose reference gives the exact and the eager results.
+        candidate: the implementation, called with the arguments by name.
+        arguments: of the op.
+        dtype: of the arguments' floating tensors.
+    """
     given = dict(arguments)
     with torch.no_grad():
         exact = op.reference(**to_float64(given))

@@ -13,8 +13,10 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def poisoned_empty() -> Iterator[None]:
-    """Within the block torch.empty and its relatives return memory full of NaN (integers: 0x55...),
-    so that an element no kernel wrote shows."""
+    """Let torch.empty and its relatives return memory full of NaN (integers: 0x55...).
+
+    An element that no kernel wrote then shows.
+    """
     with contextlib.ExitStack() as stack:
         for owner, name in (
             (torch, "empty"),

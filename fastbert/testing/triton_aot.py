@@ -1,4 +1,4 @@
-"""Compiles what a triton launcher would launch, for a GPU that need not be there.
+"""Compile what a triton launcher would launch, for a GPU that need not be there.
 
 `recorded(call)` runs an op on CPU tensors with the launch itself replaced by a recorder, so that
 the kernel, argument types, strides, tile and warps are exactly those in use. `compiled(launch,
@@ -43,7 +43,13 @@ _LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg", "enable_fp_
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch: the function, its arguments by name, and the compile options."""
+    """One kernel launch.
+
+    Attributes:
+        kernel: the function.
+        arguments: by name.
+        options: of the compiler.
+    """
 
     kernel: JITFunction
     arguments: dict[str, Any]
@@ -52,12 +58,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Binary:
-    """What the compiler made of a launch.
+    """The result of compiling a launch.
 
     Attributes:
-        cubin, ptx: the code.
-        shared: bytes of shared memory a block takes; registers: of a thread.
-        stack, local: bytes of a thread in local memory, where spilled registers go.
+        cubin: machine code.
+        ptx: the code before it was assembled.
+        shared: bytes of shared memory that a block takes.
+        registers: registers of a thread.
+        stack: bytes of a thread's stack, which lies in local memory.
+        local: bytes of a thread in local memory, where spilled registers go.
+        warps: of a block.
     """
 
     cubin: bytes
@@ -74,17 +84,26 @@ class Binary:
         return _cuobjdump("--dump-sass", self.cubin)
 
     def count(self, mnemonic: str) -> int:
-        """Instructions in the machine code whose mnemonic starts with this."""
+        """Count instructions in the machine code whose mnemonic starts with this."""
         return len(re.findall(rf"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?{mnemonic}", self.sass, re.M))
 
     def blocks_per_sm(self, arch: int) -> int:
-        """Resident blocks by registers (allocated by 8 a thread) and shared memory (1 KiB each)."""
+        """Return how many blocks a multiprocessor holds by their registers and shared memory.
+
+        Registers are allocated by 8 a thread; a block takes 1 KiB of shared memory more than it
+        asks for.
+        """
         by_registers = 65536 // (-(-self.registers // 8) * 8 * self.warps * 32)
         return min(by_registers, (SHARED_LIMIT[arch] + 1024) // (self.shared + 1024))
 
 
 def recorded(call: Callable[[], Any], arch: int) -> list[Launch]:
-    """The launches that `call`, an op on CPU tensors, makes on a GPU of this architecture."""
+    """Record the launches that an op makes on a GPU of this architecture.
+
+    Args:
+        call: runs the op on CPU tensors.
+        arch: 80 or 90.
+    """
     launches: list[Launch] = []
 
     def record(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -102,7 +121,7 @@ def recorded(call: Callable[[], Any], arch: int) -> list[Launch]:
 
 
 def source(launch: Launch) -> ASTSource:
-    """Signature and attributes as the JIT derives them: 1 is constant, multiples of 16 marked."""
+    """Derive signature and attributes as the JIT does: 1 is constant, multiples of 16 marked."""
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
@@ -127,7 +146,7 @@ def source(launch: Launch) -> ASTSource:
 
 
 def compiled(launch: Launch, arch: int) -> Binary:
-    """Compiles the launch for sm_80 or sm_90a, with the triton that is installed."""
+    """Compile the launch for sm_80 or sm_90a, with the triton that is installed."""
     kernel = triton.compile(
         source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert.models.auto import AutoModel
+from fastbert.runtime.plan import use_backend
+from fastbert.tools import env
 from fastbert.tools.explain import explain
+from fastbert.tools.tables import table
+from fastbert.tools.timing import Run, Summary, interleave
 
 _RAGGED = (8, 12, 17, 21, 24, 30, 33, 39, 44, 48, 55, 60, 68, 79, 95, 160)
+# Lengths of the texts of a batch, by name.
 CASES: dict[str, tuple[int, ...]] = {
     "1 x 16": (16,),
     "1 x 128": (128,),
@@ -24,7 +26,15 @@ CASES: dict[str, tuple[int, ...]] = {
 
 
 def inputs_of(model: Any, lengths: tuple[int, ...]) -> dict[str, Tensor]:
-    """Random ids of these lengths, right-padded, with their mask; too long ones are cut."""
+    """Make random token ids and their mask, padded on the right.
+
+    Args:
+        model: decides the vocabulary, and the longest text that it takes.
+        lengths: tokens of every text; longer ones than the model takes are cut.
+
+    Returns:
+        input_ids and attention_mask, int64 (texts, longest) each.
+    """
     longest = model.base_model.longest()
     sizes = torch.tensor([min(length, longest) for length in lengths])
     width = int(sizes.max())
@@ -35,60 +45,54 @@ def inputs_of(model: Any, lengths: tuple[int, ...]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def times(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every call, the runs taking turns after one untimed call each."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    for _ in range(repeats):
-        for name, run in runs.items():
-            begin = time.perf_counter()
-            run()
-            samples[name].append(time.perf_counter() - begin)
-    return samples
+def setting() -> str:
+    """Return the processor and the number of threads, as the heading of a table names them."""
+    return f"{env.cpu_model()}, {torch.get_num_threads()} threads"
 
 
-def bench(path: str | os.PathLike[str], repeats: int = 7, **loading: Any) -> str:
-    """A table of cases: median and spread with the kernels and on the reference path.
+def bench(path: str | os.PathLike[str], repetitions: int = 7, **loading: Any) -> str:
+    """Time the cases, with the kernels and on the reference path in turn.
 
     Args:
         path: a checkpoint.
-        repeats: timed calls of each.
+        repetitions: how often each is timed; a short call is timed three times in each.
         **loading: for from_pretrained: dtype, quantization.
+
+    Returns:
+        A table of medians and spreads.
     """
     model = AutoModel.from_pretrained(path, **loading)
-    lines = [
-        explain(model),
-        "",
-        f"{torch.get_num_threads()} threads, median of {repeats} in ms, spread between quartiles",
-        f"{'case':<12}{'kernels':>10}{'':>7}{'reference':>12}{'':>7}{'ratio':>8}{'tokens/s':>11}",
-    ]
+    rows = [["case", "kernels", "", "reference", "", "ratio", "tokens/s"]]
     for name, lengths in CASES.items():
         inputs = inputs_of(model, lengths)
-
-        def kernels(given: dict[str, Tensor] = inputs) -> None:
-            with torch.inference_mode():
-                model(**given)
-
-        def reference(given: dict[str, Tensor] = inputs) -> None:
-            from fastbert.runtime.plan import use_backend
-
-            with torch.inference_mode(), use_backend("reference"):
-                model(**given)
-
-        samples = times({"kernels": kernels, "reference": reference}, repeats)
-        ours, theirs = (statistics.median(samples[key]) for key in ("kernels", "reference"))
+        samples = interleave(_runs(model, inputs), repetitions)
+        kernels, reference = (Summary.of(samples[key]) for key in ("kernels", "reference"))
         tokens = int(inputs["attention_mask"].sum())
-        lines.append(
-            f"{name:<12}{ours * 1e3:>10.2f}{_spread(samples['kernels']):>7}"
-            f"{theirs * 1e3:>12.2f}{_spread(samples['reference']):>7}"
-            f"{theirs / ours:>7.2f}x{tokens / ours:>11,.0f}"
+        rows.append(
+            [
+                name,
+                *_cells(kernels),
+                *_cells(reference),
+                f"{reference.median / kernels.median:.2f}x",
+                f"{tokens / kernels.median * 1e3:,.0f}",
+            ]
         )
-    return "\n".join(lines)
+    heading = f"{setting()}, {repetitions} repetitions; median in ms, spread between quartiles"
+    return "\n".join([explain(model), "", heading, table(rows)])
 
 
-def _spread(seconds: list[float]) -> str:
-    if len(seconds) < 2:
-        return ""
-    quarter, median, three_quarters = statistics.quantiles(seconds, n=4, method="inclusive")
-    return f" ±{(three_quarters - quarter) / 2 / median:.0%}"
+def _runs(model: Any, inputs: dict[str, Tensor]) -> dict[str, Run]:
+    def kernels() -> None:
+        with torch.inference_mode():
+            model(**inputs)
+
+    def reference() -> None:
+        with torch.inference_mode(), use_backend("reference"):
+            model(**inputs)
+
+    return {"kernels": kernels, "reference": reference}
+
+
+def _cells(summary: Summary) -> list[str]:
+    spread = f"±{summary.spread:.0%}" if summary.count > 1 else ""
+    return [f"{summary.median:.2f}", spread]

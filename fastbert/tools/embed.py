@@ -20,7 +20,15 @@ BLOCK_TEXTS = 4096
 
 
 def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
-    """ "npy" or "jsonl": what was asked for, else what the output's name says, else jsonl.
+    """Decide on the output's format: as asked for, else as the output's name says, else jsonl.
+
+    Args:
+        output: name of the output file, None for standard output.
+        asked: "npy" or "jsonl", or None.
+        terminal: whether standard output is a terminal.
+
+    Returns:
+        "npy" or "jsonl".
 
     Raises:
         ValueError: when binary output would go to a terminal.
@@ -35,15 +43,18 @@ def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
 
 
 def vectors_of(
-    encoder: Any, texts: Iterable[str], shown: bool, **arguments: Any
+    encoder: Any, texts: Iterable[str], shown: bool | None, **arguments: Any
 ) -> Iterator[np.ndarray]:
-    """Vectors of the texts, in blocks (texts of the block, dimension); at least one block.
+    """Encode texts block by block.
 
     Args:
         encoder: a SentenceEncoder.
         texts: one at a time.
-        shown: draw progress on standard error.
+        shown: draw progress on standard error; None for only where that is a terminal.
         **arguments: for the encoder's encode().
+
+    Yields:
+        float32 (texts of the block, dimension); at least one block.
     """
     source = iter(texts)
     with Progress(None, shown=shown) as progress:
@@ -54,7 +65,7 @@ def vectors_of(
 
 
 def write(blocks: Iterator[np.ndarray], output: str | None, form: str) -> None:
-    """Writes all vectors as one .npy array or as JSON lines.
+    """Write all vectors as one .npy array or as JSON lines.
 
     A named file appears whole or not at all: it is written beside its place and then renamed.
 
@@ -65,6 +76,7 @@ def write(blocks: Iterator[np.ndarray], output: str | None, form: str) -> None:
 
     Raises:
         FileNotFoundError: when the output's folder does not exist.
+        IsADirectoryError: when the output is a folder.
     """
     fill = _npy if form == "npy" else _jsonl
     if output is None:
@@ -96,5 +108,9 @@ def _jsonl(blocks: Iterator[np.ndarray], file: IO[bytes]) -> None:
 
 
 def read_jsonl(text: str) -> np.ndarray:
-    """float32 (lines, dimension) from what `write` made as JSON lines."""
+    """Read what `write` made as JSON lines.
+
+    Returns:
+        float32 (lines, dimension).
+    """
     return np.array([json.loads(line) for line in text.splitlines()], dtype=np.float32)

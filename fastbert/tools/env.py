@@ -52,9 +52,11 @@ Report = dict[str, dict[str, Any]]
 
 
 def collect() -> Report:
-    """Everything known, as {section: {key: value}} of values that JSON can hold.
+    """Gather everything that is known.
 
-    A part that cannot be found out holds a sentence that begins with "unavailable:".
+    Returns:
+        {section: {key: value}} of values that JSON can hold. A part that cannot be found out holds
+        a sentence that begins with "unavailable:".
     """
     return {
         "fastbert": _guarded(_software),
@@ -67,7 +69,7 @@ def collect() -> Report:
 
 
 def render(report: Report) -> str:
-    """The report as aligned text, one value a line."""
+    """Write the report as aligned text, one value a line."""
     width = max(len(key) for section in report.values() for key in section)
     lines: list[str] = []
     for section, values in report.items():
@@ -77,20 +79,30 @@ def render(report: Report) -> str:
 
 
 def render_json(report: Report) -> str:
-    """The report as one JSON object."""
+    """Write the report as one JSON object."""
     return json.dumps(report, indent=2, ensure_ascii=False)
 
 
 def cpu_model() -> str:
-    """The processor's own name for itself, or the architecture where it does not tell."""
+    """Return the processor's own name for itself, or the architecture where it does not tell."""
     return _cpuinfo().get("model name", platform.processor() or platform.machine())
 
 
 def usable_cores() -> int:
-    """The number of cores this process may run on, which containers often restrict."""
+    """Return the number of cores that this process may use, which containers often restrict."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def machine() -> dict[str, Any]:
+    """Describe the processor and what runs on it, as files of results name it."""
+    return {
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
 
 
 def _guarded(gather: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from typing import Any
 
 
 def explain(model: Any) -> str:
-    """The model's class, precision and Plan: op, backend, instruction set, and for every backend
-    passed over a reason.
+    """Describe how a model computes: its class, its precision and its Plan.
+
+    The Plan names the backend and instruction set of every op, and the reason for every backend
+    that was passed over.
 
     Args:
         model: a fastbert model, a SentenceEncoder or a pipeline.

@@ -18,7 +18,7 @@ def answers(
     labels: list[str] | None,
     **loading: Any,
 ) -> Iterator[str]:
-    """One line of JSON for every line of text.
+    """Answer every line of text with a line of JSON.
 
     Args:
         task: a pipeline's name.
@@ -27,6 +27,9 @@ def answers(
         top_k: answers for each, where the task has several; None for its default.
         labels: the candidates of zero-shot-classification.
         **loading: for pipeline(): dtype, backend, quantization, device.
+
+    Yields:
+        one JSON object or list for every line.
 
     Raises:
         ValueError: when labels or top_k do not fit the task, or a line lacks its tab.

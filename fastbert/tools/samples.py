@@ -8,7 +8,13 @@ from importlib import resources
 
 @dataclass(frozen=True)
 class Sample:
-    """One sentence; the same topic holds its translation."""
+    """A sentence.
+
+    Attributes:
+        topic: its subject, which eight sentences share.
+        language: "en" or "fr".
+        text: the sentence.
+    """
 
     topic: str
     language: str
@@ -16,6 +22,6 @@ class Sample:
 
 
 def sentences() -> list[Sample]:
-    """All 64 sample sentences, topic by topic."""
+    """Return all 64 sample sentences, topic by topic."""
     table = resources.files("fastbert").joinpath("data/sentences.tsv").read_text(encoding="utf-8")
     return [Sample(*line.split("\t")) for line in table.splitlines()]

@@ -21,9 +21,10 @@ from fastbert.models.auto import AutoModel, AutoTokenizer
 from fastbert.ops import Tolerance
 from fastbert.testing.parity import Errors, judge, measure
 from fastbert.tools.samples import sentences
+from fastbert.tools.tables import table
 
-# Of the rows of a whole model. int8 and 16-bit errors depend on the weights, so that there the
-# comparison with the reference path is what judges; the bound only catches nonsense.
+# Errors of a whole model's hidden states. int8 and 16-bit errors depend on the weights, so there
+# the comparison with the reference path is what judges; the bound only catches nonsense.
 TOLERANCES = {
     torch.float32: Tolerance(1e-5),
     torch.bfloat16: Tolerance(5e-2),
@@ -36,7 +37,16 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Line:
-    """One comparison: errors are relative to the exact result; `reason` is empty when it passed."""
+    """One comparison with the exact result.
+
+    Attributes:
+        backend: what computed, with its instruction set.
+        where: the layer, "embeddings", "output" or "pooler".
+        ours: errors of the backend, relative to the exact result.
+        reference: errors of the reference path in the same precision.
+        cosine: least cosine of a token to the exact one.
+        reason: why it did not pass; empty when it did.
+    """
 
     backend: str
     where: str
@@ -48,7 +58,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """All comparisons of a model."""
+    """All comparisons of a model.
+
+    Attributes:
+        title: model, precision and inputs.
+        lines: the comparisons.
+        absent: backends that cannot run here, each with its reason.
+    """
 
     title: str
     lines: tuple[Line, ...]
@@ -60,16 +76,12 @@ class Report:
         return bool(self.lines) and not any(line.reason for line in self.lines)
 
     def __str__(self) -> str:
-        texts = [
-            self.title,
-            f"{'backend':<18}{'':<14}{'error':>9}{'reference':>11}{'least cosine':>14}",
-        ]
+        rows = [["backend", "", "error", "reference", "least cosine"]]
         for line in self.lines:
-            texts.append(
-                f"{line.backend:<18}{line.where:<14}{line.ours.rms:>9.1e}{line.reference.rms:>11.1e}"
-                f"{line.cosine:>14.8f}  {line.reason or 'ok'}"
-            )
-        texts += [f"{name:<18}not here: {reason}" for name, reason in self.absent]
+            errors = [f"{line.ours.rms:.1e}", f"{line.reference.rms:.1e}", f"{line.cosine:.8f}"]
+            rows.append([line.backend, line.where, *errors, line.reason or "ok"])
+        texts = [self.title, table(rows, left=(0, 1, 5))]
+        texts += [f"{name}: not here: {reason}" for name, reason in self.absent]
         misses = sum(bool(line.reason) for line in self.lines)
         if not self.lines:
             texts.append("FAILED: no backend but the reference can run here")
@@ -84,7 +96,7 @@ def verify(
     quantization: Any = None,
     device: torch.device | str = "cpu",
 ) -> Report:
-    """Compares every available backend, and every instruction set of it, with the reference path.
+    """Compare every available backend, and every instruction set of it, with the reference path.
 
     Args:
         path: a checkpoint.
@@ -93,7 +105,8 @@ def verify(
         device: where to compute.
 
     Raises:
-        FileNotFoundError, ValueError: for a checkpoint that cannot be loaded.
+        FileNotFoundError: when there is no such checkpoint.
+        ValueError: for a checkpoint that cannot be loaded.
     """
     device = torch.device(device)
     model, loaded = AutoModel.from_pretrained(
@@ -136,9 +149,16 @@ def verify(
 
 
 def sample_inputs(path: str | os.PathLike[str], model: Any) -> tuple[Inputs, str]:
-    """Texts of different lengths as the model's tokenizer gives them, padded, and what they are.
+    """Make inputs of different lengths, padded.
 
     A checkpoint without a usable tokenizer gets random ids.
+
+    Args:
+        path: the checkpoint, for its tokenizer.
+        model: decides how long a text can be.
+
+    Returns:
+        What the tokenizer made of sample sentences, and a word about what they are.
     """
     longest = model.base_model.longest()
     texts = [sample.text for sample in sentences()][: 4 * _TEXTS : 4]
@@ -165,7 +185,7 @@ def _random_inputs(model: Any, longest: int) -> Inputs:
 
 
 def _variants(backend: str) -> Iterator[str]:
-    """Labels of what to run of a backend; each is active while its label is in use."""
+    """Yield a label for each instruction set of a backend, which is active until the next one."""
     if backend != "cpu":
         yield backend
         return
@@ -179,7 +199,7 @@ def _variants(backend: str) -> Iterator[str]:
 
 
 def _results(model: Any, inputs: Inputs) -> dict[str, Tensor]:
-    """Real tokens' rows after every layer and at the output, on the CPU."""
+    """Return the real tokens' hidden states after every layer and at the output, on the CPU."""
     real = inputs["attention_mask"].bool()
     with torch.inference_mode():
         states = model(**inputs, output_hidden_states=True).hidden_states

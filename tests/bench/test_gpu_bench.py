@@ -139,7 +139,7 @@ def test_measured_cases_go_into_the_table_of_the_plan(tmp_path: Path) -> None:
         row("choice", "linear 768x3072", "cuda", 2.0, 1, **where),
         row("choice", "linear 768x3072", "triton", 1.0, 2, **where),
         row("choice", "linear 768x3072", "cublas", None, 0, **where, note="not run"),
-        row("products", "linear 768x3072, 16384 rows", "torch.compile", 1.0, 2),
+        row("gemm", "linear 768x3072, 16384 rows", "torch.compile", 1.0, 2),
     )
     assert report.write_measurements(made, table) == 1
     written = measured.checked(json.loads(table.read_text()))
@@ -261,7 +261,7 @@ def test_a_step_that_fails_is_named_and_stops_no_other(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     calls = (tmp_path / "calls").read_text()
-    for group in ("ceilings", "attention", "rows", "products", "choice"):
+    for group in ("ceilings", "attention", "rows", "gemm", "choice"):
         assert f"ops {group} --seconds" in calls
     assert " report\n" in calls and " table\n" in calls
     assert f"--results {tmp_path}/results" in calls
@@ -313,7 +313,7 @@ def test_a_limit_for_all_of_it_is_kept(tmp_path: Path) -> None:
     assert done.returncode == 1
     failed = done.stdout.split("failed:")[1]
     assert "ops: ceilings: stopped after its 2 s" in failed
-    assert "ops: products: no time was left for it" in failed
+    assert "ops: gemm: no time was left for it" in failed
     assert "report: no time was left for it" in failed
 
 

@@ -13,51 +13,63 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Padded:
-    """One batch as a tokenizer gives it: int64 (batch, length) each, right-padded."""
+    """One batch as a tokenizer gives it, padded on the right.
+
+    Attributes:
+        ids: token ids, int64 (batch, length).
+        mask: 1 at real tokens and 0 at padding, int64 (batch, length).
+    """
 
     ids: np.ndarray
     mask: np.ndarray
 
     @classmethod
     def of(cls, texts: Sequence[Sequence[int]]) -> Padded:
-        """Pads token ids to the longest text."""
+        """Pad texts of token ids to the longest of them."""
         longest = max(map(len, texts))
         ids = np.zeros((len(texts), longest), dtype=np.int64)
         mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-            mask[row, : len(text)] = 1
+        for index, text in enumerate(texts):
+            ids[index, : len(text)] = text
+            mask[index, : len(text)] = 1
         return cls(ids, mask)
 
     def unpad(self, grid: np.ndarray) -> list[np.ndarray]:
-        """The real tokens' rows of every text, from (batch, length, hidden)."""
+        """Cut the padding off.
+
+        Args:
+            grid: hidden states, (batch, length, hidden).
+
+        Returns:
+            The hidden states of every text's real tokens, (tokens, hidden) each.
+        """
         lengths = self.mask.sum(axis=1)
-        return [row[:length] for row, length in zip(grid, lengths, strict=True)]
+        return [states[:length] for states, length in zip(grid, lengths, strict=True)]
 
 
 class Engine(Protocol):
-    """A loaded model. `prepare` is not timed; what it returns is."""
+    """A loaded model. `prepare` is not timed; the call that it returns is."""
 
     def prepare(self, batch: Padded) -> Callable[[], object]:
-        """A call that computes the batch once, on inputs already in the engine's own form."""
+        """Put a batch into the engine's own form, and return a call that computes it once."""
 
-    def rows(self, result: object) -> np.ndarray:
-        """float32 (batch, length, hidden) from what such a call returned."""
+    def hidden_states(self, result: object) -> np.ndarray:
+        """Convert what such a call returned to float32 (batch, length, hidden)."""
 
 
 @dataclass(frozen=True)
-class Rival:
-    """An entry of the registry.
+class Baseline:
+    """An entry of the registry: something to compare with, or fastbert itself.
 
     Attributes:
         name: what the table calls it.
         precision: "fp32", "bf16" or "int8".
-        packages: distributions it needs; one that is missing is named in the results.
+        packages: distributions that it needs; one that is missing is named in the results.
         load: makes the engine from a checkpoint's folder and a number of threads.
         models: names of SHAPES that it can run, None for all.
         ours: whether it is fastbert.
-        parameters: what it is given: "fp32", the file's parameters as they are, or "bf16", every
-            one of them rounded to bfloat16 (as ``from_pretrained(dtype=torch.bfloat16)`` does).
+        parameters: what it is given: "fp32", the file's parameters as they are, or "bf16", each of
+            them rounded to bfloat16 (as ``from_pretrained(dtype=torch.bfloat16)`` does).
     """
 
     name: str
@@ -69,14 +81,14 @@ class Rival:
     parameters: str = "fp32"
 
     def unavailable(self) -> str | None:
-        """Why it cannot run here, None when it can."""
+        """Return why it cannot run here, None when it can."""
         missing = [name for name in self.packages if not _installed(name)]
         if missing:
             return f"not installed: {', '.join(missing)}"
         return None
 
     def versions(self) -> dict[str, str]:
-        """Versions of its packages."""
+        """Return the versions of its packages."""
         return {name: metadata.version(name) for name in self.packages}
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime: exported once, fused by its transformer optimiser, int8 dynamic per channel."""
+"""Run ONNX Runtime: exported once, fused by its transformer optimiser; int8 per channel."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models import CACHE
-from .base import Padded
+from bench.baselines.base import Padded
+from bench.models import CACHE
 
 
 def exported(path: Path) -> Path:
-    """The model as plain ONNX, made on first use. OpenVINO reads it too."""
+    """Return the model as plain ONNX, made on first use. OpenVINO reads it too."""
     import torch
     import transformers
 
@@ -30,7 +30,7 @@ def exported(path: Path) -> Path:
     axes = {0: "batch", 1: "length"}
     part = target.with_suffix(".part")
 
-    class Rows(torch.nn.Module):
+    class HiddenStates(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = model
@@ -41,12 +41,12 @@ def exported(path: Path) -> Path:
 
     with torch.no_grad():
         torch.onnx.export(
-            Rows(),
+            HiddenStates(),
             (ids, mask),
             str(part),
             input_names=["input_ids", "attention_mask"],
-            output_names=["rows"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "rows": axes},
+            output_names=["hidden_states"],
+            dynamic_axes={"input_ids": axes, "attention_mask": axes, "hidden_states": axes},
             opset_version=17,
             dynamo=False,
         )
@@ -102,21 +102,23 @@ class OnnxEngine:
         )
 
     def prepare(self, batch: Padded) -> Callable[[], object]:
+        """Return a call that computes the batch once."""
         feed = {"input_ids": batch.ids, "attention_mask": batch.mask}
         names = {value.name for value in self._session.get_inputs()}
         feed = {name: value for name, value in feed.items() if name in names}
         return lambda: self._session.run(None, feed)[0]
 
-    def rows(self, result: object) -> np.ndarray:
+    def hidden_states(self, result: object) -> np.ndarray:
+        """Convert what such a call returned to float32 (batch, length, hidden)."""
         assert isinstance(result, np.ndarray)
         return result.astype(np.float32, copy=False)
 
 
 def fp32(path: Path, threads: int) -> OnnxEngine:
-    """Fused, float32."""
+    """Load the fused model in float32."""
     return OnnxEngine(_optimised(path), threads)
 
 
 def int8(path: Path, threads: int) -> OnnxEngine:
-    """Fused, dynamic int8, one scale a channel."""
+    """Load the fused model in dynamic int8, with one scale for each channel."""
     return OnnxEngine(_quantised(path), threads)

@@ -1,4 +1,4 @@
-"""fastbert itself, called as a user of transformers calls it: padded ids and a mask."""
+"""Run fastbert as a user of transformers calls it: with padded ids and a mask."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Padded
+from bench.baselines.base import Padded
 
 
 class FastbertEngine:
-    """A fastbert model on one backend. Packing the batch is part of the timed call."""
+    """A fastbert model on the CPU's kernels. Packing the batch is part of the timed call."""
 
     def __init__(
         self, path: Path, threads: int, dtype: torch.dtype, quantization: str | None
@@ -26,6 +26,7 @@ class FastbertEngine:
         ).eval()
 
     def prepare(self, batch: Padded) -> Callable[[], object]:
+        """Return a call that computes the batch once."""
         ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
 
         def run() -> torch.Tensor:
@@ -34,7 +35,8 @@ class FastbertEngine:
 
         return run
 
-    def rows(self, result: object) -> np.ndarray:
+    def hidden_states(self, result: object) -> np.ndarray:
+        """Convert what such a call returned to float32 (batch, length, hidden)."""
         assert isinstance(result, torch.Tensor)
         return result.float().numpy()
 
@@ -42,5 +44,5 @@ class FastbertEngine:
 def loader(
     dtype: torch.dtype, quantization: str | None = None
 ) -> Callable[[Path, int], FastbertEngine]:
-    """A loader for one precision."""
+    """Return a loader for one precision."""
     return lambda path, threads: FastbertEngine(path, threads, dtype, quantization)

@@ -1,4 +1,4 @@
-"""transformers with torch: eager sdpa, torch.compile, dynamic int8."""
+"""Run transformers on torch: eager sdpa, torch.compile, dynamic int8."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Padded
+from bench.baselines.base import Padded
 
 
 class TorchEngine:
-    """A transformers model. bf16 is a cast of the whole model, the fastest form on a CPU.
+    """A transformers model. bfloat16 is a cast of the whole model, the fastest form on a CPU.
 
-    `parameters` is what they are rounded to before they are cast to `dtype`.
+    Args:
+        path: the checkpoint's folder.
+        threads: number of threads.
+        dtype: of the arithmetic.
+        compiled: run it under torch.compile, with freezing.
+        int8: quantise every Linear dynamically.
+        parameters: what the parameters are rounded to before they are cast to `dtype`.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class TorchEngine:
         self._model = model
 
     def prepare(self, batch: Padded) -> Callable[[], object]:
+        """Return a call that computes the batch once."""
         ids, mask = torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
 
         def run() -> torch.Tensor:
@@ -55,26 +62,27 @@ class TorchEngine:
 
         return run
 
-    def rows(self, result: object) -> np.ndarray:
+    def hidden_states(self, result: object) -> np.ndarray:
+        """Convert what such a call returned to float32 (batch, length, hidden)."""
         assert isinstance(result, torch.Tensor)
         return result.float().numpy()
 
 
 def eager(dtype: torch.dtype) -> Callable[[Path, int], TorchEngine]:
-    """A loader of plain transformers."""
+    """Return a loader of plain transformers."""
     return lambda path, threads: TorchEngine(path, threads, dtype)
 
 
 def exact_on(parameters: torch.dtype) -> Callable[[Path, int], TorchEngine]:
-    """A loader of float32 arithmetic on rounded parameters: what the gate compares with."""
+    """Return a loader of float32 arithmetic on rounded parameters."""
     return lambda path, threads: TorchEngine(path, threads, parameters=parameters)
 
 
 def compiled(dtype: torch.dtype) -> Callable[[Path, int], TorchEngine]:
-    """A loader of transformers under torch.compile with freezing."""
+    """Return a loader of transformers under torch.compile with freezing."""
     return lambda path, threads: TorchEngine(path, threads, dtype, compiled=True)
 
 
 def dynamic_int8(path: Path, threads: int) -> TorchEngine:
-    """torch's dynamic quantisation of every Linear."""
+    """Load a model whose every Linear torch quantises dynamically."""
     return TorchEngine(path, threads, int8=True)

@@ -1,4 +1,4 @@
-"""OpenVINO with the latency hint, float32 and bfloat16."""
+"""Run OpenVINO with the latency hint, in float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import Padded
-from .onnx_rivals import exported
+from bench.baselines.base import Padded
+from bench.baselines.onnx_engine import exported
 
 
 class OpenVinoEngine:
@@ -29,14 +29,16 @@ class OpenVinoEngine:
         self._request = compiled.create_infer_request()
 
     def prepare(self, batch: Padded) -> Callable[[], object]:
+        """Return a call that computes the batch once."""
         feed = {"input_ids": batch.ids, "attention_mask": batch.mask}
         return lambda: self._request.infer(feed, share_inputs=True, share_outputs=True)[0]
 
-    def rows(self, result: object) -> np.ndarray:
+    def hidden_states(self, result: object) -> np.ndarray:
+        """Convert what such a call returned to float32 (batch, length, hidden)."""
         # The output is the request's own memory, which the next call overwrites.
         return np.array(result, dtype=np.float32)
 
 
 def loader(precision: str) -> Callable[[Path, int], OpenVinoEngine]:
-    """A loader for "f32" or "bf16"."""
+    """Return a loader for "f32" or "bf16"."""
     return lambda path, threads: OpenVinoEngine(path, threads, precision)

@@ -1,4 +1,4 @@
-"""CTranslate2, float32 and int8. It drops padding in its linear layers."""
+"""Run CTranslate2 in float32 and int8. It drops padding in its linear layers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models import CACHE
-from .base import Padded
+from bench.baselines.base import Padded
+from bench.models import CACHE
 
 
 def _converted(path: Path) -> Path:
@@ -32,16 +32,18 @@ class CTranslate2Engine:
         )
 
     def prepare(self, batch: Padded) -> Callable[[], object]:
+        """Return a call that computes the batch once."""
         import ctranslate2
 
         ids = ctranslate2.StorageView.from_array(batch.ids.astype(np.int32))
         lengths = ctranslate2.StorageView.from_array(batch.mask.sum(axis=1).astype(np.int32))
         return lambda: self._encoder.forward_batch(ids, lengths).last_hidden_state
 
-    def rows(self, result: object) -> np.ndarray:
+    def hidden_states(self, result: object) -> np.ndarray:
+        """Convert what such a call returned to float32 (batch, length, hidden)."""
         return np.array(result, dtype=np.float32)
 
 
 def loader(precision: str) -> Callable[[Path, int], CTranslate2Engine]:
-    """A loader for "float32" or "int8"."""
+    """Return a loader for "float32" or "int8"."""
     return lambda path, threads: CTranslate2Engine(path, threads, precision)
