@@ -32,6 +32,16 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "BertForTokenClassification",
         "BertForQuestionAnswering",
     ),
+    "models.roberta": (
+        "RobertaConfig",
+        "RobertaModel",
+        "RobertaForCausalLM",
+        "RobertaForMaskedLM",
+        "RobertaForSequenceClassification",
+        "RobertaForMultipleChoice",
+        "RobertaForTokenClassification",
+        "RobertaForQuestionAnswering",
+    ),
     "models.camembert": (
         "CamembertConfig",
         "CamembertModel",

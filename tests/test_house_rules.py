@@ -152,7 +152,7 @@ def room_of(path: Path) -> str | None:
 
 
 def test_family_files_are_small() -> None:
-    for name in ("bert", "camembert", "flaubert", "rembert"):
+    for name in ("bert", "roberta", "camembert", "flaubert", "rembert"):
         path = PACKAGE / "models" / f"{name}.py"
         if path.exists():
             assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
@@ -424,6 +424,7 @@ class CountedEncoder:
 
 FAMILIES = {
     "bert": (fastbert.BertModel, fastbert.BertConfig),
+    "roberta": (fastbert.RobertaModel, fastbert.RobertaConfig),
     "camembert": (fastbert.CamembertModel, fastbert.CamembertConfig),
     "rembert": (fastbert.RemBertModel, fastbert.RemBertConfig),
     "align": (fastbert.AlignTextModel, fastbert.AlignTextConfig),

@@ -104,9 +104,9 @@ def _alone(table: nn.Embedding) -> bool:
 def _lookup(
     table: nn.Embedding | None, indices: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(indices, the weight they point into)."""
+    """Return the indices and the weight they point into; neither where one of them is absent."""
     if table is None or indices is None:
-        return indices, None
+        return None, None
     if _alone(table):
         return indices, table.weight
     rows = table(indices)
@@ -132,4 +132,21 @@ def check_indices(name: str, indices: Tensor | None, table: nn.Embedding | None,
         raise IndexError(
             f"{name} reach from {low} to {high}, but {what} go from 0 to "
             f"{table.num_embeddings - 1}; check that tokenizer and model belong together."
+        )
+
+
+def check_no_indices(name: str, indices: Tensor | None) -> None:
+    """Refuse indices other than 0 into a table that a model does not have.
+
+    Zeros are what tokenizers give for a single text, and mean nothing there. On an accelerator
+    nothing is checked, as in `check_indices`.
+
+    Raises:
+        IndexError: naming the argument.
+    """
+    if indices is None or indices.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if bool(indices.any()):
+        raise IndexError(
+            f"{name} other than 0 were given, but this model has no table for them; leave them out."
         )

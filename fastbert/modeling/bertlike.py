@@ -1,122 +1,101 @@
-"""The encoder that BERT, CamemBERT, RemBERT and ALIGN's text tower share.
+"""The encoder of BERT and of every family that differs from it in names and shape alone.
 
-A family says how wide its embeddings are, where its positions start, and what its parts are called
-where that differs; everything else is here.
+A family says what its parts are called (`parameter_names`), how large they are (`encoder_shape`)
+and where its positions start; everything else is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
-from fastbert.layers.block import Block, CrossAttention, Distances
-from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_no_indices
 from fastbert.layers.encoder import CrossInput
 from fastbert.layers.kv_cache import Cache, as_cache
-from fastbert.layers.linear import Linear
 from fastbert.layers.masks import cross_keys, lay_out
-from fastbert.layers.norm import LayerNorm
-from fastbert.layers.parameter_tree import ParameterTree
-from fastbert.modeling.encoder import EncoderModel, EncoderPass
+from fastbert.modeling.encoder import EncoderPass
 from fastbert.modeling.encoding import EncoderInputs, Options
+from fastbert.modeling.named_encoder import NamedEncoder
+from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.outputs import (
+    BaseModelOutput,
     BaseModelOutputWithPooling,
     BaseModelOutputWithPoolingAndCrossAttentions,
 )
 
-PooledOutput = BaseModelOutputWithPooling | BaseModelOutputWithPoolingAndCrossAttentions
+EncoderModelOutput = (
+    BaseModelOutput | BaseModelOutputWithPooling | BaseModelOutputWithPoolingAndCrossAttentions
+)
 
 
-class BertLikeModel(EncoderModel):
-    """An encoder (or decoder) with BERT's parameter names.
+class BertLikeModel(NamedEncoder):
+    """An encoder (or decoder) that computes what BERT computes.
 
     Args:
         config: hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act,
-            layer_norm_eps, and so on.
-        add_pooling_layer: whether it has a pooler.
+            layer_norm_eps and so on; see `encoder_shape`.
+        add_pooling_layer: whether it has a pooler, in families that have one.
+
+    Class attributes:
+        output_class: what forward returns; fields that it lacks are left out.
+        kept_in_tuple: fields that keep their place in the tuple of return_dict=False even when they
+            are None.
     """
 
-    embeddings: nn.Module
-    encoder: nn.Module
-    embeddings_class: ClassVar[type[ParameterTree]] = ParameterTree
-    output_class: ClassVar[Callable[..., PooledOutput]] = (
+    output_class: ClassVar[Callable[..., EncoderModelOutput]] = (
         BaseModelOutputWithPoolingAndCrossAttentions
     )
-    # Fields that hold their place in the tuple of return_dict=False even when they are None.
     kept_in_tuple: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, config: Any, add_pooling_layer: bool = True) -> None:
-        super().__init__(config)
-        self.embeddings = self.build_embeddings()
-        layers = (bert_layer(config) for _ in range(config.num_hidden_layers))
-        self.encoder = ParameterTree(layer=nn.ModuleList(layers))
-        self.pooler: Any = None
-        if add_pooling_layer:
-            self.pooler = ParameterTree(dense=Linear(config.hidden_size, config.hidden_size))
-        self.prune_as_configured()
 
     # What a family may change
 
-    def embedding_width(self) -> int:
-        """Width of the embedding tables."""
-        return int(self.config.hidden_size)
+    def encoder_shape(self) -> EncoderShape:
+        """Read the sizes from the configuration.
 
-    def position_padding(self) -> int | None:
-        """The row of the position table that stands for padding."""
-        return None
+        A family whose configuration says more, or says it otherwise, overrides this. Fields that
+        not every family has are optional: type_vocab_size, add_cross_attention and
+        position_embedding_type.
+
+        Raises:
+            ValueError: for values that do not fit together.
+        """
+        config = self.config
+        cross_attention = bool(getattr(config, "add_cross_attention", False))
+        if cross_attention and not self.is_decoder():
+            raise ValueError(
+                "add_cross_attention=True needs a decoder; set is_decoder=True in the "
+                "configuration."
+            )
+        return EncoderShape(
+            vocabulary=config.vocab_size,
+            positions=config.max_position_embeddings,
+            token_types=getattr(config, "type_vocab_size", 0),
+            width=config.hidden_size,
+            hidden=config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            intermediate=config.intermediate_size,
+            activation=config.hidden_act,
+            norm_eps=config.layer_norm_eps,
+            padding=config.pad_token_id,
+            position_type=getattr(config, "position_embedding_type", "absolute"),
+            cross_attention=cross_attention,
+        )
 
     def default_positions(
         self, input_ids: Tensor | None, length: int, past: int, device: torch.device
     ) -> Tensor:
-        """Positions of new tokens behind `past` cached ones, broadcastable to (batch, length)."""
+        """Number new tokens behind `past` cached ones; broadcastable to (batch, length)."""
         return torch.arange(past, past + length, device=device)
 
-    def embedding_projection(self) -> Linear | None:
-        """From the width of the tables to the hidden size, where they differ."""
-        return None
-
-    # Building
-
-    def build_embeddings(self) -> nn.Module:
-        config, width = self.config, self.embedding_width()
-        return self.embeddings_class(
-            word_embeddings=nn.Embedding(config.vocab_size, width, config.pad_token_id),
-            position_embeddings=nn.Embedding(
-                config.max_position_embeddings, width, self.position_padding()
-            ),
-            token_type_embeddings=nn.Embedding(config.type_vocab_size, width),
-            LayerNorm=LayerNorm(width, config.layer_norm_eps),
-        )
-
-    def input_embeddings_place(self) -> tuple[nn.Module, str]:
-        return self.embeddings, "word_embeddings"
-
-    def tables(self) -> EmbeddingTables:
-        parts: Any = self.embeddings
-        absolute = getattr(self.config, "position_embedding_type", "absolute") == "absolute"
-        return EmbeddingTables(
-            parts.word_embeddings,
-            parts.position_embeddings if absolute else None,
-            parts.token_type_embeddings,
-            None,
-            parts.LayerNorm,
-            self.embedding_projection(),
-        )
-
-    def first_block(self) -> Block | None:
-        layers: Any = self.encoder.layer
-        return bert_block(layers[0], self.config) if len(layers) else None
-
-    def blocks(self) -> Sequence[Block]:
-        return [bert_block(layer, self.config) for layer in self.encoder.layer]  # type: ignore[union-attr]
-
-    def pooling(self) -> Linear | None:
-        return None if self.pooler is None else self.pooler.dense
+    def is_decoder(self) -> bool:
+        """Say whether tokens see no later ones, and a cache may be kept."""
+        return bool(getattr(self.config, "is_decoder", False))
 
     # Computing
 
@@ -129,7 +108,7 @@ class BertLikeModel(EncoderModel):
     ) -> EncoderPass:
         """See EncoderModel.arrange."""
         config = self.config
-        decoder = bool(config.is_decoder)
+        decoder = self.is_decoder()
         use_cache = inputs.use_cache
         use_cache = decoder and (config.use_cache if use_cache is None else bool(use_cache))
         if self.training and self.gradient_checkpointing:
@@ -173,9 +152,7 @@ class BertLikeModel(EncoderModel):
                 positions = self.default_positions(inputs.input_ids, length, given.past, device)
             positions = self.over_grid(shape, device, positions)
         self.check_positions(positions, given.layout.batch, length + given.past)
-        token_types = inputs.token_type_ids
-        if token_types is None and tables.token_type is not None:
-            token_types = torch.zeros(1, 1, dtype=torch.long, device=device)
+        token_types = _token_types(inputs.token_type_ids, tables, device)
         embeds = inputs.inputs_embeds
         return EmbeddingInput(
             self.over_grid(shape, device, inputs.input_ids),
@@ -197,7 +174,7 @@ class BertLikeModel(EncoderModel):
         past_key_values: Any = None,
         use_cache: bool | None = None,
         **options: Unpack[Options],
-    ) -> PooledOutput:
+    ) -> EncoderModelOutput:
         """Encode token ids, or embeddings in their place.
 
         Args:
@@ -212,7 +189,7 @@ class BertLikeModel(EncoderModel):
             use_cache: whether a decoder returns a cache; None for config.use_cache.
 
         Returns:
-            BaseModelOutputWithPoolingAndCrossAttentions, or its tuple.
+            An object of output_class, or its tuple.
         """
         encoding = self.encode(
             EncoderInputs(
@@ -227,18 +204,17 @@ class BertLikeModel(EncoderModel):
                 use_cache,
                 options,
             ),
-            Wanted(padded=True, first_column=self.pooler is not None),
+            Wanted(padded=True, first_column=self.pooling() is not None),
         )
-        return encoding.finish(
-            self.output_class(
-                last_hidden_state=encoding.padded(), pooler_output=self.pool(encoding)
-            ),
-            self.kept_in_tuple,
-        )
+        output = self.output_class(last_hidden_state=encoding.padded())
+        pooled = self.pool(encoding) if "pooler_output" in output.field_names() else None
+        if pooled is not None:
+            output["pooler_output"] = pooled
+        return encoding.finish(output, self.kept_in_tuple)
 
     def _cross(self, inputs: EncoderInputs, shape: tuple[int, int]) -> CrossInput | None:
         states, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
-        if states is None or not self.config.is_decoder:
+        if states is None or not self.is_decoder():
             return None
         if states.dim() != 3 or states.shape[0] != shape[0]:
             raise ValueError(
@@ -250,77 +226,15 @@ class BertLikeModel(EncoderModel):
         return CrossInput(states.to(self.dtype).reshape(-1, states.shape[2]), keys, bias)
 
 
-def bert_layer(config: Any) -> ParameterTree:
-    """The parameters of one layer, under BERT's names."""
-    if config.add_cross_attention and not config.is_decoder:
-        raise ValueError(
-            "add_cross_attention=True needs a decoder; set is_decoder=True in the configuration."
-        )
-    hidden, inner = config.hidden_size, config.intermediate_size
-    children: dict[str, nn.Module] = {"attention": _bert_attention(config, distances=True)}
-    if config.add_cross_attention:
-        children["crossattention"] = _bert_attention(config, distances=False)
-    return ParameterTree(
-        **children,
-        intermediate=ParameterTree(dense=Linear(hidden, inner)),
-        output=ParameterTree(
-            dense=Linear(inner, hidden), LayerNorm=LayerNorm(hidden, config.layer_norm_eps)
-        ),
-    )
+def _token_types(
+    given: Tensor | None, tables: EmbeddingTables, device: torch.device
+) -> Tensor | None:
+    """Choose the token types to look up: type 0 unless others are given, nothing without a table.
 
-
-def _bert_attention(config: Any, distances: bool) -> ParameterTree:
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    if hidden % heads:
-        raise ValueError(
-            f"hidden_size ({hidden}) must be a multiple of num_attention_heads ({heads})."
-        )
-    parts: dict[str, nn.Module] = {
-        name: Linear(hidden, hidden) for name in ("query", "key", "value")
-    }
-    kind = getattr(config, "position_embedding_type", "absolute")
-    if kind not in ("absolute", "relative_key", "relative_key_query"):
-        raise ValueError(
-            "position_embedding_type is 'absolute', 'relative_key' or 'relative_key_query', "
-            f"not {kind!r}."
-        )
-    if distances and kind != "absolute":
-        parts["distance_embedding"] = nn.Embedding(
-            2 * config.max_position_embeddings - 1, hidden // heads
-        )
-    return ParameterTree(
-        **{"self": ParameterTree(**parts)},
-        output=ParameterTree(
-            dense=Linear(hidden, hidden), LayerNorm=LayerNorm(hidden, config.layer_norm_eps)
-        ),
-    )
-
-
-def bert_block(layer: Any, config: Any) -> Block:
-    """The Block over a layer with BERT's names."""
-    own, out = layer.attention.self, layer.attention.output
-    head_dim = config.hidden_size // config.num_attention_heads
-    cross = None
-    if hasattr(layer, "crossattention"):
-        other, joined = layer.crossattention.self, layer.crossattention.output
-        cross = CrossAttention(other.query, other.key, other.value, joined.dense, joined.LayerNorm)
-    distances = None
-    if hasattr(own, "distance_embedding"):
-        distances = Distances(
-            own.distance_embedding, config.position_embedding_type == "relative_key_query"
-        )
-    return Block(
-        q=own.query,
-        k=own.key,
-        v=own.value,
-        out=out.dense,
-        attention_norm=out.LayerNorm,
-        up=layer.intermediate.dense,
-        down=layer.output.dense,
-        output_norm=layer.output.LayerNorm,
-        num_heads=own.query.out_features // head_dim,
-        scale=head_dim**-0.5,
-        activation=config.hidden_act,
-        cross=cross,
-        distances=distances,
-    )
+    Raises:
+        IndexError: for a type other than 0 where there is no table (checked on the CPU).
+    """
+    if tables.token_type is not None:
+        return torch.zeros(1, 1, dtype=torch.long, device=device) if given is None else given
+    check_no_indices("token_type_ids", given)
+    return None

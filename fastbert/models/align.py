@@ -41,17 +41,16 @@ class AlignTextConfig(PreTrainedConfig):
 
 
 class AlignTextModel(BertLikeModel):
-    """The text tower without its projection. Loads from checkpoints of the tower alone and from
-    those of the whole of ALIGN, whose other parts it leaves alone."""
+    """The text tower without its projection.
+
+    It loads from checkpoints of the tower alone and from those of the whole of ALIGN, whose other
+    parts it leaves alone.
+    """
 
     config_class = AlignTextConfig
     base_model_prefix = "text_model"
     output_class = BaseModelOutputWithPooling
     _no_split_modules = ["AlignTextEmbeddings"]
-
-    def __init__(self, config: AlignTextConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer)
-        self.post_init()
 
     def forward(  # type: ignore[override]
         self,
@@ -62,7 +61,7 @@ class AlignTextModel(BertLikeModel):
         inputs_embeds: Tensor | None = None,
         **options: Unpack[Options],
     ) -> Any:
-        """As of BertModel, but for what only decoders take.
+        """Encode as BertModel does; what only decoders take is refused.
 
         Returns:
             BaseModelOutputWithPooling, or its tuple.

@@ -28,8 +28,9 @@ __all__ = [
 _FAMILIES = {
     "bert": ("fastbert.models.bert", "Bert"),
     "camembert": ("fastbert.models.camembert", "Camembert"),
-    "flaubert": ("fastbert.models.flaubert", "Flaubert"),
+    "flaubert": ("fastbert.models.flaubert.heads", "Flaubert"),
     "rembert": ("fastbert.models.rembert", "RemBert"),
+    "roberta": ("fastbert.models.roberta", "Roberta"),
     "align_text_model": ("fastbert.models.align", "AlignText"),
     "align": ("fastbert.models.align", "AlignText"),
 }
@@ -41,6 +42,7 @@ _NAMES = {
     ("flaubert", "ForQuestionAnswering"): "FlaubertForQuestionAnsweringSimple",
     ("camembert", "ForPreTraining"): "CamembertForMaskedLM",
     ("rembert", "ForPreTraining"): "RemBertForMaskedLM",
+    ("roberta", "ForPreTraining"): "RobertaForMaskedLM",
 }
 
 

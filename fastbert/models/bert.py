@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastbert.engine.encoder import Wanted
-from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
-from fastbert.layers.norm import LayerNorm
-from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.modeling.losses import token_loss
+from fastbert.modeling.parts import part, plant
+from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import BertForPreTrainingOutput
 
 
@@ -28,7 +26,8 @@ class BertConfig(PreTrainedConfig):
     Attributes:
         hidden_act: "gelu" (the exact erf form), "gelu_new", "relu", ...
         classifier_dropout: dropout before a classifier; None for hidden_dropout_prob.
-        is_decoder: causal attention; add_cross_attention: attention to encoder_hidden_states.
+        is_decoder: whether attention is causal.
+        add_cross_attention: whether a decoder attends to encoder_hidden_states.
         position_embedding_type: "absolute", "relative_key" or "relative_key_query".
     """
 
@@ -68,57 +67,51 @@ class BertPreTrainedModel(PreTrainedModel):
 class BertModel(BertPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
-    def __init__(self, config: BertConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer)
-        self.post_init()
+
+_FOLLOWS = "cls.seq_relationship"
 
 
 class _BertHead(BertPreTrainedModel, tasks.HeadModel):
     encoder_class = BertModel
 
 
-class _BertPredictions(_BertHead, tasks.VocabularyHead):
+class _BertPredictions(_BertHead, NamedVocabularyHead):
     """What the models that score the vocabulary share: `cls.predictions`."""
 
+    head_names = VocabularyNames(
+        dense="cls.predictions.transform.dense",
+        norm="cls.predictions.transform.LayerNorm",
+        decoder="cls.predictions.decoder",
+        bias="cls.predictions.bias",
+    )
     _tied_weights_keys = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
 
-    def build_head(self, config: BertConfig) -> None:
-        self.cls: Any = ParameterTree(
-            predictions=ParameterTree(
-                transform=ParameterTree(
-                    dense=Linear(config.hidden_size, config.hidden_size),
-                    LayerNorm=LayerNorm(config.hidden_size, config.layer_norm_eps),
-                ),
-                decoder=Linear(config.hidden_size, config.vocab_size),
-                bias=nn.Parameter(torch.zeros(config.vocab_size)),
-            )
-        )
 
-    def get_output_embeddings(self) -> Any:
-        return self.cls.predictions.decoder
+class _BertNextSentence(_BertHead):
+    """What the models that judge whether the second text follows share: `cls.seq_relationship`."""
 
-    def set_output_embeddings(self, new_embeddings: Any) -> None:
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
+    def build_next_sentence(self, config: BertConfig) -> None:
+        """Build the projection of the pooled text to (it follows, it does not)."""
+        plant(self, _FOLLOWS, Linear(config.hidden_size, 2))
 
-    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
-        parts = self.cls.predictions
-        dense, norm = parts.transform.dense, parts.transform.LayerNorm
-        activation = self.config.hidden_act
-        return vocabulary_scores(hidden, encoding.plan, dense, activation, norm, parts.decoder)
+    def follows(self, encoding: Encoding) -> Tensor:
+        """Score whether the second text follows, (batch, 2)."""
+        pooled = self.base_model.pooled(encoding)
+        return project(part(Linear, self, _FOLLOWS), pooled, encoding.plan)
 
 
-class BertForPreTraining(_BertPredictions):
+class BertForPreTraining(_BertPredictions, _BertNextSentence):
     """Both heads of BERT's training: masked tokens and next sentence."""
 
     pooled = True
 
     def build_head(self, config: BertConfig) -> None:
+        """Build both heads."""
         super().build_head(config)
-        self.cls.seq_relationship = Linear(config.hidden_size, 2)
+        self.build_next_sentence(config)
 
     def forward(
         self,
@@ -152,9 +145,7 @@ class BertForPreTraining(_BertPredictions):
         keep = labelled_padding(labels, attention_mask)
         encoding = self.encode(inputs, Wanted(first_column=True, keep_padding=keep))
         scores = self.scores(encoding)
-        follows = project(
-            self.cls.seq_relationship, self.base_model.pooled(encoding), encoding.plan
-        )
+        follows = self.follows(encoding)
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
@@ -169,14 +160,16 @@ class BertForMaskedLM(_BertPredictions, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token."""
 
 
-class BertForNextSentencePrediction(_BertHead, tasks.ForNextSentencePrediction):
+class BertForNextSentencePrediction(_BertNextSentence, tasks.ForNextSentencePrediction):
     """Whether the second text follows the first."""
 
     def build_head(self, config: BertConfig) -> None:
-        self.cls: Any = ParameterTree(seq_relationship=Linear(config.hidden_size, 2))
+        """Build the one head."""
+        self.build_next_sentence(config)
 
     def classify(self, encoding: Encoding) -> Tensor:
-        return project(self.cls.seq_relationship, self.base_model.pooled(encoding), encoding.plan)
+        """Score whether the second text follows, (batch, 2)."""
+        return self.follows(encoding)
 
 
 class BertForSequenceClassification(_BertHead, tasks.ForSequenceClassification):

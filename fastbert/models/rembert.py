@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 from torch import Tensor
 
-from fastbert.layers.heads import vocabulary_scores
-from fastbert.layers.linear import Linear
-from fastbert.layers.norm import LayerNorm
-from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.encoding import Options
+from fastbert.modeling.parameter_names import EncoderShape, ParameterNames
+from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 
 
 class RemBertConfig(PreTrainedConfig):
@@ -63,55 +62,34 @@ class RemBertPreTrainedModel(PreTrainedModel):
 class RemBertModel(RemBertPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
+    parameter_names = ParameterNames(embedding_projection="encoder.embedding_hidden_mapping_in")
     kept_in_tuple = ("pooler_output",)
 
-    def __init__(self, config: RemBertConfig, add_pooling_layer: bool = True) -> None:
-        super().__init__(config, add_pooling_layer)
-        encoder: Any = self.encoder
-        encoder.embedding_hidden_mapping_in = Linear(
-            config.input_embedding_size, config.hidden_size
-        )
-        self.post_init()
-
-    def embedding_width(self) -> int:
-        return int(self.config.input_embedding_size)
-
-    def embedding_projection(self) -> Linear | None:
-        return self.encoder.embedding_hidden_mapping_in  # type: ignore[return-value]
+    def encoder_shape(self) -> EncoderShape:
+        """Read the sizes; the tables have a width of their own."""
+        return replace(super().encoder_shape(), width=self.config.input_embedding_size)
 
 
 class _RemBertHead(RemBertPreTrainedModel, tasks.HeadModel):
     encoder_class = RemBertModel
 
     def head_dropout(self) -> float:
-        return self.config.classifier_dropout_prob
+        """Return the probability of dropout before a classifier, in training."""
+        return float(self.config.classifier_dropout_prob)
 
 
-class _RemBertVocabulary(_RemBertHead, tasks.VocabularyHead):
+class _RemBertVocabulary(_RemBertHead, NamedVocabularyHead):
     """What the models that score the vocabulary share: `cls.predictions`, tied to nothing."""
 
-    def build_head(self, config: RemBertConfig) -> None:
-        width = config.output_embedding_size
-        self.cls: Any = ParameterTree(
-            predictions=ParameterTree(
-                dense=Linear(config.hidden_size, width),
-                LayerNorm=LayerNorm(width, config.layer_norm_eps),
-                decoder=Linear(width, config.vocab_size),
-            )
-        )
+    head_names = VocabularyNames(
+        dense="cls.predictions.dense",
+        norm="cls.predictions.LayerNorm",
+        decoder="cls.predictions.decoder",
+    )
 
-    def get_output_embeddings(self) -> Any:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: Any) -> None:
-        self.cls.predictions.decoder = new_embeddings
-
-    def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
-        parts = self.cls.predictions
-        activation = self.config.hidden_act
-        return vocabulary_scores(
-            hidden, encoding.plan, parts.dense, activation, parts.LayerNorm, parts.decoder
-        )
+    def head_width(self) -> int:
+        """Return the width that the decoder reads."""
+        return int(self.config.output_embedding_size)
 
 
 class RemBertForCausalLM(_RemBertVocabulary, tasks.ForCausalLM):
@@ -137,7 +115,7 @@ class RemBertForCausalLM(_RemBertVocabulary, tasks.ForCausalLM):
         num_items_in_batch: Tensor | int | None = None,
         **options: Unpack[Options],
     ) -> Any:
-        """As of all causal models; only the order of the arguments is this family's."""
+        """Predict the next token as all causal models do, with RemBERT's order of arguments."""
         return super().forward(
             input_ids,
             attention_mask,

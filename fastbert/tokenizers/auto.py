@@ -81,6 +81,11 @@ def _classes(folder: Path, model_type: str | None) -> tuple[type[Tokenizer], typ
     model_type = model_type or model.get("model_type")
     if model_type in _BY_MODEL and (not named or named.removesuffix("Fast") in _NAMELESS):
         return _BY_MODEL[model_type]
+    if named.removesuffix("Fast") == "RobertaTokenizer" or (not named and model_type == "roberta"):
+        raise ValueError(
+            f"'{folder}' has RoBERTa's tokenizer, a byte-level BPE, which fastbert does not have; "
+            "its models take the ids of another library's, such as transformers.AutoTokenizer."
+        )
     told = f"tokenizer_class '{named}'" if named else f"model_type '{model_type}'"
     known = ", ".join(sorted(_BY_CLASS))
     if not named and model_type is None:

@@ -29,6 +29,7 @@ _BERT_LIKE = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": _BERT_LIKE,
+    "Roberta": _BERT_LIKE,
     "Camembert": _BERT_LIKE,
     "RemBert": {**_BERT_LIKE, "input_embedding_size": 18, "output_embedding_size": 43},
     "AlignText": _BERT_LIKE,
@@ -46,6 +47,10 @@ TASKS = {
     "Bert": (
         "Model ForPreTraining LMHeadModel ForMaskedLM ForNextSentencePrediction "
         "ForSequenceClassification ForMultipleChoice ForTokenClassification ForQuestionAnswering"
+    ),
+    "Roberta": (
+        "Model ForCausalLM ForMaskedLM ForSequenceClassification ForMultipleChoice "
+        "ForTokenClassification ForQuestionAnswering"
     ),
     "Camembert": (
         "Model ForCausalLM ForMaskedLM ForSequenceClassification ForMultipleChoice "
@@ -66,8 +71,13 @@ CLASSES = [family + task for family, tasks in TASKS.items() for task in tasks.sp
 
 # Who has an argument that needs a decoder, a cache or transformers 4, and where all of them are
 # compared; test_no_argument_is_left_out holds every class against these lists.
-_CROSS_FAMILIES = ("Bert", "Camembert", "RemBert")
-DECODERS = ["BertLMHeadModel", "CamembertForCausalLM", "RemBertForCausalLM"]
+_CROSS_FAMILIES = ("Bert", "Roberta", "Camembert", "RemBert")
+DECODERS = [
+    "BertLMHeadModel",
+    "RobertaForCausalLM",
+    "CamembertForCausalLM",
+    "RemBertForCausalLM",
+]
 CROSS_ATTENDED = [
     *DECODERS,
     *(f"{family}{task}" for family in _CROSS_FAMILIES for task in ("Model", "ForMaskedLM")),
@@ -86,9 +96,7 @@ ELSEWHERE = {
     "cache_position": CLASSES,
     # Ours alone: test_model_features.py.
     "logits_to_keep": [
-        "BertForMaskedLM",
-        "CamembertForMaskedLM",
-        "RemBertForMaskedLM",
+        *(f"{family}ForMaskedLM" for family in _CROSS_FAMILIES),
         "FlaubertWithLMHeadModel",
     ],
 }
@@ -174,7 +182,7 @@ def inputs_of(name: str) -> dict[str, dict[str, Any]]:
     cases: dict[str, dict[str, Any]] = {
         "plain": {},
         "mask": {"attention_mask": mask},
-        "token types": {"token_type_ids": kinds if family != "Camembert" else kinds * 0},
+        "token types": {"token_type_ids": kinds},
         "positions": {"position_ids": positions, "attention_mask": mask},
         "embeddings": {"input_ids": None, "inputs_embeds": embeds, "attention_mask": mask},
         "everything returned": {

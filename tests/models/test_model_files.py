@@ -17,7 +17,9 @@ import fastbert
 from fastbert.layers.linear import Int8Linear
 
 
-@pytest.mark.parametrize("family", ["Bert", "Camembert", "Flaubert", "RemBert", "AlignText"])
+@pytest.mark.parametrize(
+    "family", ["Bert", "Roberta", "Camembert", "Flaubert", "RemBert", "AlignText"]
+)
 def test_configurations_go_there_and_back(family: str, tmp_path: Path) -> None:
     ours, theirs = (getattr(lib, f"{family}Config") for lib in (fastbert, transformers))
     for name, value in theirs().to_dict().items():
@@ -214,7 +216,7 @@ def test_int8_is_saved_bit_by_bit(name: str, tmp_path: Path) -> None:
         kind.from_pretrained(tmp_path, quantization="int4")
 
 
-@pytest.mark.parametrize("family", ["bert", "camembert", "flaubert", "rembert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "camembert", "flaubert", "rembert"])
 def test_auto_classes(family: str, tmp_path: Path) -> None:
     prefix = next(p for p in oracle.FAMILIES if p.lower() == family)
     config = getattr(fastbert, f"{prefix}Config")(**oracle.FAMILIES[prefix])

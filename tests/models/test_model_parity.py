@@ -194,7 +194,7 @@ def test_flaubert_summaries(kind: str, activation: str | None) -> None:
         ({"num_labels": 3}, torch.tensor([0, 1, 2, 1])),
     ],
 )
-@pytest.mark.parametrize("family", ["Bert", "Camembert", "Flaubert", "RemBert"])
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "Camembert", "Flaubert", "RemBert"])
 def test_problem_types(family: str, settings: dict[str, Any], labels: Tensor) -> None:
     name = f"{family}ForSequenceClassification"
     theirs, ours = oracle.pair(name, **settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -11,16 +10,15 @@ from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
-from fastbert.layers.block import Block
-from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.embeddings import EmbeddingInput
 from fastbert.layers.kv_cache import Cache, as_cache
-from fastbert.layers.linear import Linear
 from fastbert.layers.masks import Layout, lay_out
-from fastbert.layers.norm import LayerNorm
-from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoder import EncoderModel, EncoderPass
+from fastbert.modeling.encoder import EncoderPass
 from fastbert.modeling.encoding import EncoderInputs, RareOptions
+from fastbert.modeling.named_encoder import NamedEncoder
+from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
+from fastbert.modeling.parts import build_tables
 from fastbert.models.flaubert.config import FlaubertConfig
 from fastbert.outputs import BaseModelOutput
 from fastbert.runtime.packing import PackedBatch
@@ -81,82 +79,75 @@ class FlaubertPreTrainedModel(PreTrainedModel):
                 module.weight[module.padding_idx].zero_()
 
 
-class FlaubertModel(FlaubertPreTrainedModel, EncoderModel):
+class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
     """The encoder without a head."""
+
+    parameter_names = ParameterNames(
+        word="embeddings",
+        position="position_embeddings",
+        # Token types are looked up among the words: the published models were used that way.
+        token_type="embeddings",
+        language="lang_embeddings",
+        embedding_norm="layer_norm_emb",
+        attention=AttentionNames(
+            query="attentions.N.q_lin",
+            key="attentions.N.k_lin",
+            value="attentions.N.v_lin",
+            output="attentions.N.out_lin",
+            norm="layer_norm1.N",
+        ),
+        cross_attention=None,
+        intermediate="ffns.N.lin1",
+        output="ffns.N.lin2",
+        output_norm="layer_norm2.N",
+        pooler=None,
+    )
+    position_embeddings: nn.Embedding
 
     def __init__(self, config: FlaubertConfig) -> None:
         super().__init__(config)
-        if not config.is_encoder:
-            raise NotImplementedError("FlauBERT is an encoder; is_encoder=False is not supported.")
-        dim, heads = config.emb_dim, config.n_heads
-        if dim % heads:
-            raise ValueError(f"emb_dim ({dim}) must be a multiple of n_heads ({heads}).")
-
-        def norm() -> LayerNorm:
-            return LayerNorm(dim, config.layer_norm_eps)
-
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, dim)
         if config.sinusoidal_embeddings:
             self.position_embeddings.weight.requires_grad_(False)
-        if self._has_languages():
-            self.lang_embeddings = nn.Embedding(config.n_langs, dim)
-        self.embeddings = nn.Embedding(config.n_words, dim, padding_idx=config.pad_index)
-        self.layer_norm_emb = norm()
-        layers = range(config.n_layers)
-        names = ("q_lin", "k_lin", "v_lin", "out_lin")
-        self.attentions = nn.ModuleList(
-            ParameterTree(**{name: Linear(dim, dim) for name in names}) for _ in layers
+
+    def encoder_shape(self) -> EncoderShape:
+        """Read the sizes from the configuration.
+
+        Raises:
+            NotImplementedError: for is_encoder=False.
+            ValueError: for heads that do not divide emb_dim.
+        """
+        config = self.config
+        if not config.is_encoder:
+            raise NotImplementedError("FlauBERT is an encoder; is_encoder=False is not supported.")
+        if config.emb_dim % config.n_heads:
+            raise ValueError(
+                f"emb_dim ({config.emb_dim}) must be a multiple of n_heads ({config.n_heads})."
+            )
+        return EncoderShape(
+            vocabulary=config.n_words,
+            positions=config.max_position_embeddings,
+            languages=config.n_langs if self._has_languages() else 0,
+            width=config.emb_dim,
+            hidden=config.emb_dim,
+            layers=config.n_layers,
+            heads=config.n_heads,
+            intermediate=4 * config.emb_dim,
+            activation="gelu" if config.gelu_activation else "relu",
+            norm_eps=config.layer_norm_eps,
+            padding=config.pad_index,
+            pre_norm=config.pre_norm,
         )
-        self.layer_norm1 = nn.ModuleList(norm() for _ in layers)
-        self.ffns = nn.ModuleList(
-            ParameterTree(lin1=Linear(dim, 4 * dim), lin2=Linear(4 * dim, dim)) for _ in layers
-        )
-        self.layer_norm2 = nn.ModuleList(norm() for _ in layers)
-        self.prune_as_configured()
-        self.post_init()
+
+    def build_tables(self, shape: EncoderShape) -> None:
+        """Build the embedding tables in the order of the published checkpoints' parameters."""
+        order = ("position", "language", "word")
+        build_tables(self, self.parameter_names, shape, order)
 
     def _has_languages(self) -> bool:
-        return self.config.n_langs > 1 and self.config.use_lang_emb
-
-    def input_embeddings_place(self) -> tuple[nn.Module, str]:
-        return self, "embeddings"
-
-    def tables(self) -> EmbeddingTables:
-        languages = self.lang_embeddings if self._has_languages() else None
-        # Token types are looked up among the words: the published models were used that way.
-        return EmbeddingTables(
-            self.embeddings,
-            self.position_embeddings,
-            self.embeddings,
-            languages,
-            self.layer_norm_emb,
-        )
-
-    def blocks(self) -> Sequence[Block]:
-        config = self.config
-        head_dim = config.emb_dim // config.n_heads
-        parts: Any = zip(
-            self.attentions, self.layer_norm1, self.ffns, self.layer_norm2, strict=True
-        )
-        return [
-            Block(
-                q=attention.q_lin,
-                k=attention.k_lin,
-                v=attention.v_lin,
-                out=attention.out_lin,
-                attention_norm=norm1,
-                up=ffn.lin1,
-                down=ffn.lin2,
-                output_norm=norm2,
-                num_heads=attention.q_lin.out_features // head_dim,
-                scale=head_dim**-0.5,
-                activation="gelu" if config.gelu_activation else "relu",
-                pre_norm=config.pre_norm,
-            )
-            for attention, norm1, ffn, norm2 in parts
-        ]
+        return bool(self.config.n_langs > 1 and self.config.use_lang_emb)
 
     def dropouts(self) -> tuple[float, float, float]:
+        """Return the probabilities for hidden states, attention weights and whole layers."""
         config = self.config
         return config.dropout, config.attention_dropout, config.layerdrop
 

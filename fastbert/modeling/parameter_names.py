@@ -1,0 +1,140 @@
+"""What distinguishes one family's encoder from another's: its names and its shape, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The component of a path that stands for the number of the layer.
+LAYER = "N"
+
+
+@dataclass(frozen=True)
+class AttentionNames:
+    """Paths of the parts of one attention of a layer; see ParameterNames.
+
+    Attributes:
+        query, key, value: projections of the hidden states.
+        output: the projection of the context.
+        norm: LayerNorm around the attention.
+        distances: embeddings of relative positions, where position_type asks for them; None where
+            the family has none.
+    """
+
+    query: str
+    key: str
+    value: str
+    output: str
+    norm: str
+    distances: str | None = None
+
+
+@dataclass(frozen=True)
+class ParameterNames:
+    """Paths of the parts of an encoder, as the family's checkpoints have them.
+
+    A path is the name of a parameter without its last component (`.weight`, `.bias`), counted from
+    the encoder. The component `N` stands for the number of the layer. None says that the family has
+    no such part. The defaults are BERT's names.
+
+    Attributes:
+        word: table of word embeddings.
+        position: table of absolute positions.
+        token_type: table of token types; it may be the path of another table, which then serves for
+            both.
+        language: table of languages.
+        embedding_norm: LayerNorm over the sum of all tables.
+        embedding_projection: from the width of the tables to the hidden size.
+        attention: self-attention.
+        cross_attention: attention to another encoder's hidden states, in decoders.
+        intermediate: the projection up to the intermediate size.
+        output: the projection back to the hidden size.
+        output_norm: LayerNorm around the feed-forward part.
+        pooler: the projection of column 0 that a tanh follows.
+    """
+
+    word: str = "embeddings.word_embeddings"
+    position: str | None = "embeddings.position_embeddings"
+    token_type: str | None = "embeddings.token_type_embeddings"
+    language: str | None = None
+    embedding_norm: str = "embeddings.LayerNorm"
+    embedding_projection: str | None = None
+    attention: AttentionNames = AttentionNames(
+        query="encoder.layer.N.attention.self.query",
+        key="encoder.layer.N.attention.self.key",
+        value="encoder.layer.N.attention.self.value",
+        output="encoder.layer.N.attention.output.dense",
+        norm="encoder.layer.N.attention.output.LayerNorm",
+        distances="encoder.layer.N.attention.self.distance_embedding",
+    )
+    cross_attention: AttentionNames | None = AttentionNames(
+        query="encoder.layer.N.crossattention.self.query",
+        key="encoder.layer.N.crossattention.self.key",
+        value="encoder.layer.N.crossattention.self.value",
+        output="encoder.layer.N.crossattention.output.dense",
+        norm="encoder.layer.N.crossattention.output.LayerNorm",
+    )
+    intermediate: str = "encoder.layer.N.intermediate.dense"
+    output: str = "encoder.layer.N.output.dense"
+    output_norm: str = "encoder.layer.N.output.LayerNorm"
+    pooler: str | None = "pooler.dense"
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """Sizes of an encoder and what it computes, as its configuration says.
+
+    Attributes:
+        vocabulary: rows of the table of words.
+        positions: rows of the table of positions.
+        token_types: rows of the table of token types; 0 for an encoder without one.
+        languages: rows of the table of languages; 0 for an encoder without one.
+        width: columns of the tables.
+        hidden: width of the hidden states.
+        layers: number of layers.
+        heads: attention heads a layer; they share `hidden` evenly.
+        intermediate: width of the feed-forward part.
+        activation: of the feed-forward part, a name of `fastbert.ops.activations`.
+        norm_eps: added to the variance in every LayerNorm.
+        padding: row of the table of words that is zero at first and gets no gradient.
+        position_padding: the same of the table of positions.
+        position_type: "absolute", "relative_key" or "relative_key_query".
+        pre_norm: LayerNorm before attention and feed-forward part, rather than behind them.
+        cross_attention: whether layers attend to another encoder's hidden states.
+
+    Raises:
+        ValueError: for heads that do not divide the hidden size, and an unknown position_type.
+    """
+
+    vocabulary: int
+    positions: int
+    width: int
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    activation: str
+    norm_eps: float
+    token_types: int = 0
+    languages: int = 0
+    padding: int | None = None
+    position_padding: int | None = None
+    position_type: str = "absolute"
+    pre_norm: bool = False
+    cross_attention: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden}) must be a multiple of num_attention_heads "
+                f"({self.heads})."
+            )
+        if self.position_type not in ("absolute", "relative_key", "relative_key_query"):
+            raise ValueError(
+                "position_embedding_type is 'absolute', 'relative_key' or 'relative_key_query', "
+                f"not {self.position_type!r}."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
