@@ -6,54 +6,45 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastbert.checkpoints.files import Checkpoint, resolve_file
-from fastbert.checkpoints.storage import read_json
-from fastbert.embedding.pooling import (
-    Dense,
-    check_modes,
-    modes_of,
-    normalize,
-    pool,
-)
+from fastbert.checkpoints.files import FileOptions
+from fastbert.embedding.batching import MAX_TOKENS, batches
+from fastbert.embedding.modules import read_spec
+from fastbert.embedding.pooling import Dense, check_modes, normalize, pool
+from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs
 from fastbert.models.auto import AutoModel, AutoTokenizer
 from fastbert.runtime.packing import in_one_copy
 from fastbert.runtime.progress import Progress
+from fastbert.tokenizers.base import Tokenizer
+
+# float32: one vector of shape (dimension,), and vectors of shape (texts, dimension).
+Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
+Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 # Texts handed to the tokenizer at a time: enough for its own threads, few enough that the
 # kernels start soon.
 CHUNK_TEXTS = 128
-MAX_TOKENS = 4096
 _AHEAD = 3
-_SETTINGS_FILES = (
-    "sentence_bert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_roberta_config.json",
-)
 
 
-@dataclass
-class _Spec:
-    """What modules.json and the files it names say."""
+class EncodeOptions(TypedDict, total=False):
+    """Options of SentenceEncoder.encode that do not change the type of its result."""
 
-    transformer: str = ""
-    modes: tuple[str, ...] = ("mean",)
-    dense: list[Dense] = field(default_factory=list)
-    normalized: bool = False
-    max_seq_length: int | None = None
-    do_lower_case: bool = False
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
+    batch_size: int | None
+    max_tokens: int
+    show_progress_bar: bool | Progress
+    normalize_embeddings: bool | None
+    prompt: str | None
+    prompt_name: str | None
 
 
 class SentenceEncoder:
@@ -68,13 +59,16 @@ class SentenceEncoder:
         modes: pooling modes, see `fastbert.embedding.pooling.MODES`.
         normalized: whether vectors are scaled to length 1.
         max_seq_length: texts are truncated to this many tokens, special tokens included.
+        do_lower_case: whether texts are lower-cased before they are tokenised.
+        dense: projections of the pooled vectors, applied in order.
         prompts: texts put before the input, by name.
+        default_prompt_name: the prompt used where none is asked for; None for none.
     """
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: PreTrainedModel,
+        tokenizer: Tokenizer,
         modes: Sequence[str] = ("mean",),
         normalized: bool = False,
         max_seq_length: int | None = None,
@@ -96,8 +90,8 @@ class SentenceEncoder:
     @classmethod
     def from_pretrained(
         cls, path: str | os.PathLike[str], *, max_seq_length: int | None = None, **options: Any
-    ) -> SentenceEncoder:
-        """Loads a model that was saved by sentence-transformers, or a plain encoder.
+    ) -> Self:
+        """Load a model that was saved by sentence-transformers, or a plain encoder.
 
         Reads modules.json and the folders it names (Transformer, Pooling, Dense, Normalize). A
         plain encoder without modules.json is pooled by the mean of its tokens, not normalised.
@@ -110,13 +104,12 @@ class SentenceEncoder:
 
         Raises:
             FileNotFoundError: when the path, or a file that modules.json names, does not exist.
-            ValueError: when modules.json names a module of an unknown kind.
+            ValueError: when modules.json names a module of an unknown type.
         """
-        spec = _read_spec(path)
-        where = {"subfolder": spec.transformer} if spec.transformer else {}
-        model = AutoModel.from_pretrained(path, **where, **options)
-        tokenizers: Any = AutoTokenizer
-        tokenizer = tokenizers.from_pretrained(path, **where)
+        spec = read_spec(path)
+        where: FileOptions = {"subfolder": spec.transformer} if spec.transformer else {}
+        model: PreTrainedModel = AutoModel.from_pretrained(path, **where, **options)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, **where)
         return cls(
             model,
             tokenizer,
@@ -131,22 +124,71 @@ class SentenceEncoder:
 
     @property
     def dimension(self) -> int:
-        """Number of values of one vector."""
+        """The number of values of one vector."""
         if self.dense:
             return self.dense[-1].linear.out_features
         return int(self.model.config.hidden_size) * len(self.modes)
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
-        device: torch.device = self.model.device
-        return device
+        """The device on which the model computes."""
+        return self.model.device
 
-    def to(self, device: torch.device | str) -> SentenceEncoder:
-        """Moves the model to a device; returns itself."""
+    def to(self, device: torch.device | str) -> Self:
+        """Move the model to a device and return the encoder itself."""
         for module in (self.model, *self.dense):
             module.to(device)
         return self
+
+    @overload
+    def encode(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        convert_to_numpy: Literal[True] = True,
+        convert_to_tensor: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Vector: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        convert_to_numpy: Literal[True] = True,
+        convert_to_tensor: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Vectors: ...
+
+    @overload
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: Literal[True],
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: bool = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Tensor: ...
+
+    @overload
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        *,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        **options: Unpack[EncodeOptions],
+    ) -> Vector | Vectors | Tensor: ...
 
     def encode(
         self,
@@ -161,7 +203,7 @@ class SentenceEncoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
     ) -> np.ndarray | Tensor:
-        """The vectors of the texts, in the order of the texts.
+        """Compute the vectors of texts, in the order of the texts.
 
         Texts are tokenised in a thread of their own, ahead of the kernels, and packed without
         padding until `max_tokens` tokens are reached.
@@ -203,9 +245,9 @@ class SentenceEncoder:
             # Closed by whatever ends the loop: a generator that an error's traceback holds on to
             # would keep its thread.
             texts_tokens = stack.enter_context(contextlib.closing(self._tokenized(inputs, prefix)))
-            for pack in _packs(texts_tokens, max_tokens, batch_size):
-                parts.append(self._vectors(pack))
-                progress.advance(len(pack))
+            for batch in batches(texts_tokens, _length, batch_size, max_tokens):
+                parts.append(self._vectors(batch))
+                progress.advance(len(batch))
             vectors = normalize(torch.cat(parts)) if scaled else torch.cat(parts)
         result = vectors[0] if single else vectors
         if convert_to_tensor or not convert_to_numpy:
@@ -213,6 +255,7 @@ class SentenceEncoder:
         return result.cpu().numpy()
 
     def _prefix(self, prompt: str | None, prompt_name: str | None) -> str:
+        """Return the text to put before every input."""
         if prompt is not None:
             return prompt
         name = prompt_name or self.default_prompt_name
@@ -224,6 +267,8 @@ class SentenceEncoder:
         return self.prompts[name]
 
     def _tokenized(self, texts: list[str], prefix: str) -> Generator[_Tokens, None, None]:
+        """Tokenise texts in chunks, ahead of the caller, who must close the generator."""
+
         def tokenise(begin: int) -> list[_Tokens]:
             chunk = [prefix + text for text in texts[begin : begin + CHUNK_TEXTS]]
             if self.do_lower_case:
@@ -243,13 +288,14 @@ class SentenceEncoder:
             for chunk in chunks:
                 yield from chunk
 
-    def _vectors(self, pack: Sequence[_Tokens]) -> Tensor:
-        lengths = np.array([len(tokens.ids) for tokens in pack])
+    def _vectors(self, batch: Sequence[_Tokens]) -> Tensor:
+        """Compute float32 (texts, dimension) of one batch, in a single pass."""
+        lengths = np.array([len(tokens.ids) for tokens in batch])
         real = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        ids = _grid([tokens.ids for tokens in pack], real)
+        ids = _grid([tokens.ids for tokens in batch], real)
         types = None
-        if pack[0].types is not None:
-            types = _grid([tokens.types or [] for tokens in pack], real)
+        if batch[0].types is not None:
+            types = _grid([tokens.types or [] for tokens in batch], real)
         ids, types = in_one_copy((ids, types), self.device)
         # The encoder packs these grids of indices at once; hidden states are never padded. The mask
         # stays on the host, where it can be counted without waiting for the device.
@@ -262,13 +308,18 @@ class SentenceEncoder:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """One tokenised text."""
+    """A tokenised text: its ids, and its token types where the tokenizer gives them."""
 
     ids: list[int]
     types: list[int] | None
 
 
-def _checked(texts: Any) -> list[str]:
+def _length(tokens: _Tokens) -> int:
+    return len(tokens.ids)
+
+
+def _checked(texts: object) -> list[str]:
+    """Return the texts as a list, or raise a TypeError that names what is no text."""
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise TypeError(
             f"encode() takes a text or any number of them, but it was given a "
@@ -285,7 +336,7 @@ def _checked(texts: Any) -> list[str]:
 
 
 def _grid(lists: Sequence[Sequence[int]], real: np.ndarray) -> Tensor:
-    """int64 (texts, longest), zero where `real` is false."""
+    """Lay out lists of numbers as int64 (texts, longest), zero where `real` is false."""
     grid = np.zeros(real.shape, dtype=np.int64)
     grid[real] = np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(real.sum()))
     return torch.from_numpy(grid)
@@ -294,7 +345,7 @@ def _grid(lists: Sequence[Sequence[int]], real: np.ndarray) -> Tensor:
 def _ahead(
     work: Callable[[int], list[_Tokens]], arguments: Sequence[int]
 ) -> Generator[list[_Tokens], None, None]:
-    """work(argument) for every argument, in order, up to _AHEAD calls ahead of the caller."""
+    """Yield work(argument) for every argument, in order, up to _AHEAD calls ahead of the caller."""
     if len(arguments) <= 1:
         yield from map(work, arguments)
         return
@@ -312,25 +363,9 @@ def _ahead(
                 future.cancel()
 
 
-def _packs(
-    texts: Iterable[_Tokens], max_tokens: int, batch_size: int | None
-) -> Iterator[list[_Tokens]]:
-    """Consecutive texts in groups of at most max_tokens tokens and batch_size texts."""
-    pack: list[_Tokens] = []
-    total = 0
-    for tokens in texts:
-        full = total + len(tokens.ids) > max_tokens or len(pack) == batch_size
-        if pack and full:
-            yield pack
-            pack, total = [], 0
-        pack.append(tokens)
-        total += len(tokens.ids)
-    if pack:
-        yield pack
-
-
-def _length_limit(model: Any, tokenizer: Any, asked: int | None) -> int:
-    longest: int = model.base_model.longest()
+def _length_limit(model: PreTrainedModel, tokenizer: Tokenizer, asked: int | None) -> int:
+    """Return the number of tokens that a text is cut to: what is asked for, or what fits."""
+    longest = model.base_model.longest()
     if asked is None:
         return int(min(longest, tokenizer.model_max_length))
     if not 1 <= asked <= longest:
@@ -339,75 +374,3 @@ def _length_limit(model: Any, tokenizer: Any, asked: int | None) -> int:
             "of positions of this model."
         )
     return asked
-
-
-def _read_spec(path: str | os.PathLike[str]) -> _Spec:
-    """Read modules.json and the files it names; without it, the spec of a plain encoder."""
-    spec = _Spec()
-    file = resolve_file(path, "modules.json", optional=True)
-    if file is None:
-        return spec
-    for module in read_json(file, list):
-        _READERS.get(str(module["type"]).rsplit(".", 1)[-1], _refuse)(spec, path, module)
-    for name in _SETTINGS_FILES:
-        settings = _settings(path, name, spec.transformer)
-        if settings is not None:
-            spec.max_seq_length = settings.get("max_seq_length")
-            spec.do_lower_case = bool(settings.get("do_lower_case", False))
-            break
-    general = _settings(path, "config_sentence_transformers.json") or {}
-    spec.prompts = {name: text for name, text in (general.get("prompts") or {}).items() if text}
-    spec.default_prompt_name = general.get("default_prompt_name")
-    return spec
-
-
-def _settings(path: str | os.PathLike[str], name: str, folder: str = "") -> dict[str, Any] | None:
-    """Read a JSON object of a checkpoint; None where there is no such file."""
-    file = resolve_file(path, name, subfolder=folder, optional=True)
-    return None if file is None else read_json(file, dict)
-
-
-def _module_config(path: str | os.PathLike[str], folder: str) -> tuple[dict[str, Any], Path]:
-    """Read config.json of a module's folder; the second value is its path, for messages."""
-    file = resolve_file(path, "config.json", subfolder=folder)
-    return read_json(file, dict), Path(path, folder, "config.json")
-
-
-def _read_transformer(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    spec.transformer = module.get("path") or ""
-
-
-def _read_pooling(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    spec.modes = modes_of(*_module_config(path, module["path"]))
-
-
-def _read_dense(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    folder = module["path"]
-    dense = Dense(*_module_config(path, folder))
-    weights = Checkpoint.open(path, subfolder=folder)
-    dense.load_state_dict({name: weights.read(name).float() for name in dense.state_dict()})
-    spec.dense.append(dense)
-
-
-def _read_normalize(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    spec.normalized = True
-
-
-def _skip(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    """Dropout does nothing outside of training."""
-
-
-def _refuse(spec: _Spec, path: str | os.PathLike[str], module: dict[str, Any]) -> None:
-    raise ValueError(
-        f"{path}/modules.json names a module of type {module['type']!r}, which is not supported; "
-        f"expected {', '.join(_READERS)}."
-    )
-
-
-_READERS: dict[str, Callable[[_Spec, str | os.PathLike[str], dict[str, Any]], None]] = {
-    "Transformer": _read_transformer,
-    "Pooling": _read_pooling,
-    "Dense": _read_dense,
-    "Normalize": _read_normalize,
-    "Dropout": _skip,
-}

@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+# A function of (ids so far, None) that says whether to stop: one bool, or one for each row.
+StoppingCriterion = Callable[[Tensor, None], bool | Tensor]
 
 # Stands for minus infinity where sums of scores must stay finite.
 _NEVER = -1.0e9
 
 
 class _Finished:
-    """The best finished continuations of one prompt."""
+    """The best finished continuations of one prompt.
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    Attributes:
+        capacity: how many are kept.
+        entries: (score, ids) of each, the best first.
+        closed: whether the search has ended for this prompt.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.entries: list[tuple[float, list[int]]] = []
         self.closed = False
 
     @property
     def full(self) -> bool:
-        return len(self.entries) >= self.room
+        """Whether as many are finished as are kept."""
+        return len(self.entries) >= self.capacity
 
     def add(self, score: float, ids: list[int]) -> None:
+        """Take in a continuation, and drop the worst where there are too many."""
         self.entries.append((score, ids))
         # Stable: of equal scores the earlier one stays in front.
         self.entries.sort(key=lambda entry: -entry[0])
-        del self.entries[self.room :]
+        del self.entries[self.capacity :]
 
 
 class Beams:
@@ -39,7 +49,8 @@ class Beams:
         width: beams of each prompt.
         ends: tokens that end a text.
         limit: length at which every text ends.
-        length_penalty, early_stopping: see GenerationConfig.
+        length_penalty: see GenerationConfig.
+        early_stopping: see GenerationConfig.
     """
 
     def __init__(
@@ -78,13 +89,15 @@ class Beams:
         log_probs: Tensor,
         sample: bool,
         generator: torch.Generator | None,
-        criteria: Sequence[Callable[[Tensor, Any], Any]],
+        criteria: Sequence[StoppingCriterion],
     ) -> Tensor:
         """Extend every beam by a token.
 
         Args:
             log_probs: (batch * width, vocabulary), of the next token.
             sample: draw candidates rather than take the best.
+            generator: source of random numbers for drawing.
+            criteria: functions of (ids so far, None) that return whether to stop.
 
         Returns:
             int64 (batch * width,): the former row of each beam that goes on.
@@ -133,8 +146,15 @@ class Beams:
                 pool.closed = True
 
     def best(self, count: int, filler: int) -> tuple[Tensor, Tensor]:
-        """The `count` best texts of each prompt (batch * count, length), padded with `filler`, and
-        their scores (batch * count,)."""
+        """Return the best texts of each prompt.
+
+        Args:
+            count: texts of each prompt; running ones fill up where too few are finished.
+            filler: the token that pads shorter texts behind their end.
+
+        Returns:
+            int64 (batch * count, length), and the scores, float32 (batch * count,).
+        """
         chosen: list[tuple[float, list[int]]] = []
         for item, pool in enumerate(self._done):
             entries = list(pool.entries)

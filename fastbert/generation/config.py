@@ -1,4 +1,4 @@
-"""GenerationConfig: how generate() proceeds, and generation_config.json."""
+"""The settings of generate(), and generation_config.json."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import warnings
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, Unpack
 
-from fastbert.checkpoints.files import resolve_file
+from fastbert.checkpoints.files import FileOptions, resolve_file
 from fastbert.checkpoints.storage import read_json, write_json
 
 GENERATION_CONFIG = "generation_config.json"
@@ -18,14 +18,17 @@ _NOTHING: tuple[Any, ...] = (None, False, 0, 1.0, [], {})
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How generate() proceeds; every field may be given to generate() itself.
+    """The settings of generate(); every one may be given to generate() itself.
 
     Attributes:
         max_length: tokens of prompt and continuation together; None for prompt + 20.
         max_new_tokens: tokens of the continuation, before max_length.
-        min_length, min_new_tokens: no end before so many.
+        min_length: no end before so many tokens, the prompt included.
+        min_new_tokens: no end before so many tokens of the continuation.
         do_sample: draw tokens rather than take the likeliest.
-        temperature, top_k, top_p: shape of the distribution to draw from; top_k 0 keeps all.
+        temperature: scores are divided by it before tokens are drawn.
+        top_k: tokens are drawn from so many of the likeliest; 0 keeps all.
+        top_p: tokens are drawn from the likeliest that reach this share of the probability.
         num_beams: continuations kept at each step of beam search; 1 for none.
         length_penalty: the score of a beam is its log-probability / length ** length_penalty.
         early_stopping: True: stop with num_beams finished; False: when the running ones are not
@@ -38,7 +41,8 @@ class GenerationConfig:
         use_cache: keep keys and values of earlier tokens, where the model is a decoder.
         bos_token_id: the prompt where none is given.
         pad_token_id: fills a text behind its end; in a prompt it stands for no token.
-        output_scores, return_dict_in_generate: what is returned.
+        output_scores: whether the scores of every step are returned too.
+        return_dict_in_generate: whether a GenerateOutput is returned rather than the ids alone.
     """
 
     max_length: int | None = None
@@ -63,8 +67,8 @@ class GenerationConfig:
     return_dict_in_generate: bool = False
 
     @classmethod
-    def from_model_config(cls, config: Any) -> GenerationConfig:
-        """The defaults, and the special tokens of a model."""
+    def from_model_config(cls, config: object) -> Self:
+        """Return the defaults, with the special tokens of a model's configuration."""
         return cls(
             bos_token_id=getattr(config, "bos_token_id", None),
             eos_token_id=getattr(config, "eos_token_id", None),
@@ -73,11 +77,21 @@ class GenerationConfig:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | os.PathLike[str], config: Any, **hub: Any
-    ) -> GenerationConfig:
-        """What generation_config.json of a checkpoint says, where there is one, over the
-        defaults of its model. Settings that generate() does not have are left out, and named in a
-        warning unless they ask for nothing."""
+        cls, path: str | os.PathLike[str], config: object, **hub: Unpack[FileOptions]
+    ) -> Self:
+        """Read generation_config.json of a checkpoint, where there is one.
+
+        Settings that generate() does not have are left out, and named in a warning unless they ask
+        for nothing.
+
+        Args:
+            path: a folder or a hub id.
+            config: the model's configuration, for the defaults.
+            **hub: those of resolve_file.
+
+        Raises:
+            ValueError: when the file is not a JSON object.
+        """
         defaults = cls.from_model_config(config)
         file = resolve_file(path, GENERATION_CONFIG, optional=True, **hub)
         if file is None:
@@ -100,7 +114,7 @@ class GenerationConfig:
         write_json(Path(save_directory) / GENERATION_CONFIG, values)
 
     def ends(self) -> list[int]:
-        """All tokens that end a text."""
+        """List all tokens that end a text."""
         if self.eos_token_id is None:
             return []
         return (
@@ -108,6 +122,6 @@ class GenerationConfig:
         )
 
 
-def _asks(name: str, value: Any) -> bool:
-    """Whether an entry of generation_config.json asks for something."""
+def _asks(name: str, value: object) -> bool:
+    """Return whether an entry of generation_config.json asks for something."""
     return not name.startswith("_") and name != "transformers_version" and value not in _NOTHING

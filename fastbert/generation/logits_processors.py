@@ -1,4 +1,4 @@
-"""What generate() does to the scores of the next token before one is chosen."""
+"""Changes that generate() makes to the scores of the next token before one is chosen."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
 def processors(settings: GenerationConfig, prompt: int, padding: Tensor) -> list[LogitsProcessor]:
-    """The functions of (ids so far, scores) that the settings ask for, in transformers' order.
+    """List the changes of scores that the settings ask for, in transformers' order.
 
     Args:
+        settings: the settings of generate().
         prompt: length of the prompts.
         padding: (rows,), columns of padding before each prompt.
+
+    Returns:
+        Functions of ids so far (rows, length) and scores (rows, vocabulary) that return new scores.
+
+    Raises:
+        ValueError: for a temperature that is not positive.
     """
     steps: list[LogitsProcessor] = []
     if settings.repetition_penalty != 1.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.generation.beam_search import Beams
+from fastbert.generation.beam_search import Beams, StoppingCriterion
 from fastbert.generation.config import GenerationConfig
 from fastbert.generation.logits_processors import LogitsProcessor, processors
 from fastbert.layers.kv_cache import as_cache
@@ -19,21 +19,29 @@ from fastbert.outputs import ModelOutput
 
 __all__ = ["GenerateOutput", "GenerationConfig", "GenerationMixin", "GenerationState", "Streamer"]
 
-StoppingCriterion = Callable[[Tensor, Any], Any]
-
 
 class Streamer(Protocol):
-    """What generate() tells of growing texts, such as a TextStreamer of transformers."""
+    """The interface through which generate() reports growing texts.
 
-    def put(self, value: Tensor) -> None: ...
+    A TextStreamer of transformers has it.
+    """
 
-    def end(self) -> None: ...
+    def put(self, value: Tensor) -> None:
+        """Take the prompts (rows, length), then the tokens of every step (rows,)."""
+
+    def end(self) -> None:
+        """Take notice that nothing follows."""
 
 
 @dataclass
 class GenerateOutput(ModelOutput):
-    """sequences (batch * num_return_sequences, length); scores, one tensor (rows, vocabulary) a
-    step, where asked for; sequences_scores (rows,) from beam search."""
+    """The result of generate().
+
+    Attributes:
+        sequences: int64 (batch * num_return_sequences, length), prompts included.
+        scores: float32 (rows, vocabulary) of every step, where asked for.
+        sequences_scores: float32 (batch * num_return_sequences,) from beam search.
+    """
 
     sequences: Tensor | None = None
     scores: tuple[Tensor, ...] | None = None
@@ -41,7 +49,13 @@ class GenerateOutput(ModelOutput):
 
 
 class GenerationMixin:
-    """What a model that predicts the next token inherits besides."""
+    """The method generate() for models that predict the next token.
+
+    Attributes:
+        config: the model's configuration.
+        base_model: the model's encoder.
+        device: where the model computes.
+    """
 
     config: Any
     base_model: Any
@@ -49,7 +63,7 @@ class GenerationMixin:
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """Defaults of generate(); may be set."""
+        """The settings that generate() starts from; may be set."""
         stored = vars(self).get("_generation_config")
         return GenerationConfig.from_model_config(self.config) if stored is None else stored
 
@@ -58,17 +72,19 @@ class GenerationMixin:
         self._generation_config = value
 
     def can_generate(self) -> bool:
+        """Return True: the model has the method generate()."""
         return True
 
     def caches(self) -> bool:
-        """Whether tokens that were scored once need not be scored again."""
+        """Return whether tokens that were scored once need not be scored again."""
         return bool(self.config.is_decoder)
 
     def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
-        """Arguments of forward that score, in the last column, the token behind `ids`.
+        """Return arguments of forward that score, in the last column, the token behind `ids`.
 
         Args:
             ids: (rows, length), prompts and what was generated so far.
+            state: what the model is given again at every step.
         """
         past = 0 if state.cache is None else state.cache.get_seq_length()
         types = state.token_type_ids
@@ -98,7 +114,7 @@ class GenerationMixin:
         streamer: Streamer | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Tensor | GenerateOutput:
         """Continue prompts.
 
         Args:
@@ -109,7 +125,8 @@ class GenerationMixin:
                 where that is not also an end token.
             token_type_ids: (batch, length), of the prompt; what follows has the type of its last
                 token. None for zeros.
-            encoder_hidden_states, encoder_attention_mask: for cross-attention.
+            encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
+            encoder_attention_mask: (batch, encoder length), zero for padding.
             logits_processor: functions of (ids so far, scores) that return new scores, run before
                 those of the configuration.
             stopping_criteria: functions of (ids so far, None) that return whether to stop, one bool
@@ -151,11 +168,20 @@ class GenerationMixin:
         padding = (state.mask != 0).int().argmax(dim=1)
         process = [*(logits_processor or ()), *processors(settings, input_ids.shape[1], padding)]
         ids = input_ids.repeat_interleave(rows, dim=0)
-        run = _Run(self, state, settings, limit, process, stopping_criteria or (), generator)
-        output = run.sample(ids, streamer) if settings.num_beams == 1 else run.beam_search(ids)
-        return output if settings.return_dict_in_generate else output.sequences
+        generation = _Generation(
+            self, state, settings, limit, process, stopping_criteria or (), generator
+        )
+        if settings.num_beams == 1:
+            output = generation.sample(ids, streamer)
+        else:
+            output = generation.beam_search(ids)
+        if settings.return_dict_in_generate:
+            return output
+        assert output.sequences is not None
+        return output.sequences
 
-    def _settings(self, given: Any, more: dict[str, Any]) -> GenerationConfig:
+    def _settings(self, given: object, more: dict[str, Any]) -> GenerationConfig:
+        """Return the given settings, or the model's own, with the arguments in `more`."""
         known = {field.name for field in fields(GenerationConfig)}
         if set(more) - known:
             raise TypeError(
@@ -172,7 +198,7 @@ class GenerationMixin:
         return replace(settings, **more)
 
     def _limit(self, settings: GenerationConfig, mask: Tensor) -> int:
-        """Length at which every text ends; padding before a prompt takes no position."""
+        """Return the length at which every text ends; padding before a prompt takes no position."""
         prompt = mask.shape[1]
         unused = prompt - int((mask != 0).sum(dim=1).max()) if mask.shape[0] else 0
         longest = self.base_model.longest() + unused
@@ -200,13 +226,14 @@ _ARGUMENTS = set(inspect.signature(GenerationMixin.generate).parameters) - {"sel
 
 @dataclass
 class GenerationState:
-    """What a model is given again at every step.
+    """Inputs of a model that it is given again at every step.
 
     Attributes:
         cache: keys and values of earlier tokens, None where the model keeps none.
         mask: (rows, length), zero for padding; grows with the text.
         token_type_ids: (rows, length) or None; grows with the text.
-        encoder_hidden_states, encoder_attention_mask: as of the forward.
+        encoder_hidden_states: (rows, encoder length, hidden) or None.
+        encoder_attention_mask: (rows, encoder length) or None.
     """
 
     cache: Any
@@ -216,13 +243,16 @@ class GenerationState:
     encoder_attention_mask: Tensor | None = None
 
     def grow(self) -> None:
-        """One more token in every row."""
+        """Make room for one more token in every row."""
         self.mask = F.pad(self.mask, (0, 1), value=1)
         types = self.token_type_ids
         self.token_type_ids = None if types is None else torch.cat([types, types[:, -1:]], dim=1)
 
     def reorder(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order. The encoder's are alike for all beams of a text."""
+        """Go on with these rows, in this order.
+
+        The encoder's inputs stay: they are alike for all beams of a text.
+        """
         self.mask = self.mask[rows]
         self.token_type_ids = None if self.token_type_ids is None else self.token_type_ids[rows]
         if self.cache is not None:
@@ -230,7 +260,7 @@ class GenerationState:
 
 
 @dataclass
-class _Run:
+class _Generation:
     """One call of generate()."""
 
     model: Any
@@ -242,7 +272,7 @@ class _Run:
     generator: torch.Generator | None
 
     def scores(self, ids: Tensor) -> Tensor:
-        """Scores of the next token for ids (rows, length): float32 (rows, vocabulary)."""
+        """Score the next token for ids (rows, length): float32 (rows, vocabulary)."""
         output = self.model(
             **self.model.generation_inputs(ids, self.state),
             logits_to_keep=1,
@@ -254,7 +284,7 @@ class _Run:
         return output.logits[:, -1].float()
 
     def sample(self, ids: Tensor, streamer: Streamer | None) -> GenerateOutput:
-        """One token a step, the likeliest or a drawn one."""
+        """Append one token a step, the likeliest or a drawn one."""
         settings = self.settings
         ends = torch.tensor(settings.ends(), device=ids.device)
         filler = _filler(settings)
@@ -285,7 +315,7 @@ class _Run:
         return GenerateOutput(ids, tuple(kept) if settings.output_scores else None)
 
     def beam_search(self, ids: Tensor) -> GenerateOutput:
-        """The num_beams best continuations of each prompt at every step."""
+        """Keep the num_beams best continuations of each prompt at every step."""
         settings = self.settings
         beams = Beams(
             ids,
@@ -308,7 +338,7 @@ class _Run:
         return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
 
 
-def _check_streamer(streamer: Any, settings: GenerationConfig) -> None:
+def _check_streamer(streamer: object, settings: GenerationConfig) -> None:
     if not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
         raise TypeError(f"A streamer has the methods put and end; {streamer!r} has not.")
     if settings.num_beams > 1:

@@ -1,8 +1,7 @@
-"""What all pipelines share: options, and passes over rows of tokens in packed batches."""
+"""The base of all pipelines: options, and passes over tokenised texts in packed batches."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import itertools
 import os
@@ -12,47 +11,70 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastbert.embedding.sentence import MAX_TOKENS
+from fastbert.embedding.batching import batches
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.models import auto
+from fastbert.tokenizers.base import Tokenizer
+from fastbert.tokenizers.batch_encoding import BatchEncoding
 
+# One tokenised text: ids, mask and token types by the names of the model's inputs.
 Row = Mapping[str, Sequence[int]]
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# Options of every pipeline, besides those of its answer().
+# Options of every pipeline, besides those of its answer method.
 _COMMON = ("batch_size", "num_workers")
-# Inputs that a lazy source is asked for at a time, where no batch_size says how many.
+# Inputs taken from an iterator at a time, where no batch_size says how many.
 _AHEAD = 64
 
 
 class Pipeline:
     """A model, its tokenizer and default options; call it with one input or a list of them.
 
-    Every pipeline has the options batch_size (at most so many rows in one pass; by default only
-    their tokens count, since packed rows cost what their tokens cost) and num_workers (accepted:
-    the tokenizer has threads of its own).
+    Every pipeline has the options batch_size (at most so many texts in one pass; by default only
+    their tokens count, since packed hidden states cost what their tokens cost) and num_workers
+    (accepted without effect: the tokenizer has threads of its own).
 
-    Class attributes:
-        task: its name.
-        auto_class: the class of fastbert.models.auto that loads its model.
+    Args:
+        model: a model with the head that the task needs, in eval mode.
+        tokenizer: its tokenizer.
+        **options: defaults for the options of the calls.
+
+    Attributes:
+        task: the name of the task.
+        auto_class: the class of fastbert.models.auto that loads a model for the task.
+        answer: a method that takes a list of inputs and the options, and returns one answer for
+            each input; every pipeline documents its own.
+        open_options: whether options that `answer` does not name go to the tokenizer.
+
+    Raises:
+        TypeError: for an option that the pipeline does not have.
+        ValueError: for a model with another head, or a batch_size below 1.
     """
 
     task: ClassVar[str]
     auto_class: ClassVar[str]
-    # answer(items, **options): one answer for every item, as each pipeline documents it.
     answer: Callable[..., list[Any]]
-    # Options that answer() does not name go to the tokenizer.
     open_options: ClassVar[bool] = False
 
-    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, **options: Any) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self._check(options)
         self._check_head()
         self.options = options
-        # Of the latest call; where threads share a pipeline, another's changes no answer.
+        # The latest call's. A call of another thread may change it, which changes no answer: no
+        # text's result depends on the texts that share its batch.
         self._batch_size: int | None = None
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """The answer for one input, a list of answers for a list, or an iterator over the answers
-        for an iterator or a torch Dataset, which is read as the answers are taken.
+        """Answer one input, a list of inputs, or an iterator.
+
+        Args:
+            inputs: one input, a list or tuple of them, or an iterator or torch Dataset of them.
+            **options: those of the `answer` method, batch_size and num_workers.
+
+        Returns:
+            The answer of one input; a list of answers for a list or tuple; for an iterator or
+            Dataset an iterator over the answers, which reads its source as answers are taken.
 
         Raises:
             TypeError: for an option that this pipeline does not have, or input that is no text.
@@ -70,19 +92,28 @@ class Pipeline:
         answers = self._answer(list(inputs) if many else [inputs], batch_size, settings)
         return answers if many else answers[0]
 
-    def _answer(self, items: list[Any], batch_size: int | None, settings: Any) -> list[Any]:
+    def _answer(
+        self, items: list[Any], batch_size: int | None, settings: dict[str, Any]
+    ) -> list[Any]:
         self._batch_size = batch_size
         with torch.inference_mode():
             return self.answer(items, **settings)
 
-    def _answers(self, inputs: Iterator[Any], batch_size: int | None, settings: Any) -> Any:
+    def _answers(
+        self, inputs: Iterator[Any], batch_size: int | None, settings: dict[str, Any]
+    ) -> Iterator[Any]:
         while items := list(itertools.islice(inputs, batch_size or _AHEAD)):
             yield from self._answer(items, batch_size, settings)
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device on which the model computes."""
         return self.model.device
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The names of the labels that the model's head scores, by their indices."""
+        return self.model.config.id2label or {}
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write model and tokenizer into a folder, from which pipeline() makes the same again."""
@@ -107,27 +138,26 @@ class Pipeline:
         """Refuse a model with another head; any model has hidden states."""
         if self.auto_class == "AutoModel":
             return
-        auto = getattr(importlib.import_module("fastbert.models.auto"), self.auto_class)
-        wanted = auto.class_for(self.model.config)
+        wanted: type = getattr(auto, self.auto_class).class_for(self.model.config)
         if not isinstance(self.model, wanted):
             raise ValueError(
                 f"{self.task} takes a {wanted.__name__}, not a {type(self.model).__name__}; load "
                 f"the checkpoint with fastbert.{self.auto_class}."
             )
 
-    def tokenize(self, *texts: Any, **arguments: Any) -> Any:
-        """The tokenizer's answer; truncation, where asked for, is to what the model can take."""
+    def tokenize(self, *texts: Any, **arguments: Any) -> BatchEncoding:
+        """Call the tokenizer; truncation, where asked for, is to what the model can take."""
         if arguments.get("truncation"):
             arguments.setdefault("max_length", self.longest)
         return self.tokenizer(*texts, **arguments)
 
     @property
     def longest(self) -> int:
-        """Most tokens of one row: the tokenizer's limit or the model's positions."""
+        """The most tokens of one text: the tokenizer's limit or the model's positions."""
         return int(min(self.tokenizer.model_max_length, self.model.base_model.longest()))
 
     def texts(self, items: list[Any]) -> list[str]:
-        """The items, checked to be texts."""
+        """Check that all items are texts and return them."""
         for item in items:
             if not isinstance(item, str):
                 raise TypeError(
@@ -136,26 +166,26 @@ class Pipeline:
         return items
 
     def rows(self, encoded: Mapping[str, Any]) -> list[dict[str, Sequence[int]]]:
-        """What a tokenizer returned for a list of texts, row by row."""
+        """Split what a tokenizer returned for a list of texts into one dictionary a text."""
         names = [name for name in _INPUTS if name in encoded]
         count = len(encoded["input_ids"])
         return [{name: encoded[name][index] for name in names} for index in range(count)]
 
     def batches(self, rows: Sequence[Row]) -> Iterator[tuple[range, dict[str, Tensor]]]:
-        """Rows in padded batches of about MAX_TOKENS tokens, with their indices.
+        """Pad tokenised texts in batches of bounded size.
 
-        The model packs them at once, and a row's result does not depend on its neighbours.
+        The model packs a batch at once, and a text's result does not depend on its neighbours.
+
+        Args:
+            rows: tokenised texts.
+
+        Yields:
+            The indices of a batch's texts, and the model's inputs on its device.
         """
-        begin, tokens = 0, 0
-        for index, row in enumerate(rows):
-            length = len(row["input_ids"])
-            full = tokens + length > MAX_TOKENS or index - begin == self._batch_size
-            if index > begin and full:
-                yield range(begin, index), self._padded(rows[begin:index])
-                begin, tokens = index, 0
-            tokens += length
-        if begin < len(rows):
-            yield range(begin, len(rows)), self._padded(rows[begin:])
+        begin = 0
+        for batch in batches(rows, _length, self._batch_size):
+            yield range(begin, begin + len(batch)), self._padded(batch)
+            begin += len(batch)
 
     def _padded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         lengths = [len(row["input_ids"]) for row in rows]
@@ -176,7 +206,15 @@ class Pipeline:
         return batch
 
     def token_outputs(self, rows: Sequence[Row], field: str | int) -> list[Tensor]:
-        """One output field, float32 on the CPU, (length, ...) for every row."""
+        """Run the model and return one output per token.
+
+        Args:
+            rows: tokenised texts.
+            field: name or index of an output of shape (batch, length, ...).
+
+        Returns:
+            float32 on the CPU, (tokens, ...) for every text.
+        """
         found: list[Tensor] = []
         for indices, inputs in self.batches(rows):
             values = self.model(**inputs)[field].float().cpu()
@@ -186,15 +224,27 @@ class Pipeline:
         return found
 
     def text_outputs(self, rows: Sequence[Row], field: str | int) -> list[Tensor]:
-        """One output field, float32 on the CPU, one value or vector for every row."""
+        """Run the model and return one output per text.
+
+        Args:
+            rows: tokenised texts.
+            field: name or index of an output of shape (batch, ...).
+
+        Returns:
+            float32 on the CPU, one value or vector for every text.
+        """
         found: list[Tensor] = []
         for _, inputs in self.batches(rows):
             found += list(self.model(**inputs)[field].float().cpu())
         return found
 
 
+def _length(row: Row) -> int:
+    return len(row["input_ids"])
+
+
 def _named(function: Callable[..., Any]) -> list[str]:
-    """The arguments of a bound method that may be given by name, but for its inputs."""
+    """List the arguments of a bound method that may be given by name, except its inputs."""
     return [
         name
         for name, parameter in inspect.signature(function).parameters.items()

@@ -1,13 +1,15 @@
-"""pipeline(task, model=...): the right class around a model and its tokenizer."""
+"""The function pipeline(task, model=...), which puts a task's class around a model."""
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.config import PreTrainedConfig
+from fastbert.models import auto
 from fastbert.pipelines.base import Pipeline
 from fastbert.pipelines.classification import TextClassification, ZeroShotClassification
 from fastbert.pipelines.features import FeatureExtraction
@@ -15,10 +17,11 @@ from fastbert.pipelines.fill_mask import FillMask
 from fastbert.pipelines.question_answering import QuestionAnswering
 from fastbert.pipelines.token_classification import TokenClassification
 from fastbert.runtime.devices import as_device
+from fastbert.tokenizers.base import Tokenizer
 
 TASKS: dict[str, type[Pipeline]] = {
-    kind.task: kind
-    for kind in (
+    pipeline_class.task: pipeline_class
+    for pipeline_class in (
         FeatureExtraction,
         FillMask,
         QuestionAnswering,
@@ -30,12 +33,76 @@ TASKS: dict[str, type[Pipeline]] = {
 _ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 
 
+ModelSource = str | os.PathLike[str] | PreTrainedModel | None
+TokenizerSource = str | os.PathLike[str] | Tokenizer | None
+
+
+@overload
+def pipeline(
+    task: Literal["feature-extraction"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> FeatureExtraction: ...
+
+
+@overload
+def pipeline(
+    task: Literal["fill-mask"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> FillMask: ...
+
+
+@overload
+def pipeline(
+    task: Literal["question-answering"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> QuestionAnswering: ...
+
+
+@overload
+def pipeline(
+    task: Literal["text-classification", "sentiment-analysis"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> TextClassification: ...
+
+
+@overload
+def pipeline(
+    task: Literal["token-classification", "ner"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> TokenClassification: ...
+
+
+@overload
+def pipeline(
+    task: Literal["zero-shot-classification"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> ZeroShotClassification: ...
+
+
+@overload
+def pipeline(
+    task: str, model: ModelSource = None, tokenizer: TokenizerSource = None, **options: Any
+) -> Pipeline: ...
+
+
 def pipeline(
     task: str,
-    model: str | os.PathLike[str] | Any = None,
-    tokenizer: str | os.PathLike[str] | Any = None,
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
     *,
-    config: Any = None,
+    config: PreTrainedConfig | str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     use_fast: bool = True,
@@ -50,20 +117,29 @@ def pipeline(
     model_kwargs: dict[str, Any] | None = None,
     **options: Any,
 ) -> Pipeline:
-    """A callable that does a task with a model.
+    """Build the pipeline of a task around a model and its tokenizer.
 
     Args:
         task: one of TASKS, or "ner", "sentiment-analysis".
         model: a checkpoint, or a fastbert model with the head that the task needs.
         tokenizer: a checkpoint or a tokenizer; the model's own checkpoint by default.
-        config, revision, token: for reading `model` and `tokenizer`, where they are checkpoints.
+        config: the model's configuration, where `model` is a checkpoint.
+        revision: branch, tag or commit of the checkpoints, where they are on the hub.
+        token: access token of the hub.
         use_fast: prefer the Rust tokenizer.
-        device: where to compute; an index means that CUDA device, -1 the CPU. device_map: the same.
-        dtype, backend, quantization, model_kwargs: for the model's from_pretrained, where `model`
-            is a checkpoint. torch_dtype is the older name of dtype.
-        framework, trust_remote_code: accepted; "pt" is the only framework, and no code of a
-            checkpoint is ever run.
+        device: where to compute; an index means that CUDA device, -1 the CPU.
+        device_map: where to load the model, where `model` is a checkpoint.
+        dtype: precision of the weights, where `model` is a checkpoint.
+        torch_dtype: the older name of dtype.
+        framework: "pt", the only one.
+        trust_remote_code: accepted without effect: no code of a checkpoint is ever run.
+        backend: see the model's from_pretrained; where `model` is a checkpoint.
+        quantization: likewise.
+        model_kwargs: further arguments of the model's from_pretrained.
         **options: defaults for the pipeline's own options.
+
+    Returns:
+        The pipeline; its class is the one of the task.
 
     Raises:
         ValueError: for an unknown task, a model without checkpoint and no tokenizer, or a model
@@ -82,10 +158,10 @@ def pipeline(
         raise ValueError(f"framework is 'pt', not {framework!r}.")
     hub = {"revision": revision, "token": token}
     hub = {key: value for key, value in hub.items() if value is not None}
-    kind = TASKS[name]
-    source: Any = model
+    pipeline_class = TASKS[name]
+    loaded: Any = model
     if isinstance(model, (str, os.PathLike)):
-        model = _auto(kind.auto_class).from_pretrained(
+        loaded = getattr(auto, pipeline_class.auto_class).from_pretrained(
             model,
             config=config,
             dtype=torch_dtype if dtype is None else dtype,
@@ -100,15 +176,12 @@ def pipeline(
             f"model= must be a checkpoint's folder or a fastbert model, not {type(model).__name__}."
         )
     if device is not None:
-        model.to(as_device(device))
+        loaded.to(as_device(device))
     if tokenizer is None:
-        tokenizer = getattr(source, "name_or_path", source)
-        if not tokenizer:
+        source: str | os.PathLike[str] = getattr(model, "name_or_path", model)  # type: ignore[arg-type]
+        if not source:
             raise ValueError("Pass tokenizer= too: this model was not loaded from a checkpoint.")
+        tokenizer = source
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = _auto("AutoTokenizer").from_pretrained(tokenizer, use_fast=use_fast, **hub)
-    return kind(model.eval(), tokenizer, **options)
-
-
-def _auto(name: str) -> Any:
-    return getattr(importlib.import_module("fastbert.models.auto"), name)
+        tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer, use_fast=use_fast, **hub)
+    return pipeline_class(loaded.eval(), tokenizer, **options)

@@ -1,4 +1,4 @@
-"""text-classification, and zero-shot-classification over a model of entailment."""
+"""The tasks text-classification, and zero-shot-classification with a model of entailment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert.pipelines.base import Pipeline
+from fastbert.tokenizers.batch_encoding import BatchEncoding
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -26,7 +27,7 @@ class TextClassification(Pipeline):
     open_options = True
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """As Pipeline; one text without top_k gives a list of its one label."""
+        """Answer as Pipeline does; one text without top_k gives a list of its one label."""
         answer = super().__call__(inputs, **options)
         return [answer] if isinstance(inputs, str) and "top_k" not in options else answer
 
@@ -37,7 +38,7 @@ class TextClassification(Pipeline):
         function_to_apply: str | None = None,
         **tokenizer_kwargs: Any,
     ) -> list[Any]:
-        """{"label", "score"} of every item, or with top_k a list of them, the best first.
+        """Score the labels of every text or pair of texts.
 
         Args:
             items: texts, or pairs as {"text": ..., "text_pair": ...} or [text, other].
@@ -45,6 +46,13 @@ class TextClassification(Pipeline):
             function_to_apply: "sigmoid", "softmax" or "none"; by default what the configuration's
                 problem_type and number of labels ask for.
             **tokenizer_kwargs: for the tokenizer, such as truncation=True.
+
+        Returns:
+            {"label", "score"} for every item; with top_k a list of them, the best first.
+
+        Raises:
+            TypeError: for an item that is neither a text nor a pair.
+            ValueError: for an unknown function_to_apply.
         """
         rows = [self._row(item, tokenizer_kwargs) for item in items]
         apply = _FUNCTIONS.get((function_to_apply or self._function()).lower())
@@ -52,25 +60,25 @@ class TextClassification(Pipeline):
             raise ValueError(
                 f"function_to_apply is {', '.join(_FUNCTIONS)} or None, not {function_to_apply!r}."
             )
-        names = self.model.config.id2label
         answers: list[Any] = []
         for logits in self.text_outputs(rows, "logits"):
             scores = apply(logits).tolist()
             ranked = sorted(range(len(scores)), key=lambda index: -scores[index])
-            labels = [{"label": names[index], "score": scores[index]} for index in ranked]
+            labels = [{"label": self.labels[index], "score": scores[index]} for index in ranked]
             answers.append(labels[0] if isinstance(top_k, str) else labels[:top_k])
         return answers
 
     def _function(self) -> str:
+        """Name the function that turns this model's logits into scores."""
         config = self.model.config
-        kind = config.problem_type
-        if kind == "regression":
+        if config.problem_type == "regression":
             return "none"
-        if kind == "multi_label_classification" or config.num_labels == 1:
+        if config.problem_type == "multi_label_classification" or config.num_labels == 1:
             return "sigmoid"
         return "softmax"
 
-    def _row(self, item: Any, arguments: dict[str, Any]) -> Any:
+    def _row(self, item: Any, arguments: dict[str, Any]) -> BatchEncoding:
+        """Tokenise one text or pair of texts."""
         if isinstance(item, dict):
             return self.tokenize(**item, **arguments)
         if isinstance(item, (list, tuple)) and [type(part) for part in item] == [str, str]:
@@ -90,7 +98,7 @@ class ZeroShotClassification(Pipeline):
     auto_class = "AutoModelForSequenceClassification"
 
     def __call__(self, inputs: Any, candidate_labels: Any = None, **options: Any) -> Any:
-        """As Pipeline; the labels may be the second argument."""
+        """Answer as Pipeline does; the labels may be the second argument."""
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
         return super().__call__(inputs, **options)
@@ -102,13 +110,16 @@ class ZeroShotClassification(Pipeline):
         hypothesis_template: str = "This example is {}.",
         multi_label: bool = False,
     ) -> list[Any]:
-        """{"sequence", "labels", "scores"} of every text, the best label first.
+        """Score labels by whether the text entails a sentence about them.
 
         Args:
             items: texts; cut where text and hypothesis together are too long.
             candidate_labels: a list, or one text with commas between labels.
             hypothesis_template: the sentence that a label is put into, at "{}".
             multi_label: score every label by itself, entailment against contradiction.
+
+        Returns:
+            {"sequence", "labels", "scores"} for every text, the best label first.
 
         Raises:
             ValueError: for no labels, no texts, a template without "{}", or a model whose labels
@@ -150,10 +161,12 @@ class ZeroShotClassification(Pipeline):
         return answers
 
     def _entailment(self) -> int:
-        for label, index in self.model.config.label2id.items():
+        """Find the index of the label that stands for entailment."""
+        indices = self.model.config.label2id or {}
+        for label, index in indices.items():
             if label.lower().startswith("entail"):
                 return int(index)
-        known = ", ".join(map(repr, self.model.config.label2id))
+        known = ", ".join(map(repr, indices))
         raise ValueError(
             "zero-shot-classification needs a model of entailment: one label of its configuration "
             f"must begin with 'entail', but it has {known}."

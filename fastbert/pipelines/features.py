@@ -1,4 +1,4 @@
-"""feature-extraction: the last hidden states."""
+"""The task feature-extraction: the last hidden states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastbert.pipelines.base import Pipeline
 
 
 class FeatureExtraction(Pipeline):
-    """Every token's vector of every text."""
+    """The last hidden states of the tokens of texts."""
 
     task = "feature-extraction"
     auto_class = "AutoModel"
@@ -20,13 +20,19 @@ class FeatureExtraction(Pipeline):
         tokenize_kwargs: dict[str, Any] | None = None,
         return_tensors: bool = False,
     ) -> list[Any]:
-        """One (1, length, hidden) nested list for every text.
+        """Compute the last hidden states of every text.
 
         Args:
             items: texts.
             truncation: cut texts that are too long; they are refused otherwise.
             tokenize_kwargs: further arguments of the tokenizer.
-            return_tensors: tensors rather than lists.
+            return_tensors: return tensors rather than lists.
+
+        Returns:
+            (1, tokens, hidden) for every text: float32 tensors, or nested lists.
+
+        Raises:
+            ValueError: for truncation given twice.
         """
         arguments = dict(tokenize_kwargs or {})
         if truncation is not None:

@@ -1,8 +1,9 @@
-"""fill-mask: the likeliest tokens where a text has its mask token."""
+"""The task fill-mask: the likeliest tokens where a text has its mask token."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class FillMask(Pipeline):
     auto_class = "AutoModelForMaskedLM"
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """As Pipeline; a list of one text gives that text's answer."""
+        """Answer as Pipeline does; a list of one text gives that text's answer."""
         answers = super().__call__(inputs, **options)
         return answers[0] if isinstance(inputs, (list, tuple)) and len(inputs) == 1 else answers
 
@@ -31,8 +32,7 @@ class FillMask(Pipeline):
         targets: str | list[str] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
-        """For every text the best tokens as {"score", "token", "token_str", "sequence"}; for a
-        text with several masks one such list for each.
+        """Find the likeliest tokens for the masks of every text.
 
         Args:
             items: texts with the tokenizer's mask token.
@@ -40,13 +40,17 @@ class FillMask(Pipeline):
             targets: the tokens to choose from; their scores stay those of the whole vocabulary.
             tokenizer_kwargs: further arguments of the tokenizer.
 
+        Returns:
+            For every text a list of {"score", "token", "token_str", "sequence"}, the best token
+            first; for a text with several masks one such list for each mask.
+
         Raises:
             ValueError: for a text without mask, a tokenizer without one, or no usable target.
         """
         mask_id = self.tokenizer.mask_token_id
         if mask_id is None:
             raise ValueError("fill-mask needs a tokenizer with a mask token; this one has none.")
-        targets_ids = None if targets is None else self._target_ids(targets)
+        target_ids = None if targets is None else self._target_ids(targets)
         if not items:
             return []
         rows = self.rows(self.tokenize(self.texts(items), **(tokenizer_kwargs or {})))
@@ -63,24 +67,33 @@ class FillMask(Pipeline):
             counts = masked.sum(dim=1).tolist()
             for index, values in zip(indices, scores.split(counts), strict=True):
                 answers.append(
-                    self._text_answer(rows[index]["input_ids"], values, targets_ids, top_k)
+                    self._text_answer(rows[index]["input_ids"], values, target_ids, top_k)
                 )
         return answers
 
     def _text_answer(
-        self, ids: Any, scores: Tensor, targets: Tensor | None, top_k: int
+        self, ids: Sequence[int], scores: Tensor, targets: Tensor | None, top_k: int
     ) -> list[Any]:
+        """Build the answer for one text.
+
+        Args:
+            ids: the text's tokens.
+            scores: (masks, vocabulary), probabilities at every mask of the text.
+            targets: sorted ids of the tokens to choose from; None for the whole vocabulary.
+            top_k: how many tokens for each mask.
+        """
         if targets is not None:
             scores, top_k = scores[:, targets], min(top_k, targets.shape[0])
-        values, positions = scores.topk(min(top_k, scores.shape[-1]))
-        tokens = positions if targets is None else targets[positions]
-        places = [at for at, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
-        alone = len(places) == 1
+        values, columns = scores.topk(min(top_k, scores.shape[-1]))
+        tokens = columns if targets is None else targets[columns]
+        mask_id = self.tokenizer.mask_token_id
+        positions = [position for position, token in enumerate(ids) if token == mask_id]
+        alone = len(positions) == 1
         found = []
-        for place, best, chosen in zip(places, values.tolist(), tokens.tolist(), strict=True):
+        for position, best, chosen in zip(positions, values.tolist(), tokens.tolist(), strict=True):
             row = []
             for score, token in zip(best, chosen, strict=True):
-                filled = [*ids[:place], token, *ids[place + 1 :]]
+                filled = [*ids[:position], token, *ids[position + 1 :]]
                 filled = [value for value in filled if value != self.tokenizer.pad_token_id]
                 row.append(
                     {
@@ -95,6 +108,7 @@ class FillMask(Pipeline):
         return found[0] if alone else found
 
     def _target_ids(self, targets: str | list[str]) -> Tensor:
+        """Return the sorted ids of the targets; of a target that is no token its first piece's."""
         vocabulary = self.tokenizer.get_vocab()
         found: dict[int, None] = {}
         for target in [targets] if isinstance(targets, str) else targets:

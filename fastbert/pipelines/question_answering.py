@@ -1,4 +1,4 @@
-"""question-answering: the span of a text that answers a question about it."""
+"""The task question-answering: the span of a text that answers a question about it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from fastbert.pipelines.base import Pipeline
+from fastbert.tokenizers.batch_encoding import BatchEncoding
 
-# Logits of places where no answer can begin or end, as transformers sets them.
-_NOWHERE = -10000.0
+# Logits of tokens where no answer can begin or end, as transformers sets them.
+_FORBIDDEN = -10000.0
 _MAX_SEQ_LEN = 384
 _DOC_STRIDE = 128
 
@@ -24,7 +25,14 @@ class QuestionAnswering(Pipeline):
     def __call__(
         self, inputs: Any = None, *, question: Any = None, context: Any = None, **options: Any
     ) -> Any:
-        """As Pipeline, with {"question", "context"} as input, or both as keyword arguments."""
+        """Answer as Pipeline does.
+
+        Args:
+            inputs: {"question": ..., "context": ...}, or a list of such dictionaries.
+            question: a question or a list of them, instead of `inputs`.
+            context: the text about which they are asked, or a list of as many.
+            **options: see `answer`.
+        """
         if question is not None or context is not None:
             if inputs is not None:
                 raise TypeError("Give either an input or question= and context=, not both.")
@@ -42,7 +50,7 @@ class QuestionAnswering(Pipeline):
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
     ) -> list[Any]:
-        """{"score", "start", "end", "answer"} of every item, or a list of them if top_k > 1.
+        """Find the spans that answer every question.
 
         Args:
             items: {"question": ..., "context": ...}.
@@ -53,6 +61,10 @@ class QuestionAnswering(Pipeline):
             max_question_len: the question is cut to so many tokens.
             handle_impossible_answer: "" may be an answer.
             align_to_words: answers begin and end with whole words.
+
+        Returns:
+            {"score", "start", "end", "answer"} for every item, or a list of them, the best first,
+            where more than one is asked for and found.
 
         Raises:
             ValueError: for a limit below 1, or a tokenizer that does not tell offsets.
@@ -69,30 +81,30 @@ class QuestionAnswering(Pipeline):
         width = min(max_seq_len or _MAX_SEQ_LEN, self.longest)
         stride = min(width // 2, _DOC_STRIDE) if doc_stride is None else doc_stride
         encodings = [self._encode(item, width, stride, max_question_len) for item in items]
-        rows = [row for encoded in encodings for row in self.rows(encoded)]
+        rows = [window for encoded in encodings for window in self.rows(encoded)]
         starts = self.token_outputs(rows, "start_logits")
         ends = self.token_outputs(rows, "end_logits")
         answers: list[Any] = []
-        at = 0
+        row = 0
         for item, encoded in zip(items, encodings, strict=True):
             spans: dict[str, dict[str, Any]] = {}
             nothing = 1e6
             for index in range(len(encoded["input_ids"])):
-                context = np.array([place == 1 for place in encoded.sequence_ids(index)])
+                context = np.array([text == 1 for text in encoded.sequence_ids(index)])
                 allowed = context | self._is_cls(encoded["input_ids"][index])
-                first = _probabilities(starts[at].numpy(), allowed)
-                last = _probabilities(ends[at].numpy(), allowed)
-                at += 1
+                first = _probabilities(starts[row].numpy(), allowed)
+                last = _probabilities(ends[row].numpy(), allowed)
+                row += 1
                 if handle_impossible_answer:
                     nothing = min(nothing, float(first[0] * last[0]))
                 first[~context] = last[~context] = 0.0
                 pool = top_k * 2 + 10 if align_to_words else top_k
                 for begin, end, score in _spans(first, last, pool, max_answer_len):
-                    place = _characters(encoded, index, begin, end, align_to_words)
-                    text = item["context"][place[0] : place[1]]
+                    span = _characters(encoded, index, begin, end, align_to_words)
+                    text = item["context"][span[0] : span[1]]
                     known = spans.setdefault(
                         text.lower(),
-                        {"score": 0.0, "start": place[0], "end": place[1], "answer": text},
+                        {"score": 0.0, "start": span[0], "end": span[1], "answer": text},
                     )
                     known["score"] += score
             found = list(spans.values())
@@ -102,7 +114,8 @@ class QuestionAnswering(Pipeline):
             answers.append(found[0] if len(found[:top_k]) == 1 else found[:top_k])
         return answers
 
-    def _encode(self, item: Any, width: int, stride: int, question_length: int) -> Any:
+    def _encode(self, item: Any, width: int, stride: int, question_length: int) -> BatchEncoding:
+        """Tokenise a question with windows over its context, one a row."""
         if not isinstance(item, dict) or not {"question", "context"} <= set(item):
             raise TypeError('question-answering takes {"question": ..., "context": ...}.')
         question, context = item["question"], item["context"]
@@ -124,8 +137,10 @@ class QuestionAnswering(Pipeline):
         )
 
     def _is_cls(self, ids: Sequence[int]) -> np.ndarray:
-        """Where CLS stands: it takes part in the probabilities, as the place of no answer. FlauBERT
-        has the same token between its texts, where no answer may stand either."""
+        """Mark the tokens that stand for no answer, which take part in the probabilities.
+
+        That is CLS; FlauBERT has the same token between its texts, where no answer may be either.
+        """
         return np.array(ids) == self.tokenizer.cls_token_id
 
 
@@ -142,7 +157,7 @@ def _paired(question: Any, context: Any) -> Any:
 
 
 def _probabilities(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    masked = np.where(allowed, logits, _NOWHERE)
+    masked = np.where(allowed, logits, _FORBIDDEN)
     exponents = np.exp(masked - masked.max())
     return np.asarray(exponents / exponents.sum())
 
@@ -150,7 +165,7 @@ def _probabilities(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
 def _spans(
     first: np.ndarray, last: np.ndarray, count: int, longest: int
 ) -> list[tuple[int, int, float]]:
-    """The best (begin, end, score), end included, at most `longest` tokens long."""
+    """Return the best (begin, end, score), end included, at most `longest` tokens long."""
     scores = np.tril(np.triu(np.outer(first, last)), longest - 1)
     flat = scores.ravel()
     best = np.argsort(-flat, kind="stable")[:count]
@@ -162,13 +177,16 @@ def _spans(
     ]
 
 
-def _characters(encoded: Any, index: int, begin: int, end: int, by_word: bool) -> tuple[int, int]:
+def _characters(
+    encoded: BatchEncoding, index: int, begin: int, end: int, by_word: bool
+) -> tuple[int, int]:
+    """Return the characters from token `begin` to `end` of a row, widened to whole words."""
     offsets: Sequence[tuple[int, int]] = encoded["offset_mapping"][index]
     if not by_word:
         return int(offsets[begin][0]), int(offsets[end][1])
     words, sequence = encoded.word_ids(index), encoded.sequence_ids(index)
 
-    def places(token: int) -> list[tuple[int, int]]:
+    def spans_of_word(token: int) -> list[tuple[int, int]]:
         if words[token] is None:
             return [offsets[token]]
         return [
@@ -177,4 +195,4 @@ def _characters(encoded: Any, index: int, begin: int, end: int, by_word: bool) -
             if words[other] == words[token] and sequence[other] == 1
         ]
 
-    return int(places(begin)[0][0]), int(places(end)[-1][1])
+    return int(spans_of_word(begin)[0][0]), int(spans_of_word(end)[-1][1])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbert.pipelines.base import Pipeline
+from fastbert.tokenizers.batch_encoding import BatchEncoding
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 Entity = dict[str, Any]
@@ -16,8 +17,16 @@ Entity = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Token:
-    """One token that is not special: its text, scores by label, place, and whether it continues
-    the word before it."""
+    """One token that is not special.
+
+    Attributes:
+        word: the token's text.
+        scores: probabilities by label.
+        start: first character of the token in the sentence; None where offsets are unknown.
+        end: the character behind its last one; None where offsets are unknown.
+        index: position of the token in its row.
+        continues: whether the token goes on with the word before it.
+    """
 
     word: str
     scores: np.ndarray
@@ -34,7 +43,7 @@ class TokenClassification(Pipeline):
     auto_class = "AutoModelForTokenClassification"
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
-        """As Pipeline; with is_split_into_words one list of words is one input."""
+        """Answer as Pipeline does; with is_split_into_words one list of words is one input."""
         words = options.get("is_split_into_words", self.options.get("is_split_into_words", False))
         if words and isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
             return super().__call__([inputs], **options)
@@ -49,7 +58,7 @@ class TokenClassification(Pipeline):
         is_split_into_words: bool = False,
         delimiter: str = " ",
     ) -> list[Any]:
-        """The labelled tokens or entities of every text.
+        """Label the tokens or the entities of every text.
 
         Args:
             items: texts, or with is_split_into_words lists of words.
@@ -59,7 +68,11 @@ class TokenClassification(Pipeline):
                 "average" and "max" first settle one label for each word, and all of them give
                 {"entity_group", "score", "word", "start", "end"}.
             stride: read a long text in windows that overlap by so many tokens, rather than cut it.
-            is_split_into_words, delimiter: offsets count in the words joined by the delimiter.
+            is_split_into_words: whether inputs are lists of words.
+            delimiter: what joins the words to the text that offsets count in.
+
+        Returns:
+            One list of dictionaries for every text.
 
         Raises:
             ValueError: for an unknown strategy, one that needs words from a tokenizer without
@@ -115,9 +128,9 @@ class TokenClassification(Pipeline):
         if stride is not None and strategy == "none":
             raise ValueError("stride needs an aggregation_strategy other than 'none'.")
 
-    def _encode(self, item: Any, stride: int | None, words: bool) -> Any:
-        wanted = list if words else str
-        if not isinstance(item, wanted):
+    def _encode(self, item: Any, stride: int | None, words: bool) -> BatchEncoding:
+        expected = list if words else str
+        if not isinstance(item, expected):
             raise TypeError(
                 f"token-classification takes {'lists of words' if words else 'texts'} here, not "
                 f"{type(item).__name__}."
@@ -142,7 +155,7 @@ class TokenClassification(Pipeline):
             continues = False
             if row["offsets"] is not None:
                 shift = row["starts"][index] if row["starts"] is not None else 0
-                start, end = (int(place) + shift for place in row["offsets"][index])
+                start, end = (int(offset) + shift for offset in row["offsets"][index])
                 continues = self._continues(word, sentence, start, end)
                 if token == self.tokenizer.unk_token_id:
                     word, continues = sentence[start:end], False
@@ -175,7 +188,7 @@ class TokenClassification(Pipeline):
     def _token_entity(self, token: _Token) -> Entity:
         best = int(token.scores.argmax())
         return {
-            "entity": self.model.config.id2label[best],
+            "entity": self.labels[best],
             "score": float(token.scores[best]),
             "index": token.index,
             "word": token.word,
@@ -192,7 +205,7 @@ class TokenClassification(Pipeline):
             scores = np.mean([token.scores for token in tokens], axis=0)
         best = int(scores.argmax())
         return {
-            "entity": self.model.config.id2label[best],
+            "entity": self.labels[best],
             "score": float(scores[best]),
             "word": self.tokenizer.convert_tokens_to_string([token.word for token in tokens]),
             "start": tokens[0].start,
@@ -222,7 +235,10 @@ class TokenClassification(Pipeline):
 
 
 def _tag(label: str) -> tuple[bool, str]:
-    """Whether the label begins an entity, and the entity's kind; labels without B- or I- go on."""
+    """Split a label into whether it begins an entity, and the entity's type.
+
+    A label without B- or I- continues an entity of its own name.
+    """
     if label.startswith(("B-", "I-")):
         return label.startswith("B-"), label[2:]
     return False, label
@@ -237,7 +253,7 @@ def _word_starts(words: Sequence[str], delimiter: str) -> list[int]:
 
 
 def _without_overlaps(entities: list[Entity]) -> list[Entity]:
-    """Of entities that overlap between windows the longest, of equal ones the likeliest."""
+    """Keep the longest of entities that overlap between windows, the likeliest of equal ones."""
     kept: list[Entity] = []
     for entity in sorted(entities, key=lambda value: value["start"]):
         if kept and kept[-1]["start"] <= entity["start"] < kept[-1]["end"]:

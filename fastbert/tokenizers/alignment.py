@@ -1,4 +1,4 @@
-"""Which characters of a text the characters of its normalised form came from."""
+"""Alignment of a normalised text with its source, character by character."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fastbert.tokenizers.engines.encoding import Span
 
-# How far to look for the place where text and tokens agree again. The longest rewriting that the
+# How far to look for the position where text and tokens agree again. The longest rewriting that the
 # normalisers do is three characters for one, beside runs of removed characters, which cost nothing.
 _REACH = 8
 
@@ -17,7 +17,11 @@ _ALIKE = _QUOTES | _DASHES
 
 
 def nfc(text: str) -> tuple[str, list[Span] | None]:
-    """`text` in normal form C, and the source span of every character (None: unchanged)."""
+    """Bring a text into Unicode's normal form C.
+
+    Returns:
+        The text, and the source span of every character; None where nothing has changed.
+    """
     if unicodedata.is_normalized("NFC", text):
         return text, None
     parts: list[str] = []
@@ -44,13 +48,20 @@ def _alike(char: str) -> str:
 
 
 def align(source: Sequence[tuple[str, Span]], words: Sequence[str]) -> list[list[Span]]:
-    """The span of every character of every word in the text that `source` describes.
+    """Find where in a text every character of every word came from.
 
-    source: characters as the normaliser leaves them, spaces and removed characters left out, each
-    with the span it came from. The words spell the same characters but for local rewriting
-    (quotation marks, dashes, swapped commas): the two are matched from left to right, and where
-    they differ the nearest place where they agree again is taken; characters in between get the
-    span of the characters in between. Spans never go backwards.
+    Words and source spell the same characters except for local rewriting (quotation marks, dashes,
+    swapped commas). The two are matched from left to right. Where they differ, the nearest position
+    is taken at which they agree again, and the characters in between get the span of the source's
+    characters in between. Spans never go backwards.
+
+    Args:
+        source: characters as the normaliser leaves them, without spaces and removed characters,
+            each with its span in the text.
+        words: the words to align.
+
+    Returns:
+        For every word the spans of its characters.
     """
     wanted = [(index, char) for index, word in enumerate(words) for char in word]
     found: list[list[Span]] = [[] for _ in words]
@@ -72,8 +83,10 @@ def align(source: Sequence[tuple[str, Span]], words: Sequence[str]) -> list[list
 def _gap(
     source: Sequence[tuple[str, Span]], at: int, wanted: Sequence[tuple[int, str]], done: int
 ) -> tuple[int, int]:
-    """How many source and wanted characters to skip until the next ones agree; what is left of
-    both where they never do."""
+    """Return how many source and wanted characters to skip until the next ones agree.
+
+    Where they never agree, that is all that is left of both.
+    """
     left, right = len(source) - at, len(wanted) - done
     for total in range(min(2 * _REACH, left + right) + 1):
         for skip in range(max(0, total - right), min(total, left) + 1):
@@ -84,7 +97,7 @@ def _gap(
 
 
 def _between(source: Sequence[tuple[str, Span]], start: int, end: int) -> Span:
-    """The text covered by source characters `start` to `end`; empty where there are none."""
+    """Return the span of source characters `start` to `end`; empty where there are none."""
     if start < end:
         return source[start][1][0], source[end - 1][1][1]
     if start < len(source):

@@ -175,7 +175,7 @@ class Assembling(Calling):
     ) -> list[int]:
         """One or two lists of ids with the family's special tokens around them."""
         ids: list[int] = []
-        for slot in self.layout.slots(token_ids_1 is not None):
+        for slot in self.template.slots(token_ids_1 is not None):
             if slot in "AB":
                 ids += token_ids_0 if slot == "A" else token_ids_1 or []
             else:
@@ -189,7 +189,7 @@ class Assembling(Calling):
         lengths = {"A": len(token_ids_0), "B": len(token_ids_1 or [])}
         pair = token_ids_1 is not None
         types: list[int] = []
-        for slot, kind in zip(self.layout.slots(pair), self.layout.types(pair), strict=True):
+        for slot, kind in zip(self.template.slots(pair), self.template.types(pair), strict=True):
             types += [kind] * lengths.get(slot, 1)
         return types
 
@@ -211,7 +211,7 @@ class Assembling(Calling):
             return [int(token in special) for token in token_ids_0]
         lengths = {"A": len(token_ids_0), "B": len(token_ids_1 or [])}
         mask: list[int] = []
-        for slot in self.layout.slots(token_ids_1 is not None):
+        for slot in self.template.slots(token_ids_1 is not None):
             mask += [0] * lengths[slot] if slot in lengths else [1]
         return mask
 

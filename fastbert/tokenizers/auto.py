@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fastbert.checkpoints.files import HUB_OPTIONS
 from fastbert.checkpoints.storage import read_json
@@ -40,7 +40,7 @@ _NAMELESS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 class AutoTokenizer:
     """Chooses the tokenizer class; made only through `from_pretrained`."""
 
-    def __init__(self) -> NoReturn:
+    def __init__(self) -> None:
         raise TypeError("AutoTokenizer is used as AutoTokenizer.from_pretrained(name_or_path).")
 
     @classmethod

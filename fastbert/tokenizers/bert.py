@@ -1,4 +1,4 @@
-"""BertTokenizer: WordPiece, in Rust."""
+"""BERT's tokenizer: WordPiece, in Rust."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from fastbert.checkpoints.storage import write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.base import Tokenizer
-from fastbert.tokenizers.engines.layout import BERT_LAYOUT
 from fastbert.tokenizers.engines.rust import RustEngine, read_rust_tokenizer
+from fastbert.tokenizers.engines.template import BERT_TEMPLATE
 from fastbert.tokenizers.special import TokenLike
 
 
 def read_vocabulary(source: str | os.PathLike[str] | dict[str, int] | None) -> dict[str, int]:
-    """Token to id from a vocab.txt (one token a line, the id is the line number) or a dict."""
+    """Read the id of every token.
+
+    Args:
+        source: a vocab.txt (one token a line, the id is the line's number), or a dict of ids.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that is empty or not UTF-8.
+    """
     if isinstance(source, dict):
         return source
     path = files.existing_file(
@@ -37,7 +45,7 @@ def read_vocabulary(source: str | os.PathLike[str] | dict[str, int] | None) -> d
 
 
 def write_vocabulary(vocab: dict[str, int], folder: str, prefix: str | None) -> tuple[str]:
-    """Writes vocab.txt, in the order of the ids."""
+    """Write vocab.txt, in the order of the ids, and return its path."""
     path = Path(folder) / (f"{prefix}-vocab.txt" if prefix else "vocab.txt")
     ordered = sorted(vocab, key=vocab.__getitem__)
     write_text(path, "".join(f"{token}\n" for token in ordered))
@@ -49,17 +57,30 @@ class BertTokenizer(Tokenizer):
 
     `[CLS] A [SEP]`, or `[CLS] A [SEP] B [SEP]` with token type 1 from B on.
 
-    vocab_file (or vocab): a vocab.txt, or a dict of token to id. tokenizer_file: a tokenizer.json,
-    used instead. do_lower_case: lower-case the text. strip_accents: None means "if lower-casing".
-    tokenize_chinese_chars: every CJK ideograph is a word. clean_text: drop control characters.
-    Further arguments: see `Tokenizer`.
+    Args:
+        vocab_file: a vocab.txt, or the ids of the tokens as a dict.
+        tokenizer_file: a tokenizer.json, used instead.
+        do_lower_case: lower-case the text.
+        unk_token: one of the special tokens, as are the others named so.
+        sep_token: see unk_token.
+        pad_token: see unk_token.
+        cls_token: see unk_token.
+        mask_token: see unk_token.
+        tokenize_chinese_chars: make a word of every CJK ideograph.
+        strip_accents: strip accents; None does where the text is lower-cased.
+        clean_text: drop control characters.
+        wordpieces_prefix: what begins a piece inside a word.
+        do_basic_tokenize: True; False needs `BertTokenizerLegacy`.
+        never_split: none; words to keep whole need `BertTokenizerLegacy`.
+        vocab: another name of vocab_file.
+        **options: see `Tokenizer`.
     """
 
     vocab_files_names: ClassVar = {
         "vocab_file": "vocab.txt",
         "tokenizer_file": files.TOKENIZER_FILE,
     }
-    layout = BERT_LAYOUT
+    template = BERT_TEMPLATE
 
     def __init__(
         self,
@@ -126,12 +147,12 @@ class BertTokenizer(Tokenizer):
             **options,
         )
         if tokenizer_file is None:
-            engine.set_layout(self.layout, self.specials)
+            engine.set_template(self.template, self.specials)
 
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Writes vocab.txt (the base vocabulary) into the folder; returns its path."""
+        """Write vocab.txt (the base vocabulary) into a folder and return its path."""
         assert isinstance(self.engine, RustEngine)
         vocab = self.engine.backend.get_vocab(with_added_tokens=False)
         return write_vocabulary(vocab, save_directory, filename_prefix)
@@ -162,7 +183,7 @@ def _build(
 
 
 def _apply_normalizer(backend: RustTokenizer, wanted: dict[str, Any]) -> None:
-    """Gives a loaded BertNormalizer the wanted settings; any other normaliser is left alone."""
+    """Give a loaded BertNormalizer the wanted settings; leave any other normaliser alone."""
     if not isinstance(backend.normalizer, normalizers.BertNormalizer):
         return
     state = json.loads(backend.normalizer.__getstate__())

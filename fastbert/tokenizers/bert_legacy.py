@@ -1,4 +1,4 @@
-"""BertTokenizerLegacy: BERT's original tokenizer in Python, with the settings only it has."""
+"""BERT's original tokenizer in Python, with the settings that only it has."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastbert.tokenizers.alignment import nfc
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.bert import read_vocabulary, write_vocabulary
 from fastbert.tokenizers.engines.encoding import Span
-from fastbert.tokenizers.engines.layout import BERT_LAYOUT
 from fastbert.tokenizers.engines.python import PieceEngine, Pieces
+from fastbert.tokenizers.engines.template import BERT_TEMPLATE
 from fastbert.tokenizers.special import TokenLike
 
 # Longer words are unknown as a whole; the limit is the original's.
@@ -39,7 +39,7 @@ def _is_ideograph(char: str) -> bool:
 
 
 def _is_punctuation(char: str) -> bool:
-    """ASCII symbols count as punctuation too ($, +, ^ ...), as BERT has it."""
+    """Return whether BERT calls a character punctuation, as it does ASCII symbols ($, +, ^)."""
     if char.isascii():
         return not char.isalnum() and " " < char < "\x7f"
     return unicodedata.category(char)[0] == "P"
@@ -70,8 +70,14 @@ def _text(chars: Chars) -> str:
 
 
 class BasicWords:
-    """Splits text at spaces and punctuation, cleaned, lower-cased and stripped of accents as
-    asked; words in `never_split` stay whole and as they are."""
+    """BERT's splitting at spaces and punctuation, with cleaning, lower-casing and accents.
+
+    Args:
+        lowercase: lower-case the words.
+        never_split: words that stay whole and as they are.
+        chinese: make a word of every CJK ideograph.
+        strip_accents: strip accents; None does where words are lower-cased.
+    """
 
     def __init__(
         self,
@@ -118,12 +124,12 @@ class BasicWords:
         return chars
 
     def _composed(self, chars: Chars) -> Chars:
-        text, places = nfc(_text(chars))
-        if places is None:
+        text, spans = nfc(_text(chars))
+        if spans is None:
             return chars
         return [
             (char, (chars[start][1][0], chars[end - 1][1][1]))
-            for char, (start, end) in zip(text, places, strict=True)
+            for char, (start, end) in zip(text, spans, strict=True)
         ]
 
     def _folded(self, word: Chars) -> Chars:
@@ -142,7 +148,13 @@ class BasicWords:
 
 
 class WordPieceModel:
-    """Greedy longest-match-first pieces of words; "##" begins those inside a word."""
+    """A PieceModel of greedy longest matches; "##" begins the pieces inside a word.
+
+    Args:
+        vocab: the id of every token.
+        unk_token: the unknown token.
+        words: cuts a text into words; None for splitting at spaces alone.
+    """
 
     def __init__(self, vocab: dict[str, int], unk_token: str, words: BasicWords | None) -> None:
         self.encoder = vocab
@@ -152,33 +164,38 @@ class WordPieceModel:
 
     @property
     def size(self) -> int:
+        """The size of the base vocabulary."""
         return len(self.encoder)
 
     def vocab(self) -> dict[str, int]:
+        """Return the id of every token."""
         return dict(self.encoder)
 
     def to_id(self, piece: str) -> int:
+        """Return the id of a piece, or the unknown token's."""
         index = self.encoder.get(piece)
         return self.encoder[self.unk_token] if index is None else index
 
     def to_piece(self, index: int) -> str:
+        """Return the piece of an id, or the unknown token."""
         return self.decoder.get(index, self.unk_token)
 
     def pieces(self, text: str) -> Pieces:
+        """Cut a stretch of text that holds no added tokens."""
         if self.words is None:
             words = _split_at_spaces([(char, (i, i + 1)) for i, char in enumerate(text)])
             whole: frozenset[str] = frozenset()
         else:
             words, whole = self.words(text), self.words.never_split
-        found = Pieces([], [], lambda: places)
-        places: list[Span] = []
+        found = Pieces([], [], lambda: spans)
+        spans: list[Span] = []
         for index, word in enumerate(words):
             string = _text(word)
             cuts = [(0, len(string), string)] if string in whole else self._cut(string)
             for start, end, token in cuts:
                 found.tokens.append(token)
                 found.words.append(index)
-                places.append((word[start][1][0], word[end - 1][1][1]))
+                spans.append((word[start][1][0], word[end - 1][1][1]))
         return found
 
     def _cut(self, word: str) -> list[tuple[int, int, str]]:
@@ -200,19 +217,31 @@ class WordPieceModel:
         return cuts
 
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
+        """Join pieces to text."""
         return " ".join(tokens).replace(" ##", "").strip()
 
 
 class BertTokenizerLegacy(Tokenizer):
     """BERT's tokenizer in Python: slower than BertTokenizer, and with two settings more.
 
-    do_basic_tokenize: False splits at spaces alone, for text already split. never_split: words
-    that are kept whole. The others are BertTokenizer's: vocab_file, do_lower_case,
-    tokenize_chinese_chars, strip_accents. Further arguments: see `Tokenizer`.
+    Args:
+        vocab_file: a vocab.txt, or the ids of the tokens as a dict.
+        do_lower_case: lower-case the text.
+        do_basic_tokenize: False splits at spaces alone, for text that is split already.
+        never_split: words that are kept whole.
+        unk_token: one of the special tokens, as are the others named so.
+        sep_token: see unk_token.
+        pad_token: see unk_token.
+        cls_token: see unk_token.
+        mask_token: see unk_token.
+        tokenize_chinese_chars: make a word of every CJK ideograph.
+        strip_accents: strip accents; None does where the text is lower-cased.
+        clean_up_tokenization_spaces: remove the spaces before English punctuation in decoded text.
+        **options: see `Tokenizer`.
     """
 
     vocab_files_names: ClassVar = {"vocab_file": "vocab.txt"}
-    layout = BERT_LAYOUT
+    template = BERT_TEMPLATE
 
     def __init__(
         self,
@@ -251,7 +280,7 @@ class BertTokenizerLegacy(Tokenizer):
         self._vocab = vocab
         lower = do_lower_case and do_basic_tokenize
         super().__init__(
-            PieceEngine(WordPieceModel(vocab, unknown, words), self.layout, lower=lower),
+            PieceEngine(WordPieceModel(vocab, unknown, words), self.template, lower=lower),
             special={
                 "unk_token": unk_token,
                 "sep_token": sep_token,
@@ -273,5 +302,5 @@ class BertTokenizerLegacy(Tokenizer):
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Writes vocab.txt into the folder; returns its path."""
+        """Write vocab.txt into a folder and return its path."""
         return write_vocabulary(self._vocab, save_directory, filename_prefix)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fastbert.tokenizers.batch_encoding import BatchEncoding, tensor_kind
 from fastbert.tokenizers.engines.encoding import Encoding
-from fastbert.tokenizers.engines.layout import Layout
+from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.strategies import WarnOnce, check_count, check_side, resolve
 from fastbert.tokenizers.vocabulary import Vocabulary
 
@@ -75,7 +75,7 @@ class Calling(Vocabulary):
     truncation_side: "right" or "left"; model_input_names: the keys returned by default.
     """
 
-    layout: ClassVar[Layout]
+    template: ClassVar[SpecialTokensTemplate]
     model_max_length: int
     padding_side: str
     truncation_side: str

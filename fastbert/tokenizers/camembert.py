@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from tokenizers import AddedToken, Regex, normalizers
 
 from fastbert.tokenizers import files
-from fastbert.tokenizers.engines.layout import Layout
 from fastbert.tokenizers.engines.python import PieceEngine
 from fastbert.tokenizers.engines.rust import RustEngine
+from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.sentencepiece import model_file, rust
 from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, need_a_file, rust_engine_from_json
 from fastbert.tokenizers.sentencepiece.python import SpmModel
@@ -28,12 +28,26 @@ _NOT_USED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
 class CamembertTokenizer(SpmTokenizer):
     """CamemBERT's tokenizer, by sentencepiece itself.
 
-    `<s> A </s>`, or `<s> A </s></s> B </s>`; every token type is 0 and they are not returned unless
-    asked for.
+    `<s> A </s>`, or `<s> A </s></s> B </s>`. Every token type is 0, and token types are not
+    returned unless asked for.
 
-    vocab_file: sentencepiece.bpe.model. tokenizer_file: a tokenizer.json, used (in Rust) where no
-    vocab_file is given, as in folders that transformers 5 saved. sp_model_kwargs: for
-    SentencePieceProcessor (enable_sampling, nbest_size, alpha). Further arguments: see `Tokenizer`.
+    Args:
+        vocab_file: sentencepiece.bpe.model.
+        tokenizer_file: a tokenizer.json, used (in Rust) where no vocab_file is given, as in folders
+            that transformers 5 saved.
+        bos_token: one of the special tokens, as are the others named so.
+        eos_token: see bos_token.
+        sep_token: see bos_token.
+        cls_token: see bos_token.
+        unk_token: see bos_token.
+        pad_token: see bos_token.
+        mask_token: see bos_token.
+        additional_special_tokens: special tokens without a role.
+        sp_model_kwargs: for SentencePieceProcessor (enable_sampling, nbest_size, alpha).
+        **options: see `Tokenizer`.
+
+    Attributes:
+        prefers_rust: whether the class runs in Rust where it can.
     """
 
     vocab_files_names: ClassVar = {
@@ -42,7 +56,7 @@ class CamembertTokenizer(SpmTokenizer):
     }
     model_file_name = "sentencepiece.bpe.model"
     default_input_names = ("input_ids", "attention_mask")
-    layout = Layout(("cls", "A", "sep"), ("cls", "A", "sep", "sep", "B", "sep"), 0)
+    template = SpecialTokensTemplate(("cls", "A", "sep"), ("cls", "A", "sep", "sep", "B", "sep"), 0)
     prefers_rust: ClassVar[bool] = False
 
     def __init__(
@@ -83,7 +97,7 @@ class CamembertTokenizer(SpmTokenizer):
             engine = _fast_engine(vocab_file)
         else:
             engine = _slow_engine(vocab_file, sp_model_kwargs, pad_token, unk_token)
-            # A saved table from the fast class lacks ids that sentencepiece's layout reserves.
+            # A saved table from the fast class lacks ids that sentencepiece's numbering reserves.
             if options.get("added_tokens_decoder"):
                 saved = {int(k): v for k, v in options["added_tokens_decoder"].items()}
                 options["added_tokens_decoder"] = saved | engine.added_tokens
@@ -105,15 +119,18 @@ class CamembertTokenizer(SpmTokenizer):
 
 
 class CamembertTokenizerFast(CamembertTokenizer):
-    """CamemBERT's tokenizer in Rust: from tokenizer_file (tokenizer.json) where there is one, else
-    built from vocab_file (sentencepiece.bpe.model). Arguments as for CamembertTokenizer."""
+    """CamemBERT's tokenizer in Rust.
+
+    It runs a tokenizer_file (tokenizer.json) where there is one, and is built from the vocab_file
+    (sentencepiece.bpe.model) otherwise. Arguments are those of `CamembertTokenizer`.
+    """
 
     prefers_rust = True
 
 
 class _CamembertModel(SpmModel):
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
-        """sentencepiece's text of each run, special tokens as they are with a space before."""
+        """Join runs of pieces as sentencepiece does, special tokens with a space before them."""
         text = ""
         run: list[str] = []
         after_special = False
@@ -136,7 +153,7 @@ def _slow_engine(
     model = _CamembertModel(
         vocab_file, offset=_OFFSET, unk_id=_UNK_ID, processor_options=sp_model_kwargs
     )
-    engine = PieceEngine(model, CamembertTokenizer.layout)
+    engine = PieceEngine(model, CamembertTokenizer.template)
     engine.restore_added(
         {
             0: as_added_token("<s>NOTUSED", special=True),

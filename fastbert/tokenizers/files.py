@@ -1,4 +1,4 @@
-"""Finding, reading and writing the files of a tokenizer."""
+"""Names and whereabouts of a tokenizer's files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,20 @@ def find_folder(
     token: str | bool | None = None,
     force_download: bool = False,
 ) -> Path:
-    """The local folder that holds a tokenizer: `name_or_path` itself, or the hub's copy of it.
+    """Find the local folder that holds a tokenizer: the one named, or the hub's copy of it.
 
-    Only `files` are downloaded. Raises FileNotFoundError where there is neither such a folder nor,
-    through `huggingface_hub`, such a repository.
+    Args:
+        name_or_path: a folder, or a hub id when huggingface_hub is installed.
+        files: names of the files that are downloaded where the repository has them.
+        subfolder: folder inside `name_or_path`.
+        revision: branch, tag or commit on the hub.
+        cache_dir: the hub's cache.
+        local_files_only: do not ask the hub.
+        token: access token of the hub.
+        force_download: download files that are in the cache, too.
+
+    Raises:
+        FileNotFoundError: where there is neither such a folder nor such a repository.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -61,7 +71,16 @@ def find_folder(
 
 
 def existing_file(path: str | os.PathLike[str] | None, what: str, hint: str) -> Path:
-    """`path` as a Path; FileNotFoundError saying `what` is missing and `hint` otherwise."""
+    """Check that a file exists and return its path.
+
+    Args:
+        path: the file; None where none was given.
+        what: what the error calls the file.
+        hint: the end of the error's sentence, which says what to do.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+    """
     if path is None:
         raise FileNotFoundError(f"No {what} was given; {hint}")
     found = Path(path).expanduser()

@@ -15,8 +15,8 @@ from fastbert.checkpoints.storage import read_json, write_json, write_text
 from fastbert.tokenizers import files, moses
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.encoding import Span
-from fastbert.tokenizers.engines.layout import Layout
 from fastbert.tokenizers.engines.python import PieceEngine, Pieces
+from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.special import TokenLike
 
 logger = logging.getLogger("fastbert.tokenizers")
@@ -28,7 +28,11 @@ _CACHED_WORDS = 100_000
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """The pairs of a merges.txt, best first: two pieces a line, then perhaps a frequency."""
+    """Read the pairs of a merges.txt, best first: two pieces a line, then perhaps a frequency.
+
+    Raises:
+        ValueError: for a line that holds no pair.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     pairs = []
     for number, line in enumerate(lines, 1):
@@ -42,11 +46,18 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
 
 
 class MosesBpe:
-    """Moses words cut by BPE with "</w>" on the last character.
+    """A PieceModel that cuts Moses words by BPE with "</w>" on the last character.
 
-    The real files hold merges whose product is not in the vocabulary, which the Rust BPE refuses.
-    It is given the vocabulary with those products appended; whatever has such an id is unknown to
-    the model, and its string has no id of its own.
+    The real files hold merges whose result is not in the vocabulary, which the Rust BPE refuses. It
+    is given the vocabulary with those results appended; a piece with such an id is unknown to the
+    model, and its string has no id of its own.
+
+    Args:
+        vocab: the id of every token.
+        merges: pairs of pieces, best first.
+        unk_token: the unknown token.
+        lowercase: whether texts are lower-cased.
+        bypass: whether texts are in Moses words already, separated by spaces.
     """
 
     def __init__(
@@ -90,20 +101,24 @@ class MosesBpe:
 
     @property
     def size(self) -> int:
+        """The size of the base vocabulary."""
         return len(self.encoder)
 
     def vocab(self) -> dict[str, int]:
+        """Return the id of every token."""
         return dict(self.encoder)
 
     def to_id(self, piece: str) -> int:
+        """Return the id of a piece, or the unknown token's."""
         index = self.encoder.get(piece)
         return self.encoder[self.unk_token] if index is None else index
 
     def to_piece(self, index: int) -> str:
+        """Return the piece of an id, or the unknown token."""
         return self.decoder.get(index, self.unk_token)
 
     def cut(self, word: str) -> list[Span]:
-        """The pieces of a word, as spans of its characters."""
+        """Cut a word into pieces, as spans of its characters."""
         spans = self._cache.get(word)
         if spans is None:
             ends = [token.offsets[1] for token in self._bpe.tokenize(word)]
@@ -118,12 +133,13 @@ class MosesBpe:
         return spans
 
     def pieces(self, text: str) -> Pieces:
+        """Cut a stretch of text that holds no added tokens."""
         lowercase = self.lowercase
         if self.bypass:
-            found, places = text.split(), _split_places
+            found, spans_of = text.split(), _split_spans
         else:
             found = moses.words(text, lowercase)
-            places = functools.partial(moses.spans, lowercase=lowercase)
+            spans_of = functools.partial(moses.spans, lowercase=lowercase)
         cuts = [self.cut(word) for word in found]
         tokens: list[str] = []
         words: list[int] = []
@@ -135,25 +151,26 @@ class MosesBpe:
         def spans() -> list[Span]:
             return [
                 (chars[start][0], chars[end - 1][1])
-                for chars, cut in zip(places(text, found), cuts, strict=True)
+                for chars, cut in zip(spans_of(text, found), cuts, strict=True)
                 for start, end in cut
             ]
 
         return Pieces(tokens, words, spans)
 
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
+        """Join pieces to text."""
         return "".join(tokens).replace(_END, " ").strip()
 
 
-def _split_places(text: str, words: list[str]) -> list[list[Span]]:
-    """Where the characters of `text.split()` stand in `text`."""
-    places: list[list[Span]] = []
+def _split_spans(text: str, words: list[str]) -> list[list[Span]]:
+    """Find where the characters of `text.split()` are in `text`."""
+    spans: list[list[Span]] = []
     at = 0
     for word in words:
         at = text.index(word, at)
-        places.append([(i, i + 1) for i in range(at, at + len(word))])
+        spans.append([(i, i + 1) for i in range(at, at + len(word))])
         at += len(word)
-    return places
+    return spans
 
 
 class FlaubertTokenizer(Tokenizer):
@@ -163,14 +180,31 @@ class FlaubertTokenizer(Tokenizer):
     as transformers 4 did (5 lost them, and with them an embedding that the model adds to every
     token); `model_input_names=["input_ids", "attention_mask"]` leaves them out.
 
-    vocab_file: vocab.json. merges_file: merges.txt. do_lowercase: lower-case the text.
-    bypass_tokenizer: the text is already in Moses words, separated by spaces. lang2id, id2lang:
-    stored only. do_lowercase_and_remove_accent: ignored, with a warning. Further arguments: see
-    `Tokenizer`. Raises ImportError where sacremoses is missing.
+    Args:
+        vocab_file: vocab.json.
+        merges_file: merges.txt.
+        do_lowercase: lower-case the text.
+        unk_token: one of the special tokens, as are the others named so.
+        bos_token: see unk_token.
+        sep_token: see unk_token.
+        pad_token: see unk_token.
+        cls_token: see unk_token.
+        mask_token: see unk_token.
+        additional_special_tokens: special tokens without a role.
+        lang2id: stored only.
+        id2lang: stored only.
+        do_lowercase_and_remove_accent: ignored, with a warning.
+        bypass_tokenizer: the text is already in Moses words, separated by spaces.
+        **options: see `Tokenizer`.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ImportError: where sacremoses is missing.
+        ValueError: for a file that is damaged or belongs to another tokenizer.
     """
 
     vocab_files_names: ClassVar = {"vocab_file": "vocab.json", "merges_file": "merges.txt"}
-    layout = Layout(("bos", "A", "sep"), ("bos", "A", "sep", "B", "sep"), 1)
+    template = SpecialTokensTemplate(("bos", "A", "sep"), ("bos", "A", "sep", "B", "sep"), 1)
 
     def __init__(
         self,
@@ -222,7 +256,7 @@ class FlaubertTokenizer(Tokenizer):
             bypass=bypass_tokenizer,
         )
         super().__init__(
-            PieceEngine(self._model, self.layout),
+            PieceEngine(self._model, self.template),
             special={
                 "bos_token": bos_token,
                 "unk_token": unk_token,
@@ -257,7 +291,7 @@ class FlaubertTokenizer(Tokenizer):
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Writes vocab.json and merges.txt into the folder; returns their paths."""
+        """Write vocab.json and merges.txt into a folder and return their paths."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         vocab = Path(save_directory) / (prefix + "vocab.json")
         merges = Path(save_directory) / (prefix + "merges.txt")

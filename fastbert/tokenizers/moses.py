@@ -1,4 +1,4 @@
-"""FlauBERT's words: the Moses steps, through sacremoses, with the place of every character."""
+"""FlauBERT's words: the Moses steps, through sacremoses, with the source of every character."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PUNCTUATION = str.maketrans(
 
 @functools.cache
 def _moses() -> tuple[Any, Any]:
-    """sacremoses' punctuation normaliser and tokenizer for French."""
+    """Return sacremoses' punctuation normaliser and tokenizer for French."""
     try:
         import sacremoses
     except ImportError as error:
@@ -37,7 +37,7 @@ def _moses() -> tuple[Any, Any]:
 
 
 def require() -> None:
-    """Raises ImportError, naming the extra to install, where sacremoses is missing."""
+    """Raise an ImportError that names the extra to install where sacremoses is missing."""
     _moses()
 
 
@@ -46,14 +46,14 @@ def _ascii_punctuation(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without any character of Unicode's category C (controls, formats, unassigned)."""
+    """Drop the characters of Unicode's category C (controls, formats, unassigned)."""
     if text.isprintable():  # which implies it, and is thirty times faster to ask
         return text
     return "".join(char for char in text if unicodedata.category(char)[0] != "C")
 
 
 def words(text: str, lowercase: bool) -> list[str]:
-    """The words FlauBERT's BPE is applied to."""
+    """Cut a text into the words that FlauBERT's BPE is applied to."""
     normalizer, tokenizer = _moses()
     text = text.replace("``", '"').replace("''", '"')
     text = unicodedata.normalize("NFC", text)
@@ -63,13 +63,13 @@ def words(text: str, lowercase: bool) -> list[str]:
 
 
 def spans(text: str, found: list[str], lowercase: bool) -> list[list[Span]]:
-    """Where in `text` every character of the words `found` in it came from."""
-    composed, places = nfc(text)
+    """Find where in `text` every character of the words `found` in it came from."""
+    composed, origins = nfc(text)
     source: list[tuple[str, Span]] = []
     for index, char in enumerate(composed):
-        place = (index, index + 1) if places is None else places[index]
+        origin = (index, index + 1) if origins is None else origins[index]
         char = char.lower() if lowercase else char
         for one in _printable(_ascii_punctuation(char)):
             if not one.isspace():
-                source.append((one, place))
+                source.append((one, origin))
     return align(source, found)

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 from tokenizers import AddedToken, Regex, normalizers
 
 from fastbert.tokenizers import files
-from fastbert.tokenizers.engines.layout import BERT_LAYOUT
 from fastbert.tokenizers.engines.python import PieceEngine
 from fastbert.tokenizers.engines.rust import RustEngine
+from fastbert.tokenizers.engines.template import BERT_TEMPLATE
 from fastbert.tokenizers.sentencepiece import model_file, rust
 from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, need_a_file, rust_engine_from_json
 from fastbert.tokenizers.sentencepiece.python import SpmModel
@@ -25,10 +25,21 @@ class RemBertTokenizer(SpmTokenizer):
     returned, as transformers 4 did (5 lost them); `model_input_names=["input_ids",
     "attention_mask"]` leaves them out.
 
-    tokenizer_file: a tokenizer.json, which runs in Rust just as it is. vocab_file:
-    sentencepiece.model, cut by sentencepiece itself where there is no tokenizer_file.
-    do_lower_case: lower-case everything but special tokens. remove_space and keep_accents are
-    stored only: sentencepiece's own normalisation decides. Further arguments: see `Tokenizer`.
+    Args:
+        vocab_file: sentencepiece.model, used by sentencepiece itself where there is no
+            tokenizer_file.
+        tokenizer_file: a tokenizer.json, which runs in Rust as it is.
+        do_lower_case: lower-case everything but special tokens.
+        remove_space: stored only; sentencepiece's own normalisation decides.
+        keep_accents: likewise.
+        bos_token: one of the special tokens, as are the others named so.
+        eos_token: see bos_token.
+        unk_token: see bos_token.
+        sep_token: see bos_token.
+        pad_token: see bos_token.
+        cls_token: see bos_token.
+        mask_token: see bos_token.
+        **options: see `Tokenizer`.
     """
 
     vocab_files_names: ClassVar = {
@@ -36,7 +47,7 @@ class RemBertTokenizer(SpmTokenizer):
         "tokenizer_file": files.TOKENIZER_FILE,
     }
     model_file_name = "sentencepiece.model"
-    layout = BERT_LAYOUT
+    template = BERT_TEMPLATE
 
     def __init__(
         self,
@@ -92,15 +103,15 @@ class RemBertTokenizer(SpmTokenizer):
         )
 
     def _engine(self, vocab_file: str | os.PathLike[str]) -> Engine:
-        """The engine over a sentencepiece model, by the settings made so far."""
-        return PieceEngine(SpmModel(vocab_file), self.layout, lower=self.do_lower_case)
+        """Build the engine over a sentencepiece model, by the settings made so far."""
+        return PieceEngine(SpmModel(vocab_file), self.template, lower=self.do_lower_case)
 
     def _mask_ids(self) -> set[int]:
-        return {self.sep_token_id, self.cls_token_id}
+        return {index for index in (self.sep_token_id, self.cls_token_id) if index is not None}
 
 
 def _present(engine: Engine, token: TokenLike, spellings: tuple[str, str]) -> TokenLike:
-    """`token`, or where it is a spelling the vocabulary lacks, the other one if it has that."""
+    """Return the spelling of a token that the vocabulary has; `token` where it has neither."""
     if token in spellings and engine.token_to_id(str(token)) is None:
         other = spellings[token == spellings[0]]
         return token if engine.token_to_id(other) is None else other
@@ -108,8 +119,10 @@ def _present(engine: Engine, token: TokenLike, spellings: tuple[str, str]) -> To
 
 
 class RemBertTokenizerFast(RemBertTokenizer):
-    """RemBERT's tokenizer in Rust: a tokenizer_file (tokenizer.json) just as it is, or built from
-    vocab_file (sentencepiece.model).
+    """RemBERT's tokenizer in Rust.
+
+    It runs a tokenizer_file (tokenizer.json) as it is, or is built from a vocab_file
+    (sentencepiece.model). Arguments are those of `RemBertTokenizer`.
 
     As in transformers 4, called directly it lower-cases and strips accents unless told otherwise,
     while `from_pretrained` on a folder without tokenizer.json does neither unless the folder's

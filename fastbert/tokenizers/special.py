@@ -1,10 +1,12 @@
-"""The special-token attributes every tokenizer has: `cls_token`, `cls_token_id`, ..."""
+"""The special tokens of a tokenizer: `cls_token`, `cls_token_id` and so on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, overload
 
+import numpy as np
+import torch
 from tokenizers import AddedToken
 
 SPECIAL_NAMES = (
@@ -19,13 +21,21 @@ SPECIAL_NAMES = (
 ADDITIONAL = "additional_special_tokens"
 
 TokenLike = str | AddedToken
+# A row of ids.
+Ids = Sequence[int] | torch.Tensor | np.ndarray
 
 
-def as_added_token(value: Any, *, special: bool | None = None) -> AddedToken:
-    """A str, an AddedToken or the dict that configuration files hold, as an AddedToken.
+def as_added_token(value: object, *, special: bool | None = None) -> AddedToken:
+    """Make an AddedToken of a token in any of its forms.
 
     A str becomes a token that strips nothing and, when special, is matched before normalisation.
-    Raises TypeError for anything else.
+
+    Args:
+        value: a str, an AddedToken, or the dict that configuration files hold.
+        special: whether the token is special; None leaves that as it is.
+
+    Raises:
+        TypeError: for anything else.
     """
     if isinstance(value, AddedToken):
         if not special or value.special:
@@ -43,7 +53,7 @@ def as_added_token(value: Any, *, special: bool | None = None) -> AddedToken:
 
 
 def token_fields(token: AddedToken) -> dict[str, Any]:
-    """An AddedToken as the dict that configuration files hold."""
+    """Return the dict that configuration files hold for a token."""
     return {
         "content": token.content,
         "lstrip": token.lstrip,
@@ -55,24 +65,29 @@ def token_fields(token: AddedToken) -> dict[str, Any]:
 
 
 def is_plain(token: AddedToken) -> bool:
-    """Whether the token is what a str stands for: it strips nothing, and is matched as it is."""
+    """Return whether a str stands for the token: it strips nothing, and is matched as it is."""
     return not (token.lstrip or token.rstrip or token.single_word or token.normalized)
 
 
 class SpecialSet:
-    """The special tokens of one tokenizer, shared with its engine, which sees every change."""
+    """The special tokens of one tokenizer, shared with its engine, which sees every change.
+
+    Attributes:
+        named: the tokens with a role, by the names of their attributes; None where one is not set.
+        additional: special tokens that have no role of their own.
+    """
 
     def __init__(self) -> None:
         self.named: dict[str, AddedToken | None] = {}
         self.additional: list[AddedToken] = []
 
     def name_of(self, slot: str) -> str | None:
-        """The string of a layout's slot ("cls" for `cls_token`), None where it is not set."""
+        """Return the string of a template's slot ("cls" for `cls_token`), None where not set."""
         token = self.named.get(f"{slot}_token")
         return None if token is None else token.content
 
     def every(self) -> list[AddedToken]:
-        """Every special token once, in the order of the attributes."""
+        """List every special token once, in the order of the attributes."""
         seen: dict[str, AddedToken] = {}
         for token in [*(self.named.get(name) for name in SPECIAL_NAMES), *self.additional]:
             if token is not None:
@@ -80,17 +95,21 @@ class SpecialSet:
         return list(seen.values())
 
     def strings(self) -> list[str]:
-        """The strings of `every`."""
+        """List the strings of every special token, each once."""
         return [token.content for token in self.every()]
 
 
 class _SpecialToken:
-    """Descriptor of one special token: reads as str or None, takes str, AddedToken or None."""
+    """The attribute of one special token: reads as str or None, takes str, AddedToken or None."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, instance: SpecialTokens | None, owner: type) -> Any:
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: SpecialTokens, owner: type) -> str | None: ...
+    def __get__(self, instance: SpecialTokens | None, owner: type) -> Self | str | None:
         if instance is None:
             return self
         return instance.specials.name_of(self.name.removesuffix("_token"))
@@ -100,12 +119,16 @@ class _SpecialToken:
 
 
 class _SpecialTokenId:
-    """Descriptor of a special token's id: int, or None where there is no such token."""
+    """The attribute of a special token's id: int, or None where there is no such token."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name.removesuffix("_id")
 
-    def __get__(self, instance: SpecialTokens | None, owner: type) -> Any:
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: SpecialTokens, owner: type) -> int | None: ...
+    def __get__(self, instance: SpecialTokens | None, owner: type) -> Self | int | None:
         if instance is None:
             return self
         token = instance.specials.name_of(self.name.removesuffix("_token"))
@@ -119,7 +142,11 @@ class _SpecialTokenId:
 
 
 class SpecialTokens:
-    """Holds the special tokens; the tokenizer classes derive from it."""
+    """The part of a tokenizer that holds its special tokens.
+
+    Attributes:
+        specials: the special tokens.
+    """
 
     bos_token = _SpecialToken()
     eos_token = _SpecialToken()
@@ -139,9 +166,11 @@ class SpecialTokens:
     specials: SpecialSet
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """Return the id of a token, or a list of ids."""
         raise NotImplementedError
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Return the token of an id, or a list of tokens."""
         raise NotImplementedError
 
     def _set_special(self, name: str, value: TokenLike | None) -> None:
@@ -151,7 +180,7 @@ class SpecialTokens:
 
     @property
     def additional_special_tokens(self) -> list[str]:
-        """Special tokens that have no role of their own."""
+        """The special tokens that have no role of their own; may be set."""
         return [token.content for token in self.specials.additional]
 
     @additional_special_tokens.setter
@@ -160,7 +189,7 @@ class SpecialTokens:
 
     @property
     def additional_special_tokens_ids(self) -> list[int]:
-        """Their ids."""
+        """The ids of `additional_special_tokens`."""
         return self.convert_tokens_to_ids(self.additional_special_tokens)
 
     @property
@@ -180,7 +209,7 @@ class SpecialTokens:
 
     @property
     def special_tokens_map_extended(self) -> dict[str, AddedToken | list[AddedToken]]:
-        """Attribute name to AddedToken, only those that are set."""
+        """The special tokens that are set, as AddedTokens by the names of their attributes."""
         found: dict[str, AddedToken | list[AddedToken]] = {
             name: token
             for name in SPECIAL_NAMES
@@ -192,7 +221,7 @@ class SpecialTokens:
 
     @property
     def special_tokens_map(self) -> dict[str, str | list[str]]:
-        """Attribute name to string, only those that are set."""
+        """The special tokens that are set, as strings by the names of their attributes."""
         return {
             name: [t.content for t in value] if isinstance(value, list) else value.content
             for name, value in self.special_tokens_map_extended.items()

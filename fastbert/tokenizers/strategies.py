@@ -1,4 +1,4 @@
-"""What `padding=`, `truncation=` and their companions mean: one place for every engine."""
+"""The meaning of `padding=`, `truncation=` and their companions, for every engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from fastbert.tokenizers.engines.encoding import Padding, Truncation
 
@@ -22,7 +21,11 @@ TRUNCATIONS = ("longest_first", "only_first", "only_second", "do_not_truncate")
 
 @dataclass
 class WarnOnce:
-    """Logs each named warning the first time only."""
+    """Log each named warning the first time only.
+
+    Attributes:
+        seen: names of the warnings that were logged.
+    """
 
     seen: set[str] = field(default_factory=set)
 
@@ -32,8 +35,15 @@ class WarnOnce:
             logger.warning(message)
 
 
-def padding_strategy(padding: Any) -> str:
-    """The strategy's name for True, False, None, a name or an enum with such a value."""
+def padding_strategy(padding: object) -> str:
+    """Return the name of a padding strategy.
+
+    Args:
+        padding: True, False, None, a name, or an enum with such a value.
+
+    Raises:
+        ValueError: for anything else.
+    """
     value = getattr(padding, "value", padding)
     named = {True: "longest", False: "do_not_pad", None: "do_not_pad"}
     strategy = named[value] if value is None or isinstance(value, bool) else value
@@ -44,8 +54,15 @@ def padding_strategy(padding: Any) -> str:
     return strategy
 
 
-def truncation_strategy(truncation: Any) -> str:
-    """The strategy's name for True, False, None, a name or an enum with such a value."""
+def truncation_strategy(truncation: object) -> str:
+    """Return the name of a truncation strategy.
+
+    Args:
+        truncation: True, False, None, a name, or an enum with such a value.
+
+    Raises:
+        ValueError: for anything else.
+    """
     value = getattr(truncation, "value", truncation)
     named = {True: "longest_first", False: "do_not_truncate", None: "do_not_truncate"}
     strategy = named[value] if value is None or isinstance(value, bool) else value
@@ -58,14 +75,23 @@ def truncation_strategy(truncation: Any) -> str:
 
 
 def check_side(name: str, side: str) -> str:
-    """`side` itself if it is "right" or "left"; ValueError naming the argument otherwise."""
+    """Return `side` if it is "right" or "left".
+
+    Raises:
+        ValueError: otherwise; it names the argument.
+    """
     if side not in ("right", "left"):
         raise ValueError(f"{name} is {side!r}; it must be 'right' or 'left'.")
     return side
 
 
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raises unless `value` is None or an int of at least `least`."""
+def check_count(name: str, value: object, least: int) -> None:
+    """Check that `value` is None or an int of at least `least`.
+
+    Raises:
+        TypeError: for another type.
+        ValueError: for a smaller number.
+    """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise TypeError(f"{name} is {value!r}; it must be an integer.")
     if value is not None and value < least:
@@ -74,8 +100,8 @@ def check_count(name: str, value: Any, least: int) -> None:
 
 def resolve(
     *,
-    padding: Any,
-    truncation: Any,
+    padding: object,
+    truncation: object,
     max_length: int | None,
     stride: int,
     pad_to_multiple_of: int | None,
@@ -85,12 +111,30 @@ def resolve(
     pad: tuple[str | None, int | None, int],
     warn: Callable[[str, str], None],
 ) -> tuple[Truncation | None, Padding | None]:
-    """What to truncate and pad to, from the arguments of a tokenizer's call.
+    """Decide what to truncate and pad to from the arguments of a tokenizer's call.
 
-    `pad` is (pad_token, pad_token_id, pad_token_type_id). A bare `max_length` (no padding, no
-    truncation) truncates, with a warning, as `transformers` does. Raises ValueError for unknown
-    strategies, for padding without a pad token, and for a truncation length that is no multiple of
-    `pad_to_multiple_of` when padding too.
+    A bare `max_length` (no padding, no truncation) truncates, with a warning, as `transformers`
+    does.
+
+    Args:
+        padding: True, False or the name of a strategy.
+        truncation: True, False, None or the name of a strategy.
+        max_length: tokens of a row; None for the model's limit.
+        stride: tokens that a row and its overflow share.
+        pad_to_multiple_of: the padded length is a multiple of it.
+        padding_side: "right" or "left".
+        truncation_side: "right" or "left".
+        model_max_length: tokens that the model takes.
+        pad: pad_token, pad_token_id and pad_token_type_id.
+        warn: is called with the name and the text of a warning.
+
+    Returns:
+        How to truncate and how to pad; None for not at all.
+
+    Raises:
+        TypeError: for a number that is no integer.
+        ValueError: for an unknown strategy, for padding without a pad token, and for a truncation
+            length that is no multiple of `pad_to_multiple_of` when padding too.
     """
     check_count("max_length", max_length, 0)
     check_count("stride", stride, 0)

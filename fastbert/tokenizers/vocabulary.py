@@ -1,9 +1,9 @@
-"""Tokens, ids, added tokens and decoding: the part of a tokenizer that is about its vocabulary."""
+"""The part of a tokenizer that concerns its vocabulary: tokens, ids, added tokens, decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.special import (
     ADDITIONAL,
     SPECIAL_NAMES,
+    Ids,
     SpecialSet,
     SpecialTokens,
     TokenLike,
@@ -21,23 +22,59 @@ from fastbert.tokenizers.special import (
 
 
 class Engine(Protocol):
-    """What turns texts into Encodings: `RustEngine` or `PieceEngine`."""
+    """The interface of `RustEngine` and `PieceEngine`, which turn texts into encodings."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The size of the base vocabulary."""
+        ...
+
     @property
-    def total_size(self) -> int: ...
+    def total_size(self) -> int:
+        """The size of the vocabulary with the added tokens."""
+        ...
+
     @property
-    def added_tokens(self) -> dict[int, AddedToken]: ...
-    def vocab(self) -> dict[str, int]: ...
-    def token_to_id(self, token: str) -> int | None: ...
-    def id_to_token(self, token_id: int) -> str | None: ...
-    def add_tokens(self, tokens: Iterable[AddedToken]) -> int: ...
-    def restore_added(self, tokens: dict[int, AddedToken]) -> None: ...
-    def bind(self, specials: SpecialSet) -> None: ...
-    def num_special_tokens_to_add(self, pair: bool) -> int: ...
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str: ...
-    def join(self, tokens: Sequence[str]) -> str: ...
+    def added_tokens(self) -> dict[int, AddedToken]:
+        """The added tokens by their ids, in the order of the ids."""
+        ...
+
+    def vocab(self) -> dict[str, int]:
+        """Return the id of every token, added tokens included."""
+        ...
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token, None where the engine has no unknown token for it."""
+        ...
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return the token of an id, None where there is none."""
+        ...
+
+    def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
+        """Mark tokens as added and return how many were not in the vocabulary."""
+        ...
+
+    def restore_added(self, tokens: dict[int, AddedToken]) -> None:
+        """Add tokens that were saved with their ids."""
+        ...
+
+    def bind(self, specials: SpecialSet) -> None:
+        """Use these special tokens, whose changes are seen, from here on."""
+        ...
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        """Return how many special tokens one text or two get."""
+        ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
+        """Return the text of ids."""
+        ...
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """Join tokens to text."""
+        ...
+
     def encode(
         self,
         inputs: Sequence[Any],
@@ -47,11 +84,25 @@ class Engine(Protocol):
         split_special_tokens: bool,
         truncation: Truncation | None,
         padding: Padding | None,
-    ) -> Sequence[Encoding]: ...
+    ) -> Sequence[Encoding]:
+        """Encode a batch.
+
+        Args:
+            inputs: texts, or (text, pair) tuples; where `is_split`, lists of words stand for texts.
+            is_split: whether texts are given as lists of words.
+            add_special_tokens: put the family's special tokens around each input.
+            split_special_tokens: read special tokens in a text as ordinary characters.
+            truncation: how to truncate; None for not at all.
+            padding: how to pad; None for not at all.
+
+        Returns:
+            One encoding for each input; its overflow is in its `overflowing`.
+        """
+        ...
 
 
 def to_list(values: Any) -> Any:
-    """Tensors, arrays and tuples of numbers as (nested) lists; an int stays an int."""
+    """Turn tensors, arrays and tuples of numbers into (nested) lists; an int stays an int."""
     if isinstance(values, (torch.Tensor, np.ndarray, np.generic)):
         return values.tolist()
     if isinstance(values, (list, tuple)):
@@ -60,23 +111,32 @@ def to_list(values: Any) -> Any:
 
 
 class Vocabulary(SpecialTokens):
-    """Converts between tokens and ids, adds tokens, decodes."""
+    """The part of a tokenizer that converts between tokens and ids, adds tokens and decodes.
+
+    Attributes:
+        engine: what tokenises texts.
+        clean_up_tokenization_spaces: whether decoding removes spaces before English punctuation.
+    """
 
     engine: Engine
     clean_up_tokenization_spaces: bool
 
     @property
     def is_fast(self) -> bool:
-        """True: offsets, word ids and overflow rows are there to be asked for.
+        """True: offsets, word ids and rows of overflow can be had.
 
-        Programs written for transformers ask this before they use those, which its tokenizers in
-        Python lack; here both engines have them.
+        Programs written for transformers look at this before they ask for those, since its
+        tokenizers in Python lack them; here both engines have them.
         """
         return True
 
     @property
     def backend_tokenizer(self) -> Any:
-        """The `tokenizers.Tokenizer` of a class that runs in Rust; AttributeError in others."""
+        """The `tokenizers.Tokenizer` of a class that runs in Rust.
+
+        Raises:
+            AttributeError: for a class that does not.
+        """
         try:
             return self.engine.backend  # type: ignore[attr-defined]
         except AttributeError:
@@ -86,22 +146,22 @@ class Vocabulary(SpecialTokens):
 
     @property
     def vocab_size(self) -> int:
-        """Size of the base vocabulary; `len(tokenizer)` also counts the added tokens."""
+        """The size of the base vocabulary; `len(tokenizer)` also counts the added tokens."""
         return self.engine.vocab_size
 
     @property
     def vocab(self) -> dict[str, int]:
-        """Same as `get_vocab()`."""
+        """The id of every token; the same as `get_vocab()`."""
         return self.get_vocab()
 
     @property
     def added_tokens_decoder(self) -> dict[int, AddedToken]:
-        """Id to AddedToken, in the order of ids, special tokens included."""
+        """The added tokens by their ids, in the order of the ids, special tokens included."""
         return self.engine.added_tokens
 
     @property
     def added_tokens_encoder(self) -> dict[str, int]:
-        """Token to id for the same tokens."""
+        """The ids of the added tokens."""
         return {token.content: index for index, token in self.engine.added_tokens.items()}
 
     def __len__(self) -> int:
@@ -111,15 +171,24 @@ class Vocabulary(SpecialTokens):
         return True
 
     def get_vocab(self) -> dict[str, int]:
-        """Token to id, added tokens included."""
+        """Return the id of every token, added tokens included."""
         return self.engine.vocab()
 
     def get_added_vocab(self) -> dict[str, int]:
-        """Same as `added_tokens_encoder`."""
+        """Return the ids of the added tokens."""
         return self.added_tokens_encoder
 
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...  # type: ignore[overload-overlap]
+    @overload
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]: ...
+    @overload
+    def convert_tokens_to_ids(self, tokens: None) -> None: ...
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """The id of a token, or a list of ids; unknown tokens get `unk_token_id`."""
+        """Return the id of a token, or a list of ids; unknown tokens get `unk_token_id`.
+
+        Where the vocabulary has no unknown token either, None stands for the id.
+        """
         if tokens is None:
             return None
         if not isinstance(tokens, str):
@@ -129,8 +198,12 @@ class Vocabulary(SpecialTokens):
             return None if unknown == tokens else self.convert_tokens_to_ids(unknown)
         return token_id
 
+    @overload
+    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
+    @overload
+    def convert_ids_to_tokens(self, ids: Ids, skip_special_tokens: bool = False) -> list[str]: ...
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """The token of an id, or a list of tokens."""
+        """Return the token of an id, or a list of tokens; None stands for an id without token."""
         ids = to_list(ids)
         if isinstance(ids, int):
             return self.engine.id_to_token(ids)
@@ -138,17 +211,23 @@ class Vocabulary(SpecialTokens):
         return [self.engine.id_to_token(int(i)) for i in ids if int(i) not in skipped]
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Joins tokens into text."""
+        """Join tokens to text."""
         return self.engine.join(tokens)
 
     def add_tokens(
         self, new_tokens: TokenLike | Sequence[TokenLike], special_tokens: bool = False
     ) -> int:
-        """Adds tokens that the text is split at before anything else; returns how many.
+        """Add tokens that texts are split at before anything else.
 
-        A str becomes a token that strips nothing. With `special_tokens` they are skipped by
-        `decode(skip_special_tokens=True)`. The model
-        must grow too: `model.resize_token_embeddings(len(tokenizer))`.
+        The model must grow too: `model.resize_token_embeddings(len(tokenizer))`.
+
+        Args:
+            new_tokens: a token or several; a str stands for a token that strips nothing.
+            special_tokens: whether they are special: `decode(skip_special_tokens=True)` then leaves
+                them out.
+
+        Returns:
+            How many were not in the vocabulary.
         """
         if isinstance(new_tokens, (str, AddedToken)):
             new_tokens = [new_tokens]
@@ -168,8 +247,21 @@ class Vocabulary(SpecialTokens):
         special_tokens_dict: dict[str, TokenLike | Sequence[TokenLike]],
         replace_additional_special_tokens: bool = True,
     ) -> int:
-        """Sets special tokens by attribute name ("pad_token", "additional_special_tokens", ...)
-        and adds to the vocabulary those it lacks; returns how many were added."""
+        """Set special tokens, and add to the vocabulary those that it lacks.
+
+        Args:
+            special_tokens_dict: tokens by the names of their attributes: "pad_token",
+                "additional_special_tokens" and so on.
+            replace_additional_special_tokens: whether the additional special tokens given replace
+                the present ones, or join them.
+
+        Returns:
+            How many were not in the vocabulary.
+
+        Raises:
+            TypeError: for a value that is no token or no list of tokens.
+            ValueError: for a name that is none of a special token.
+        """
         tokens: list[TokenLike] = []
         for name, value in special_tokens_dict.items():
             if name in (ADDITIONAL, "extra_special_tokens"):
@@ -194,6 +286,33 @@ class Vocabulary(SpecialTokens):
                 )
         return self.add_tokens(tokens, special_tokens=True)
 
+    @overload
+    def decode(
+        self,
+        token_ids: int | Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Any,
+    ) -> str: ...
+
+    @overload
+    def decode(
+        self,
+        token_ids: Sequence[Sequence[int]],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Any,
+    ) -> list[str]: ...
+
+    @overload
+    def decode(
+        self,
+        token_ids: torch.Tensor | np.ndarray,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **options: Any,
+    ) -> Any: ...
+
     def decode(
         self,
         token_ids: Any,
@@ -201,11 +320,22 @@ class Vocabulary(SpecialTokens):
         clean_up_tokenization_spaces: bool | None = None,
         **options: Any,
     ) -> Any:
-        """The text of one row of ids (an int, list, array or 1-D tensor); of a batch, a list.
+        """Turn ids back into text.
 
-        `clean_up_tokenization_spaces` removes the spaces before English punctuation; None takes
-        the tokenizer's own setting. Sentencepiece and FlauBERT tokenizers also take
-        `spaces_between_special_tokens` (True).
+        Args:
+            token_ids: one id, a row of ids, or a batch of rows.
+            skip_special_tokens: leave special tokens out.
+            clean_up_tokenization_spaces: remove the spaces before English punctuation; None for the
+                tokenizer's own setting.
+            **options: sentencepiece and FlauBERT tokenizers take
+                `spaces_between_special_tokens` (True).
+
+        Returns:
+            The text of an id or a row; a list of texts for a batch.
+
+        Raises:
+            TypeError: for an option that the tokenizer does not have.
+            ValueError: for ids that are not in the vocabulary.
         """
         ids = to_list(token_ids)
         ids = [ids] if isinstance(ids, int) else ids
@@ -224,12 +354,12 @@ class Vocabulary(SpecialTokens):
 
     def batch_decode(
         self,
-        sequences: Any,
+        sequences: Sequence[Sequence[int]] | Sequence[torch.Tensor] | torch.Tensor | np.ndarray,
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         **options: Any,
     ) -> list[str]:
-        """`decode` for every row."""
+        """Turn every row of ids back into text; see `decode`."""
         return [
             self.decode(row, skip_special_tokens, clean_up_tokenization_spaces, **options)
             for row in sequences
@@ -237,7 +367,7 @@ class Vocabulary(SpecialTokens):
 
     @staticmethod
     def clean_up_tokenization(out_string: str) -> str:
-        """Removes the space before . ? ! , and around English contractions."""
+        """Remove the space before . ? ! , and around English contractions."""
         for spaced in (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"):
             out_string = out_string.replace(spaced, spaced.strip())
         return out_string

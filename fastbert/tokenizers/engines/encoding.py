@@ -1,6 +1,6 @@
-"""The Encoding of one text or pair: what both engines hand to the call contract.
+"""The encoding of one text or pair, which both engines return.
 
-`tokenizers.Encoding` (Rust) satisfies the protocol as it is; `PieceEncoding` is the same in Python
+`tokenizers.Encoding` (Rust) satisfies the protocol as it is; `PieceEncoding` is the form in Python
 for the algorithms that `tokenizers` cannot express.
 """
 
@@ -17,37 +17,93 @@ class Encoding(Protocol):
     """Token ids of one row, with everything known about where each token came from."""
 
     @property
-    def ids(self) -> list[int]: ...
+    def ids(self) -> list[int]:
+        """The ids of the tokens."""
+        ...
+
     @property
-    def type_ids(self) -> list[int]: ...
+    def type_ids(self) -> list[int]:
+        """The token types."""
+        ...
+
     @property
-    def attention_mask(self) -> list[int]: ...
+    def attention_mask(self) -> list[int]:
+        """1 for every token, 0 for padding."""
+        ...
+
     @property
-    def special_tokens_mask(self) -> list[int]: ...
+    def special_tokens_mask(self) -> list[int]:
+        """1 for special tokens and padding, 0 for tokens of a text."""
+        ...
+
     @property
-    def tokens(self) -> list[str]: ...
+    def tokens(self) -> list[str]:
+        """The tokens as strings."""
+        ...
+
     @property
-    def offsets(self) -> list[Span]: ...
+    def offsets(self) -> list[Span]:
+        """The characters of every token; (0, 0) for special tokens and padding."""
+        ...
+
     @property
-    def word_ids(self) -> list[int | None]: ...
+    def word_ids(self) -> list[int | None]:
+        """The word of every token, None for special tokens and padding."""
+        ...
+
     @property
-    def sequence_ids(self) -> list[int | None]: ...
+    def sequence_ids(self) -> list[int | None]:
+        """The text (0 or 1) of every token, None for special tokens and padding."""
+        ...
+
     @property
-    def overflowing(self) -> Sequence[Encoding]: ...
+    def overflowing(self) -> Sequence[Encoding]:
+        """The rows of what truncation cut off."""
+        ...
+
     @property
-    def n_sequences(self) -> int: ...
-    def token_to_sequence(self, token_index: int) -> int | None: ...
-    def token_to_word(self, token_index: int) -> int | None: ...
-    def token_to_chars(self, token_index: int) -> Span | None: ...
-    def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> Span | None: ...
-    def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None: ...
-    def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None: ...
-    def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None: ...
+    def n_sequences(self) -> int:
+        """1 for a single text, 2 for a pair."""
+        ...
+
+    def token_to_sequence(self, token_index: int) -> int | None:
+        """Return the text (0 or 1) of a token, None for a special token."""
+        ...
+
+    def token_to_word(self, token_index: int) -> int | None:
+        """Return the word of a token, None for a special token."""
+        ...
+
+    def token_to_chars(self, token_index: int) -> Span | None:
+        """Return the characters of a token, None for a special token."""
+        ...
+
+    def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> Span | None:
+        """Return the tokens of a word, None where there are none."""
+        ...
+
+    def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None:
+        """Return the characters of a word, None where it has no token."""
+        ...
+
+    def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None:
+        """Return the token that holds a character, None where there is none."""
+        ...
+
+    def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None:
+        """Return the word that holds a character, None where there is none."""
+        ...
 
 
 class Truncation(NamedTuple):
-    """`strategy` is longest_first, only_first or only_second; `side` is right or left; `stride`
-    tokens are repeated between a row and its overflow."""
+    """How rows are truncated.
+
+    Attributes:
+        max_length: tokens of a row, special tokens included.
+        strategy: "longest_first", "only_first" or "only_second".
+        stride: tokens that a row and its overflow share.
+        side: "right" or "left", the end that is cut off.
+    """
 
     max_length: int
     strategy: str
@@ -56,7 +112,16 @@ class Truncation(NamedTuple):
 
 
 class Padding(NamedTuple):
-    """`length` None pads to the longest row; `multiple` rounds the length up."""
+    """How rows are padded.
+
+    Attributes:
+        length: tokens of every row; None for those of the longest row.
+        multiple: the length is rounded up to a multiple of it; None for no rounding.
+        side: "right" or "left".
+        token: the padding token.
+        token_id: its id.
+        type_id: the token type of padding.
+    """
 
     length: int | None
     multiple: int | None
@@ -67,7 +132,7 @@ class Padding(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A token before special tokens are added. `start`, `end`: characters of the original."""
+    """A token before special tokens are added, with the characters that it came from."""
 
     token: str
     id: int
@@ -78,10 +143,11 @@ class Word(NamedTuple):
 
 @dataclass
 class PieceEncoding:
-    """An Encoding made in Python. All lists are as long as `ids`.
+    """An encoding made in Python; see the protocol `Encoding`. All lists are as long as `ids`.
 
-    `spans` makes the offsets of the row before padding, when they are first asked for: following
-    every character through a normaliser can cost as much as tokenising.
+    Args:
+        spans: makes the offsets of the row before padding, when they are first asked for:
+            following every character through a normaliser can cost as much as tokenising.
     """
 
     ids: list[int]
@@ -114,20 +180,25 @@ class PieceEncoding:
         return [i for i, seq in enumerate(self.sequence_ids) if seq == sequence_index and wanted(i)]
 
     def token_to_sequence(self, token_index: int) -> int | None:
+        """Return the text (0 or 1) of a token, None for a special token."""
         return self.sequence_ids[token_index] if token_index < len(self.ids) else None
 
     def token_to_word(self, token_index: int) -> int | None:
+        """Return the word of a token, None for a special token."""
         return self.word_ids[token_index] if token_index < len(self.ids) else None
 
     def token_to_chars(self, token_index: int) -> Span | None:
+        """Return the characters of a token, None for a special token."""
         known = token_index < len(self.ids) and self.sequence_ids[token_index] is not None
         return self.offsets[token_index] if known else None
 
     def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> Span | None:
+        """Return the tokens of a word, None where there are none."""
         found = self._find(lambda i: self.word_ids[i] == word_index, sequence_index)
         return (found[0], found[-1] + 1) if found else None
 
     def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None:
+        """Return the characters of a word, None where it has no token."""
         span = self.word_to_tokens(word_index, sequence_index)
         if span is None:
             return None
@@ -135,16 +206,18 @@ class PieceEncoding:
         return offsets[span[0]][0], offsets[span[1] - 1][1]
 
     def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None:
+        """Return the token that holds a character, None where there is none."""
         offsets = self.offsets
         found = self._find(lambda i: offsets[i][0] <= char_pos < offsets[i][1], sequence_index)
         return found[0] if found else None
 
     def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None:
+        """Return the word that holds a character, None where there is none."""
         token = self.char_to_token(char_pos, sequence_index)
         return None if token is None else self.word_ids[token]
 
     def pad(self, length: int, padding: Padding) -> None:
-        """Pads this row (not its overflow) to `length` tokens, in place."""
+        """Pad this row (not its overflow) to `length` tokens, in place."""
         missing = length - len(self.ids)
         if missing <= 0:
             return

@@ -14,21 +14,24 @@ from fastbert.tokenizers.engines.encoding import (
     Span,
     Truncation,
 )
-from fastbert.tokenizers.engines.layout import Layout
 from fastbert.tokenizers.engines.stretch import (
     Cut,
     Stretch,
     append,
     constant,
 )
+from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.engines.windows import pad_all, windows
 from fastbert.tokenizers.special import SpecialSet
 
 
 class Pieces(NamedTuple):
-    """The tokens of a stretch of text without added tokens, with the index of each one's word.
+    """The tokens of a stretch of text that holds no added tokens.
 
-    `spans()` gives the characters of each token in the stretch.
+    Attributes:
+        tokens: the tokens, in order.
+        words: the index of each token's word.
+        spans: returns the characters of each token in the stretch.
     """
 
     tokens: list[str]
@@ -41,40 +44,47 @@ class PieceModel(Protocol):
 
     @property
     def size(self) -> int:
-        """Size of the base vocabulary, as `vocab_size` reports it."""
+        """The size of the base vocabulary, as `vocab_size` reports it."""
         ...
 
     def vocab(self) -> dict[str, int]:
-        """Token to id, without added tokens."""
+        """Return the id of every token, without added tokens."""
         ...
 
     def pieces(self, text: str) -> Pieces:
-        """Cuts a stretch of text without added tokens."""
+        """Cut a stretch of text that holds no added tokens."""
         ...
 
     def to_id(self, piece: str) -> int:
-        """The id of a piece, or the unknown token's."""
+        """Return the id of a piece, or the unknown token's."""
         ...
 
     def to_piece(self, index: int) -> str | None:
-        """The piece of an id, None where there is none."""
+        """Return the piece of an id, None where there is none."""
         ...
 
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
-        """The text of pieces, among which special tokens (`specials`) may stand."""
+        """Join pieces to text; some of them may be special tokens, which `specials` lists."""
         ...
 
 
 class PieceEngine:
-    """Splits texts at added tokens, cuts the rest with a `PieceModel`, adds special tokens,
-    truncates and pads: in Python what `RustEngine` has from its library.
+    """An engine in Python; see the protocol `Engine`.
 
-    lower: lower-case everything but special tokens, character by character.
+    It splits texts at added tokens, cuts the rest with a `PieceModel`, adds special tokens,
+    truncates and pads, all of which `RustEngine` has from its library.
+
+    Args:
+        model: the vocabulary and its algorithm.
+        template: where special tokens go.
+        lower: whether to lower-case everything but special tokens, character by character.
     """
 
-    def __init__(self, model: PieceModel, layout: Layout, *, lower: bool = False) -> None:
+    def __init__(
+        self, model: PieceModel, template: SpecialTokensTemplate, *, lower: bool = False
+    ) -> None:
         self.model = model
-        self.layout = layout
+        self.template = template
         self.lower = lower
         self._added: dict[int, AddedToken] = {}
         self._added_ids: dict[str, int] = {}
@@ -95,30 +105,39 @@ class PieceEngine:
 
     @property
     def vocab_size(self) -> int:
+        """The size of the base vocabulary."""
         return self.model.size
 
     @property
     def total_size(self) -> int:
+        """The size of the vocabulary with the added tokens."""
         return len(self._ids)
 
     @property
     def added_tokens(self) -> dict[int, AddedToken]:
+        """The added tokens by their ids, in the order of the ids."""
         return dict(sorted(self._added.items()))
 
     def vocab(self) -> dict[str, int]:
+        """Return the id of every token, added tokens included."""
         return dict(self._ids)
 
-    def token_to_id(self, token: str) -> int | None:
+    def token_to_id(self, token: str) -> int:
+        """Return the id of a token, or the unknown token's."""
         found = self._ids.get(token)
         return self.model.to_id(token) if found is None else found
 
     def id_to_token(self, token_id: int) -> str | None:
+        """Return the token of an id, None where there is none."""
         added = self._added.get(token_id)
         return self.model.to_piece(token_id) if added is None else added.content
 
     def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
-        """Marks tokens as added; those not in the vocabulary get the next ids. Returns how many
-        were not in it."""
+        """Mark tokens as added; those that are not in the vocabulary get the next ids.
+
+        Returns:
+            How many were not in the vocabulary.
+        """
         fresh: dict[str, int] = {}
         size = len(self._ids)
         for token in tokens:
@@ -142,20 +161,22 @@ class PieceEngine:
         return len(fresh)
 
     def restore_added(self, tokens: dict[int, AddedToken]) -> None:
-        """Takes tokens saved with their ids."""
+        """Add tokens that were saved with their ids."""
         self._added.update(tokens)
         self._refresh()
 
     def bind(self, specials: SpecialSet) -> None:
+        """Use these special tokens, whose changes are seen, from here on."""
         self.specials = specials
 
     def num_special_tokens_to_add(self, pair: bool) -> int:
-        return len(self.layout.slots(pair)) - (2 if pair else 1)
+        """Return how many special tokens one text or two get."""
+        return len(self.template.slots(pair)) - (2 if pair else 1)
 
     # ---- text to tokens ------------------------------------------------------------------------
 
     def _lowered(self, text: str) -> tuple[str, list[int] | None]:
-        """`text` in lower case but for special tokens, and the source of every character."""
+        """Lower-case a text except its special tokens; also return every character's source."""
         parts: list[str] = []
         positions: list[int] = []
         last = 0
@@ -172,7 +193,7 @@ class PieceEngine:
         return "".join(parts), positions
 
     def _stretches(self, text: str, positions: list[int] | None) -> list[Stretch]:
-        """Splits at added tokens; their flags move spaces and neighbours as they say."""
+        """Split a text at added tokens; their flags move spaces and neighbours as they say."""
         parts: list[Stretch] = []
         last = 0
         for match in [*self._splitter.finditer(text), None]:
@@ -204,7 +225,7 @@ class PieceEngine:
         return parts
 
     def cut(self, text: str, split_special_tokens: bool = False) -> Cut:
-        """Tokenises one text, without special tokens around it."""
+        """Tokenise one text, without special tokens around it."""
         lowered, positions = self._lowered(text) if self.lower else (text, None)
         if split_special_tokens:
             parts = [Stretch(lowered, 0, positions)]
@@ -222,17 +243,14 @@ class PieceEngine:
                 continue
             tokens, words, spans = self.model.pieces(part.text)
             if tokens:
-                places = [word + one for one in words]
-                result.add(tokens, [self._to_id(one) for one in tokens], places, part.moved(spans))
-                word = places[-1] + 1
+                indices = [word + one for one in words]
+                ids = [self.token_to_id(one) for one in tokens]
+                result.add(tokens, ids, indices, part.moved(spans))
+                word = indices[-1] + 1
         return result
 
-    def _to_id(self, token: str) -> int:
-        found = self._ids.get(token)
-        return self.model.to_id(token) if found is None else found
-
     def _cut_words(self, words: Sequence[str], split_special_tokens: bool) -> Cut:
-        """Tokenises each word on its own; offsets are within the word."""
+        """Tokenise each word on its own; offsets are within the word."""
         result = Cut()
         for index, word in enumerate(words):
             one = self.cut(word, split_special_tokens)
@@ -249,7 +267,11 @@ class PieceEngine:
         truncation: Truncation | None,
         padding: Padding | None,
     ) -> list[PieceEncoding]:
-        """Encodes texts, (text, pair) tuples, or those of word lists where `is_split`."""
+        """Encode a batch; see `Engine.encode`.
+
+        Raises:
+            ValueError: for a truncation that is not possible, or a missing special token.
+        """
         cut = self._cut_words if is_split else self.cut
         rows: list[PieceEncoding] = []
         for one in inputs:
@@ -267,9 +289,9 @@ class PieceEngine:
     def _assemble(
         self, cuts: list[Cut], window: Sequence[Span], add_special_tokens: bool
     ) -> PieceEncoding:
-        """One row: a window of each text, with special tokens around them."""
+        """Make one row: a window of each text, with special tokens around them."""
         pair = len(cuts) == 2
-        slots = self.layout.slots(pair)
+        slots = self.template.slots(pair)
 
         def spans() -> list[Span]:
             found: list[Span] = []
@@ -282,7 +304,7 @@ class PieceEngine:
             return found
 
         row = PieceEncoding([], [], [], [], [], [], [], [], len(cuts), spans)
-        for slot, kind in zip(slots, self.layout.types(pair), strict=True):
+        for slot, token_type in zip(slots, self.template.types(pair), strict=True):
             if slot in "AB":
                 sequence = "AB".index(slot)
                 start, end = window[sequence]
@@ -301,20 +323,21 @@ class PieceEngine:
                         "add_special_tokens=False."
                     )
                 row.tokens.append(token)
-                row.ids.append(self._to_id(token))
+                row.ids.append(self.token_to_id(token))
                 row.word_ids.append(None)
             else:
                 continue
             row.sequence_ids.extend([sequence] * count)
             row.special_tokens_mask.extend([int(sequence is None)] * count)
             # transformers' Python classes tell two texts apart only where special tokens do.
-            row.type_ids.extend([kind if add_special_tokens else 0] * count)
+            row.type_ids.extend([token_type if add_special_tokens else 0] * count)
             row.attention_mask.extend([1] * count)
         return row
 
     # ---- tokens to text ------------------------------------------------------------------------
 
     def join(self, tokens: Sequence[str]) -> str:
+        """Join tokens to text."""
         return self.model.join(tokens, set(self.specials.strings()))
 
     def decode(
@@ -325,7 +348,18 @@ class PieceEngine:
         spaces_between_special_tokens: bool = True,
         **options: Any,
     ) -> str:
-        """The text of `ids`. Added tokens that are not special stand by themselves."""
+        """Return the text of ids; added tokens that are not special stand by themselves.
+
+        Args:
+            ids: ids of the vocabulary.
+            skip_special_tokens: leave special tokens out.
+            spaces_between_special_tokens: put a space between added tokens and the text.
+            **options: none; anything else is refused.
+
+        Raises:
+            TypeError: for an unknown option.
+            ValueError: for an id that is not in the vocabulary.
+        """
         if options:
             raise TypeError(
                 f"decode() does not take {', '.join(sorted(options))}; it takes token_ids, "
@@ -338,7 +372,7 @@ class PieceEngine:
         apart |= {
             token.content
             for token in self.specials.additional
-            if self._to_id(token.content) >= self.vocab_size
+            if self.token_to_id(token.content) >= self.vocab_size
         }
         texts: list[str] = []
         run: list[str] = []

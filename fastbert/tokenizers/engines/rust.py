@@ -1,4 +1,4 @@
-"""The engine over the Rust library `tokenizers`."""
+"""The engine that runs in the Rust library `tokenizers`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from fastbert.tokenizers import files
 from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
-from fastbert.tokenizers.engines.layout import Layout
+from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.special import SpecialSet
 
 
 class RustEngine:
-    """Wraps a `tokenizers.Tokenizer`. A lock guards its truncation and padding, which are state."""
+    """An engine over a `tokenizers.Tokenizer`; see the protocol `Engine`.
+
+    Truncation and padding are state of the library's object, so a lock lets one call run at a time.
+
+    Args:
+        backend: the library's tokenizer; it belongs to the engine from here on.
+    """
 
     def __init__(self, backend: Tokenizer) -> None:
         self.backend = backend
@@ -38,19 +44,24 @@ class RustEngine:
 
     @property
     def vocab_size(self) -> int:
+        """The size of the base vocabulary."""
         return self.backend.get_vocab_size(with_added_tokens=False)
 
     @property
     def total_size(self) -> int:
+        """The size of the vocabulary with the added tokens."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def vocab(self) -> dict[str, int]:
+        """Return the id of every token, added tokens included."""
         return self.backend.get_vocab(with_added_tokens=True)
 
     def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token, None where it is not in the vocabulary."""
         return self.backend.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
+        """Return the token of an id, None where there is none."""
         # The library gives the normalised form of added tokens; their own is wanted.
         added = self._contents.get(token_id)
         if added is not None or token_id < 0:
@@ -59,15 +70,21 @@ class RustEngine:
 
     @property
     def added_tokens(self) -> dict[int, AddedToken]:
+        """The added tokens by their ids, in the order of the ids."""
         return dict(sorted(self.backend.get_added_tokens_decoder().items()))
 
     def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
+        """Mark tokens as added and return how many were not in the vocabulary."""
         added = self.backend.add_tokens(list(tokens))
         self._refresh()
         return added
 
     def restore_added(self, tokens: dict[int, AddedToken]) -> None:
-        """Adds tokens saved with their ids; ValueError where they would get other ids."""
+        """Add tokens that were saved with their ids.
+
+        Raises:
+            ValueError: where the tokens would get other ids.
+        """
         present = self.backend.get_added_tokens_decoder()
         self.add_tokens([token for index, token in tokens.items() if present.get(index) != token])
         moved = {
@@ -83,18 +100,19 @@ class RustEngine:
             )
 
     def bind(self, specials: SpecialSet) -> None:
-        """Nothing to do: the post-processor holds the special tokens it was built with."""
+        """Do nothing: the post-processor holds the special tokens it was built with."""
 
-    def set_layout(self, layout: Layout, specials: SpecialSet) -> None:
-        """Puts special tokens around texts as `layout` says."""
-        names = {slot: name for slot in layout.pair if (name := specials.name_of(slot))}
+    def set_template(self, template: SpecialTokensTemplate, specials: SpecialSet) -> None:
+        """Put special tokens around texts as a template says."""
+        names = {slot: name for slot in template.pair if (name := specials.name_of(slot))}
         self.backend.post_processor = processors.TemplateProcessing(
-            single=layout.template(False, names),
-            pair=layout.template(True, names),
+            single=template.notation(False, names),
+            pair=template.notation(True, names),
             special_tokens=[(name, self.backend.token_to_id(name)) for name in names.values()],
         )
 
     def num_special_tokens_to_add(self, pair: bool) -> int:
+        """Return how many special tokens one text or two get."""
         return self.backend.num_special_tokens_to_add(pair)
 
     def encode(
@@ -107,7 +125,11 @@ class RustEngine:
         truncation: Truncation | None,
         padding: Padding | None,
     ) -> Sequence[Encoding]:
-        """Encodes texts, (text, pair) tuples, or those of word lists where `is_split`."""
+        """Encode a batch; see `Engine.encode`.
+
+        Raises:
+            ValueError: for a truncation that is not possible, or half of a surrogate pair.
+        """
         with self._lock:
             self._configure(truncation, padding, split_special_tokens)
             try:
@@ -148,13 +170,18 @@ class RustEngine:
             backend.encode_special_tokens = split_special_tokens
 
     def serialized(self) -> str:
-        """The content of tokenizer.json, without the truncation and padding of the last call."""
+        """Return the content of tokenizer.json, without truncation and padding."""
         with self._lock:
             self._configure(None, None, self.backend.encode_special_tokens)
             return self.backend.to_str(pretty=True)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
-        """The text of `ids`."""
+        """Return the text of ids.
+
+        Raises:
+            TypeError: for any option: this engine has none.
+            ValueError: for a negative id.
+        """
         if options:
             raise TypeError(
                 f"decode() does not take {', '.join(sorted(options))} with this tokenizer; it "
@@ -169,12 +196,13 @@ class RustEngine:
             ) from error
 
     def join(self, tokens: Sequence[str]) -> str:
+        """Join tokens to text."""
         decoder = self.backend.decoder
         return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
 
 
 def _sentence(error: BaseException, cut: Truncation | None) -> ValueError | None:
-    """A ValueError that says what to do, for the library's errors about truncation; else None."""
+    """Say what to do about the library's errors of truncation; None for other errors."""
     message = str(error)
     if cut is not None and "stride" in message:
         return ValueError(
@@ -192,15 +220,15 @@ def _sentence(error: BaseException, cut: Truncation | None) -> ValueError | None
 
 
 def _unencodable(error: BaseException, inputs: Any) -> ValueError | None:
-    """A ValueError about half of a surrogate pair in a text, which the library calls no str."""
+    """Say that a text holds half of a surrogate pair, which the library calls no str; else None."""
     if not isinstance(error, TypeError):
         return None
     if not isinstance(inputs, str):
         found = (_unencodable(error, part) for part in inputs)
         return next((told for told in found if told is not None), None)
-    for place, character in enumerate(inputs):
+    for position, character in enumerate(inputs):
         if "\ud800" <= character <= "\udfff":
-            around = inputs[max(place - 20, 0) : place + 20]
+            around = inputs[max(position - 20, 0) : position + 20]
             return ValueError(
                 f"A text holds U+{ord(character):X}, half of a surrogate pair, which is no "
                 f"character ({around!r}); decode its source as what it is, or replace such halves: "
@@ -210,7 +238,12 @@ def _unencodable(error: BaseException, inputs: Any) -> ValueError | None:
 
 
 def read_rust_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Reads a tokenizer.json; FileNotFoundError or ValueError (broken file) otherwise."""
+    """Read a tokenizer.json.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: when the file is broken.
+    """
     found = files.existing_file(path, "tokenizer file", "pass the path of a tokenizer.json.")
     try:
         return Tokenizer.from_file(str(found))

@@ -10,7 +10,11 @@ from fastbert.tokenizers.engines.encoding import Span
 class Stretch:
     """A run of text that is either one added token or has none in it.
 
-    `positions[i]` is the place of character i in the original text; None means `start + i`.
+    Args:
+        text: the characters.
+        start: position of the first one in the original text.
+        positions: position of every character in the original text; None where character i is at
+            `start + i`.
     """
 
     __slots__ = ("positions", "start", "text")
@@ -19,16 +23,18 @@ class Stretch:
         self.text, self.start, self.positions = text, start, positions
 
     def lstrip(self) -> None:
+        """Take away the spaces at the beginning."""
         kept = self.text.lstrip()
         cut = len(self.text) - len(kept)
         self.text, self.start = kept, self.start + cut
         self.positions = None if self.positions is None else self.positions[cut:]
 
     def rstrip(self) -> None:
+        """Take away the spaces at the end."""
         self.text = self.text.rstrip()
 
     def span(self, start: int, end: int) -> Span:
-        """Characters `start` to `end` of this stretch, in the original text."""
+        """Return where characters `start` to `end` of this stretch are in the original text."""
         if self.positions is None:
             return self.start + start, self.start + end
         if start >= end:
@@ -36,7 +42,7 @@ class Stretch:
         return self.positions[start], self.positions[end - 1] + 1
 
     def moved(self, spans: Callable[[], list[Span]]) -> Callable[[], list[Span]]:
-        """Spans in this stretch as spans in the original text, made when asked for."""
+        """Translate spans of this stretch to spans of the original text, when they are made."""
         if self.positions is None and self.start == 0:
             return spans
         return lambda: [self.span(start, end) for start, end in spans()]
@@ -59,26 +65,26 @@ class Cut:
         words: list[int],
         spans: Callable[[], list[Span]],
     ) -> None:
-        """Appends tokens; `spans` gives their places in the original text."""
+        """Append tokens; `spans` makes their spans in the original text."""
         self.tokens += tokens
         self.ids += ids
         self.words += words
         self._parts.append(spans)
 
     def spans(self) -> list[Span]:
-        """The characters of every token."""
+        """Return the characters of every token."""
         if self._spans is None:
             self._spans = [span for part in self._parts for span in part()]
         return self._spans
 
 
 def constant(spans: list[Span]) -> Callable[[], list[Span]]:
-    """A maker of these very spans."""
+    """Return a function that returns these spans."""
     return lambda: spans
 
 
 def append(left: Stretch, right: Stretch) -> None:
-    """Appends `right` to `left`."""
+    """Append `right` to `left`, in place."""
     spans = [
         list(range(part.start, part.start + len(part.text)))
         if part.positions is None

@@ -13,8 +13,11 @@ from fastbert.tokenizers.engines.encoding import (
 
 
 def longest_first(first: int, second: int, remove: int) -> tuple[int, int]:
-    """How many tokens to cut from a first and a second text so that `remove` go in all: the longer
-    loses its surplus, then both lose alike, the second one more where the rest is odd."""
+    """Return how many tokens a first and a second text lose, so that `remove` go in all.
+
+    The longer one loses its surplus, then both lose alike, the second one more where the rest is
+    odd.
+    """
     surplus = min(abs(first - second), remove)
     rest = remove - surplus
     if first > second:
@@ -23,8 +26,10 @@ def longest_first(first: int, second: int, remove: int) -> tuple[int, int]:
 
 
 def _ranges(length: int, keep: int, stride: int, side: str) -> list[Span]:
-    """Windows of `keep` tokens over `length`, each sharing `stride` with the one before; the first
-    is the row itself, at the side that is kept."""
+    """Lay windows of `keep` tokens over `length`, each sharing `stride` with the one before.
+
+    The first window is the row itself, at the side that is kept.
+    """
     if length <= keep:
         return [(0, length)]
     if keep == 0:
@@ -49,10 +54,18 @@ def _ranges(length: int, keep: int, stride: int, side: str) -> list[Span]:
 
 
 def windows(lengths: Sequence[int], cut: Truncation | None, specials: int) -> list[list[Span]]:
-    """Which tokens of one or two texts each row holds: first the row itself, then its overflow.
+    """Choose the tokens of one or two texts that each row holds.
 
-    `specials` is how many special tokens a row also needs. Raises ValueError where the strategy
-    names a text that is not there or not long enough.
+    Args:
+        lengths: tokens of each text.
+        cut: how to truncate; None for not at all.
+        specials: how many special tokens a row also holds.
+
+    Returns:
+        For the row itself, then for every row of its overflow, a span of each text's tokens.
+
+    Raises:
+        ValueError: where the strategy names a text that is not there or not long enough.
     """
     whole = [(0, length) for length in lengths]
     if cut is None:
@@ -89,7 +102,7 @@ def windows(lengths: Sequence[int], cut: Truncation | None, specials: int) -> li
 
 
 def pad_all(rows: Sequence[PieceEncoding], padding: Padding) -> None:
-    """Pads rows and their overflow, in place, to `padding.length` or to the longest row."""
+    """Pad rows and their overflow, in place, to `padding.length` or to the longest row."""
     length = padding.length
     if length is None:
         length = max((len(row.ids) for row in rows), default=0)

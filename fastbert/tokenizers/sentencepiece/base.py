@@ -1,4 +1,4 @@
-"""What CamemBERT's and RemBERT's tokenizers share: one sentencepiece vocabulary, two engines."""
+"""The base of CamemBERT's and RemBERT's tokenizers: one sentencepiece vocabulary, two engines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ from fastbert.tokenizers.vocabulary import Engine
 
 
 class SpmTokenizer(Tokenizer):
-    """A tokenizer over a sentencepiece `.model`, a tokenizer.json, or both."""
+    """A tokenizer over a sentencepiece `.model`, a tokenizer.json, or both.
+
+    Args:
+        engine: what tokenises texts.
+        vocab_file: the sentencepiece model, where there is one.
+        fresh: whether the engine was built here, rather than read from a tokenizer.json.
+        **options: see `Tokenizer`.
+
+    Attributes:
+        model_file_name: the name of the sentencepiece model in a folder.
+        vocab_file: path of the sentencepiece model, None where there is none.
+    """
 
     model_file_name: ClassVar[str]
     vocab_file: str | None
@@ -28,15 +39,18 @@ class SpmTokenizer(Tokenizer):
         fresh: bool,
         **options: Any,
     ) -> None:
-        """`fresh`: the engine was built here, rather than read from a tokenizer.json."""
         self.vocab_file = None if vocab_file is None else str(vocab_file)
         super().__init__(engine, **options)
         if fresh and isinstance(engine, RustEngine):
-            engine.set_layout(self.layout, self.specials)
+            engine.set_template(self.template, self.specials)
 
     @property
     def sp_model(self) -> Any:
-        """The SentencePieceProcessor; AttributeError for tokenizers that run in Rust."""
+        """The SentencePieceProcessor.
+
+        Raises:
+            AttributeError: for a tokenizer that runs in Rust.
+        """
         return self._spm().processor
 
     def _spm(self) -> SpmModel:
@@ -47,8 +61,11 @@ class SpmTokenizer(Tokenizer):
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Writes the sentencepiece model into the folder; returns its path, or nothing where the
-        tokenizer was made from a tokenizer.json alone."""
+        """Write the sentencepiece model into a folder.
+
+        Returns:
+            Its path, or nothing where the tokenizer was made from a tokenizer.json alone.
+        """
         target = Path(save_directory) / (
             f"{filename_prefix}-{self.model_file_name}" if filename_prefix else self.model_file_name
         )
@@ -61,7 +78,7 @@ class SpmTokenizer(Tokenizer):
         return (str(target),)
 
     def _class_name(self) -> str:
-        """Without "Fast" where the model is saved too, as transformers writes it."""
+        """Leave out "Fast" where the model is saved too, as transformers writes it."""
         name = type(self).__name__
         known = isinstance(self.engine, PieceEngine) or (
             self.vocab_file is not None and Path(self.vocab_file).is_file()
@@ -70,7 +87,7 @@ class SpmTokenizer(Tokenizer):
 
 
 def need_a_file(cls: type[SpmTokenizer]) -> FileNotFoundError:
-    """The error for a tokenizer called without any file."""
+    """Return the error for a tokenizer called without any file."""
     return FileNotFoundError(
         f"{cls.__name__} needs vocab_file= ({cls.model_file_name}) or tokenizer_file= "
         f"(tokenizer.json), or use {cls.__name__}.from_pretrained(folder)."
@@ -78,5 +95,5 @@ def need_a_file(cls: type[SpmTokenizer]) -> FileNotFoundError:
 
 
 def rust_engine_from_json(path: str | os.PathLike[str]) -> RustEngine:
-    """The engine of a tokenizer.json, as it is."""
+    """Build the engine of a tokenizer.json, as it is."""
     return RustEngine(read_rust_tokenizer(path))

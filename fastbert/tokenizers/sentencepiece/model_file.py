@@ -1,6 +1,6 @@
-"""Reads a sentencepiece `.model` file: a protocol-buffer message, read without protobuf.
+"""Reading of sentencepiece `.model` files, which are protocol-buffer messages, without protobuf.
 
-The layout is that of sentencepiece_model.proto: ModelProto {1: pieces {1: string piece, 2: float
+The format is that of sentencepiece_model.proto: ModelProto {1: pieces {1: string piece, 2: float
 score, 3: enum type}, 2: trainer_spec {3: enum model_type, 35: bool byte_fallback, 40: int32 unk_id,
 45: string unk_piece}, 3: normalizer_spec {2: bytes precompiled_charsmap}}.
 """
@@ -29,7 +29,16 @@ class SpmPiece(NamedTuple):
 
 @dataclass
 class SpmFile:
-    """What the Rust library needs of a `.model` file; ids are positions in `pieces`."""
+    """The parts of a `.model` file that the Rust library needs.
+
+    Attributes:
+        pieces: the vocabulary; the id of a piece is its position.
+        model_type: UNIGRAM, BPE or another number.
+        unk_id: id of the unknown piece.
+        unk_piece: the unknown piece.
+        byte_fallback: whether unknown characters become pieces of bytes.
+        charsmap: the compiled rules of normalisation.
+    """
 
     pieces: list[SpmPiece] = field(default_factory=list)
     model_type: int = UNIGRAM
@@ -40,7 +49,7 @@ class SpmFile:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The base-128 number at `at`, and the place after it."""
+    """Read the base-128 number at `at`; also return the position behind it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -54,7 +63,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field number and value of every field: an int, or the raw bytes of anything longer."""
+    """Yield number and value of every field: an int, or the raw bytes of anything longer."""
     at, end = 0, len(data)
     while at < end:
         key, at = _varint(data, at)
@@ -90,19 +99,23 @@ def _number(value: int | bytes) -> int:
 
 
 def _piece(data: bytes) -> SpmPiece:
-    text, score, kind = "", 0.0, NORMAL
+    text, score, piece_type = "", 0.0, NORMAL
     for number, value in _fields(data):
         if number == 1:
             text = _message(value).decode("utf-8")
         elif number == 2:
             score = struct.unpack("<f", _message(value))[0]
         elif number == 3:
-            kind = _number(value)
-    return SpmPiece(text, score, kind)
+            piece_type = _number(value)
+    return SpmPiece(text, score, piece_type)
 
 
 def parse(data: bytes) -> SpmFile:
-    """Reads the bytes of a `.model` file; ValueError, IndexError or struct.error where broken."""
+    """Parse the bytes of a `.model` file.
+
+    Raises:
+        ValueError: where they are no such file; IndexError and struct.error likewise.
+    """
     found = SpmFile()
     for number, value in _fields(data):
         if number == 1:
@@ -127,7 +140,11 @@ def parse(data: bytes) -> SpmFile:
 
 
 def read_bytes(path: str | os.PathLike[str] | None) -> bytes:
-    """The bytes of a `.model` file; FileNotFoundError with a remedy where there is none."""
+    """Read the bytes of a `.model` file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+    """
     found = files.existing_file(
         path, "sentencepiece model", "pass vocab_file= (a .model file), or use from_pretrained."
     )
@@ -135,7 +152,7 @@ def read_bytes(path: str | os.PathLike[str] | None) -> bytes:
 
 
 def broken(path: object, reason: object) -> ValueError:
-    """The error for a file that is no sentencepiece model."""
+    """Return the error for a file that is no sentencepiece model."""
     return ValueError(
         f"'{path}' is not a sentencepiece model ({reason}); it is broken or cut short, or another "
         "kind of file (a git-lfs pointer, say): fetch it again."
@@ -143,7 +160,12 @@ def broken(path: object, reason: object) -> ValueError:
 
 
 def read(path: str | os.PathLike[str] | None) -> SpmFile:
-    """Reads a `.model` file; FileNotFoundError or ValueError with a remedy where it cannot."""
+    """Read a `.model` file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: where it is no sentencepiece model.
+    """
     data = read_bytes(path)
     try:
         return parse(data)

@@ -1,4 +1,4 @@
-"""A sentencepiece vocabulary as a PieceModel: cut by sentencepiece itself."""
+"""A sentencepiece vocabulary as a PieceModel, used by sentencepiece itself."""
 
 from __future__ import annotations
 
@@ -12,10 +12,24 @@ from fastbert.tokenizers.sentencepiece import model_file
 
 
 class SpmModel:
-    """sentencepiece over ids shifted by `offset`.
+    """A PieceModel of sentencepiece.
 
-    With an offset, sentencepiece's id 0 (unknown) is `unk_id` instead. `processor_options` go to
-    `SentencePieceProcessor` (enable_sampling, nbest_size, alpha: subword regularisation).
+    Args:
+        path: the `.model` file.
+        offset: the id of sentencepiece's piece 0; its other ids are shifted by as much.
+        unk_id: with an offset, the id of the unknown piece.
+        processor_options: for `SentencePieceProcessor` (enable_sampling, nbest_size, alpha:
+            subword regularisation).
+
+    Attributes:
+        proto: the bytes of the file.
+        processor: the SentencePieceProcessor.
+        size: the size of the base vocabulary.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        TypeError: for unknown processor_options.
+        ValueError: for a file that is no sentencepiece model.
     """
 
     def __init__(
@@ -59,24 +73,28 @@ class SpmModel:
         self._load()
 
     def vocab(self) -> dict[str, int]:
+        """Return the id of every piece."""
         first = 1 if self.offset else 0
         piece = self.processor.IdToPiece
         return {piece(i): i + self.offset for i in range(first, self.size)}
 
     def to_id(self, piece: str) -> int:
+        """Return the id of a piece, or the unknown piece's."""
         index = self.processor.PieceToId(piece)
         if self.offset and index == 0:
             return self._unk_id if self._unk_id is not None else self.offset
         return index + self.offset
 
     def to_piece(self, index: int) -> str | None:
+        """Return the piece of an id, None where there is none."""
         inner = index - self.offset
         return self.processor.IdToPiece(inner) if 0 <= inner < self.size else None
 
     def pieces(self, text: str) -> Pieces:
+        """Cut a stretch of text that holds no added tokens."""
         tokens: list[str]
         if self._options.get("enable_sampling"):
-            # A second run would cut differently, so the places are taken now.
+            # A second run would cut differently, so the spans are taken now.
             mapped = self._mapped(text)
             tokens = [token for token, _, _ in mapped]
         else:
@@ -112,8 +130,9 @@ class SpmModel:
         return [(piece.piece, piece.begin, piece.end) for piece in encoded.pieces]
 
     def join(self, tokens: Sequence[str], specials: set[str]) -> str:
+        """Join pieces to text."""
         return self.decode(tokens)
 
     def decode(self, tokens: Sequence[str]) -> str:
-        """sentencepiece's own text for pieces."""
+        """Join pieces to text as sentencepiece does."""
         return self.processor.DecodePieces(list(tokens)) if tokens else ""

@@ -1,4 +1,4 @@
-"""Builds a Rust tokenizer from a sentencepiece `.model` file."""
+"""Rust tokenizers built from sentencepiece `.model` files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("fastbert.tokenizers")
 
 
 def bpe_merges(vocab: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
-    """The merges that build a sentencepiece BPE vocabulary, best score first.
+    """Find the merges that build a sentencepiece BPE vocabulary, best score first.
 
     A piece of score s is made of any two pieces that spell it; sentencepiece merges the pair whose
     result scores highest, so merges are ordered by that score, then by the longer left and right
@@ -43,10 +43,16 @@ def build(
     unk_id: int,
     steps: list[normalizers.Normalizer],
 ) -> RustTokenizer:
-    """A tokenizer over `vocab` (piece and score, in the order of ids) that normalises by `steps`,
-    marks spaces with "▁", and knows the model's control and user-defined pieces as added tokens.
+    """Build a tokenizer that marks spaces with "▁".
 
-    Raises ValueError for models that are neither Unigram nor BPE.
+    Args:
+        source: the model; its control and user-defined pieces become added tokens.
+        vocab: pieces and scores, in the order of the ids.
+        unk_id: id of the unknown piece.
+        steps: the normalisation of texts.
+
+    Raises:
+        ValueError: for a model that is neither Unigram nor BPE.
     """
     if source.byte_fallback:
         logger.warning(
