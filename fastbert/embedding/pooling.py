@@ -1,7 +1,7 @@
-"""From token rows to one vector a text: pooling and the small modules that may follow it.
+"""From hidden states to one vector a text: pooling and the small modules that may follow it.
 
-Everything works on packed rows and sums each text's rows in the order of its tokens, so that the
-vector of a text does not depend on the texts beside it.
+Everything works on packed hidden states and sums those of a text in the order of its tokens, so
+that the vector of a text does not depend on the texts beside it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def modes_of(config: Mapping[str, Any], source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The pooling modes that a 1_Pooling/config.json asks for, in either of its two forms.
+    """Read the pooling modes that a 1_Pooling/config.json asks for, in either of its two forms.
+
+    Args:
+        config: the content of the file.
+        source: the name of the file in error messages.
 
     Raises:
         ValueError: for a mode that does not exist, or pooling that leaves out the prompt.
@@ -55,7 +59,7 @@ def modes_of(config: Mapping[str, Any], source: str | os.PathLike[str]) -> tuple
 
 
 def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
-    """The modes as a tuple.
+    """Check that pooling modes exist and return them as a tuple.
 
     Raises:
         ValueError: for a mode that does not exist, or none at all.
@@ -70,15 +74,15 @@ def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
 
 
 def pool(rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str]) -> Tensor:
-    """One vector for each packed sequence.
+    """Compute one vector for each packed sequence.
 
     Args:
-        rows: (total, hidden), any float dtype.
+        rows: hidden states (tokens, hidden) of any float dtype.
         cu_seqlens: (batch + 1,) integers, as in PackedBatch. An empty sequence pools to zeros.
         modes: names from MODES; several are concatenated in the order given.
 
     Returns:
-        float32 (batch, hidden * len(modes)). Sums are float32, in the order of the rows.
+        float32 (batch, hidden * len(modes)). Sums are float32, in the order of the tokens.
     """
     bounds = cu_seqlens.to(torch.int64)
     pooled = [_POOLERS[mode](rows, bounds) for mode in check_modes(modes)]
@@ -86,7 +90,7 @@ def pool(rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str]) -> Tensor:
 
 
 def _sums(rows: Tensor, bounds: Tensor, divisors: Tensor | None = None) -> Tensor:
-    """The sum of every text's rows, over its divisor."""
+    """Sum every text's rows and divide by its divisor."""
     if cpu.sums_segments(rows):
         return cpu.segment_sums(rows, bounds, divisors)
     sums = _sums_by_torch(rows, bounds)
@@ -116,8 +120,8 @@ def _mean_sqrt_len(rows: Tensor, bounds: Tensor) -> Tensor:
 
 
 def _owners(rows: Tensor, bounds: Tensor) -> Tensor:
-    """int64 (total,): the sequence of every row. Told how many rows there are, torch need not ask
-    the device."""
+    """Return the sequence of every row: int64 (tokens,)."""
+    # Told how many rows there are, torch need not ask the device.
     every = torch.arange(bounds.shape[0] - 1, device=bounds.device)
     return every.repeat_interleave(bounds.diff(), output_size=rows.shape[0])
 
@@ -140,8 +144,8 @@ def _max(rows: Tensor, bounds: Tensor) -> Tensor:
 def _edge_rows(rows: Tensor, bounds: Tensor, at: Tensor) -> Tensor:
     if rows.shape[0] == 0:
         return rows.new_zeros(bounds.shape[0] - 1, rows.shape[1], dtype=torch.float32)
-    # Of an empty sequence another's row is picked, and not used: an index by a mask would wait for
-    # the device.
+    # For an empty sequence the row of another is picked, and not used: an index by a mask would
+    # wait for the device.
     picked = rows.index_select(0, at.clamp(0, rows.shape[0] - 1)).float()
     return torch.where((bounds.diff() > 0)[:, None], picked, 0.0)
 
@@ -165,15 +169,23 @@ _POOLERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def normalize(vectors: Tensor) -> Tensor:
-    """(batch, dim) -> each row divided by its Euclidean length; a row of zeros stays zeros."""
+    """Divide vectors (batch, dimension) by their Euclidean lengths; zeros stay zeros."""
     lengths = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
     return vectors / lengths.clamp(min=1e-12)
 
 
 class Dense(nn.Module):
-    """activation(x @ weight.T + bias) on sentence vectors: a `Dense` module of a saved model.
+    """A `Dense` module of a saved model: activation(x @ weight.T + bias) on sentence vectors.
 
-    Parameters: linear.weight (out_features, in_features), linear.bias (out_features,).
+    Args:
+        config: the content of the module's config.json.
+        source: the name of that file in error messages.
+
+    Attributes:
+        linear: weight (out_features, in_features) and bias (out_features,).
+
+    Raises:
+        ValueError: for an unknown activation or a residual.
     """
 
     def __init__(self, config: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
@@ -191,6 +203,6 @@ class Dense(nn.Module):
         )
 
     def forward(self, vectors: Tensor, plan: Plan) -> Tensor:
-        """(batch, in_features) -> (batch, out_features), float32."""
+        """Project vectors (batch, in_features) to float32 (batch, out_features)."""
         weight = self.linear.weight
         return self._activation(self.linear(vectors.to(weight.dtype), plan)).float()

@@ -1,4 +1,4 @@
-"""AutoTokenizer: the right tokenizer class for a folder or hub id."""
+"""The choice of the tokenizer class for a folder or hub id."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NAMELESS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 
 
 class AutoTokenizer:
-    """Chooses the tokenizer class; made only through `from_pretrained`."""
+    """The tokenizer of a checkpoint, whichever family it is of; use `from_pretrained`."""
 
     def __init__(self) -> None:
         raise TypeError("AutoTokenizer is used as AutoTokenizer.from_pretrained(name_or_path).")
@@ -49,14 +49,23 @@ class AutoTokenizer:
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         use_fast: bool = True,
-        config: Any = None,
+        config: object = None,
         **kwargs: Any,
     ) -> Tokenizer:
-        """The tokenizer of a folder or hub id, as its tokenizer_config.json or config.json says.
+        """Load the tokenizer that tokenizer_config.json or config.json of a checkpoint names.
 
-        use_fast: prefer the Rust class (CamemBERT). config: a model config, whose
-        model_type decides where the files do not. Further arguments: see the class chosen. Raises
-        FileNotFoundError for a missing folder, ValueError where the class cannot be told.
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            use_fast: prefer the Rust class, where there are two (CamemBERT).
+            config: a model's configuration, whose model_type decides where the files do not.
+            **kwargs: see `Tokenizer.from_pretrained`.
+
+        Returns:
+            A tokenizer of the family's class.
+
+        Raises:
+            FileNotFoundError: for a missing folder or vocabulary.
+            ValueError: where the files do not tell the class.
         """
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         families = {one for pair in _BY_MODEL.values() for one in pair}
@@ -69,7 +78,7 @@ class AutoTokenizer:
 
 
 def _classes(folder: Path, model_type: str | None) -> tuple[type[Tokenizer], type[Tokenizer]]:
-    """The (Python, Rust) classes of a folder."""
+    """Return the (Python, Rust) classes of a folder."""
     settings, model = (
         read_json(folder / name, dict) if (folder / name).is_file() else {}
         for name in (files.CONFIG_FILE, "config.json")

@@ -1,4 +1,4 @@
-"""Tokenizer: the base of every tokenizer class; loading and saving."""
+"""The base of every tokenizer class; loading and saving."""
 
 from __future__ import annotations
 
@@ -29,11 +29,34 @@ from fastbert.tokenizers.vocabulary import Engine
 
 
 class Tokenizer(Assembling):
-    """What every tokenizer shares. A family class makes an engine and calls this constructor.
+    """The base of every tokenizer. A family's class makes an engine and calls this constructor.
 
-    special: attribute name ("cls_token", ...) to token. model_max_length: tokens the model takes,
-    None where unknown. padding_side, truncation_side: "right" or "left". settings: the family's own
-    constructor arguments, saved with the tokenizer. Unknown keyword arguments raise TypeError.
+    Args:
+        engine: what tokenises texts.
+        special: tokens with a role, by the names of their attributes ("cls_token" and so on).
+        settings: the family's own constructor arguments, saved with the tokenizer.
+        model_max_length: tokens that the model takes, None where unknown.
+        padding_side: "right" or "left".
+        truncation_side: "right" or "left".
+        model_input_names: the keys that a call returns by default.
+        clean_up_tokenization_spaces: remove the spaces before English punctuation in decoded text.
+        split_special_tokens: read special tokens in a text as ordinary characters.
+        pad_token_type_id: the token type of padding.
+        additional_special_tokens: special tokens without a role.
+        extra_special_tokens: more of them; a dict is ignored.
+        added_tokens_decoder: added tokens by their ids, as they were saved.
+        bos_token: the token of that role, where `special` has none.
+        eos_token: likewise.
+        name_or_path: what the tokenizer was loaded from.
+        **unknown: refused.
+
+    Attributes:
+        vocab_files_names: names of the vocabulary files, by the constructor's arguments.
+        default_input_names: the keys that a call returns, where nothing else is said.
+
+    Raises:
+        TypeError: for an unknown argument.
+        ValueError: for a side that is none.
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {}
@@ -98,7 +121,7 @@ class Tokenizer(Assembling):
         self._add_initial(added_tokens_decoder or {})
 
     def _add_initial(self, decoder: dict[Any, Any]) -> None:
-        """Adds the saved tokens at their ids, then the special tokens that are missing."""
+        """Add the saved tokens at their ids, then the special tokens that are missing."""
         saved = {int(key): as_added_token(decoder[key]) for key in sorted(decoder, key=int)}
         self.engine.restore_added(saved)
         known = {token.content: token for token in self.engine.added_tokens.values()}
@@ -128,13 +151,20 @@ class Tokenizer(Assembling):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Loads a tokenizer from a folder, or by hub id where `huggingface_hub` is installed.
+        """Load a tokenizer from a folder, or by hub id where `huggingface_hub` is installed.
 
         Reads the family's vocabulary files, tokenizer_config.json, special_tokens_map.json and
-        added_tokens.json, written by fastbert or by transformers 4 or 5. Keyword arguments override
-        what the files say; subfolder, revision, cache_dir, local_files_only, token and
-        force_download concern the hub. Raises FileNotFoundError for a missing folder or vocabulary,
-        ValueError for broken files, TypeError for unknown arguments.
+        added_tokens.json, written by fastbert or by transformers 4 or 5.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            **kwargs: subfolder, revision, cache_dir, local_files_only, token and force_download
+                say where to look; others override what the files say.
+
+        Raises:
+            FileNotFoundError: for a missing folder or vocabulary.
+            TypeError: for an unknown argument.
+            ValueError: for a broken file.
         """
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         unknown = set(kwargs) - cls._known_arguments()
@@ -167,24 +197,24 @@ class Tokenizer(Assembling):
 
     @classmethod
     def file_names(cls) -> list[str]:
-        """Every file `from_pretrained` may want."""
+        """List the files that `from_pretrained` may want."""
         own = list(cls.vocab_files_names.values())
         return [*own, files.CONFIG_FILE, files.SPECIAL_FILE, files.ADDED_FILE, "config.json"]
 
     @classmethod
     def _enough(cls, arguments: set[str]) -> bool:
-        """Whether the files found (by argument name) are enough to build from."""
+        """Return whether the files found (by argument name) are enough to build from."""
         return bool(arguments & set(cls.vocab_files_names))
 
     @classmethod
     def _from_files(cls, paths: dict[str, str], arguments: dict[str, Any]) -> Self:
-        """Calls the constructor with the files found and the settings read."""
+        """Call the constructor with the files found and the settings read."""
         build: Any = cls  # family constructors take other arguments than this class's
         return build(**paths, **arguments)
 
     @classmethod
     def _read_settings(cls, folder: Path) -> dict[str, Any]:
-        """tokenizer_config.json, completed from the other files as transformers does."""
+        """Read tokenizer_config.json, completed from the other files as transformers does."""
         config: dict[str, Any] = {}
         if (folder / files.CONFIG_FILE).is_file():
             config = dict(read_json(folder / files.CONFIG_FILE, dict))
@@ -242,10 +272,22 @@ class Tokenizer(Assembling):
         legacy_format: bool | None = None,
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
-        """Writes the tokenizer's files, which `from_pretrained` here and in transformers reads.
+        """Write the tokenizer's files, which `from_pretrained` here and in transformers reads.
 
-        legacy_format: False writes only tokenizer.json (Rust tokenizers), True only the vocabulary
-        files, None both. Each file is written beside its place and renamed. Returns the paths.
+        Each file appears whole or not at all.
+
+        Args:
+            save_directory: a folder, made when it is not there.
+            legacy_format: False writes only tokenizer.json (Rust tokenizers), True only the
+                vocabulary files, None both.
+            filename_prefix: put before every file's name, with a hyphen.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            NotADirectoryError: for a file in the folder's place.
+            ValueError: for legacy_format=False where the tokenizer does not run in Rust.
         """
         folder = Path(save_directory)
         if folder.is_file():
@@ -274,11 +316,11 @@ class Tokenizer(Assembling):
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None
     ) -> tuple[str, ...]:
-        """Writes the vocabulary files alone; returns their paths."""
+        """Write the vocabulary files alone and return their paths."""
         raise NotImplementedError
 
     def _class_name(self) -> str:
-        """The class that transformers should load the saved files with."""
+        """Return the class that transformers should load the saved files with."""
         return type(self).__name__
 
     def _config(self) -> dict[str, Any]:
@@ -323,7 +365,7 @@ class Tokenizer(Assembling):
         )
 
 
-# Keys of old configuration files that say nothing about the tokenizer any more.
+# Keys of older configuration files that say nothing about the tokenizer.
 _DROPPED = (
     "tokenizer_class",
     "special_tokens_map_file",
@@ -338,7 +380,7 @@ _DROPPED = (
 
 
 def _use_added_flags(config: dict[str, Any]) -> None:
-    """Special tokens given as plain strings take the flags their added token was saved with."""
+    """Give special tokens that are plain strings the flags their added token was saved with."""
     saved = [as_added_token(token) for token in config["added_tokens_decoder"].values()]
     flags = {token.content: token for token in saved}
     for name in SPECIAL_NAMES:

@@ -1,27 +1,32 @@
-"""BatchEncoding: what a tokenizer's call returns."""
+"""The result of a tokenizer's call."""
 
 from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
 import torch
 
 from fastbert.tokenizers.engines.encoding import Encoding
 
+TensorType = Literal["pt", "np"]
+
 
 class TokenSpan(NamedTuple):
-    """Half-open range of token positions."""
+    """A half-open range of token positions."""
 
     start: int
     end: int
 
 
 class CharSpan(NamedTuple):
-    """Half-open range of character positions in the original text (or in the given word, for
-    pre-split input)."""
+    """A half-open range of character positions in the original text.
+
+    For input that is split into words, positions count within the word.
+    """
 
     start: int
     end: int
@@ -31,13 +36,22 @@ class CharSpan(NamedTuple):
 _FLAT = ("length", "overflow_to_sample_mapping")
 
 
-def as_tensor(key: str, rows: Any, kind: str) -> Any:
-    """`rows` (numbers, or equally long lists of them) as an int64/float tensor or array.
+def as_tensor(key: str, rows: Any, tensor_type: TensorType) -> torch.Tensor | np.ndarray:
+    """Turn rows into a tensor or an array.
 
-    `kind` is "pt" or "np". Raises ValueError naming `key` where the rows differ in length.
+    Args:
+        key: the name of the rows in error messages.
+        rows: numbers, or lists of them that are equally long.
+        tensor_type: "pt" or "np".
+
+    Returns:
+        int64 or float, by the numbers.
+
+    Raises:
+        ValueError: where the rows differ in length.
     """
     if isinstance(rows, torch.Tensor):
-        return rows if kind == "pt" else rows.numpy()
+        return rows if tensor_type == "pt" else rows.numpy()
     if isinstance(rows, list) and not rows and key not in _FLAT:
         rows = np.zeros((0, 0, 2) if key == "offset_mapping" else (0, 0), dtype=np.int64)
     try:
@@ -53,33 +67,46 @@ def as_tensor(key: str, rows: Any, kind: str) -> Any:
         ) from error
     if array.size == 0 and array.dtype != np.int64:
         array = array.astype(np.int64)
-    return torch.from_numpy(array) if kind == "pt" else array
+    return torch.from_numpy(array) if tensor_type == "pt" else array
 
 
-def tensor_kind(return_tensors: Any) -> str | None:
-    """Checks `return_tensors`: None, "pt" or "np" (an enum with such a value is accepted)."""
-    kind = getattr(return_tensors, "value", return_tensors)
-    if kind not in (None, "pt", "np"):
+def as_tensor_type(return_tensors: object) -> TensorType | None:
+    """Check the argument `return_tensors` of a call.
+
+    Args:
+        return_tensors: None, "pt" or "np", or an enum with such a value.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    tensor_type = getattr(return_tensors, "value", return_tensors)
+    if tensor_type not in (None, "pt", "np"):
         raise ValueError(
             f"return_tensors is {return_tensors!r}; it must be 'pt' (torch), 'np' (numpy) or None "
             "(lists)."
         )
-    return kind
+    return tensor_type
 
 
 class BatchEncoding(UserDict[str, Any]):
-    """A dict of model inputs (`input_ids`, `attention_mask`, ...), which also knows how tokens,
-    words and characters of the original texts correspond.
+    """A dict of model inputs that also maps tokens, words and characters onto one another.
 
-    Values are lists, or int64 tensors of shape (batch, seqlen) after `return_tensors`. Passed as
-    `model(**encoding)`. An integer index gives the row's Encoding, a slice the sliced lists.
+    It is passed as `model(**encoding)`. Values are lists, or int64 tensors of shape (batch, seqlen)
+    after `return_tensors`. An integer index gives the row's Encoding, a slice the sliced lists.
+
+    Args:
+        data: the inputs by name.
+        encoding: the encodings of the rows; None for bare values.
+        tensor_type: "pt" or "np" to turn the values into tensors or arrays.
+        prepend_batch_axis: whether to make a single row a batch of one, with tensor_type.
+        n_sequences: 1 for single texts, 2 for pairs; None takes it from the encodings.
     """
 
     def __init__(
         self,
         data: Mapping[str, Any] | None = None,
         encoding: Encoding | Sequence[Encoding] | None = None,
-        tensor_type: Any = None,
+        tensor_type: str | Enum | None = None,
         prepend_batch_axis: bool = False,
         n_sequences: int | None = None,
     ) -> None:
@@ -99,7 +126,7 @@ class BatchEncoding(UserDict[str, Any]):
 
     @property
     def encodings(self) -> list[Encoding] | None:
-        """One Encoding per row, or None for a BatchEncoding made from bare values."""
+        """The Encoding of every row, or None for a BatchEncoding made from bare values."""
         return self._encodings
 
     @property
@@ -107,7 +134,13 @@ class BatchEncoding(UserDict[str, Any]):
         """Whether tokens, words and characters can be mapped onto one another."""
         return self._encodings is not None
 
-    def __getitem__(self, item: Any) -> Any:
+    @overload
+    def __getitem__(self, item: str) -> Any: ...
+    @overload
+    def __getitem__(self, item: int) -> Encoding: ...
+    @overload
+    def __getitem__(self, item: slice) -> dict[str, Any]: ...
+    def __getitem__(self, item: str | int | slice) -> Any:
         if isinstance(item, str):
             return self.data[item]
         if isinstance(item, int):
@@ -143,45 +176,45 @@ class BatchEncoding(UserDict[str, Any]):
         return self._encodings[index]
 
     def _locate(self, batch_or_index: int, index: int | None) -> tuple[Encoding, int]:
-        """The row and the index in it; a single argument means row 0."""
+        """Return the row and the index in it; a single argument means row 0."""
         batch = 0 if index is None else batch_or_index
         position = batch_or_index if index is None else index
         return self._row(batch), position
 
     def tokens(self, batch_index: int = 0) -> list[str]:
-        """The token strings of a row, special tokens and padding included."""
+        """Return the token strings of a row, special tokens and padding included."""
         return self._row(batch_index).tokens
 
     def word_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token the index of its word, None for special tokens and padding."""
+        """Return the word of every token, None for special tokens and padding."""
         return self._row(batch_index).word_ids
 
     def words(self, batch_index: int = 0) -> list[int | None]:
-        """The older name of `word_ids`."""
+        """Return the word of every token; an older name of `word_ids`."""
         return self.word_ids(batch_index)
 
     def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
-        """For each token 0 (first text), 1 (second) or None (special tokens and padding)."""
+        """Return the text of every token, 0 or 1; None for special tokens and padding."""
         return self._row(batch_index).sequence_ids
 
     def token_to_sequence(
         self, batch_or_token_index: int, token_index: int | None = None
     ) -> int | None:
-        """The sequence (0, 1 or None) of a token; (token) or (row, token)."""
+        """Return the text (0, 1 or None) of a token; arguments are (token) or (row, token)."""
         row, token = self._locate(batch_or_token_index, token_index)
         return row.token_to_sequence(token % len(row.ids) if token < 0 else token)
 
     def token_to_word(
         self, batch_or_token_index: int, token_index: int | None = None
     ) -> int | None:
-        """The word index of a token, or None; (token) or (row, token)."""
+        """Return the word of a token, or None; arguments are (token) or (row, token)."""
         row, token = self._locate(batch_or_token_index, token_index)
         return row.token_to_word(token % len(row.ids) if token < 0 else token)
 
     def word_to_tokens(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
     ) -> TokenSpan | None:
-        """The tokens of a word, or None; (word) or (row, word)."""
+        """Return the tokens of a word, or None; arguments are (word) or (row, word)."""
         row, word = self._locate(batch_or_word_index, word_index)
         span = row.word_to_tokens(word, sequence_index)
         return None if span is None else TokenSpan(*span)
@@ -189,7 +222,7 @@ class BatchEncoding(UserDict[str, Any]):
     def token_to_chars(
         self, batch_or_token_index: int, token_index: int | None = None
     ) -> CharSpan | None:
-        """The characters of a token, None for special tokens; (token) or (row, token)."""
+        """Return the characters of a token, None for a special token; (token) or (row, token)."""
         row, token = self._locate(batch_or_token_index, token_index)
         span = row.token_to_chars(token % len(row.ids) if token < 0 else token)
         return None if span is None else CharSpan(*span)
@@ -197,14 +230,14 @@ class BatchEncoding(UserDict[str, Any]):
     def char_to_token(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
     ) -> int | None:
-        """The token that holds a character, or None (a space); (char) or (row, char)."""
+        """Return the token that holds a character, None for a space; (char) or (row, char)."""
         row, char = self._locate(batch_or_char_index, char_index)
         return row.char_to_token(char, sequence_index)
 
     def word_to_chars(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
     ) -> CharSpan | None:
-        """The characters of a word, or None; (word) or (row, word)."""
+        """Return the characters of a word, or None; arguments are (word) or (row, word)."""
         row, word = self._locate(batch_or_word_index, word_index)
         span = row.word_to_chars(word, sequence_index)
         return None if span is None else CharSpan(*span)
@@ -212,26 +245,34 @@ class BatchEncoding(UserDict[str, Any]):
     def char_to_word(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0
     ) -> int | None:
-        """The word that holds a character, or None; (char) or (row, char)."""
+        """Return the word that holds a character, or None; arguments are (char) or (row, char)."""
         row, char = self._locate(batch_or_char_index, char_index)
         return row.char_to_word(char, sequence_index)
 
     def convert_to_tensors(
-        self, tensor_type: Any = None, prepend_batch_axis: bool = False
-    ) -> BatchEncoding:
-        """Turns every value into a tensor ("pt") or array ("np"), in place; None does nothing.
+        self, tensor_type: str | Enum | None = None, prepend_batch_axis: bool = False
+    ) -> Self:
+        """Turn every value into a tensor or an array, in place.
 
-        `prepend_batch_axis` makes a single row a batch of one. Returns self.
+        Args:
+            tensor_type: "pt", "np", or None for nothing to be done.
+            prepend_batch_axis: make a single row a batch of one.
+
+        Returns:
+            The BatchEncoding itself.
+
+        Raises:
+            ValueError: for another tensor_type, or rows that differ in length.
         """
-        kind = tensor_kind(tensor_type)
-        if kind is None:
+        wanted = as_tensor_type(tensor_type)
+        if wanted is None:
             return self
         for key, value in self.data.items():
-            self.data[key] = as_tensor(key, [value] if prepend_batch_axis else value, kind)
+            self.data[key] = as_tensor(key, [value] if prepend_batch_axis else value, wanted)
         return self
 
-    def to(self, device: Any, *, non_blocking: bool = False) -> BatchEncoding:
-        """Moves every tensor to a torch device, in place. Returns self."""
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
+        """Move every tensor to a torch device, in place, and return the BatchEncoding itself."""
         for key, value in self.data.items():
             if isinstance(value, torch.Tensor):
                 self.data[key] = value.to(device=device, non_blocking=non_blocking)

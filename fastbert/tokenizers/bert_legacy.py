@@ -93,6 +93,7 @@ class BasicWords:
         self.strip = lowercase if strip_accents is None else strip_accents
 
     def __call__(self, text: str) -> list[Chars]:
+        """Cut a text into words."""
         words: list[Chars] = []
         for word in _split_at_spaces(self._composed(self._cleaned(text))):
             if _text(word) in self.never_split:

@@ -1,11 +1,11 @@
-"""Calling a tokenizer: one contract for every family and both engines."""
+"""The part of a tokenizer that is called with texts: one contract for families and engines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from fastbert.tokenizers.batch_encoding import BatchEncoding, tensor_kind
+from fastbert.tokenizers.batch_encoding import BatchEncoding, as_tensor_type
 from fastbert.tokenizers.engines.encoding import Encoding
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.strategies import WarnOnce, check_count, check_side, resolve
@@ -15,10 +15,12 @@ Texts = str | Sequence[str] | Sequence[Sequence[str]] | Sequence[tuple[str, str]
 
 
 def _checked(name: str, text: Any, is_split: bool) -> tuple[list[Any], bool]:
-    """`text` as a list of examples, and whether it was a batch.
+    """Return `text` as a list of examples, and whether it was a batch.
 
-    An example is a str, or a list of str where `is_split`. Raises TypeError at the first that is
-    not.
+    An example is a str, or a list of str where `is_split`.
+
+    Raises:
+        TypeError: at the first example that is no such thing.
     """
     expected = (
         "a list of words, or a batch (list) of such lists, with is_split_into_words=True"
@@ -65,14 +67,20 @@ def _is_pair(one: Any) -> bool:
 
 
 def silent(name: str, message: str) -> None:
-    """The warner of verbose=False."""
+    """Swallow a warning, as verbose=False asks for."""
 
 
 class Calling(Vocabulary):
-    """Turns texts into a BatchEncoding. Attributes:
+    """The part of a tokenizer that turns texts into a BatchEncoding.
 
-    model_max_length: tokens the model can take (1e30 where unknown); padding_side and
-    truncation_side: "right" or "left"; model_input_names: the keys returned by default.
+    Attributes:
+        template: where the family's special tokens go.
+        model_max_length: tokens that the model takes, 1e30 where unknown.
+        padding_side: "right" or "left".
+        truncation_side: "right" or "left".
+        model_input_names: the keys that are returned by default.
+        split_special_tokens: whether special tokens in a text are read as ordinary characters.
+        pad_token_type_id: the token type of padding.
     """
 
     template: ClassVar[SpecialTokensTemplate]
@@ -108,27 +116,46 @@ class Calling(Vocabulary):
         verbose: bool = True,
         split_special_tokens: bool | None = None,
     ) -> BatchEncoding:
-        """Encodes a text, a batch of texts, or pairs of them.
+        """Encode a text, a batch of texts, or pairs of them.
 
-        text, text_pair: a str or a list of str, or as `text` alone a list of (text, pair); with
-            `is_split_into_words` a list of words or a list of such lists. text_target,
-            text_pair_target: encoded alike; beside `text` their ids become the key "labels", alone
-            they are the result.
-        padding: True or "longest", "max_length", or False. truncation: True or "longest_first",
-            "only_first", "only_second", or False. max_length: None means `model_max_length`.
-            A text that is too long is shortened only when asked; otherwise it is kept whole.
-        stride: tokens repeated between a row and its overflow. With `return_overflowing_tokens`
-            what was cut off follows as rows of its own, and "overflow_to_sample_mapping" says
-            which text each row is from.
-        return_tensors: "pt" (int64 torch tensors of shape (batch, seqlen)), "np", or None: lists.
-        return_offsets_mapping: "offset_mapping" holds (start, end) characters of each token.
-        add_special_tokens: False leaves the special tokens out; the Python classes (those without
-            "Fast", BertTokenizerLegacy) then give a pair the token type 0 throughout.
-        split_special_tokens: treat literal special tokens in the text as ordinary characters.
+        Args:
+            text: a str or a list of str; a list of (text, pair); with `is_split_into_words` a list
+                of words or a list of such lists.
+            text_pair: the second text of each pair, in the same form as `text`.
+            text_target: texts encoded alike; beside `text` their ids become the key "labels", alone
+                they are the result.
+            text_pair_target: the second text of each pair of targets.
+            add_special_tokens: False leaves the special tokens out; the Python classes (those
+                without "Fast", BertTokenizerLegacy) then give a pair the token type 0 throughout.
+            padding: True or "longest", "max_length", or False.
+            truncation: True or "longest_first", "only_first", "only_second", or False. A text that
+                is too long is shortened only when asked; otherwise it is kept whole.
+            max_length: tokens of a row, for padding and truncation; None for `model_max_length`.
+            stride: tokens that a row and its overflow share.
+            is_split_into_words: whether texts are given as lists of words.
+            pad_to_multiple_of: the padded length is a multiple of it.
+            padding_side: "right" or "left"; None for the tokenizer's own.
+            return_tensors: "pt" (int64 torch tensors of shape (batch, seqlen)), "np", or None for
+                lists.
+            return_token_type_ids: whether to return them; None goes by `model_input_names`.
+            return_attention_mask: likewise.
+            return_overflowing_tokens: whether the tokens cut off follow as rows of their own;
+                "overflow_to_sample_mapping" then says which text each row is from.
+            return_special_tokens_mask: whether to return 1 for every special token.
+            return_offsets_mapping: whether "offset_mapping" holds the (start, end) characters of
+                each token.
+            return_length: whether "length" holds the number of tokens of each row.
+            verbose: whether to log warnings.
+            split_special_tokens: whether special tokens in a text are read as ordinary characters;
+                None for the tokenizer's own setting.
 
-        Returns the keys input_ids, token_type_ids and attention_mask (those in
-        `model_input_names`), then what was asked for. One text without `return_tensors` gives flat
-        lists. Raises TypeError for anything but texts, ValueError for contradictory arguments.
+        Returns:
+            The keys input_ids, token_type_ids and attention_mask (those in `model_input_names`),
+            then what was asked for. One text without `return_tensors` gives flat lists.
+
+        Raises:
+            TypeError: for anything but texts.
+            ValueError: for contradictory arguments.
         """
         if text is None and text_target is None:
             raise ValueError("There is nothing to encode: pass text or text_target.")
@@ -185,7 +212,7 @@ class Calling(Vocabulary):
         verbose: bool,
         split_special_tokens: bool | None,
     ) -> BatchEncoding:
-        kind = tensor_kind(return_tensors)
+        tensor_type = as_tensor_type(return_tensors)
         check_count("stride", stride, 0)
         inputs, batched = self._examples(name, text, text_pair, is_split)
         side = self.padding_side if padding_side is None else padding_side
@@ -241,15 +268,15 @@ class Calling(Vocabulary):
             data["overflow_to_sample_mapping"] = source
         if verbose and max_length is None and cut is None:
             self._warn_too_long(data["input_ids"])
-        if not batched and kind is None and not return_overflowing_tokens:
+        if not batched and tensor_type is None and not return_overflowing_tokens:
             flat = {key: value if key == "length" else value[0] for key, value in data.items()}
             return BatchEncoding(flat, rows)
-        return BatchEncoding(data, rows, tensor_type=kind)
+        return BatchEncoding(data, rows, tensor_type=tensor_type)
 
     def _examples(
         self, name: str, text: Any, text_pair: Any, is_split: bool
     ) -> tuple[list[Any], bool]:
-        """The engine's inputs: texts, or (text, pair) tuples; and whether `text` was a batch."""
+        """Return the engine's inputs, texts or (text, pair) tuples, and whether it is a batch."""
         if text_pair is None and not is_split and isinstance(text, (list, tuple)):
             # A batch of pairs, one example each, as cross-encoders are fed.
             pairs = [tuple(one) for one in text if _is_pair(one)]
@@ -275,7 +302,7 @@ class Calling(Vocabulary):
     def _check_room(
         self, max_length: int, stride: int, inputs: list[Any], add_special_tokens: bool
     ) -> None:
-        """Raises where special tokens and stride leave no room for text."""
+        """Raise a ValueError where special tokens and stride leave no room for text."""
         pair = bool(inputs) and isinstance(inputs[0], tuple)
         specials = self.engine.num_special_tokens_to_add(pair) if add_special_tokens else 0
         if max_length < specials:
@@ -302,12 +329,12 @@ class Calling(Vocabulary):
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
     ) -> list[str]:
-        """The tokens of a text (and of a second one) as strings."""
+        """Return the tokens of a text (and of a second one) as strings."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
 
 
 def _not_text(inputs: Sequence[Any]) -> ValueError | None:
-    """A ValueError naming the first input that is no Unicode text, None where all are."""
+    """Return a ValueError that names the first input that is no Unicode text; None without one."""
     for number, given in enumerate(inputs):
         parts = given if isinstance(given, (list, tuple)) else [given]
         for part in parts:

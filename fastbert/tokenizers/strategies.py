@@ -30,6 +30,7 @@ class WarnOnce:
     seen: set[str] = field(default_factory=set)
 
     def __call__(self, name: str, message: str) -> None:
+        """Log a message unless one of its name was logged before."""
         if name not in self.seen:
             self.seen.add(name)
             logger.warning(message)

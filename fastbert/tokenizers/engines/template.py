@@ -1,4 +1,4 @@
-"""The places of a family's special tokens around one text or two."""
+"""The arrangement of a family's special tokens around one text or two."""
 
 from __future__ import annotations
 
