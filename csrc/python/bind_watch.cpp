@@ -1,40 +1,19 @@
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
-#include "common/sample.h"
+#include "cpu/fingerprint.h"
 #include "python/watch.h"
 
 namespace fastbert {
 namespace {
-
-// Takes over a new reference to an integer; the error is Python's where there is none.
-std::size_t taken(PyObject* number) {
-    const py::object owned = py::reinterpret_steal<py::object>(number);
-    if (!owned) throw py::error_already_set();
-    const std::size_t value = PyLong_AsSize_t(owned.ptr());
-    if (value == static_cast<std::size_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-}
-
-constexpr std::ptrdiff_t kLine = 64;
-constexpr std::ptrdiff_t kTensorBytes = 208, kStorageBytes = 96;  // about; of torch 2.13
-
-void touch(const void* p) { (void)*static_cast<const volatile char*>(p); }
-
-const PyDictObject* layout_of(const py::object& dict) {
-    return reinterpret_cast<const PyDictObject*>(dict.ptr());
-}
-
-void prefetch(const char* begin, std::ptrdiff_t bytes) {
-    for (std::ptrdiff_t at = 0; at < bytes; at += kLine) __builtin_prefetch(begin + at);
-}
 
 void collected(PyHeapTypeObject* heap_type) {
     PyTypeObject* const type = &heap_type->ht_type;
     type->tp_flags |= Py_TPFLAGS_HAVE_GC;
     type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
         Py_VISIT(Py_TYPE(self));
-        // Not yet made, or made no more.
+        // Not made yet, or destroyed already.
         if (!py::detail::is_holder_constructed(self)) return 0;
         return py::cast<Watch&>(py::handle(self)).traverse(visit, arg);
     };
@@ -44,127 +23,174 @@ void collected(PyHeapTypeObject* heap_type) {
     };
 }
 
+const DlExchange* first_version(const DlExchange* exchange) {
+    return exchange == nullptr || exchange->major == 1 ? exchange
+                                                       : first_version(exchange->previous);
+}
+
+const DlExchange* exchange_in(const py::object& capsule) {
+    void* const found = PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+    if (found == nullptr) throw py::error_already_set();
+    const DlExchange* const exchange = first_version(static_cast<const DlExchange*>(found));
+    if (exchange == nullptr) throw std::invalid_argument("torch offers no DLPack of version 1");
+    return exchange;
+}
+
+// The value under a key, null where there is none.
+PyObject* value_of(const py::object& dict, const py::object& key) {
+    PyObject* const value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
+    if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+}
+
+std::size_t number(const py::object& value) {
+    const std::size_t found = PyLong_AsSize_t(value.ptr());
+    if (found == static_cast<std::size_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
+    return found;
+}
+
+py::bytes fingerprint_of(address_t data, std::size_t bytes) {
+    std::vector<Fingerprint> found;
+    {
+        const py::gil_scoped_release release;
+        found = fingerprint(pointer(data), bytes);
+    }
+    return {reinterpret_cast<const char*>(found.data()), found.size() * sizeof(Fingerprint)};
+}
+
 }  // namespace
 
-Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& tensors,
-             py::object address_of, py::object version_of)
-    : address_of_(std::move(address_of)), version_of_(std::move(version_of)) {
+Getter::Getter(py::object descriptor) : descriptor_(std::move(descriptor)) {
+    if (Py_TYPE(descriptor_.ptr()) != &PyGetSetDescr_Type) {
+        throw std::invalid_argument("a Getter takes the descriptor of an attribute written in C");
+    }
+    from_ = reinterpret_cast<const PyGetSetDescrObject*>(descriptor_.ptr())->d_getset;
+}
+
+py::object Getter::operator()(const py::object& object) const {
+    PyObject* const found = from_->get(object.ptr(), from_->closure);
+    if (found == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(found);
+}
+
+Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& objects,
+             const py::list& tensors, const py::object& exchange, py::object version_of,
+             py::object grad_of)
+    : exchange_(exchange_in(exchange)),
+      version_of_(std::move(version_of)),
+      grad_of_(std::move(grad_of)) {
     for (const py::handle item : dicts) {
         const auto dict = py::cast<py::dict>(item);
-        sizes_.push_back({dict, PyDict_Size(dict.ptr())});
-        for (const auto& pair : dict) add(dict, py::cast<py::object>(pair.first));
+        for (const auto& [key, value] : dict) {
+            entries_.push_back({py::cast<py::object>(key), py::cast<py::object>(value)});
+        }
+        dicts_.push_back({dict, entries_.size()});
     }
     for (const py::handle item : entries) {
         const auto pair = py::cast<py::tuple>(item);
-        add(pair[0], pair[1]);
+        const py::object dict = pair[0], key = pair[1];
+        lookups_.push_back({dict, {key, py::reinterpret_borrow<py::object>(value_of(dict, key))}});
+    }
+    for (const py::handle item : objects) {
+        classes_.push_back({py::cast<py::object>(item), py::type::of(item)});
     }
     for (const py::handle item : tensors) {
-        const auto pair = py::cast<py::tuple>(item);
-        Weight weight{pair[0],
-                      py::cast<bool>(pair[1]),
-                      py::cast<std::size_t>(pair[2]),
-                      0,
-                      0,
-                      0,
-                      pointer<const char>(py::cast<address_t>(pair[3])),
-                      pointer<const char>(py::cast<address_t>(pair[4]))};
-        weight.address = this->address_of(weight);
-        if (weight.counted) weight.version = this->version_of(weight);
-        weight.sample = sample_of(pointer(weight.address), weight.bytes);
+        const auto told = py::cast<py::tuple>(item);
+        Weight weight{told[0],
+                      TensorLayout(told[0], *exchange_),
+                      py::cast<bool>(told[1]),
+                      py::cast<bool>(told[2]),
+                      py::cast<bool>(told[3]),
+                      0};
+        if (weight.counted) weight.version = number(version_of_(weight.tensor));
         weights_.push_back(std::move(weight));
     }
 }
 
-void Watch::add(const py::object& dict, const py::object& key) {
-    PyObject* const value = PyDict_GetItemWithError(dict.ptr(), key.ptr());
-    if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
-    entries_.push_back({dict, key, py::reinterpret_borrow<py::object>(value)});
+void Watch::prefetch() const {
+    // After a pass through a large model nothing of this is in the caches, and one look after the
+    // other would wait for memory each time.
+    for (const Dict& d : dicts_) __builtin_prefetch(d.dict.ptr());
+    for (const Lookup& l : lookups_) __builtin_prefetch(l.dict.ptr());
+    for (const Class& c : classes_) __builtin_prefetch(c.object.ptr());
+    for (const Weight& w : weights_) __builtin_prefetch(w.tensor.ptr());
+    for (const Weight& w : weights_) w.layout.prefetch();
 }
 
-std::size_t Watch::address_of(const Weight& weight) const {
-    return taken(PyObject_CallOneArg(address_of_.ptr(), weight.tensor.ptr()));
-}
-
-std::size_t Watch::version_of(const Weight& weight) const {
-    PyObject* const tensor = weight.tensor.ptr();
-    PyTypeObject* const descriptor = Py_TYPE(version_of_.ptr());
-    return taken(descriptor->tp_descr_get(version_of_.ptr(), tensor,
-                                          reinterpret_cast<PyObject*>(Py_TYPE(tensor))));
-}
-
-void Watch::fetch() const {
-    for (const Size& s : sizes_) touch(layout_of(s.dict));
-    for (const Weight& w : weights_) touch(w.tensor.ptr());
-    for (const Size& s : sizes_) touch(layout_of(s.dict)->ma_keys);
-    for (const Size& s : sizes_) {
-        __builtin_prefetch(reinterpret_cast<const char*>(layout_of(s.dict)->ma_keys) + kLine);
+bool Watch::same_objects() const {
+    std::size_t at = 0;
+    for (const Dict& d : dicts_) {
+        for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(d.dict)) {
+            if (at == d.end) return false;
+            const Entry& entry = entries_[at++];
+            if (!key.is(entry.key) || !value.is(entry.value)) return false;
+        }
+        if (at != d.end) return false;
     }
-    // Only prefetched: these are where the tensor's parts were, and may be nobody's memory by now.
-    for (const Weight& w : weights_) prefetch(w.parts, kTensorBytes);
-    for (const Weight& w : weights_) prefetch(w.storage, kStorageBytes);
+    return std::all_of(lookups_.begin(), lookups_.end(),
+                       [](const Lookup& l) {
+                           return l.entry.value.ptr() == value_of(l.dict, l.entry.key);
+                       }) &&
+           std::all_of(classes_.begin(), classes_.end(), [](const Class& c) {
+               return reinterpret_cast<PyObject*>(Py_TYPE(c.object.ptr())) == c.type.ptr();
+           });
+}
+
+bool Watch::unchanged(const Weight& w, bool contents) const {
+    if (!w.layout.holds(w.tensor, *exchange_)) return false;
+    if (!contents || !w.copied) return true;
+    if (w.counted && number(version_of_(w.tensor)) != w.version) return false;
+    return gradients_known || !w.leaf || grad_of_(w.tensor).is_none();
 }
 
 bool Watch::unchanged(bool contents) const {
-    const auto sized = [](const Size& s) { return PyDict_Size(s.dict.ptr()) == s.size; };
-    const auto there = [](const Entry& e) {
-        PyObject* const value = PyDict_GetItemWithError(e.dict.ptr(), e.key.ptr());
-        if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
-        return value == e.value.ptr();
-    };
-    const auto in_place = [&](const Weight& w) {
-        return address_of(w) == w.address &&
-               (!contents || !w.counted || version_of(w) == w.version);
-    };
-    const auto untouched = [](const Weight& w) {
-        return sample_of(pointer(w.address), w.bytes) == w.sample;
-    };
-    fetch();
-    if (!std::all_of(sizes_.begin(), sizes_.end(), sized) ||
-        !std::all_of(entries_.begin(), entries_.end(), there) ||
-        !std::all_of(weights_.begin(), weights_.end(), in_place)) {
-        return false;
-    }
-    if (!contents) return true;
-    // Of memory that is known to be there by now.
-    for (const Weight& w : weights_) fetch_sample(pointer(w.address), w.bytes);
-    return std::all_of(weights_.begin(), weights_.end(), untouched);
+    prefetch();
+    return same_objects() && std::all_of(weights_.begin(), weights_.end(),
+                                         [&](const Weight& w) { return unchanged(w, contents); });
 }
 
 int Watch::traverse(visitproc visit, void* arg) const {
-    for (const Size& s : sizes_) Py_VISIT(s.dict.ptr());
+    for (const Dict& d : dicts_) Py_VISIT(d.dict.ptr());
     for (const Entry& e : entries_) {
-        Py_VISIT(e.dict.ptr());
         Py_VISIT(e.key.ptr());
         Py_VISIT(e.value.ptr());
     }
+    for (const Lookup& l : lookups_) {
+        Py_VISIT(l.dict.ptr());
+        Py_VISIT(l.entry.key.ptr());
+        Py_VISIT(l.entry.value.ptr());
+    }
+    for (const Class& c : classes_) {
+        Py_VISIT(c.object.ptr());
+        Py_VISIT(c.type.ptr());
+    }
     for (const Weight& w : weights_) Py_VISIT(w.tensor.ptr());
-    Py_VISIT(address_of_.ptr());
-    Py_VISIT(version_of_.ptr());
     return 0;
 }
 
 void Watch::clear() {
     // Emptied before anything is released: releasing may run Python code that comes back here.
-    std::vector<Size> sizes = std::move(sizes_);
-    std::vector<Entry> entries = std::move(entries_);
-    std::vector<Weight> weights = std::move(weights_);
-    sizes_.clear();
-    entries_.clear();
-    weights_.clear();
+    const auto dicts = std::exchange(dicts_, {});
+    const auto entries = std::exchange(entries_, {});
+    const auto lookups = std::exchange(lookups_, {});
+    const auto classes = std::exchange(classes_, {});
+    const auto weights = std::exchange(weights_, {});
 }
 
 void bind_watch(py::module_& m) {
     py::class_<Watch>(m, "Watch", py::custom_type_setup(collected),
                       "Notices changes of dictionaries and tensors; see csrc/python/watch.h.")
-        .def(py::init<const py::list&, const py::list&, const py::list&, py::object, py::object>(),
-             py::arg("dicts"), py::arg("entries"), py::arg("tensors"), py::arg("address_of"),
-             py::arg("version_of"))
-        .def("unchanged", &Watch::unchanged, py::arg("contents"),
+        .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&,
+                      const py::object&, py::object, py::object>(),
+             py::arg("dicts"), py::arg("entries"), py::arg("objects"), py::arg("tensors"),
+             py::arg("exchange"), py::arg("version_of"), py::arg("grad_of"))
+        .def_readwrite("gradients_known", &Watch::gradients_known,
+                       "Whether the caller compares the contents of what has gradients.")
+        .def("unchanged", py::overload_cast<bool>(&Watch::unchanged, py::const_),
+             py::arg("contents"),
              "Whether everything is as it was, the contents of tensors included where asked for.");
-    m.def(
-        "sample", [](address_t data, std::size_t bytes) { return sample_of(pointer(data), bytes); },
-        py::arg("data"), py::arg("bytes"),
-        "A number that tells whether memory still holds what it held; see csrc/common/sample.h.");
+    m.def("fingerprint", &fingerprint_of, py::arg("data"), py::arg("bytes"),
+          "Bytes that tell whether memory holds what it held; see csrc/cpu/fingerprint.h.");
 }
 
 }  // namespace fastbert

@@ -1,60 +1,83 @@
 // What a prepared encoder was made from, in a form that is quick to compare: dictionaries of Python
-// objects by identity, tensors by address, version and a sample of their bytes. Comparing the few
-// hundred of a model in Python would take longer than many a small kernel.
+// objects and classes by identity; tensors by address, shape, strides, dtype and version. Comparing
+// the few hundred of a model in Python would take longer than many a small kernel.
 #pragma once
 
-#include <cstdint>
 #include <vector>
 
 #include "python/bind.h"
+#include "python/dlpack.h"
 
 namespace fastbert {
 
+// Reads an attribute that a class written in C has, as `_version` and `grad` of a tensor.
+class Getter {
+  public:
+    explicit Getter(py::object descriptor);
+    // object: of the class.
+    py::object operator()(const py::object& object) const;
+
+  private:
+    py::object descriptor_;
+    const PyGetSetDef* from_;
+};
+
 class Watch {
   public:
-    // dicts: must keep exactly these keys with these very values. entries: (dict, key) of which the
-    // same holds, be it that the key is absent. tensors: (tensor, whether it counts versions,
-    // bytes of its memory that may be read, 0 on another device, and as hints the addresses of its
-    // C++ object and of its storage's). address_of: the method that gives
-    // a tensor's address; version_of: the descriptor of its version. Python errors pass through.
-    Watch(const py::list& dicts, const py::list& entries, const py::list& tensors,
-          py::object address_of, py::object version_of);
+    // dicts: must keep exactly these keys with these very values, in this order. entries: (dict,
+    // key) of which the same holds, an absent key included. objects: must keep their classes.
+    // tensors: (tensor, whether its contents were copied, whether it counts versions, whether it is
+    // a leaf). exchange: `torch.Tensor.__dlpack_c_exchange_api__`; version_of, grad_of: the
+    // descriptors of `_version` and `grad`. Python errors pass through.
+    Watch(const py::list& dicts, const py::list& entries, const py::list& objects,
+          const py::list& tensors, const py::object& exchange, py::object version_of,
+          py::object grad_of);
 
-    // Whether nothing has changed; where asked for, nothing written to the tensors either, by their
-    // versions and samples (fastbert/runtime/versions.py). Needs the GIL.
+    // Whether everything is the same object in the same memory; where asked for, also whether no
+    // copied tensor has another version, or a gradient, with which a fused optimizer may have
+    // written to it without one. Needs the GIL.
     bool unchanged(bool contents) const;
+
+    // Gradients are no reason to call anything changed: the caller compares the contents itself.
+    bool gradients_known = false;
 
     // For the garbage collector: hooks may close over the model that holds this.
     int traverse(visitproc visit, void* arg) const;
     void clear();
 
   private:
-    struct Size {
-        py::object dict;
-        Py_ssize_t size;
-    };
     struct Entry {
-        py::object dict, key, value;  // value null: absent
+        py::object key, value;  // value null: absent
+    };
+    struct Dict {
+        py::object dict;
+        std::size_t end;  // of its entries
+    };
+    struct Lookup {
+        py::object dict;
+        Entry entry;
+    };
+    struct Class {
+        py::object object, type;
     };
     struct Weight {
         py::object tensor;
-        bool counted;
-        std::size_t bytes, address, version;
-        std::uint64_t sample;
-        const char *parts, *storage;  // never read through: prefetched
+        TensorLayout layout;
+        bool copied, counted, leaf;
+        std::size_t version;
     };
 
-    void add(const py::object& dict, const py::object& key);
-    std::size_t address_of(const Weight& weight) const;
-    std::size_t version_of(const Weight& weight) const;
-    // Brings what unchanged() reads into the caches: after a pass through a large model it is in
-    // none of them, and one look after the other would wait for memory each time.
-    void fetch() const;
+    void prefetch() const;
+    bool same_objects() const;
+    bool unchanged(const Weight& weight, bool contents) const;
 
-    std::vector<Size> sizes_;
-    std::vector<Entry> entries_;
+    std::vector<Dict> dicts_;
+    std::vector<Entry> entries_;  // of the dictionaries, one behind the other
+    std::vector<Lookup> lookups_;
+    std::vector<Class> classes_;
     std::vector<Weight> weights_;
-    py::object address_of_, version_of_;
+    const DlExchange* exchange_;
+    Getter version_of_, grad_of_;
 };
 
 }  // namespace fastbert

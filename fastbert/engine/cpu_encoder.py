@@ -25,6 +25,7 @@ from fastbert.layers.embeddings import (
     embed_and_project,
 )
 from fastbert.layers.encoder import EncoderOutput
+from fastbert.layers.hooks import forward_hooked
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.activations import KERNEL_ACTIVATIONS
@@ -63,14 +64,14 @@ def supports_tables(tables: EmbeddingTables, plan: Plan) -> str | None:
     if projection is not None and (reason := _projection_reason(projection, plan)):
         return reason
     modules = [*present, tables.norm, *([] if projection is None else [projection])]
-    return _hook_reason(modules)
+    return _part_reason(modules)
 
 
 def supports_pooler(pooler: nn.Module, plan: Plan) -> str | None:
     """None when the pooler can be computed in the same call, else the reason."""
     if type(pooler) is Int8Linear:
         return "the pooler's weights are int8"
-    return _projection_reason(pooler, plan) or _hook_reason([pooler])
+    return _projection_reason(pooler, plan) or _part_reason([pooler])
 
 
 def _projection_reason(part: nn.Module, plan: Plan) -> str | None:
@@ -80,11 +81,15 @@ def _projection_reason(part: nn.Module, plan: Plan) -> str | None:
     return None if choice.backend == "cpu" else f"the plan computes it on {choice.backend}"
 
 
-def _hook_reason(modules: Sequence[nn.Module]) -> str | None:
-    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
-        return "there are hooks on parts of the model"
-    if any("forward" in vars(module) for module in modules):
-        return "the forward of a part was replaced"
+def _part_reason(modules: Sequence[nn.Module]) -> str | None:
+    for module in modules:
+        if type(module) not in (Linear, Int8Linear, LayerNorm, nn.Embedding):
+            return f"a part is computed by {type(module).__name__}"
+        if forward_hooked(module):
+            return "there are hooks on parts of the model, or the forward of a part was replaced"
+        # As old-style weight_norm leaves it: such a weight is no parameter, and not followed.
+        if any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias")):
+            return "a weight is a plain attribute"
     return None
 
 
@@ -126,7 +131,7 @@ def _block_reason(blocks: Sequence[Block]) -> str | None:
                 return "projections of the same rows quantise them differently"
     if first.activation not in KERNEL_ACTIVATIONS:
         return f"kernels do not compute the activation {first.activation!r}"
-    return _hook_reason(list(_modules(blocks)))
+    return _part_reason(list(_modules(blocks)))
 
 
 def _quantised_alike(group: Sequence[Projection]) -> bool:

@@ -3,15 +3,16 @@
 Reading a model's blocks and choosing its plan takes longer than many a pass through its kernels. So
 both are read once into a `ModelSnapshot`, and the weights are packed once into a `CpuEncoder`.
 Every pass compares the model with what was read: modules, parameters, buffers and configuration by
-identity; weights by address and, where they were packed, by what `fastbert.runtime.versions` says
-about writes to them. What goes unseen there must be told by `EncoderCache.clear()`.
+identity; tensors by address, shape, strides and dtype; those that were copied also by version, and
+by all their bytes where a fused optimizer may have written to them, which raises no version
+(`fastbert.runtime.versions`). Only raw writes must be told, by `EncoderCache.clear()`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -27,10 +28,11 @@ from fastbert.engine.cpu_encoder import (
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.kernels import native
+from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.runtime.plan import Plan, build_plan, forced_backend
-from fastbert.runtime.versions import readable_bytes, written
+from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 _ATTEMPTS = 4
 Result = TypeVar("Result")
@@ -57,6 +59,12 @@ class ModelSnapshot:
         traits: what the choice of kernels depends on.
         device, dtype: of its parameters.
         parameters: all of them.
+        plain: whether all its tensors have an address.
+        copied: the tensors whose contents a prepared encoder copies, by name.
+        suspicious: whether `uncounted` holds for those, so that their bytes must be compared.
+        watch: a `_C.Watch` of the model; None where nothing can be watched, and the snapshot serves
+            for one pass.
+        source: what a prepared encoder is made from; equal where another would be the same.
     """
 
     def __init__(self, model: Any) -> None:
@@ -67,24 +75,34 @@ class ModelSnapshot:
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         self.parameters = tuple(model.parameters())
-        self.plain = all(_plain(tensor) for _, tensor in model.named_tensors())
-        # None: nothing can be watched, and the view serves for one pass.
-        self.watch = _watch(model) if self.plain and native.reason() is None else None
+        tensors = {id(tensor): (name, tensor) for name, tensor in model.named_tensors()}
+        self.plain = all(_plain(tensor) for _, tensor in tensors.values())
+        copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
+        self.copied = {tensors[key][0]: tensors[key][1] for key in copied & tensors.keys()}
+        self.watch = (
+            _watch(model, copied) if self.plain and native.reason() is None else None
+        )
+        self.suspicious = False
+        self.look()
+        self.source = self._source() if self.plain else None
         # What was last asked of plan(), and the answer.
         self._plan: tuple[tuple[Any, ...], Plan] | None = None
         self._served: dict[int, tuple[Plan, EncoderParts | None]] = {}
-        self._tensors = [
-            tensor
-            for module in self._modules()
-            for holder in (module._parameters, module._buffers)
-            for tensor in holder.values()
-            if tensor is not None
-        ]
+
+    def look(self) -> None:
+        """See whether versions tell of every write to the copied tensors."""
+        self.suspicious = uncounted(self.copied.values())
+        if self.watch is not None:
+            self.watch.gradients_known = self.suspicious
 
     def holds(self, contents: bool = False) -> bool:
         """Whether the model still is what was read: the same objects in the same memory, and, where
-        asked for, nothing written to it."""
+        asked for, nothing written to what is copied. Gradients that came since count as written."""
         return self.watch is None or bool(self.watch.unchanged(contents))
+
+    def versions(self) -> list[int]:
+        """How often each copied tensor was written to."""
+        return [version(tensor) for tensor in self.copied.values()]
 
     def plan(self, backend: str, strict: bool, needs_grad: bool, batch_invariant: bool) -> Plan:
         """build_plan() for the model, at once where it is asked for the same thing again. Arguments
@@ -109,65 +127,81 @@ class ModelSnapshot:
             found = self._served[id(plan)] = (plan, _served(self, plan))
         return found[1]
 
-    def source(self) -> list[Any]:
-        """What a prepared encoder is made from; equal where another one would be the same."""
+    def kept(self) -> list[Tensor]:
+        """The weights, held so that no others can appear at their addresses."""
+        return [tensor.detach() for part in self._parts() for tensor in _tensors(part)]
+
+    def _source(self) -> list[Any]:
         described: list[Any] = [native.isa(), self.tables.projection is None, self.pooler is None]
-        for tensor in self._tensors:
-            described.append((tensor.data_ptr(), written(tensor), tensor.shape, tensor.dtype))
-        for module in self._modules():
-            described.append((type(module), bool(module._forward_hooks), "forward" in vars(module)))
-            described.append(bool(module._forward_pre_hooks))
-            described.append(getattr(module, "eps", None))
+        for part in self._parts():
+            described.append((id(part), type(part), getattr(part, "eps", None)))
+            described += [(id(tensor), stamp(tensor)) for tensor in _tensors(part)]
         for block in self.blocks:
             described.append((block.num_heads, block.scale, block.activation, block.pre_norm))
         return described
 
-    def kept(self) -> list[Tensor]:
-        """The weights, held so that no others can appear at their addresses."""
-        return [tensor.detach() for tensor in self._tensors]
+    def _parts(self) -> Iterator[nn.Module]:
+        yield from self._projections_and_norms()
+        tables = self.tables
+        for part in (tables.word, tables.position, tables.token_type, tables.language):
+            if part is not None:
+                yield part
+        for block in self.blocks:
+            if block.distances is not None:
+                yield block.distances.table
 
-    def _modules(self) -> Iterator[nn.Module]:
+    def _projections_and_norms(self) -> Iterator[nn.Module]:
         for block in self.blocks:
             yield from (block.q, block.k, block.v, block.out, block.attention_norm)
             yield from (block.up, block.down, block.output_norm)
-            if block.distances is not None:
-                yield block.distances.table
-        tables = self.tables
-        for part in (tables.word, tables.position, tables.token_type, tables.language, tables.norm):
-            if part is not None:
-                yield part
-        for part in (tables.projection, self.pooler):
+        yield self.tables.norm
+        for part in (self.tables.projection, self.pooler):
             if part is not None:
                 yield part
 
+    def _copied_parts(self) -> Iterator[nn.Module]:
+        """The CPU's encoder packs all but the tables, which it reads in place; a GPU's joins
+        queries, keys and values, and sums int8 weights."""
+        if self.device.type == "cpu":
+            yield from self._projections_and_norms()
+            return
+        for block in self.blocks:
+            yield from (block.q, block.k, block.v)
+        yield from (part for part in self._projections_and_norms() if isinstance(part, Int8Linear))
 
-def _watch(model: nn.Module) -> Any:
+
+def _tensors(part: nn.Module) -> Iterator[Tensor]:
+    for holder in (part._parameters, part._buffers):
+        yield from (tensor for tensor in holder.values() if tensor is not None)
+
+
+def _watch(model: nn.Module, copied: set[int]) -> Any:
     """A `_C.Watch` of a model."""
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.
-    dicts: list[dict[Any, Any]] = [vars(model.config)]
-    entries: list[tuple[dict[str, Any], str]] = []
+    dicts: list[dict[Any, Any]] = [vars(model.config), *GLOBAL_FORWARD_HOOKS]
+    entries: list[tuple[dict[str, Any], str]] = [(vars(model), "config")]
+    parts: list[nn.Module] = []
     tensors: dict[int, Tensor] = {}
     for module in model.modules():
         dicts += [held for held in (module._modules, module._parameters, module._buffers) if held]
         if isinstance(module, nn.ModuleList) and not len(module):
             dicts.append(module._modules)
         if isinstance(module, (Linear, Int8Linear, LayerNorm, nn.Embedding)):
+            parts.append(module)
             dicts += [module._forward_hooks, module._forward_pre_hooks]
             entries.append((vars(module), "forward"))
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
-        for holder in (module._parameters, module._buffers):
-            tensors |= {id(tensor): tensor for tensor in holder.values() if tensor is not None}
+        tensors |= {id(tensor): tensor for tensor in _tensors(module)}
     return native.extension().Watch(
         dicts,
         entries,
-        [
-            (t, not t.is_inference(), readable_bytes(t), t._cdata, t.untyped_storage()._cdata)
-            for t in tensors.values()
-        ],
-        Tensor.data_ptr,
+        [model, *parts],
+        [(t, key in copied, not t.is_inference(), t.is_leaf) for key, t in tensors.items()],
+        Tensor.__dlpack_c_exchange_api__,
         Tensor._version,
+        Tensor.grad,
     )
 
 
@@ -181,13 +215,22 @@ def _plain(tensor: Tensor) -> bool:
 
 
 class EncoderCache:
-    """The view of a model and its prepared encoder: made when first asked for, and again whenever
-    the model, the instruction set, the Plan of a GPU or a weight has changed since."""
+    """The snapshot of a model and its prepared encoder: made when first asked for, and again
+    whenever the model, the instruction set, the Plan of a GPU or a weight has changed since.
+
+    Attributes:
+        gradients: counts the backward passes through the model; whoever makes a differentiable pass
+            has them counted there.
+    """
 
     def __init__(self) -> None:
+        self.gradients = Gradients()
         self._lock = threading.RLock()
         self._view: ModelSnapshot | None = None
         self._entry: _Entry | None = None
+        # None until something was packed, then how the weights stood at the last eval pass with
+        # gradients that came upon changed ones.
+        self._met: tuple[Any, ...] | None = None
 
     def view(self, model: Any) -> ModelSnapshot:
         """A view of the model, possibly stale: whoever uses it must have it checked before relying
@@ -198,60 +241,76 @@ class EncoderCache:
                 view = self._view
                 if view is None or view.watch is None:
                     view = self._view = ModelSnapshot(model)
+                    self._keep_packed(view)
         return view
 
+    def _keep_packed(self, view: ModelSnapshot) -> None:
+        """Packed weights stay for a new snapshot that they would be made from just so."""
+        entry = self._entry
+        if entry is not None and view.plain:
+            same = entry.view.source == view.source
+            self._entry = replace(entry, view=view) if same else None
+
     def stale(self, view: ModelSnapshot) -> StaleModel:
-        """The error to raise where a view turns out to hold no more; the next one is new."""
+        """The error to raise where a view turns out to hold no longer; the next one is new."""
         with self._lock:
             if self._view is view:
                 self._view = None
-            if view.device.type != "cpu":
-                self._entry = None
         return StaleModel()
 
     def clear(self) -> None:
         """Forget the view and the packed weights."""
         with self._lock:
-            self._view = self._entry = None
+            self._view = self._entry = self._met = None
 
     def encoder(self, view: ModelSnapshot, plan: Plan) -> Encoder | None:
         """The prepared encoder of a view, None where `supports` has a reason against it.
 
         Raises:
-            StaleModel: when it must be made, and the view holds no more.
+            StaleModel: when it must be made, and the view holds no longer.
         """
         served = view.served(plan)
         if served is None:
             return None
-        ready = self._entry
-        if ready is None or ready.view is not view or ready.served != served:
+        entry = self._entry
+        if entry is None or not entry.serves(view, served):
             with self._lock:
-                ready = self._entry
-                if ready is None or ready.view is not view or ready.served != served:
-                    ready = self._renewed(view, served)
-        return ready.encoder
+                entry = self._entry
+                if entry is None or not entry.serves(view, served):
+                    entry = self._packed(view, served)
+        return entry.encoder
 
-    def ready(self, view: ModelSnapshot, plan: Plan) -> bool:
-        """Whether a pass can run on the prepared encoder without packing changed weights again:
-        they never were packed, or are as they were."""
-        if view.served(plan) is None:
-            return False
-        return self._entry is None or (self._entry.view is view and view.holds(contents=True))
+    def settled_encoder(self, view: ModelSnapshot, plan: Plan) -> Encoder | None:
+        """Return the prepared encoder for a pass in eval mode that wants gradients.
 
-    def pools(self, view: ModelSnapshot, plan: Plan) -> bool:
-        """Whether the prepared encoder of a view computes the pooler."""
+        Packing takes as long as several passes. So the weights are packed for the first such pass
+        of all and, once they have changed, for the second one that meets them as they are: a loop
+        that trains in between never packs.
+
+        Returns:
+            The encoder; None where the pass is to go op by op.
+
+        Raises:
+            StaleModel: when the encoder must be made, and the view holds no longer.
+        """
         served = view.served(plan)
-        return served is not None and served.pooler
+        if served is None or served.plan is not None:
+            return None
+        entry = self._entry
+        if entry is not None and view.holds(contents=True) and entry.serves(view, served):
+            return entry.encoder
+        met, now = self._met, (self.gradients.count, view.versions())
+        if met is not None:
+            self._met = now
+        return self.encoder(view, plan) if met is None or met == now else None
 
-    def _renewed(self, view: ModelSnapshot, served: EncoderParts) -> _Entry:
+    def _packed(self, view: ModelSnapshot, served: EncoderParts) -> _Entry:
         if not view.holds(contents=True):
             raise self.stale(view)
-        old, source = self._entry, view.source()
-        if old is not None and old.served == served and old.source == source:
-            self._entry = _Entry(view, served, source, old.encoder, old.kept)
-            return self._entry
-        self._entry = old = None  # its packed weights go before the new ones come
-        kept = view.kept()
+        self._entry = None  # its packed weights go before the new ones come
+        self._met = ()
+        kept, names = view.kept(), list(view.copied)
+        contents = Contents(list(view.copied.values()), self.gradients, names)
         encoder: CpuEncoder | GpuEncoder
         if served.plan is None:
             encoder = CpuEncoder(
@@ -261,8 +320,8 @@ class EncoderCache:
             )
         else:
             encoder = GpuEncoder(view.blocks, served.plan)
-        self._entry = _Entry(view, served, source, encoder, kept)
-        return self._entry
+        entry = self._entry = _Entry(view, served, encoder, contents, kept)
+        return entry
 
     def __deepcopy__(self, memo: Any) -> EncoderCache:
         return EncoderCache()
@@ -277,9 +336,20 @@ class _Entry:
 
     view: ModelSnapshot
     served: EncoderParts
-    source: list[Any]
     encoder: CpuEncoder | GpuEncoder
+    contents: Contents
     kept: list[Tensor]
+
+    def serves(self, view: ModelSnapshot, served: EncoderParts) -> bool:
+        """Whether the encoder is of this view and was made for this, and where versions do not
+        tell, of the same weights."""
+        if self.view is not view or self.served != served:
+            return False
+        if not self.contents.same(view.suspicious):
+            return False
+        if view.suspicious:
+            view.look()
+        return True
 
 
 def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:

@@ -44,16 +44,13 @@ def recomputed_pass(
         kernels: the context of the forward pass.
 
     Returns:
-        The result; None where there is no prepared encoder, or its weights have changed: packing
-        them again for every step of a training loop would cost more than it gives.
+        The result; None where there is no prepared encoder, or its weights keep changing.
 
     Raises:
         StaleModel: when the snapshot holds no more.
     """
     snapshot = reference.snapshot
-    if snapshot.device.type != "cpu" or not cache.ready(snapshot, kernels.plan):
-        return None
-    encoder = cache.encoder(snapshot, kernels.plan)
+    encoder = cache.settled_encoder(snapshot, kernels.plan)
     if encoder is None:
         return None
     pooled = wanted.first_column and encoder.pools
@@ -66,6 +63,7 @@ def recomputed_pass(
         return tuple(value for value in values if value is not None)
 
     def again() -> tuple[Tensor, ...]:
+        cache.gradients.flowed()
         if list(map(id, model.parameters())) != list(map(id, snapshot.parameters)):
             raise RuntimeError(
                 f"A weight of this {type(model).__name__} was replaced between its forward and "

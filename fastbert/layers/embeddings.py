@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.runtime.packing import PackedBatch
@@ -97,8 +98,7 @@ def embed_and_project(tables: EmbeddingTables, inputs: EmbeddingInput, plan: Pla
 def _alone(table: nn.Embedding) -> bool:
     """Whether nobody hooked or replaced a table (adapters, gradients of its rows); else what it
     makes of the indices is what counts."""
-    hooked = table._forward_hooks or table._forward_pre_hooks or table._backward_hooks
-    return type(table) is nn.Embedding and not hooked and "forward" not in vars(table)
+    return type(table) is nn.Embedding and not hooked(table)
 
 
 def _lookup(

@@ -5,22 +5,47 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastbert.runtime.plan import Plan
+from fastbert.layers.hooks import hooked
+from fastbert.runtime.plan import Choice, Plan
 from fastbert.runtime.tracing import untraced
-from fastbert.runtime.versions import written
+from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted
 
 
-class _Prepacked:
+@dataclass(frozen=True)
+class _Packed:
+    """A packed weight and what it was packed from; the memory of its source is held, so that no
+    other weight can appear at its address."""
+
+    source: Tensor
+    held: Tensor
+    stamp: tuple[Any, ...]
+    contents: Contents
+    op: str
+    choice: Choice
+    packed: Tensor | None
+
+    def serves(self, op: str, weight: Tensor, choice: Choice) -> bool:
+        """Whether it still is what packing the weight would give."""
+        return (
+            self.source is weight
+            and self.stamp == stamp(weight)
+            and (self.op, self.choice) == (op, choice)
+            and self.contents.same(uncounted([weight]))
+        )
+
+
+class Prepacked:
     """A weight in a kernel's own order, made again whenever the weight has changed."""
 
     def __init__(self) -> None:
-        self._key: Any = None
-        self._packed: Tensor | None = None
+        self.gradients = Gradients()
+        self._kept: _Packed | None = None
 
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """The packed weight for a plan, None where its backend takes the plain one."""
@@ -30,24 +55,31 @@ class _Prepacked:
             return _prepacked_untraced(self, op, weight, plan)
         return self.current(op, weight, plan)
 
+    def clear(self) -> None:
+        """Forget the packed weight."""
+        self._kept = None
+
     def current(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """Return the packed weight, packed again where the weight has changed."""
-        content = (weight.data_ptr(), written(weight), weight.shape, weight.dtype)
-        key = (op, content, plan.choice(op))
-        if key != self._key:
-            self._packed = plan.prepack(op, weight)
-            self._key = key
-        return self._packed
+        kept, choice = self._kept, plan.choice(op)
+        if kept is None or not kept.serves(op, weight, choice):
+            self._kept = None  # its memory goes before the new one's comes
+            name = f"The weight {tuple(weight.shape)} of a Linear"
+            contents = Contents([weight], self.gradients, [name])
+            place = (weight, weight.detach(), stamp(weight))
+            kept = _Packed(*place, contents, op, choice, plan.prepack(op, weight))
+            self._kept = kept
+        return kept.packed
 
-    def __deepcopy__(self, memo: Any) -> _Prepacked:
-        return _Prepacked()
+    def __deepcopy__(self, memo: Any) -> Prepacked:
+        return Prepacked()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_Prepacked, ())
+        return (Prepacked, ())
 
 
 # Addresses and versions of the weight are compared, which a graph would freeze.
-_prepacked_untraced = untraced(_Prepacked.current)
+_prepacked_untraced = untraced(Prepacked.current)
 
 
 class Linear(nn.Linear):
@@ -58,7 +90,7 @@ class Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias)
-        self._prepacked = _Prepacked()
+        self._prepacked = Prepacked()
 
     def forward(
         self,
@@ -83,15 +115,18 @@ class Linear(nn.Linear):
         Raises:
             TypeError: without a plan outside of a model's pass.
         """
-        plan = _known(plan)
-        return plan.linear(
+        plan, weight = _known(plan), self.weight
+        out: Tensor = plan.linear(
             x,
-            self.weight,
+            weight,
             self.bias if bias else None,
             activation,
             residual,
-            self._prepacked.get("linear", self.weight, plan),
+            self._prepacked.get("linear", weight, plan),
         )
+        if not torch.compiler.is_compiling():
+            self._prepacked.gradients.follow(out)
+        return out
 
 
 # Buffers of Int8Linear that stay float32 whatever the precision of the model.
@@ -137,7 +172,7 @@ class Int8Linear(nn.Module):
             "repeated", torch.zeros(repeats, dtype=torch.int32) if repeats else None
         )
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
-        self._prepacked = _Prepacked()
+        self._prepacked = Prepacked()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         # model.to(torch.bfloat16) is meant for the activations; scales keep their precision.
@@ -205,13 +240,7 @@ def _running_on(plan: Plan) -> Iterator[None]:
 def alone(part: nn.Module) -> bool:
     """Whether a projection is ours and nobody looks at its result before activation and residual:
     then one product does it all."""
-    watched = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
-    return (
-        type(part) in (Linear, Int8Linear)
-        and not watched
-        and not part._backward_pre_hooks
-        and "forward" not in vars(part)
-    )
+    return type(part) in (Linear, Int8Linear) and not hooked(part)
 
 
 def project(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.checkpoints.files import save_torch_weights, save_weights
+from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
-from fastbert.layers.linear import Int8Linear
+from fastbert.layers.linear import Int8Linear, Prepacked
 from fastbert.modeling import loading, resize
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.runtime.plan import Plan, Traits, build_plan
@@ -34,6 +35,9 @@ class PreTrainedModel(nn.Module):
 
     Args:
         config: the configuration; the model keeps it, not a copy.
+
+    Kernels run on packed copies of the weights, which follow every change that torch knows of. A
+    raw write (`.data[...] =`, NumPy, DLPack, a storage) is not one: call `refresh()` after it.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
@@ -113,6 +117,20 @@ class PreTrainedModel(nn.Module):
             module = self.get_submodule(owner)
             if isinstance(getattr(module, name), nn.Parameter):
                 setattr(module, name, self.get_parameter(source))
+
+    def refresh(self) -> None:
+        """Forget everything packed from the weights; the next pass packs what it needs again.
+
+        Optimizers of every kind, load_state_dict, in-place operations under no_grad, conversions
+        and replaced parts are followed without it. It is for raw writes, which torch does not
+        count: `weight.data[...] = x`, `weight.data += x` (as peft merges adapters), and writes
+        through NumPy, DLPack or the storage. FASTBERT_CHECK_WEIGHTS=1 in the environment finds
+        forgotten ones: then every pass compares all bytes of the weights.
+        """
+        for module in self.modules():
+            for kept in vars(module).values():
+                if isinstance(kept, (EncoderCache, Prepacked)):
+                    kept.clear()
 
     # Parts
 

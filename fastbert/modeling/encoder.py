@@ -23,6 +23,7 @@ from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import is_jit_tracing, untraced
+from fastbert.runtime.versions import Gradients
 
 PACKED = Wanted()
 
@@ -332,7 +333,14 @@ class EncoderModel(PreTrainedModel):
             )
             if output is not None:
                 return output
-        return encode_inputs(snapshot.tables, snapshot.blocks, inputs, batch, context.plan, options)
+        output = encode_inputs(
+            snapshot.tables, snapshot.blocks, inputs, batch, context.plan, options
+        )
+        if context.differentiable and not traced:
+            more = (output.hidden_states, output.attentions, output.cross_attentions)
+            results = (output.packed, output.grid, *(tensor for one in more for tensor in one or ()))
+            self.encoder_cache.gradients.follow(*results)
+        return output
 
 
 def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
@@ -381,7 +389,10 @@ def _context_between_graphs(model: EncoderModel, inputs: Sequence[Tensor | None]
     snapshot = model.encoder_cache.view(model)
     if not snapshot.holds():
         model.encoder_cache.stale(snapshot)
-    return _context(model, inputs)
+    context = _context(model, inputs)
+    if context.differentiable:
+        Gradients.traced()
+    return context
 
 
 def _head_mask(mask: Tensor | None, layers: int, dtype: torch.dtype) -> Tensor | None:

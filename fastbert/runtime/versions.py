@@ -1,50 +1,152 @@
-"""Whether a tensor was written to: what torch counts, and what it does not.
+"""Whether tensors still hold what was read from them.
 
-torch counts writes as versions of a tensor, but not those through `.data` or a NumPy view, none to
-a tensor made in inference mode, and none by a fused optimizer. A sample of a tensor's bytes tells
-of these where they change most of it, as training, averaging and copying do; writing a few elements
-may go unseen. On a GPU no sample is taken.
+torch counts the writes to a tensor as versions, through views too. Two kinds of writes go
+uncounted. A fused optimizer (torch 2.13) writes without a version, but only to parameters that have
+a gradient: whoever packed weights compares all their bytes once a gradient may have reached them
+(`Gradients`, `has_gradient`). Raw writes, through `.data`, NumPy, DLPack or a storage, are told by
+`model.refresh()`. FASTBERT_CHECK_WEIGHTS=1 finds them: then all bytes are compared before every
+pass, and what was written raw is named once.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastbert.kernels import native
 
+CHECK_ALWAYS = os.environ.get("FASTBERT_CHECK_WEIGHTS", "0") not in ("", "0")
+_log = logging.getLogger("fastbert")
+_warned: set[str] = set()
 
-def written(tensor: Tensor) -> tuple[int, int]:
-    """(version, sample): another value whenever a write to the tensor was noticed."""
-    return (0 if tensor.is_inference() else tensor._version, sample(tensor))
+
+def version(tensor: Tensor) -> int:
+    """torch's count of writes to a tensor, 0 for one made in inference mode, which has none."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
-def sample(tensor: Tensor) -> int:
-    """A number from some of the bytes of a tensor on the CPU; see csrc/common/sample.h. 0 on other
-    devices, and without the extension."""
-    size = readable_bytes(tensor)
-    if not size or native.reason() is not None:
-        return 0
-    return int(native.extension().sample(tensor.data_ptr(), size))
+def stamp(tensor: Tensor) -> tuple[Any, ...]:
+    """Describe where a tensor lies and how often it was written to."""
+    place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    return (*place, version(tensor))
+
+
+def uncounted(tensors: Iterable[Tensor]) -> bool:
+    """Whether one of the tensors may be written to now without a new version: by a fused optimizer,
+    which needs a gradient, or because it was made in inference mode."""
+    return any(t.is_inference() or (t.is_leaf and t.grad is not None) for t in tensors)
+
+
+class Gradients:
+    """Counts the backward passes that may have given some weights gradients.
+
+    The count rises when gradients flow back into the results of a pass, not when the pass is made:
+    between the two the weights may be used, and found unchanged.
+    """
+
+    # Hooks are lost in a graph that torch.compile traced, so there the pass itself counts.
+    _traced = 0
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """A number that is greater after every backward pass."""
+        return self._count + Gradients._traced
+
+    def flowed(self, *_: object) -> None:
+        """Count a backward pass."""
+        self._count += 1
+
+    def follow(self, *results: Tensor | None) -> None:
+        """Count the backward passes from these tensors, whichever of them they begin at."""
+        for result in results:
+            if result is not None and result.grad_fn is not None:
+                result.grad_fn.register_prehook(self.flowed)
+
+    @staticmethod
+    def traced() -> None:
+        """Count a differentiable pass within torch.compile, for all weights of the process."""
+        Gradients._traced += 1
+
+
+class Contents:
+    """What tensors held at one time, compared whole where versions do not tell.
+
+    Args:
+        tensors: whose bytes count.
+        gradients: counts the backward passes that may reach them.
+        names: of the tensors, for warnings.
+
+    Bytes are read now only where a comparison is to be expected; one that comes unexpectedly finds
+    that the tensors may have changed.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], gradients: Gradients, names: Sequence[str]):
+        self._tensors, self._names = tensors, names
+        self._gradients, self._seen = gradients, gradients.count
+        expected = CHECK_ALWAYS or self._seen > 0 or uncounted(tensors)
+        self._held = [_bytes_of(tensor) for tensor in tensors] if expected else None
+
+    def same(self, suspicious: bool) -> bool:
+        """Whether the tensors hold the same bytes.
+
+        Args:
+            suspicious: `uncounted` holds for the tensors; else, without a backward pass since the
+                last comparison, nothing needs to be compared.
+        """
+        count = self._gradients.count
+        explained = suspicious or count != self._seen
+        if not explained and not CHECK_ALWAYS:
+            return True
+        if self._held is None:
+            return False
+        for tensor, held, name in zip(self._tensors, self._held, self._names, strict=True):
+            if not _same_bytes(held, _bytes_of(tensor)):
+                if not explained:
+                    _warn(name)
+                return False
+        self._seen = count
+        return True
+
+
+def _warn(name: str) -> None:
+    if name not in _warned:
+        _warned.add(name)
+        _log.warning(
+            "%s was written to in a way that torch does not count (.data, NumPy, DLPack or its "
+            "storage). FASTBERT_CHECK_WEIGHTS=1 noticed it; without that, call model.refresh() "
+            "after such a write.",
+            name,
+        )
+
+
+def _bytes_of(tensor: Tensor) -> bytes | Tensor:
+    """A fingerprint of a tensor on the CPU, a copy of any other."""
+    if tensor.device.type != "cpu" or native.reason() is not None:
+        return tensor.detach().clone()
+    return bytes(native.threaded().fingerprint(tensor.data_ptr(), readable_bytes(tensor)))
+
+
+def _same_bytes(one: bytes | Tensor, other: bytes | Tensor) -> bool:
+    if isinstance(one, bytes) or isinstance(other, bytes):
+        return one is other or one == other
+    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
+        return False
+    # As bytes, since NaN differs from itself.
+    one, other = (t.contiguous().view(-1).view(torch.uint8) for t in (one, other))
+    return torch.equal(one, other)
 
 
 def readable_bytes(tensor: Tensor) -> int:
-    """Bytes from a tensor's address to the end of its last element; 0 when not on the CPU."""
-    if tensor.device.type != "cpu" or tensor.numel() == 0:
+    """Bytes from a tensor's address to the end of its last element; 0 where it has none."""
+    if tensor.numel() == 0 or tensor.data_ptr() == 0:
         return 0
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
-
-
-def _count_fused_steps(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Have torch count what fused optimizers write, which it does not by itself (torch 2.13)."""
-    for group in optimizer.param_groups:
-        if group.get("fused"):
-            weights = [p for p in group["params"] if not p.is_inference()]
-            torch.autograd.graph.increment_version(weights)
-
-
-register_optimizer_step_post_hook(_count_fused_steps)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastbert.runtime import versions
+
 
 def explain(model: Any) -> str:
     """Describe how a model computes: its class, its precision and its Plan.
 
     The Plan names the backend and instruction set of every op, and the reason for every backend
-    that was passed over.
+    that was passed over. A last line says where every pass compares all bytes of the weights.
 
     Args:
         model: a fastbert model, a SentenceEncoder or a pipeline.
@@ -29,4 +31,17 @@ def explain(model: Any) -> str:
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
-    return f"{head}\n{plan}"
+    return "\n".join([head, str(plan), *_comparisons(inner)])
+
+
+def _comparisons(model: Any) -> list[str]:
+    """Say why every pass compares the packed weights byte by byte, where it does."""
+    if versions.CHECK_ALWAYS:
+        why = "FASTBERT_CHECK_WEIGHTS is set"
+    elif any(parameter.grad is not None for parameter in model.parameters()):
+        why = "gradients are set, and a fused optimizer may write; model.zero_grad() ends it"
+    elif any(parameter.is_inference() for parameter in model.parameters()):
+        why = "torch counts no writes to a model made in inference mode; make it outside of that"
+    else:
+        return []
+    return [f"{'every pass':<16}  compares all packed weights byte by byte: {why}"]

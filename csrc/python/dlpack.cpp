@@ -1,0 +1,56 @@
+#include "python/dlpack.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace fastbert {
+namespace {
+
+constexpr std::ptrdiff_t kLine = 64;
+
+std::uint64_t kind_of(const DlTensor& t) {
+    return std::uint64_t(t.code) << 56 | std::uint64_t(t.bits) << 48 |
+           std::uint64_t(std::uint16_t(t.device_type)) << 32 | std::uint32_t(t.device_id);
+}
+
+const void* address_of(const DlTensor& t) {
+    return static_cast<const char*>(t.data) + t.byte_offset;
+}
+
+// False where DLPack has no words for the tensor.
+bool read(const py::object& tensor, const DlExchange& exchange, DlTensor& out) {
+    if (exchange.tensor_from_object(tensor.ptr(), &out) == 0) return true;
+    if (!PyErr_ExceptionMatches(PyExc_BufferError)) throw py::error_already_set();
+    PyErr_Clear();
+    return false;
+}
+
+}  // namespace
+
+TensorLayout::TensorLayout(const py::object& tensor, const DlExchange& exchange) {
+    DlTensor t;
+    if (!read(tensor, exchange, t)) return;
+    if (t.ndim > kDimensions) throw std::invalid_argument("a weight has more than 4 dimensions");
+    data_ = address_of(t);
+    kind_ = kind_of(t);
+    ndim_ = t.ndim;
+    std::copy_n(t.shape, t.ndim, shape_.begin());
+    std::copy_n(t.strides, t.ndim, strides_.begin());
+    hint_ = reinterpret_cast<const char*>(t.shape);
+}
+
+bool TensorLayout::holds(const py::object& tensor, const DlExchange& exchange) const {
+    DlTensor t;
+    if (!read(tensor, exchange, t)) return ndim_ < 0;
+    return address_of(t) == data_ && t.ndim == ndim_ && kind_of(t) == kind_ &&
+           std::equal(t.shape, t.shape + t.ndim, shape_.begin()) &&
+           std::equal(t.strides, t.strides + t.ndim, strides_.begin());
+}
+
+void TensorLayout::prefetch() const {
+    __builtin_prefetch(hint_ - kLine);
+    __builtin_prefetch(hint_);
+    __builtin_prefetch(hint_ + kLine);
+}
+
+}  // namespace fastbert

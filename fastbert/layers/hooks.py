@@ -1,0 +1,38 @@
+"""Whether someone looks at what a module computes, or computes it instead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as torch_modules
+
+# Of register_module_forward_hook and its like: they see every module of the process.
+GLOBAL_FORWARD_HOOKS: tuple[dict[Any, Any], ...] = (
+    torch_modules._global_forward_hooks,
+    torch_modules._global_forward_pre_hooks,
+)
+_GLOBAL_BACKWARD_HOOKS: tuple[dict[Any, Any], ...] = (
+    torch_modules._global_backward_hooks,
+    torch_modules._global_backward_pre_hooks,
+)
+
+
+def forward_hooked(module: nn.Module) -> bool:
+    """Whether hooks see the module's forward pass, or its forward was replaced."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        or any(GLOBAL_FORWARD_HOOKS)
+    )
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks see the module's forward or backward pass, or its forward was replaced."""
+    return bool(
+        forward_hooked(module)
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or any(_GLOBAL_BACKWARD_HOOKS)
+    )
