@@ -60,9 +60,8 @@ class Recorder:
 
 
 def gpu_plan(dtype: torch.dtype) -> Plan:
-    functions = {op: overload(op, "cuda") for op in REGISTRY}
-    choices = tuple(Choice(op, "cuda", "sm_90", (), functions[op]) for op in REGISTRY)
-    return Plan(GPU, dtype, choices, **functions)
+    choices = tuple(Choice(op, "cuda", "sm_90", (), overload(op, "cuda")) for op in REGISTRY)
+    return Plan(GPU, dtype, choices)
 
 
 @pytest.fixture

@@ -158,22 +158,6 @@ class StepTime:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What one pass gives.
-
-    Attributes:
-        rows: the rows after the last block, (batch.total, hidden), or as (batch_size, seqlen,
-            hidden), zero where a token was removed.
-        pooled: (batch_size, pooler width), None where it was not asked for.
-        times: of every step, where they were asked for.
-    """
-
-    rows: Tensor
-    pooled: Tensor | None = None
-    times: list[StepTime] | None = None
-
-
 class CpuEncoder:
     """All blocks of an encoder, and what stands around them, packed for the instruction set in use.
 
@@ -243,7 +227,7 @@ class CpuEncoder:
             source = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
             dtype = source.dtype
         try:
-            done = self.run(
+            return self.run(
                 source,
                 batch,
                 dtype,
@@ -255,11 +239,6 @@ class CpuEncoder:
             # In the caller's words rather than the table's.
             check_input(snapshot.tables, inputs.packed(batch))
             raise
-        if done is None:
-            return None
-        if wanted.padded:
-            return EncoderOutput(grid=done.rows, pooled=done.pooled)
-        return EncoderOutput(packed=done.rows, pooled=done.pooled)
 
     @property
     def packed_bytes(self) -> int:
@@ -271,29 +250,33 @@ class CpuEncoder:
         """Memory kept for passes: as much as the largest so far needed, per concurrent caller."""
         return int(self._encoder.arena_bytes)
 
-    def __call__(self, rows: Tensor, batch: PackedBatch) -> Tensor:
-        """The rows after the last block.
+    def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Compute the hidden states after the last block.
 
         Args:
-            rows: (batch.total, hidden), float32, bfloat16 or float16.
-            batch: where the rows came from.
+            hidden: (batch.total, hidden), float32, bfloat16 or float16.
+            batch: where the tokens came from.
 
         Returns:
-            (batch.total, hidden), rows.dtype.
+            (batch.total, hidden), in the dtype of the input.
 
         Raises:
-            ValueError: when rows and batch do not fit together or to the encoder.
+            ValueError: when the arguments do not fit together or to the encoder.
         """
-        return _done(self.run(rows, batch, rows.dtype)).rows
+        packed = _done(self.run(hidden, batch, hidden.dtype)).packed
+        assert packed is not None
+        return packed
 
-    def padded(self, rows: Tensor, batch: PackedBatch) -> Tensor:
-        """The same as (batch_size, seqlen, hidden), zero where a token was removed."""
-        return _done(self.run(rows, batch, rows.dtype, grid=True)).rows
+    def padded(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Compute the same as (batch_size, seqlen, hidden), zero where a token was removed."""
+        grid = _done(self.run(hidden, batch, hidden.dtype, grid=True)).grid
+        assert grid is not None
+        return grid
 
-    def profile(self, rows: Tensor | EmbeddingInput, batch: PackedBatch) -> list[StepTime]:
-        """One pass, and where its time went. Arguments are those of run()."""
-        times = _done(self.run(rows, batch, torch.float32, profile=True)).times
-        assert times is not None
+    def profile(self, source: Tensor | EmbeddingInput, batch: PackedBatch) -> list[StepTime]:
+        """Compute one pass and return where its time went; arguments are those of run()."""
+        times: list[StepTime] = []
+        _done(self.run(source, batch, torch.float32, times=times))
         return times
 
     def run(
@@ -304,21 +287,22 @@ class CpuEncoder:
         *,
         grid: bool = False,
         pooled: bool = False,
-        profile: bool = False,
-        watch: Any = None,
-    ) -> Prepared | None:
-        """One pass in one native call.
+        times: list[StepTime] | None = None,
+        watch: _C.Watch | None = None,
+    ) -> EncoderOutput | None:
+        """Compute one pass in one native call.
 
         Args:
             source: hidden states (batch.total, hidden), float32, bfloat16 or float16; or, with
                 tables, what to look up: int64 tensors that cover the padded grid, (batch_size,
                 seqlen), and embeds (batch_size, seqlen, width) in place of the word ids.
-            batch: which places of the grid hold tokens.
+            batch: which cells of the grid hold tokens.
             dtype: of the results: float32, bfloat16 or float16.
-            grid: return the padded grid, zero where a token was removed, rather than rows.
+            grid: return the padded grid, zero where a token was removed, rather than packed
+                hidden states.
             pooled: return the pooler's result too.
-            profile: return the time of every step too.
-            watch: a `_C.Watch` of what this encoder was made from.
+            times: where the time of every step is appended.
+            watch: tells whether what this encoder was made from has changed.
 
         Returns:
             None, and nothing was computed, when the watch saw a change, or the instruction set is
@@ -328,32 +312,36 @@ class CpuEncoder:
             ValueError: when the arguments do not fit together or to the encoder.
             IndexError: for an index outside its table.
         """
-        recorded = self.record
-        profile = profile or recorded is not None
-        shape = (batch.batch_size, batch.seqlen) if grid else (batch.total,)
-        out = torch.empty((*shape, self.hidden), dtype=dtype)
+        if self.record is not None and times is None:
+            times = []
+            self.record.append(times)
+        total, hidden = batch.total, self.hidden
+        out = torch.empty(
+            (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden), dtype=dtype
+        )
         first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype) if pooled else None
         alive: list[Tensor] = []
         if isinstance(source, Tensor):
-            given = self._hidden_states(source, batch, alive)
+            given = self._hidden_states(source, batch, total, alive)
         else:
-            given = self._lookups(source, batch, alive)
+            given = self._lookups(source, batch, total, alive)
         results = native.library.EncoderOutput(
             out=out.data_ptr(),
             dtype=_DTYPES[dtype],
-            stride=self.hidden,
-            rows=out.numel() // self.hidden,
+            stride=hidden,
+            rows=out.numel() // hidden,
             grid=grid,
             pooled=0 if first is None else first.data_ptr(),
             pooled_stride=self.pooled or 0,
         )
-        done = self._encoder.run(given, results, torch.get_num_threads(), watch, profile)
+        done = self._encoder.run(given, results, torch.get_num_threads(), watch, times is not None)
         if done is None:
             return None
-        times = self._times(*done) if isinstance(done, tuple) else None
-        if recorded is not None and times is not None:
-            recorded.append(times)
-        return Prepared(out, first, times)
+        if times is not None and isinstance(done, tuple):
+            times += self._times(*done)
+        if grid:
+            return EncoderOutput(grid=out, pooled=first)
+        return EncoderOutput(packed=out, pooled=first)
 
     def _times(self, spent: Sequence[int], threads: int) -> list[StepTime]:
         steps = list(self._encoder.steps)
@@ -363,35 +351,36 @@ class CpuEncoder:
         ]
 
     def _hidden_states(
-        self, rows: Tensor, batch: PackedBatch, alive: list[Tensor]
+        self, rows: Tensor, batch: PackedBatch, total: int, alive: list[Tensor]
     ) -> _C.EncoderInput:
         if rows.device.type != "cpu" or rows.dtype not in _DTYPES:
             raise ValueError(
                 "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
                 f"given {rows.dtype} on {rows.device}."
             )
-        if rows.shape != (batch.total, self.hidden):
+        if rows.shape != (total, self.hidden):
             raise ValueError(
-                f"The rows must have shape ({batch.total}, {self.hidden}) for this batch and "
+                f"The rows must have shape ({total}, {self.hidden}) for this batch and "
                 f"encoder, but they have {tuple(rows.shape)}."
             )
         rows = rows if rows.stride(1) == 1 and rows.stride(0) >= self.hidden else rows.contiguous()
         alive.append(rows)
+        cu_seqlens, token_indices, key_bias = _batch_addresses(batch, total, alive)
         return native.library.EncoderInput(
             x=rows.data_ptr(),
             dtype=_DTYPES[rows.dtype],
             x_stride=max(rows.stride(0), self.hidden),
-            total=batch.total,
-            cu_seqlens=_cu_seqlens(batch, alive),
+            total=total,
+            cu_seqlens=cu_seqlens,
             batch=batch.batch_size,
             max_seqlen=batch.max_seqlen,
             seqlen=batch.seqlen,
-            token_indices=_token_indices(batch, alive),
-            key_bias=_key_bias(batch, alive),
+            token_indices=token_indices,
+            key_bias=key_bias,
         )
 
     def _lookups(
-        self, source: EmbeddingInput, batch: PackedBatch, alive: list[Tensor]
+        self, source: EmbeddingInput, batch: PackedBatch, total: int, alive: list[Tensor]
     ) -> _C.EncoderInput:
         width = self._width
         if width is None:
@@ -407,24 +396,26 @@ class CpuEncoder:
             embeds = embeds.contiguous()
             alive.append(embeds)
             address = embeds.data_ptr()
+        cu_seqlens, token_indices, key_bias = _batch_addresses(batch, total, alive)
+        languages = source.languages
         return native.library.EncoderInput(
             word=_index_grid(None if embeds is not None else source.ids, shape, alive),
             position=_index_grid(source.positions, shape, alive),
             type=_index_grid(source.token_types, shape, alive),
-            language=_index_grid(source.languages, shape, alive),
+            language=None if languages is None else _index_grid(languages, shape, alive),
             embeds=address,
             embeds_stride=width,
-            total=batch.total,
-            cu_seqlens=_cu_seqlens(batch, alive),
+            total=total,
+            cu_seqlens=cu_seqlens,
             batch=batch.batch_size,
             max_seqlen=batch.max_seqlen,
             seqlen=batch.seqlen,
-            token_indices=_token_indices(batch, alive),
-            key_bias=_key_bias(batch, alive),
+            token_indices=token_indices,
+            key_bias=key_bias,
         )
 
 
-def _done(result: Prepared | None) -> Prepared:
+def _done(result: EncoderOutput | None) -> EncoderOutput:
     if result is None:
         raise ValueError(
             "The instruction set is no longer the one that the weights were packed for; prepare "
@@ -449,32 +440,28 @@ def _index_grid(
     )
 
 
-def _cu_seqlens(batch: PackedBatch, alive: list[Tensor]) -> int:
-    return _address(batch.cu_seqlens, "cu_seqlens", torch.int32, batch.batch_size + 1, alive)
-
-
-def _token_indices(batch: PackedBatch, alive: list[Tensor]) -> int:
-    return _address(batch.indices, "batch.indices", torch.int64, batch.total, alive)
-
-
-def _key_bias(batch: PackedBatch, alive: list[Tensor]) -> int:
-    return _address(batch.key_bias, "key_bias", torch.float32, batch.total, alive)
-
-
-def _address(
-    vector: Tensor | None, name: str, dtype: torch.dtype, length: int, alive: list[Tensor]
-) -> int:
-    """The address of a vector that the native code will read, 0 for none."""
-    if vector is None:
-        return 0
-    if vector.dtype is not dtype or vector.device.type != "cpu" or vector.shape != (length,):
-        raise ValueError(
-            f"{name} must be {str(dtype).removeprefix('torch.')} ({length},) on the CPU, but it is "
-            f"{vector.dtype} {tuple(vector.shape)} on {vector.device}."
-        )
-    vector = vector.contiguous()
-    alive.append(vector)
-    return vector.data_ptr()
+def _batch_addresses(batch: PackedBatch, total: int, alive: list[Tensor]) -> tuple[int, int, int]:
+    """Return the addresses of cu_seqlens, indices and key_bias; 0 for one that is None."""
+    expected = (
+        ("cu_seqlens", batch.cu_seqlens, torch.int32, batch.batch_size + 1),
+        ("batch.indices", batch.indices, torch.int64, total),
+        ("key_bias", batch.key_bias, torch.float32, total),
+    )
+    addresses = []
+    for name, vector, dtype, length in expected:
+        if vector is None:
+            addresses.append(0)
+            continue
+        if vector.dtype is not dtype or vector.device.type != "cpu" or vector.shape != (length,):
+            raise ValueError(
+                f"{name} must be {str(dtype).removeprefix('torch.')} ({length},) on the CPU, but "
+                f"it is {vector.dtype} {tuple(vector.shape)} on {vector.device}."
+            )
+        vector = vector.contiguous()
+        alive.append(vector)
+        addresses.append(vector.data_ptr())
+    cu_seqlens, token_indices, key_bias = addresses
+    return cu_seqlens, token_indices, key_bias
 
 
 def _modules(blocks: Sequence[Block]) -> Iterator[nn.Module]:

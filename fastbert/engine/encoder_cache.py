@@ -79,9 +79,7 @@ class ModelSnapshot:
         self.plain = all(_plain(tensor) for _, tensor in tensors.values())
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in copied & tensors.keys()}
-        self.watch = (
-            _watch(model, copied) if self.plain and native.reason() is None else None
-        )
+        self.watch = _watch(model, copied) if self.plain and native.reason() is None else None
         self.suspicious = False
         self.look()
         self.source = self._source() if self.plain else None

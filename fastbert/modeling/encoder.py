@@ -317,7 +317,7 @@ class EncoderModel(PreTrainedModel):
         """
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        if options.plain and not context.differentiable and not is_jit_tracing():
+        if options.plain and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
                 output = encoder.encode(inputs, batch, wanted, context)
@@ -338,8 +338,12 @@ class EncoderModel(PreTrainedModel):
         )
         if context.differentiable and not traced:
             more = (output.hidden_states, output.attentions, output.cross_attentions)
-            results = (output.packed, output.grid, *(tensor for one in more for tensor in one or ()))
-            self.encoder_cache.gradients.follow(*results)
+            results = (
+                output.packed,
+                output.grid,
+                *(tensor for one in more for tensor in one or ()),
+            )
+            self.encoder_cache.gradients.follow(output.packed, output.grid, *others)
         return output
 
 

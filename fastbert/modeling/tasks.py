@@ -79,15 +79,16 @@ class HeadModel(PreTrainedModel):
 
     def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         """Run the encoder; see EncoderModel.encode."""
-        return self.base_model.encode(inputs, wanted)
+        encoder: EncoderModel = getattr(self, self.base_model_prefix)
+        return encoder.encode(inputs, wanted)
 
     def removed(self, inputs: EncoderInputs) -> Tensor | None:
         """Return the mask (batch, length) that says which tokens the encoder leaves out."""
         return inputs.attention_mask
 
     def dropped(self, x: Tensor) -> Tensor:
-        """head_dropout in training, nothing otherwise."""
-        return F.dropout(x, self.head_dropout(), training=self.training)
+        """Apply head_dropout in training, nothing otherwise."""
+        return F.dropout(x, self.head_dropout()) if self.training else x
 
 
 class VocabularyHead(HeadModel):

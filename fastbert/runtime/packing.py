@@ -120,8 +120,10 @@ class PackedBatch:
         if only_kept:
             rows = visible.reshape(-1)
             key_bias = _key_bias(rows if indices is None else rows[indices])
-        parts = in_one_copy((cu_seqlens, indices, key_bias), torch.device(device))
-        return cls(parts[0], longest, parts[1], batch_size, seqlen, parts[2], shortest)
+        to = torch.device(device)
+        if to.type != "cpu" or mask.device.type != "cpu":
+            cu_seqlens, indices, key_bias = in_one_copy((cu_seqlens, indices, key_bias), to)
+        return cls(cu_seqlens, longest, indices, batch_size, seqlen, key_bias, shortest)
 
     @classmethod
     def from_lengths(

@@ -8,8 +8,8 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,18 @@ from fastbert import kernels
 from fastbert.errors import Unavailable
 from fastbert.kernels import measured, native
 from fastbert.kernels.registration import overload
-from fastbert.ops import REGISTRY, Traits
+from fastbert.ops import (
+    REGISTRY,
+    Traits,
+    act_layer_norm,
+    add_layer_norm,
+    attention_varlen,
+    bias_act,
+    embed_layer_norm,
+    int8_linear,
+    linear,
+    quantize_rows,
+)
 from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
 from fastbert.runtime.tracing import is_jit_tracing, untraced
 
@@ -45,6 +56,8 @@ _CUBLAS_DTYPES = (torch.bfloat16, torch.float16)
 _log = logging.getLogger("fastbert")
 # Where torch computes, with whatever algorithm it picks.
 _TORCH = ("reference", CUBLAS)
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
 
@@ -88,30 +101,55 @@ class Choice:
     note: str = ""
 
 
+class PlannedOp(Generic[Parameters, Result]):
+    """An op as an attribute of a Plan: callable with the signature of its reference.
+
+    A Plan keeps the function that it chose under the same name in its own dictionary, which goes
+    before this attribute of the class; so a call costs no more than the function's.
+
+    Args:
+        reference: the definition of the op.
+    """
+
+    def __init__(self, reference: Callable[Parameters, Result]) -> None:
+        self._reference = reference
+
+    def __get__(self, plan: Plan | None, owner: type[Plan]) -> Callable[Parameters, Result]:
+        """Return the definition; on a Plan, its own function was found before."""
+        return self._reference
+
+
 @dataclass(frozen=True)
 class Plan:
     """One callable per op, and why it was chosen. Layers receive it as an argument.
 
     Attributes:
-        device, dtype: what it was made for.
+        device: where the tensors are.
+        dtype: of the activations.
         choices: one per op, in the order of a forward pass.
     """
 
     device: torch.device
     dtype: torch.dtype
     choices: tuple[Choice, ...]
-    embed_layer_norm: Callable[..., Any]
-    linear: Callable[..., Any]
-    int8_linear: Callable[..., Any]
-    quantize_rows: Callable[..., Any]
-    attention_varlen: Callable[..., Any]
-    add_layer_norm: Callable[..., Any]
-    bias_act: Callable[..., Any]
-    act_layer_norm: Callable[..., Any]
+    _by_op: dict[str, Choice] = field(init=False, repr=False, compare=False)
+
+    embed_layer_norm = PlannedOp(embed_layer_norm.embed_layer_norm)
+    linear = PlannedOp(linear.linear)
+    int8_linear = PlannedOp(int8_linear.int8_linear)
+    quantize_rows = PlannedOp(quantize_rows.quantize_rows)
+    attention_varlen = PlannedOp(attention_varlen.attention_varlen)
+    add_layer_norm = PlannedOp(add_layer_norm.add_layer_norm)
+    bias_act = PlannedOp(bias_act.bias_act)
+    act_layer_norm = PlannedOp(act_layer_norm.act_layer_norm)
+
+    def __post_init__(self) -> None:
+        vars(self).update({choice.op: choice.function for choice in self.choices})
+        object.__setattr__(self, "_by_op", {choice.op: choice for choice in self.choices})
 
     def choice(self, op: str) -> Choice:
-        """The choice made for an op, by its name."""
-        return next(choice for choice in self.choices if choice.op == op)
+        """Return the choice made for an op, by its name."""
+        return self._by_op[op]
 
     def prepack(self, op: str, weight: Tensor) -> Tensor | None:
         """What this plan's kernel of `linear` or `int8_linear` keeps of a weight, opaque; None
@@ -245,8 +283,7 @@ def _build(question: _Question, isa: str) -> tuple[Plan, str]:
             )
     absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
     choices = tuple(_choose(op, question, absent) for op in REGISTRY)
-    functions = {choice.op: choice.function for choice in choices}
-    plan = Plan(device, question.dtype, choices, **functions)
+    plan = Plan(device, question.dtype, choices)
     complaint = _complaint(choices, wanted, question.candidates)
     if question.batch_invariant and not plan.batch_invariant:
         promised = "batch_invariant=True was asked for, which the reference does not promise"
