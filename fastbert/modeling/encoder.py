@@ -338,11 +338,7 @@ class EncoderModel(PreTrainedModel):
         )
         if context.differentiable and not traced:
             more = (output.hidden_states, output.attentions, output.cross_attentions)
-            results = (
-                output.packed,
-                output.grid,
-                *(tensor for one in more for tensor in one or ()),
-            )
+            others = (tensor for layers in more for tensor in layers or ())
             self.encoder_cache.gradients.follow(output.packed, output.grid, *others)
         return output
 
