@@ -15,6 +15,7 @@ import torch
 
 import fastbert
 from fastbert.embedding import pooling, sentence
+from fastbert.embedding.batching import batches
 from fastbert.runtime.progress import Progress
 from fastbert.tools.samples import sentences
 
@@ -282,3 +283,26 @@ def test_pooling_of_empty_sequences_is_zero_and_order_is_fixed() -> None:
     exact = rows[7:].double().mean(0)
     mean = pooling.pool(rows, bounds, ["mean"])[3].double()
     assert (mean - exact).norm() / exact.norm() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch_size", "expected"),
+    [
+        ([], None, []),
+        ([3, 3, 4, 1], None, [[3, 3, 4], [1]]),
+        ([3, 3, 4, 1], 2, [[3, 3], [4, 1]]),
+        ([11, 1, 11, 9, 1], None, [[11], [1], [11], [9, 1]]),
+        ([0, 0, 10, 0], 3, [[0, 0, 10], [0]]),
+    ],
+)
+def test_batches_are_bounded_by_tokens_and_by_texts(
+    lengths: list[int], batch_size: int | None, expected: list[list[int]]
+) -> None:
+    assert list(batches(lengths, lambda length: length, batch_size, 10)) == expected
+
+
+def test_batches_take_no_more_than_they_need() -> None:
+    taken: list[int] = []
+    lengths = (taken.append(number) or 4 for number in range(9))  # type: ignore[func-returns-value]
+    next(batches(lengths, lambda length: length, None, 10))
+    assert taken == [0, 1, 2]

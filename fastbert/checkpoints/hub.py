@@ -121,6 +121,7 @@ def cache_only_because(local_files_only: bool = False) -> str | None:
 def _library(repo: str) -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise FileNotFoundError(
