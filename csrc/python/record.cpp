@@ -72,6 +72,10 @@ bool RecordLayout::fill(void* record, PyObject* const* values, PyObject* names) 
             PyErr_Format(PyExc_TypeError, "%s has no field %R.", name, wanted);
             return false;
         }
+        if (fields[at].required && values[i] == Py_None) {
+            PyErr_Format(PyExc_TypeError, "%s.%s: it must not be None.", name, fields[at].name);
+            return false;
+        }
         if (!fields[at].assign(static_cast<char*>(record) + fields[at].offset, values[i])) {
             name_error(name, fields[at].name);
             return false;
