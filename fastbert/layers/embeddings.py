@@ -70,7 +70,7 @@ def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
     ids, embeds = rows.ids, rows.embeds
     if embeds is None and not _alone(tables.word):
         embeds = tables.word(ids)
-    return plan.embed_layer_norm(
+    hidden: Tensor = plan.embed_layer_norm(
         ids if embeds is None else None,
         None if embeds is not None else tables.word.weight,
         tables.norm.weight,
@@ -83,6 +83,7 @@ def embed(tables: EmbeddingTables, rows: EmbeddingInput, plan: Plan) -> Tensor:
         padding_idx=_padding(tables.word),
         position_padding_idx=_padding(tables.position),
     )
+    return hidden
 
 
 def embed_and_project(tables: EmbeddingTables, inputs: EmbeddingInput, plan: Plan) -> Tensor:

@@ -21,6 +21,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(  # type: ignore[override]
         self, x: Tensor, plan: Plan, residual: Tensor | None = None
     ) -> Tensor:
-        """x and residual (rows, hidden_size) -> (rows, hidden_size)."""
+        """Normalise x + residual, both (rows, hidden_size), row by row."""
+        out: Tensor
         out, _ = plan.add_layer_norm(x, self.weight, self.bias, self.eps, residual)
         return out

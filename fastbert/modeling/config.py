@@ -121,9 +121,15 @@ class PreTrainedConfig:
 
     @classmethod
     def default_config_fields(cls) -> dict[str, Any]:
-        """Every declared field with its default, the class's own fields first."""
+        """Return every declared field with its default.
+
+        A family's fields come in the order in which its root declares them, so that a family that
+        derives from another takes the same positional arguments; what all families share comes
+        last.
+        """
+        owners = [owner for owner in reversed(cls.__mro__) if owner is not PreTrainedConfig]
         fields: dict[str, Any] = {}
-        for owner in cls.__mro__:
+        for owner in (*owners, PreTrainedConfig):
             for name, annotation in vars(owner).get("__annotations__", {}).items():
                 if not str(annotation).startswith("ClassVar") and not name.startswith("_"):
                     default = cls._alias_defaults.get(name, getattr(cls, name))

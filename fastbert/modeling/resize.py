@@ -99,7 +99,7 @@ def _resize_bias(model: Any, output: Any, count: int) -> None:
         for name, parameter in list(owner._parameters.items()):
             if parameter is old or (name == "bias" and owner is output):
                 setattr(owner, name, bias)
-    target = next((t for t in model._tied_weights_keys if t.endswith("decoder.bias")), None)
+    target = next((t for t in model._tied_weights_keys if t.endswith(".bias")), None)
     if target is not None:
         owner_name, _, name = model._tied_weights_keys[target].rpartition(".")
         holder = model.get_submodule(owner_name)

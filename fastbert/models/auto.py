@@ -28,7 +28,7 @@ __all__ = [
 _FAMILIES = {
     "bert": ("fastbert.models.bert", "Bert"),
     "camembert": ("fastbert.models.camembert", "Camembert"),
-    "flaubert": ("fastbert.models.flaubert.heads", "Flaubert"),
+    "flaubert": ("fastbert.models.flaubert", "Flaubert"),
     "rembert": ("fastbert.models.rembert", "RemBert"),
     "roberta": ("fastbert.models.roberta", "Roberta"),
     "align_text_model": ("fastbert.models.align", "AlignText"),

@@ -58,6 +58,27 @@ def test_configuration_surface(tmp_path: Path) -> None:
         fastbert.BertConfig(problem_type="ranking")
 
 
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "Camembert"])
+def test_positional_arguments_of_a_configuration(family: str) -> None:
+    """The order is that of the published signatures, in a family that derives from another too."""
+    config = getattr(fastbert, f"{family}Config")(32005, 48, 3, 4)
+    assert (config.vocab_size, config.hidden_size) == (32005, 48)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (3, 4)
+    assert config.pad_token_id == int(family != "Bert")
+    fields = list(type(config).default_config_fields())
+    last = fields.index("pad_token_id") + 1
+    assert fields[last - 2] == "layer_norm_eps"
+    if family != "Bert":
+        expected = ["bos_token_id", "eos_token_id", "position_embedding_type", "use_cache"]
+        assert fields[last : last + 4] == expected
+
+
+def test_the_tokenizer_of_roberta_is_missed_in_a_sentence(tmp_path: Path) -> None:
+    fastbert.RobertaConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="byte-level BPE, which fastbert does not have"):
+        fastbert.AutoTokenizer.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("name", oracle.CLASSES)
 def test_models_go_there_and_back(name: str, tmp_path: Path) -> None:
     theirs, ours = oracle.shared_pair(name)
