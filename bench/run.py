@@ -86,7 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Run cases through every engine, interleaved, behind the parity gate.",
+    )
     parser.add_argument("--cases", default="base,text", help="names or groups; see bench/cases.py")
     parser.add_argument("--baselines", default="all", help="names, parts of names, or all")
     parser.add_argument("--threads", type=int, default=2)

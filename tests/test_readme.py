@@ -38,7 +38,7 @@ def test_the_python_runs() -> None:
 
 def test_the_commands_exist() -> None:
     lines = re.findall(r"^(?:\$ )?fastbert (\w+)", text(), flags=re.MULTILINE)
-    assert {"env", "embed", "verify", "bench", "run"} == set(lines)
+    assert {"env", "embed", "verify", "bench", "run"} <= set(lines)
     parser = cli._parser()
     for command in set(lines):
         with pytest.raises(SystemExit) as stopped:
