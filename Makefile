@@ -85,14 +85,17 @@ format:  ## rewrite the sources in the house style
 	PATH=$(DEV_PATH) ruff check --fix .
 	PATH=$(DEV_PATH) clang-format -i $(C_SOURCES)
 
-native:  ## build the extension in place, incrementally (FASTBERT_CUDA=on for csrc/cuda)
+# ISA: instruction sets separated by commas, for short rebuilds; the build then holds no others.
+native:  ## build the extension in place, incrementally (ISA=avx2,... for some sets, FASTBERT_CUDA=on)
 	@mkdir -p build
 	@PATH=$(DEV_PATH) cmake -S . -B build/native -G Ninja -DPython_EXECUTABLE=$(abspath $(DEV_PYTHON)) \
 	    -DFASTBERT_CUDA=$(or $(FASTBERT_CUDA),off) -DFASTBERT_TESTS=ON -DFASTBERT_OUTPUT_DIR=$(CURDIR)/build/native/out \
+	    -DFASTBERT_ONLY_ISAS="$(ISA)" \
 	    >build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	@PATH=$(DEV_PATH) cmake --build build/native
 	cp build/native/out/*.so fastbert/
 	ln -sfn ../triton_kernels fastbert/triton_kernels
+	@$(if $(ISA),echo "This build holds $(ISA) only; \`make native\` compiles every instruction set.")
 
 # AddressSanitizer with UndefinedBehaviorSanitizer on every instruction set, then ThreadSanitizer on
 # two (threads meet in the drivers, which are the same for all). -O1 and line tables only: the kernels
@@ -104,7 +107,7 @@ SANITIZER_BUILD = cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_CX
 sanitize: export PATH := $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 sanitize:  ## native tests under the address, undefined-behaviour and thread sanitizers
 	$(call SANITIZER_BUILD,build/sanitize-address,-DFASTBERT_SANITIZE=address$(comma)undefined)
-	$(call SANITIZER_BUILD,build/sanitize-thread,-DFASTBERT_SANITIZE=thread -DFASTBERT_ONLY_ISAS="scalar|avx2")
+	$(call SANITIZER_BUILD,build/sanitize-thread,-DFASTBERT_SANITIZE=thread -DFASTBERT_ONLY_ISAS=scalar$(comma)avx2)
 
 clean:  ## remove what was built
 	rm -rf build dist *.egg-info fastbert/*.so

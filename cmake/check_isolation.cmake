@@ -1,4 +1,4 @@
-# cmake -DNM=... -DOBJECT=... -DTABLE=kernels_<isa> -P check_isolation.cmake
+# cmake -DNM=... -DOBJECT=... -DTABLE=<op>_kernels_<isa> -P check_isolation.cmake
 # A file compiled with -m flags may give the linker its kernel table and nothing else. Any other global
 # (in practice a weak symbol of a template or inline function that a header brought in) could be taken
 # by the linker for the whole program, which then dies of an illegal instruction on an older CPU.

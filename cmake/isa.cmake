@@ -9,13 +9,28 @@ if(FASTBERT_SANITIZE)
   target_link_options(fastbert_options INTERFACE -fsanitize=${FASTBERT_SANITIZE})
 endif()
 
+set(known_isas scalar avx2 avx512 avx512_vnni avx512_bf16)
 set(FASTBERT_ISAS scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  list(APPEND FASTBERT_ISAS avx2 avx512 avx512_vnni avx512_bf16)
+  set(FASTBERT_ISAS ${known_isas})
 endif()
 if(FASTBERT_ONLY_ISAS)
-  list(FILTER FASTBERT_ISAS INCLUDE REGEX "^(${FASTBERT_ONLY_ISAS})$")
+  string(REGEX REPLACE "[, ]+" ";" only_isas "${FASTBERT_ONLY_ISAS}")
+  foreach(isa IN LISTS only_isas)
+    if(NOT isa IN_LIST known_isas)
+      message(FATAL_ERROR "There is no instruction set \"${isa}\"; there are: ${known_isas}.")
+    endif()
+  endforeach()
+  string(REPLACE ";" "|" any_of_them "${only_isas}")
+  list(FILTER FASTBERT_ISAS INCLUDE REGEX "^(${any_of_them})$")
+  if(NOT FASTBERT_ISAS)
+    message(FATAL_ERROR "${CMAKE_SYSTEM_PROCESSOR} has none of: ${only_isas}. Add scalar to them.")
+  endif()
+  message(STATUS "Instruction sets: ${FASTBERT_ISAS} and no others")
 endif()
+
+# Each is compiled from csrc/cpu/ops/<op>.inl.
+set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments peak)
 
 set(isa_rows "")
 foreach(isa IN LISTS FASTBERT_ISAS)
@@ -32,27 +47,38 @@ file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/generated/isa_table.h @ONLY CONTENT
 #define FASTBERT_COMPILED_ISAS(ROW)@isa_rows@
 ")
 
+# One object for each instruction set and op, so that an edit compiles only the op it is about.
 function(fastbert_add_isa_objects target)
   foreach(isa IN LISTS FASTBERT_ISAS)
-    add_library(fastbert_isa_${isa} OBJECT csrc/cpu/isa/${isa}.cpp)
-    target_include_directories(fastbert_isa_${isa} PRIVATE csrc)
-    target_link_libraries(fastbert_isa_${isa} PRIVATE fastbert_options)
     list(TRANSFORM FASTBERT_FEATURES_${isa} PREPEND "-m" OUTPUT_VARIABLE flags)
-    # GCC 12 takes its own intrinsics' deliberately undefined operands for mistakes (GCC bug 105593).
-    target_compile_options(fastbert_isa_${isa} PRIVATE ${flags} -Wno-uninitialized)
-    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-      target_compile_options(fastbert_isa_${isa} PRIVATE -Wno-maybe-uninitialized)
-    endif()
-    target_sources(${target} PRIVATE $<TARGET_OBJECTS:fastbert_isa_${isa}>)
-    # Only optimised builds: elsewhere even constexpr helpers are emitted, and sanitizers add symbols.
-    if(CMAKE_NM AND CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT FASTBERT_SANITIZE)
-      set(stamp ${CMAKE_BINARY_DIR}/isolated_${isa})
-      add_custom_command(OUTPUT ${stamp}
-        COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJECT=$<TARGET_OBJECTS:fastbert_isa_${isa}>
-                -DTABLE=kernels_${isa} -P ${CMAKE_SOURCE_DIR}/cmake/check_isolation.cmake
-        COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
-        DEPENDS $<TARGET_OBJECTS:fastbert_isa_${isa}> cmake/check_isolation.cmake VERBATIM)
-      add_custom_target(fastbert_isolation_${isa} ALL DEPENDS ${stamp})
-    endif()
+    foreach(op IN LISTS FASTBERT_OPS)
+      set(objects fastbert_${op}_${isa})
+      add_library(${objects} OBJECT csrc/cpu/isa/${isa}.cpp)
+      target_compile_definitions(${objects} PRIVATE
+        FASTBERT_OP=${op} FASTBERT_OP_FILE="cpu/ops/${op}.inl")
+      target_include_directories(${objects} PRIVATE csrc)
+      target_link_libraries(${objects} PRIVATE fastbert_options)
+      # GCC 12 takes its own intrinsics' deliberately undefined operands for mistakes (GCC bug 105593).
+      target_compile_options(${objects} PRIVATE ${flags} -Wno-uninitialized)
+      if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        target_compile_options(${objects} PRIVATE -Wno-maybe-uninitialized)
+      endif()
+      target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
+      fastbert_check_isolation(${objects} ${op}_kernels_${isa})
+    endforeach()
   endforeach()
+endfunction()
+
+# Only optimised builds: elsewhere even constexpr helpers are emitted, and sanitizers add symbols.
+function(fastbert_check_isolation objects table)
+  if(NOT CMAKE_NM OR NOT CMAKE_BUILD_TYPE STREQUAL "Release" OR FASTBERT_SANITIZE)
+    return()
+  endif()
+  set(stamp ${CMAKE_BINARY_DIR}/isolated_${table})
+  add_custom_command(OUTPUT ${stamp}
+    COMMAND ${CMAKE_COMMAND} -DNM=${CMAKE_NM} -DOBJECT=$<TARGET_OBJECTS:${objects}>
+            -DTABLE=${table} -P ${CMAKE_SOURCE_DIR}/cmake/check_isolation.cmake
+    COMMAND ${CMAKE_COMMAND} -E touch ${stamp}
+    DEPENDS $<TARGET_OBJECTS:${objects}> cmake/check_isolation.cmake VERBATIM)
+  add_custom_target(isolation_of_${table} ALL DEPENDS ${stamp})
 endfunction()

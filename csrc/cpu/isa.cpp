@@ -129,17 +129,35 @@ std::string valid_names() {
     return names;
 }
 
+std::string compiled_names() {
+    std::string names;
+    for (const Row& row : compiled) {
+        names += (names.empty() ? "" : ", ") + std::string(name_of(row.isa));
+    }
+    return names;
+}
+
 void require_usable(Isa isa, const char* asked_by) {
     const std::string missing = missing_for(isa);
     if (missing.empty()) return;
+    const std::string lacking = row_of(isa) == nullptr ? "this build" : "this machine";
     throw std::invalid_argument(std::string(asked_by) + " asks for the instruction set " +
-                                name_of(isa) + ", but this machine lacks " + missing +
+                                name_of(isa) + ", but " + lacking + " lacks " + missing +
                                 ". The best it can run is " + name_of(detected()) + ".");
+}
+
+// A build of some sets only (`make native ISA=...`) may hold none that this machine can run.
+Isa best_usable() {
+    const Isa best = detected();
+    if (missing_for(best).empty()) return best;
+    throw std::invalid_argument("this build holds kernels for " + compiled_names() +
+                                " only, and this machine lacks " + missing_for(compiled[0].isa) +
+                                "; `make native` without ISA= compiles every set");
 }
 
 Isa from_environment() {
     const char* asked = std::getenv("FASTBERT_CPU_ISA");
-    if (asked == nullptr || *asked == '\0') return detected();
+    if (asked == nullptr || *asked == '\0') return best_usable();
     Isa isa = Isa::scalar;
     try {
         isa = isa_from_name(asked);
@@ -199,7 +217,7 @@ std::vector<Isa> usable_isas() {
 
 std::string missing_for(Isa isa) {
     const Row* row = row_of(isa);
-    if (row == nullptr) return "an x86-64 CPU (this build holds the scalar kernels only)";
+    if (row == nullptr) return "its kernels (it holds those for " + compiled_names() + ")";
     std::string missing;
     for (int i = 0; i < feature::count; ++i) {
         const feature::bits bit = feature::bits{1} << i;

@@ -1,5 +1,6 @@
 // One table of function pointers per instruction set. To add an op: a header with its <Op>Kernels
-// struct, a field here, and a line in isa/table.inl.
+// struct, <op>.inl that ends with <op>_kernels, a field here, two lines in kernels.cpp, and its
+// name in FASTBERT_OPS of cmake/isa.cmake.
 #pragma once
 
 #include "cpu/ops/act.h"
@@ -17,15 +18,15 @@ namespace fastbert {
 enum class Isa : int;  // cpu/isa.h, which the flagged files do not need
 
 struct KernelTable {
-    VecMathKernels vec_math;
-    LayerNormKernels layer_norm;
-    ActKernels act;
-    EmbedKernels embed;
-    AttentionKernels attention;
-    GemmKernels gemm;
-    QuantizeKernels quantize;
-    SegmentKernels segments;
-    PeakKernels peak;
+    const VecMathKernels& vec_math;
+    const LayerNormKernels& layer_norm;
+    const ActKernels& act;
+    const EmbedKernels& embed;
+    const AttentionKernels& attention;
+    const GemmKernels& gemm;
+    const QuantizeKernels& quantize;
+    const SegmentKernels& segments;
+    const PeakKernels& peak;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

@@ -1,4 +1,4 @@
 #include "cpu/vec/avx2.h"
 
-#define FASTBERT_KERNEL_TABLE kernels_avx2
-#include "cpu/isa/table.inl"
+#define FASTBERT_ISA avx2
+#include "cpu/isa/op.inl"

@@ -1,4 +1,4 @@
 #include "cpu/vec/scalar.h"
 
-#define FASTBERT_KERNEL_TABLE kernels_scalar
-#include "cpu/isa/table.inl"
+#define FASTBERT_ISA scalar
+#include "cpu/isa/op.inl"

@@ -48,7 +48,7 @@ void segment_sums_of(const SegmentArgs& args, index_t first, index_t count) {
     }
 }
 
-constexpr SegmentKernels segment_kernels = {
+constexpr SegmentKernels segments_kernels = {
     {segment_sums_of<float>, segment_sums_of<bf16_t>, segment_sums_of<f16_t>}};
 
 }  // namespace
