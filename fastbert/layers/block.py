@@ -12,8 +12,18 @@ from fastbert.layers.norm import LayerNorm
 
 @dataclass(frozen=True)
 class CrossAttention:
-    """The cross-attention of a decoder layer: queries from its own rows, keys and values from the
-    encoder's; its output is added to its input and normalised, as self-attention's is."""
+    """The cross-attention of a decoder layer.
+
+    Queries come from the layer's own hidden states, keys and values from the encoder's; the output
+    is added to the input and normalised, as self-attention's is.
+
+    Attributes:
+        q: (hidden -> num_heads * head_dim), of the layer's hidden states.
+        k: (hidden -> num_heads * head_dim), of the encoder's hidden states.
+        v: like k.
+        out: back to hidden.
+        norm: of the sum.
+    """
 
     q: Projection
     k: Projection
@@ -28,7 +38,8 @@ class Distances:
 
     Attributes:
         table: (2 * max_position - 1, head_dim); row (i - j + max_position - 1) for query i, key j.
-        with_keys: the distance also meets the key (relative_key_query), not the query alone.
+        with_keys: whether the distance also meets the key (relative_key_query), not the query
+            alone.
     """
 
     table: nn.Embedding
@@ -36,6 +47,7 @@ class Distances:
 
     @property
     def max_position(self) -> int:
+        """Positions that the table has room for."""
         return (self.table.num_embeddings + 1) // 2
 
 
@@ -47,10 +59,19 @@ class Block:
     Pre-norm: x = x + attention(attention_norm(x)); x = x + feed_forward(output_norm(x)).
 
     Attributes:
-        q, k, v: (hidden -> num_heads * head_dim); out: back to hidden.
-        up, down: the feed-forward part, activation(up(x)) -> down.
+        q: (hidden -> num_heads * head_dim).
+        k: like q.
+        v: like q.
+        out: back to hidden.
+        attention_norm: LayerNorm around the attention.
+        up: the first projection of the feed-forward part, which the activation follows.
+        down: the second one, back to hidden.
+        output_norm: LayerNorm around the feed-forward part.
+        num_heads: attention heads; fewer than the configuration says in a pruned layer.
         scale: multiplies the scores of self- and cross-attention.
-        cross: between attention and feed-forward, in decoders that have it.
+        activation: of the feed-forward part.
+        pre_norm: whether norms come before attention and feed-forward part.
+        cross: between attention and feed-forward part, in decoders that have it.
         distances: relative positions, where the configuration asks for them.
     """
 
@@ -71,4 +92,5 @@ class Block:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.q.out_features // self.num_heads

@@ -16,12 +16,14 @@ from fastbert.runtime.plan import Plan
 
 @dataclass(frozen=True)
 class EmbeddingTables:
-    """One view of a family's embedding tables.
+    """The embedding tables of a family.
 
     Attributes:
-        word: (vocabulary, width); position: (positions, width), or None without absolute
-            positions; token_type: token types; language: languages.
-        norm: over the sum of all.
+        word: (vocabulary, width).
+        position: (positions, width); None without absolute positions.
+        token_type: (token types, width); None where the family has none.
+        language: (languages, width); None where the family has none.
+        norm: LayerNorm over the sum of all.
         projection: from the width of the tables to the hidden width, where they differ.
     """
 
@@ -35,8 +37,15 @@ class EmbeddingTables:
 
 @dataclass(frozen=True)
 class EmbeddingInput:
-    """What to look up: int64 (batch, seqlen), or None where that table adds nothing; `embeds`
-    (batch, seqlen, width) takes the place of the word ids. Packed, (total,) and (total, width)."""
+    """Indices into the embedding tables, one for every token of the padded grid.
+
+    Attributes:
+        ids: int64 (batch, seqlen), of words; packed (total,), as all others then are.
+        positions: int64 (batch, seqlen); None where that table adds nothing, as for the next two.
+        token_types: int64 (batch, seqlen).
+        languages: int64 (batch, seqlen).
+        embeds: (batch, seqlen, width), in place of ids; packed (total, width).
+    """
 
     ids: Tensor | None
     positions: Tensor | None = None
@@ -45,7 +54,7 @@ class EmbeddingInput:
     embeds: Tensor | None = None
 
     def packed(self, batch: PackedBatch) -> EmbeddingInput:
-        """The same of the batch's tokens alone."""
+        """Return the indices of the batch's tokens alone."""
         values = (self.ids, self.positions, self.token_types, self.languages, self.embeds)
         return EmbeddingInput(*(None if value is None else batch.pack(value) for value in values))
 
@@ -97,8 +106,10 @@ def embed_and_project(tables: EmbeddingTables, inputs: EmbeddingInput, plan: Pla
 
 
 def _alone(table: nn.Embedding) -> bool:
-    """Whether nobody hooked or replaced a table (adapters, gradients of its rows); else what it
-    makes of the indices is what counts."""
+    """Say whether a table is a plain one that nobody hooked.
+
+    Otherwise (adapters, gradients of its rows) what it makes of the indices is what counts.
+    """
     return type(table) is nn.Embedding and not hooked(table)
 
 

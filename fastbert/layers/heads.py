@@ -12,7 +12,7 @@ from fastbert.runtime.plan import Plan
 def vocabulary_scores(
     rows: Tensor, plan: Plan, dense: Linear, activation: str, norm: LayerNorm, decoder: Linear
 ) -> Tensor:
-    """decoder(norm(activation(dense(rows)))): (rows, hidden) -> (rows, vocabulary)."""
+    """Compute decoder(norm(activation(dense(rows)))): (rows, hidden) to (rows, vocabulary)."""
     if alone(dense):
         product, bias = dense(rows, plan, bias=False), dense.bias
     else:

@@ -9,7 +9,11 @@ from torch import nn
 
 
 class ParameterTree(nn.Module):
-    """A branch of the parameter tree: keyword arguments become children or parameters."""
+    """A branch of the parameter tree: keyword arguments become children or parameters.
+
+    A class with more than one use of its children derives from this and annotates them, so that
+    reading one gives its type.
+    """
 
     def __init__(self, /, **children: nn.Module | nn.Parameter | None) -> None:
         super().__init__()
@@ -17,7 +21,7 @@ class ParameterTree(nn.Module):
             setattr(self, name, child)
 
     def forward(self, *_: Any, **__: Any) -> Any:
-        """Not computed here: the encoder reads the parameters through a Block.
+        """Refuse to compute: the encoder reads the parameters through a Block.
 
         Raises:
             TypeError: always.
@@ -27,14 +31,17 @@ class ParameterTree(nn.Module):
         )
 
     def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Register a hook, and warn where it never runs; see nn.Module."""
         self._warn_of_hooks()
         return super().register_forward_hook(*args, **kwargs)
 
     def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Register a hook, and warn where it never runs; see nn.Module."""
         self._warn_of_hooks()
         return super().register_forward_pre_hook(*args, **kwargs)
 
     def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Register a hook, and warn where it never runs; see nn.Module."""
         self._warn_of_hooks()
         return super().register_full_backward_hook(*args, **kwargs)
 

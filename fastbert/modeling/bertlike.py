@@ -90,7 +90,14 @@ class BertLikeModel(NamedEncoder):
     def default_positions(
         self, input_ids: Tensor | None, length: int, past: int, device: torch.device
     ) -> Tensor:
-        """Number new tokens behind `past` cached ones; broadcastable to (batch, length)."""
+        """Return the positions of new tokens, broadcastable to (batch, length).
+
+        Args:
+            input_ids: (batch, length); None where embeddings were given.
+            length: number of new tokens.
+            past: number of cached tokens before them.
+            device: of the result.
+        """
         return torch.arange(past, past + length, device=device)
 
     def is_decoder(self) -> bool:
@@ -181,7 +188,8 @@ class BertLikeModel(NamedEncoder):
             input_ids: int64 (batch, length).
             attention_mask: (batch, length), zero for padding; (batch, queries, keys) or (batch,
                 heads, queries, keys) for any other pattern.
-            token_type_ids, position_ids: int64 (batch, length) or (1, length).
+            token_type_ids: int64 (batch, length) or (1, length).
+            position_ids: int64 (batch, length) or (1, length).
             inputs_embeds: (batch, length, embedding width), in place of input_ids.
             encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
             encoder_attention_mask: (batch, encoder length), zero for padding.

@@ -187,7 +187,7 @@ class PreTrainedConfig:
         self.dtype = _as_dtype(value)
 
     def get_text_config(self, **_: Any) -> PreTrainedConfig:
-        """The part that configures the text model: these are text models, so all of it."""
+        """Return the part that configures the text model: all of it, for a text model."""
         return self
 
     def __iter__(self) -> Iterator[str]:
@@ -205,7 +205,15 @@ class PreTrainedConfig:
     def get_config_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The parsed config.json of a folder, a file or a hub id, and the arguments left over."""
+        """Read the config.json of a folder, a file or a hub id.
+
+        Args:
+            pretrained_model_name_or_path: a folder with config.json, such a file, or a hub id.
+            **kwargs: where to look, as for from_pretrained; others are handed back.
+
+        Returns:
+            The values, and the arguments left over.
+        """
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         path = Path(pretrained_model_name_or_path)
         if not path.is_file():
@@ -253,7 +261,13 @@ class PreTrainedConfig:
         return_unused_kwargs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """A configuration from a dictionary, with kwargs that override what it holds."""
+        """Build a configuration from a dictionary.
+
+        Args:
+            config_dict: values by name.
+            return_unused_kwargs: return (config, the kwargs that name no attribute of it).
+            **kwargs: values that override those of the dictionary.
+        """
         values = dict(config_dict)
         if "num_labels" in kwargs:
             values["num_labels"] = kwargs.pop("num_labels")
@@ -273,7 +287,7 @@ class PreTrainedConfig:
 
     @classmethod
     def from_json_file(cls: type[ConfigT], json_file: str | os.PathLike[str]) -> ConfigT:
-        """A configuration from a JSON file."""
+        """Build a configuration from a JSON file."""
         return cls(**read_json(Path(json_file), dict, _untag_floats))
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,7 +27,11 @@ _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
 def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
-    """A torch dtype from itself or its name; None for None and "auto"."""
+    """Return a torch dtype from itself or its name; None for None and "auto".
+
+    Raises:
+        ValueError: for anything else, and for dtypes that are not floating.
+    """
     if value is None or value == "auto":
         return None
     dtype = getattr(torch, str(value).removeprefix("torch."), None)
@@ -37,7 +41,7 @@ def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def traits_of(model: Any) -> Traits:
-    """What the choice of kernels depends on, read from an encoder's first layer."""
+    """Read from an encoder's first layer what the choice of kernels depends on."""
     block = model.first_block()
     width = model.get_input_embeddings().embedding_dim
     if block is None:
@@ -119,7 +123,7 @@ def load(
     tolerate_missing: bool,
     **kwargs: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """The work of PreTrainedModel.from_pretrained, which documents the arguments.
+    """Do the work of PreTrainedModel.from_pretrained, which documents the arguments.
 
     Returns:
         The model, and the report that output_loading_info asks for.
@@ -213,7 +217,7 @@ def _configuration(
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The precision of most floating elements, leaving the scales of int8 weights out."""
+    """Return the precision of most floating elements, leaving the scales of int8 weights out."""
     counts: Counter[torch.dtype] = Counter()
     for name in checkpoint.files:
         dtype = checkpoint.dtype(name)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastbert.modeling.config import PreTrainedConfig
 
 IGNORED = -100
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over all labels but -100.
+    """Compute the mean cross-entropy over all labels but -100.
 
     Args:
         logits: (..., classes).
@@ -38,7 +38,7 @@ def next_token_loss(
     num_items_in_batch: Tensor | int | None = None,
     ignore_index: int = IGNORED,
 ) -> Tensor:
-    """Cross-entropy of each token's successor, in float32 or better.
+    """Compute the cross-entropy of each token's successor, in float32 or better.
 
     Args:
         logits: (batch, length, vocabulary).
@@ -47,6 +47,9 @@ def next_token_loss(
         num_items_in_batch: divide the sum by this rather than by the number of labels (gradient
             accumulation).
         ignore_index: label that counts for nothing.
+
+    Raises:
+        ValueError: without labels and shift_labels.
     """
     if shift_labels is None:
         if labels is None:
@@ -63,13 +66,14 @@ def next_token_loss(
     return total / num_items_in_batch
 
 
-def sequence_loss(config: Any, logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of a sequence classification head.
+def sequence_loss(config: PreTrainedConfig, logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute the loss of a sequence classification head.
 
     The problem type is config.problem_type; where that is None it is judged from num_labels and the
     dtype of the labels, and written back into the configuration.
 
     Args:
+        config: of the model; its num_labels and problem_type count.
         logits: (batch, num_labels).
         labels: (batch,) classes or values, or (batch, num_labels) for several labels at once.
     """
@@ -91,11 +95,14 @@ def sequence_loss(config: Any, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def span_loss(starts: Tensor, ends: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Mean of the cross-entropies of the two ends of an answer.
+    """Compute the mean of the cross-entropies of the two ends of an answer.
 
     Args:
-        starts, ends: logits (batch, length).
-        first, last: positions (batch,) or (batch, 1); positions beyond the input are ignored.
+        starts: logits of the first token, (batch, length).
+        ends: logits of the last token, (batch, length).
+        first: positions (batch,) or (batch, 1) of the true first token; those beyond the input are
+            ignored.
+        last: positions of the true last token, likewise.
     """
     length = starts.shape[1]
     losses = []

@@ -35,12 +35,12 @@ class QuantizationConfig:
     load_in_8bit: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in config.json."""
+        """Return what stands in config.json."""
         return {"quant_method": METHOD, "load_in_8bit": self.load_in_8bit}
 
 
 def as_quantization(value: Any) -> QuantizationConfig | None:
-    """What a caller's `quantization` means: None, "int8", a QuantizationConfig, or its dict.
+    """Return what a caller's `quantization` means: None, "int8", a QuantizationConfig, or its dict.
 
     Raises:
         ValueError: for anything else, or another library's method.
@@ -85,7 +85,7 @@ class Group:
 
 
 def groups(model: Any) -> Iterator[Group]:
-    """What int8 replaces: the projections of the encoder's layers, by the rows they share.
+    """List what int8 replaces: the projections of the encoder's layers, by the rows they share.
 
     Errors of queries and keys hardly show behind the softmax, so that values judge for them.
     Outputs of attention and of the activation need no factor (docs/lab/quantisation.md has figures).
@@ -122,7 +122,7 @@ class Columns:
 
 
 def columns_of(group: Group, weights: Sequence[Tensor]) -> Columns:
-    """Chooses factor and copies from the weights alone.
+    """Choose factor and copies from the weights alone.
 
     An 8-bit step is the same for all channels of a row. It costs channel j its weights' norm w_j
     times the step, so that rows times w_j are rounded where it matters equally; where a LayerNorm's
@@ -153,8 +153,11 @@ def columns_of(group: Group, weights: Sequence[Tensor]) -> Columns:
 
 
 def _floored(sizes: Tensor) -> Tensor:
-    """Sizes over their mean; one that is tiny (a dead channel) or not finite becomes ordinary
-    enough that dividing by it does no harm."""
+    """Divide sizes by their mean.
+
+    A size that is tiny (a dead channel) or not finite becomes ordinary enough that dividing by it
+    does no harm.
+    """
     sizes = torch.nan_to_num(sizes, 0.0, 0.0, 0.0)
     mean = sizes.square().mean().sqrt()
     if float(mean) == 0.0:
@@ -163,7 +166,7 @@ def _floored(sizes: Tensor) -> Tensor:
 
 
 def _chunks(weight: Tensor, factor: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of a weight in float32, divided by the factor, a few at a time."""
+    """Yield the rows of a weight in float32, divided by the factor, a few at a time."""
     step = max(1, _CHUNK // max(weight.shape[1], 1))
     for start in range(0, weight.shape[0], step):
         rows = weight[start : start + step].to(torch.float32)
@@ -176,7 +179,7 @@ def _column_norms(weight: Tensor) -> Tensor:
 
 
 def _peaks(weight: Tensor, factor: Tensor | None) -> Tensor:
-    """Of each column, the largest magnitude relative to the root mean square of its row."""
+    """Find each column's largest magnitude relative to the root mean square of its row."""
     found = []
     for _, rows in _chunks(weight, factor):
         size = rows.square().mean(dim=1, keepdim=True).sqrt()
@@ -185,7 +188,9 @@ def _peaks(weight: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 with one scale per row, each row clipped where its squared error is least.
+    """Round a weight to symmetric int8 with one scale a row.
+
+    Each row is clipped where its squared error is least.
 
     A row with a value that is not finite gets the scale NaN, so that the fault shows in the output.
 
@@ -222,8 +227,10 @@ def _levels(rows: Tensor, scale: Tensor, largest: float | Tensor) -> Tensor:
 
 
 def _spread(levels: Tensor, columns: Columns) -> Tensor:
-    """Levels (rows, K) as sums over the copies of each column: floor((level + t) / copies) for the
-    t-th copy, which add up to the level (Hermite)."""
+    """Spread levels (rows, K) over the copies of each column.
+
+    The t-th copy gets floor((level + t) / copies); they add up to the level (Hermite's identity).
+    """
     repeated = columns.repeated.long()
     copies = columns.copies.to(levels.dtype)
     # A copy's number among those of its column, 1, 2, ...; they stand next to one another.

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from fastbert.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from fastbert.modeling.base import PreTrainedModel
+
 
 @torch.no_grad()
 def resize(
-    model: Any, new_num_tokens: int | None, pad_to_multiple_of: int | None, mean_resizing: bool
-) -> nn.Module:
+    model: PreTrainedModel,
+    new_num_tokens: int | None,
+    pad_to_multiple_of: int | None,
+    mean_resizing: bool,
+) -> nn.Embedding:
     """Give a model's word embeddings, and its projection to the vocabulary, another size.
 
     Args:
@@ -28,7 +36,7 @@ def resize(
     Raises:
         ValueError: when pad_to_multiple_of is no integer.
     """
-    table = model.get_input_embeddings()
+    table = cast(nn.Embedding, model.get_input_embeddings())
     if pad_to_multiple_of is not None:
         if not isinstance(pad_to_multiple_of, int):
             raise ValueError(
@@ -39,18 +47,18 @@ def resize(
         new_num_tokens = -(-wanted // pad_to_multiple_of) * pad_to_multiple_of
     if new_num_tokens is None:
         return table
-    output = model.get_output_embeddings()
+    output = cast(Linear | None, model.get_output_embeddings())
     tied = output is not None and output.weight is table.weight
     rows = table.weight if table.num_embeddings == new_num_tokens else None
     if rows is None:
-        rows = _resized(model, table, table.weight, new_num_tokens, mean_resizing)
+        rows = _resized(model, table.weight, new_num_tokens, mean_resizing)
         table.weight = rows
         table.num_embeddings = new_num_tokens
         if table.padding_idx is not None and table.padding_idx >= new_num_tokens:
             table.padding_idx = None
     if output is not None and output.out_features != new_num_tokens:
         output.weight = (
-            rows if tied else _resized(model, output, output.weight, new_num_tokens, mean_resizing)
+            rows if tied else _resized(model, output.weight, new_num_tokens, mean_resizing)
         )
         output.out_features = new_num_tokens
         if output.bias is not None:
@@ -61,20 +69,16 @@ def resize(
     return table
 
 
-def _resized(
-    model: Any, module: nn.Module, old: nn.Parameter, count: int, mean_resizing: bool
-) -> nn.Parameter:
+def _resized(model: PreTrainedModel, old: Tensor, count: int, mean_resizing: bool) -> nn.Parameter:
     kept = min(old.shape[0], count)
     new = torch.empty(count, old.shape[1], dtype=old.dtype, device=old.device)
     new[:kept] = old[:kept]
     if count > kept:
-        new[kept:] = _new_rows(model, module, old, count - kept, mean_resizing)
+        new[kept:] = _new_rows(model, old, count - kept, mean_resizing)
     return nn.Parameter(new, requires_grad=old.requires_grad)
 
 
-def _new_rows(
-    model: Any, module: nn.Module, old: Tensor, count: int, mean_resizing: bool
-) -> Tensor:
+def _new_rows(model: PreTrainedModel, old: Tensor, count: int, mean_resizing: bool) -> Tensor:
     if not mean_resizing:
         fresh = nn.Embedding(count, old.shape[1]).to(old.device, old.dtype)
         model._init_weights(fresh)
@@ -85,10 +89,11 @@ def _new_rows(
     values, vectors = torch.linalg.eigh(centred.T @ centred / rows.shape[0])
     noise = torch.randn(count, rows.shape[1], device=rows.device)
     noise = noise * (values.clamp(min=0.0) * 1e-9).sqrt()
-    return (mean + noise @ vectors.T).to(old.dtype)
+    drawn: Tensor = mean + noise @ vectors.T
+    return drawn.to(old.dtype)
 
 
-def _resize_bias(model: Any, output: Any, count: int) -> None:
+def _resize_bias(model: PreTrainedModel, output: Linear, count: int) -> None:
     old = output.bias
     new = torch.zeros(count, dtype=old.dtype, device=old.device)
     kept = min(count, old.shape[0])

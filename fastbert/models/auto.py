@@ -83,6 +83,7 @@ class AutoConfig:
         """Read config.json and build the class that its model_type names.
 
         Args:
+            pretrained_model_name_or_path: a folder with config.json, such a file, or a hub id.
             **kwargs: as for PreTrainedConfig.from_pretrained.
 
         Raises:
@@ -95,7 +96,7 @@ class AutoConfig:
 
     @classmethod
     def for_model(cls, model_type: str, *args: Any, **kwargs: Any) -> Any:
-        """A configuration of a model type, from its fields."""
+        """Build the configuration of a model type from its fields."""
         return _class(model_type, "Config", "The configuration asked for")(*args, **kwargs)
 
 
@@ -115,8 +116,16 @@ class _AutoModel:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Any:
-        """Load a checkpoint as the class that its model type has for this task; arguments are
-        those of that class's from_pretrained."""
+        """Load a checkpoint as the class that its model type has for this task.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            *args: those of that class's from_pretrained.
+            **kwargs: likewise.
+
+        Raises:
+            ValueError: for a model type that fastbert does not have, or not for this task.
+        """
         path, config = pretrained_model_name_or_path, kwargs.get("config")
         if isinstance(config, PreTrainedConfig):
             model_type = config.model_type
@@ -126,12 +135,12 @@ class _AutoModel:
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig) -> Any:
-        """The class that a configuration's family has for this task."""
+        """Return the class that a configuration's family has for this task."""
         return _class(config.model_type, cls.task, type(config).__name__)
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
-        """A model with random weights."""
+        """Build a model with random weights."""
         return cls.class_for(config)._from_config(config, **kwargs)
 
 

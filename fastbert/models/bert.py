@@ -127,9 +127,15 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
         """Score the vocabulary at every token, and whether the second text follows.
 
         Args:
+            input_ids: as of BertModel.forward, like the next four.
+            attention_mask: likewise.
+            token_type_ids: likewise.
+            position_ids: likewise.
+            inputs_embeds: likewise.
             labels: (batch, length), -100 where there is none.
             next_sentence_label: (batch,), 0 if the second text follows, 1 if not; the loss is
                 computed when both labels are given.
+            **options: see fastbert.modeling.encoding.Options.
 
         Returns:
             BertForPreTrainingOutput.

@@ -126,14 +126,14 @@ class RobertaModel(RobertaPreTrainedModel, BertLikeModel):
     def default_positions(
         self, input_ids: Tensor | None, length: int, past: int, device: torch.device
     ) -> Tensor:
-        """Number new tokens behind `past` cached ones by the rules of RobertaEmbeddings."""
+        """Return the positions of new tokens by the rules of RobertaEmbeddings."""
         padding = self.config.pad_token_id
         if input_ids is not None:
             return RobertaEmbeddings.create_position_ids_from_input_ids(input_ids, padding, past)
         return super().default_positions(None, length, past, device) + padding + 1
 
     def positions_from_mask(self, mask: Tensor) -> Tensor:
-        """Number the real tokens of a mask (batch, length) with padding on the left."""
+        """Return the positions of the tokens of a mask (batch, length), padded on the left."""
         real = (mask != 0).long()
         return real.cumsum(dim=1) * real + self.config.pad_token_id
 

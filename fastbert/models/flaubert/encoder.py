@@ -25,8 +25,14 @@ from fastbert.runtime.packing import PackedBatch
 
 
 def create_sinusoidal_embeddings(n_pos: int, dim: int, out: Tensor) -> Tensor:
-    """Fill `out` (n_pos, dim) with sin(pos / 10000^(2i/dim)) in even columns 2i and the cosine in
-    odd ones, computed in float64 (Vaswani et al. 2017, section 3.5)."""
+    """Fill `out` (n_pos, dim) with sinusoidal positions (Vaswani et al. 2017, section 3.5).
+
+    Column 2i of position p is sin(p / 10000^(2i / dim)), column 2i + 1 the cosine, both computed in
+    float64.
+
+    Returns:
+        `out`, which gets no gradient.
+    """
     import numpy
 
     columns = numpy.arange(dim)
@@ -51,6 +57,40 @@ class FlaubertInputs(EncoderInputs):
 
     langs: Tensor | None = None
     lengths: Tensor | None = None
+
+    @classmethod
+    def given(
+        cls,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        langs: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        lengths: Tensor | None,
+        cache: object,
+        inputs_embeds: Tensor | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+        return_dict: bool | None,
+        rare: RareOptions,
+    ) -> FlaubertInputs:
+        """Gather the arguments of a forward, in the order of FlauBERT's forwards."""
+        return cls(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            past_key_values=cache,
+            options={
+                "output_attentions": output_attentions,
+                "output_hidden_states": output_hidden_states,
+                "return_dict": return_dict,
+                **rare,
+            },
+            langs=langs,
+            lengths=lengths,
+        )
 
     @classmethod
     def of(cls, inputs: EncoderInputs) -> FlaubertInputs:
@@ -249,7 +289,7 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         cached: bool,
         keep_padding: bool,
     ) -> tuple[Layout, Tensor | None]:
-        """Which tokens are computed; and, where masked ones stay, what zeroes their rows."""
+        """Say which tokens are computed; and, where masked ones stay, what zeroes their rows."""
         batch_size, length = shape
         new = length - past
         device, scale = self.device, None
@@ -296,21 +336,19 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         Returns:
             BaseModelOutput, or its tuple.
         """
-        inputs = FlaubertInputs(
+        inputs = FlaubertInputs.given(
             input_ids,
             attention_mask,
+            langs,
             token_type_ids,
             position_ids,
+            lengths,
+            cache,
             inputs_embeds,
-            past_key_values=cache,
-            options={
-                "output_attentions": output_attentions,
-                "output_hidden_states": output_hidden_states,
-                "return_dict": return_dict,
-                **options,
-            },
-            langs=langs,
-            lengths=lengths,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            options,
         )
         encoding = self.encode(inputs, Wanted(padded=True))
         return encoding.finish(BaseModelOutput(encoding.padded()))

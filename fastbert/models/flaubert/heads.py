@@ -35,6 +35,7 @@ class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
     encoder_class = FlaubertModel
 
     def build_encoder(self, config: FlaubertConfig) -> FlaubertModel:
+        """Build the encoder that the head stands on."""
         return FlaubertModel(config)
 
     @property
@@ -45,13 +46,17 @@ class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
         return encoder
 
     def head_dropout(self) -> float:
+        """Return the probability of dropout before a classifier, in training."""
         return float(self.config.dropout)
 
     def removed(self, inputs: EncoderInputs) -> Tensor | None:
+        """Return the mask that says which tokens are left out, lengths and padding included."""
         return self._encoder.token_mask(FlaubertInputs.of(inputs))
 
 
 class _WithLabels(_FlaubertHead):
+    """The forward of the tasks whose only argument of their own is `labels`."""
+
     run: Any
 
     def forward(
@@ -70,29 +75,36 @@ class _WithLabels(_FlaubertHead):
         return_dict: bool | None = None,
         **options: Unpack[RareOptions],
     ) -> Any:
-        """The arguments of FlaubertModel.forward, and `labels` as the class's task has them."""
-        inputs = FlaubertInputs(
+        """Compute the task from FlaubertModel's arguments and its `labels`."""
+        inputs = FlaubertInputs.given(
             input_ids,
             attention_mask,
+            langs,
             token_type_ids,
             position_ids,
+            lengths,
+            cache,
             inputs_embeds,
-            past_key_values=cache,
-            options={
-                "output_attentions": output_attentions,
-                "output_hidden_states": output_hidden_states,
-                "return_dict": return_dict,
-                **options,
-            },
-            langs=langs,
-            lengths=lengths,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            options,
         )
         return self.run(labels, inputs)
 
 
+class FlaubertPredLayer(ParameterTree):
+    """The part of the language-model head.
+
+    Attributes:
+        proj: the projection to the vocabulary, or an adaptive softmax over it.
+    """
+
+    proj: nn.Module
+
+
 class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM):
-    """Scores of the vocabulary at every token. labels: (batch, length), not shifted, -100 where
-    there is none.
+    """Scores of the vocabulary at every token.
 
     generate() puts config.mask_token_id behind the text and takes what is predicted there, all in
     language config.lang_id and without token types, as transformers does.
@@ -104,6 +116,11 @@ class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM)
     _tied_weights_keys = {"pred_layer.proj.weight": "transformer.embeddings.weight"}
 
     def build_head(self, config: FlaubertConfig) -> None:
+        """Build `pred_layer.proj`: a projection, or an adaptive softmax.
+
+        Raises:
+            ValueError: for asm=True without asm_cutoffs.
+        """
         projection: nn.Module
         if config.asm:
             cutoffs = getattr(config, "asm_cutoffs", None)
@@ -120,27 +137,33 @@ class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM)
             )
         else:
             projection = Linear(config.emb_dim, config.vocab_size)
-        self.pred_layer: Any = ParameterTree(proj=projection)
+        self.pred_layer = FlaubertPredLayer(proj=projection)
 
     def tied_weights(self) -> dict[str, str]:
+        """Return the parameters that are one with another: none with an adaptive softmax."""
         return {} if self.config.asm else super().tied_weights()
 
-    def get_output_embeddings(self) -> Any:
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Find the projection to the vocabulary; None with an adaptive softmax."""
         return None if self.config.asm else self.pred_layer.proj
 
-    def set_output_embeddings(self, new_embeddings: Any) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the projection to the vocabulary."""
         self.pred_layer.proj = new_embeddings
 
     def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
+        """Score the vocabulary: (tokens, emb_dim) to (tokens, vocabulary)."""
         projection = self.pred_layer.proj
-        if self.config.asm:
+        if isinstance(projection, nn.AdaptiveLogSoftmaxWithLoss):
             return projection.log_prob(hidden)
         return project(projection, hidden, encoding.plan)
 
     def caches(self) -> bool:
-        return False  # Every token sees the mask behind it, which moves on.
+        """Keep no cache: every token sees the mask behind it, which moves on."""
+        return False
 
     def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
+        """Put a mask behind the text, where the next token is predicted."""
         if state.encoder_hidden_states is not None:
             raise ValueError("FlauBERT has no cross-attention to encoder_hidden_states.")
         config = self.config
@@ -172,25 +195,35 @@ class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM)
     ) -> MaskedLMOutput:
         """Score the vocabulary at every token.
 
-        Args: those of FlaubertModel.forward, and
-            labels: (batch, length), -100 where there is none.
+        Args:
+            input_ids: as of FlaubertModel.forward, like all others but the two that follow.
+            attention_mask: likewise.
+            langs: likewise.
+            token_type_ids: likewise.
+            position_ids: likewise.
+            lengths: likewise.
+            cache: likewise.
+            inputs_embeds: likewise.
+            labels: (batch, length), not shifted, -100 where there is none.
             logits_to_keep: see ForMaskedLM.forward.
+            output_attentions: as of FlaubertModel.forward.
+            output_hidden_states: likewise.
+            return_dict: likewise.
+            **options: likewise.
         """
-        inputs = FlaubertInputs(
+        inputs = FlaubertInputs.given(
             input_ids,
             attention_mask,
+            langs,
             token_type_ids,
             position_ids,
+            lengths,
+            cache,
             inputs_embeds,
-            past_key_values=cache,
-            options={
-                "output_attentions": output_attentions,
-                "output_hidden_states": output_hidden_states,
-                "return_dict": return_dict,
-                **options,
-            },
-            langs=langs,
-            lengths=lengths,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            options,
         )
         return self.run(labels, inputs, logits_to_keep)
 
@@ -203,9 +236,11 @@ class FlaubertForSequenceClassification(  # type: ignore[misc]
     reads_first_column = False
 
     def build_head(self, config: FlaubertConfig) -> None:
+        """Build `sequence_summary`."""
         self.sequence_summary = SequenceSummary(config)
 
     def classify(self, encoding: Encoding) -> Tensor:
+        """Score every text: (batch, num_labels)."""
         return self.sequence_summary.summarise(encoding)
 
 
@@ -215,13 +250,16 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: 
     reads_first_column = False
 
     def build_head(self, config: FlaubertConfig) -> None:
+        """Build `sequence_summary` and `logits_proj`."""
         self.sequence_summary = SequenceSummary(config)
         self.logits_proj = Linear(config.num_labels, 1)
 
     def classify(self, encoding: Encoding) -> Tensor:
+        """Score every text: (batch * choices, 1)."""
         return project(self.logits_proj, self.sequence_summary.summarise(encoding), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
+        """Compute the task, without lengths."""
         given = FlaubertInputs.of(inputs)
         if given.lengths is not None:
             warnings.warn(
@@ -257,22 +295,20 @@ class FlaubertForQuestionAnsweringSimple(_FlaubertHead, tasks.ForQuestionAnsweri
         return_dict: bool | None = None,
         **options: Unpack[RareOptions],
     ) -> Any:
-        """The arguments of FlaubertModel.forward, and the ends (batch,) of the true answer."""
-        inputs = FlaubertInputs(
+        """Compute the task from FlaubertModel's arguments and the ends (batch,) of the answer."""
+        inputs = FlaubertInputs.given(
             input_ids,
             attention_mask,
+            langs,
             token_type_ids,
             position_ids,
+            lengths,
+            cache,
             inputs_embeds,
-            past_key_values=cache,
-            options={
-                "output_attentions": output_attentions,
-                "output_hidden_states": output_hidden_states,
-                "return_dict": return_dict,
-                **options,
-            },
-            langs=langs,
-            lengths=lengths,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            options,
         )
         return self.run(start_positions, end_positions, inputs)
 
@@ -281,6 +317,7 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
     """Both ends of an answer, found by beam search, and whether there is one."""
 
     def build_head(self, config: FlaubertConfig) -> None:
+        """Build `qa_outputs`."""
         self.qa_outputs = SquadHead(
             config.emb_dim, config.layer_norm_eps, config.start_n_top, config.end_n_top
         )
@@ -305,27 +342,25 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
         return_dict: bool | None = None,
         **options: Unpack[RareOptions],
     ) -> Any:
-        """The arguments of FlaubertModel.forward, and those of SquadHead.forward.
+        """Compute the task from the arguments of FlaubertModel.forward and SquadHead.forward.
 
         Returns:
             FlaubertForQuestionAnsweringOutput: the loss alone where both ends are given, else the
             best answers.
         """
-        inputs = FlaubertInputs(
+        inputs = FlaubertInputs.given(
             input_ids,
             attention_mask,
+            langs,
             token_type_ids,
             position_ids,
+            lengths,
+            cache,
             inputs_embeds,
-            past_key_values=cache,
-            options={
-                "output_attentions": output_attentions,
-                "output_hidden_states": output_hidden_states,
-                "return_dict": return_dict,
-                **options,
-            },
-            langs=langs,
-            lengths=lengths,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+            options,
         )
         encoding = self.encode(inputs, Wanted())
         values = self.qa_outputs(

@@ -1,9 +1,9 @@
-"""The SQuAD head of XLNet and XLM (Yang et al. 2019, arXiv:1906.08237): start, then end given the
-start, then whether there is an answer."""
+"""The SQuAD head of XLNet and XLM (Yang et al. 2019, arXiv:1906.08237).
+
+It scores the start, then the end given the start, then whether there is an answer.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +15,65 @@ from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.runtime.plan import Plan
 
 
+class StartScorer(ParameterTree):
+    """The part that scores starts.
+
+    Attributes:
+        dense: (width -> 1).
+    """
+
+    dense: Linear
+
+
+class EndScorer(ParameterTree):
+    """The parts that score ends, given a start.
+
+    Attributes:
+        dense_0: (2 * width -> width), which a tanh follows.
+        LayerNorm: of its result.
+        dense_1: (width -> 1).
+    """
+
+    dense_0: Linear
+    LayerNorm: LayerNorm
+    dense_1: Linear
+
+
+class AnswerScorer(ParameterTree):
+    """The parts that say whether there is an answer.
+
+    Attributes:
+        dense_0: (2 * width -> width), which a tanh follows.
+        dense_1: (width -> 1), without a bias.
+    """
+
+    dense_0: Linear
+    dense_1: Linear
+
+
 class SquadHead(ParameterTree):
     """Beam search for the two ends of an answer.
 
     Args:
         width: of the hidden states.
         eps: of the LayerNorm in the end's scorer.
-        start_n_top, end_n_top: starts kept, and ends kept for each.
+        start_n_top: starts kept.
+        end_n_top: ends kept for each of them.
     """
+
+    start_logits: StartScorer
+    end_logits: EndScorer
+    answer_class: AnswerScorer
 
     def __init__(self, width: int, eps: float, start_n_top: int, end_n_top: int) -> None:
         super().__init__(
-            start_logits=ParameterTree(dense=Linear(width, 1)),
-            end_logits=ParameterTree(
+            start_logits=StartScorer(dense=Linear(width, 1)),
+            end_logits=EndScorer(
                 dense_0=Linear(2 * width, width),
                 LayerNorm=LayerNorm(width, eps),
                 dense_1=Linear(width, 1),
             ),
-            answer_class=ParameterTree(
+            answer_class=AnswerScorer(
                 dense_0=Linear(2 * width, width), dense_1=Linear(width, 1, bias=False)
             ),
         )
@@ -50,11 +91,13 @@ class SquadHead(ParameterTree):
         is_impossible: Tensor | None = None,
         p_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The loss where both ends are given, else the best answers.
+        """Compute the loss where both ends are given, else the best answers.
 
         Args:
             states: (batch, length, width).
-            start_positions, end_positions: (batch,).
+            plan: the backends.
+            start_positions: (batch,), where the true answers begin.
+            end_positions: (batch,), where they end.
             cls_index: (batch,), the token that stands for the text; the last one if None.
             is_impossible: (batch,), 1 where there is no answer; counts where cls_index is given.
             p_mask: (batch, length), 1 where an answer cannot begin or end.
@@ -69,8 +112,7 @@ class SquadHead(ParameterTree):
             value.squeeze(-1) if value is not None and value.dim() > 1 else value
             for value in (start_positions, end_positions, cls_index, is_impossible)
         )
-        scorer: Any = self.start_logits
-        starts = _masked(_rows(scorer.dense, states, plan).squeeze(-1), p_mask)
+        starts = _masked(_rows(self.start_logits.dense, states, plan).squeeze(-1), p_mask)
         if first is not None and last is not None:
             loss = self._loss(states, plan, starts, first, last, cls_index, is_impossible, p_mask)
             return {"loss": loss}
@@ -132,7 +174,7 @@ class SquadHead(ParameterTree):
     def _end_logits(
         self, states: Tensor, starts: Tensor, plan: Plan, p_mask: Tensor | None
     ) -> Tensor:
-        parts: Any = self.end_logits
+        parts = self.end_logits
         hidden = _rows(parts.dense_0, torch.cat([states, starts], dim=-1), plan, "tanh")
         normed = parts.LayerNorm(hidden.reshape(-1, hidden.shape[-1]), plan)
         scores = project(parts.dense_1, normed, plan).reshape(states.shape[:-1])
@@ -141,7 +183,7 @@ class SquadHead(ParameterTree):
     def _answer_class(
         self, states: Tensor, start: Tensor, plan: Plan, cls_index: Tensor | None
     ) -> Tensor:
-        parts: Any = self.answer_class
+        parts = self.answer_class
         text = states[:, -1] if cls_index is None else _at(states, cls_index)
         hidden = project(parts.dense_0, torch.cat([start, text], dim=-1), plan, "tanh")
         return project(parts.dense_1, hidden, plan).squeeze(-1)
@@ -153,7 +195,7 @@ def _rows(linear: Linear, x: Tensor, plan: Plan, activation: str = "none") -> Te
 
 
 def _at(states: Tensor, index: Tensor) -> Tensor:
-    """(batch, length, width) at one column of each row: (batch, width)."""
+    """Pick one column of each row: (batch, length, width) to (batch, width)."""
     return states[torch.arange(states.shape[0], device=states.device), index]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling.encoding import Encoding
+from fastbert.models.flaubert.config import FlaubertConfig
 
 
 class SequenceSummary(ParameterTree):
@@ -20,7 +19,7 @@ class SequenceSummary(ParameterTree):
             summary_proj_to_labels, num_labels, emb_dim, summary_activation, summary_first_dropout.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: FlaubertConfig) -> None:
         super().__init__()
         self.config = config
         if config.summary_type not in ("first", "last", "mean", "cls_index"):
@@ -34,7 +33,7 @@ class SequenceSummary(ParameterTree):
             self.summary = Linear(config.emb_dim, width)
 
     def summarise(self, encoding: Encoding) -> Tensor:
-        """(batch, num_labels), or (batch, emb_dim) where the configuration says so."""
+        """Summarise every text: (batch, num_labels), or (batch, emb_dim) where config says so."""
         config, padded = self.config, encoding.padded()
         if config.summary_type == "mean":
             out = padded.mean(dim=1)
