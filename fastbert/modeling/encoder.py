@@ -338,7 +338,11 @@ class EncoderModel(PreTrainedModel):
         )
         if context.differentiable and not traced:
             more = (output.hidden_states, output.attentions, output.cross_attentions)
-            results = (output.packed, output.grid, *(tensor for one in more for tensor in one or ()))
+            results = (
+                output.packed,
+                output.grid,
+                *(tensor for one in more for tensor in one or ()),
+            )
             self.encoder_cache.gradients.follow(*results)
         return output
 

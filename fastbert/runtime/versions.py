@@ -131,7 +131,8 @@ def _bytes_of(tensor: Tensor) -> bytes | Tensor:
     """A fingerprint of a tensor on the CPU, a copy of any other."""
     if tensor.device.type != "cpu" or native.reason() is not None:
         return tensor.detach().clone()
-    return bytes(native.threaded().fingerprint(tensor.data_ptr(), readable_bytes(tensor)))
+    native.use_torch_threads()
+    return native.library.fingerprint(tensor.data_ptr(), readable_bytes(tensor))
 
 
 def _same_bytes(one: bytes | Tensor, other: bytes | Tensor) -> bool:
