@@ -440,7 +440,7 @@ def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.Monkey
     from fastbert.engine import encoder_cache
 
     made = model()
-    monkeypatch.setattr(encoder_cache, "on_cpu", lambda plan: False)
+    monkeypatch.setattr(encoder_cache, "on_cpu", lambda device: False)
     monkeypatch.setattr(
         encoder_cache, "GpuEncoder", lambda blocks, plan: GpuEncoder(blocks, plan, FakeRecorder())
     )
@@ -467,7 +467,7 @@ def test_a_model_runs_on_it_and_sees_its_weights_change(monkeypatch: pytest.Monk
     from fastbert.engine import encoder_cache
 
     made = model()
-    monkeypatch.setattr(encoder_cache, "on_cpu", lambda plan: False)
+    monkeypatch.setattr(encoder_cache, "on_cpu", lambda device: False)
     monkeypatch.setattr(
         encoder_cache,
         "GpuEncoder",

@@ -49,11 +49,11 @@ std::size_t number(const py::object& value) {
     return found;
 }
 
-py::bytes fingerprint_of(address_t data, std::size_t bytes) {
+py::bytes fingerprint_of(address_t data, std::size_t size) {
     std::vector<Fingerprint> found;
     {
         const py::gil_scoped_release release;
-        found = fingerprint(pointer(data), bytes);
+        found = fingerprint(pointer(data), size);
     }
     return {reinterpret_cast<const char*>(found.data()), found.size() * sizeof(Fingerprint)};
 }
@@ -189,7 +189,7 @@ void bind_watch(py::module_& m) {
         .def("unchanged", py::overload_cast<bool>(&Watch::unchanged, py::const_),
              py::arg("contents"),
              "Whether everything is as it was, the contents of tensors included where asked for.");
-    m.def("fingerprint", &fingerprint_of, py::arg("data"), py::arg("bytes"),
+    m.def("fingerprint", &fingerprint_of, py::arg("data"), py::arg("size"),
           "Bytes that tell whether memory holds what it held; see csrc/cpu/fingerprint.h.");
 }
 

@@ -103,14 +103,14 @@ def _plan_reason(blocks: Sequence[Block], plan: Plan) -> str | None:
     linear = ["int8_linear" if kind is Int8Linear else "linear" for kind in kinds]
     for op in (*_OPS, *sorted(linear)):
         choice = plan.choice(op)
-        if choice.backend == "reference" or (choice.backend != "cpu") == on_cpu(plan):
+        if choice.backend == "reference" or (choice.backend != "cpu") == on_cpu(plan.device):
             return f"the plan computes {op} on {choice.backend}"
     return None if plan.dtype in _DTYPES else f"there are no kernels for {plan.dtype}"
 
 
-def on_cpu(plan: Plan) -> bool:
-    """Whether a plan is of the CPU's native encoder, rather than of a GPU's."""
-    return plan.device.type == "cpu"
+def on_cpu(device: torch.device) -> bool:
+    """Whether a device is served by the CPU's native encoder, rather than by a GPU's."""
+    return device.type == "cpu"
 
 
 def _block_reason(blocks: Sequence[Block]) -> str | None:
@@ -224,6 +224,8 @@ class CpuEncoder:
         source: Tensor | EmbeddingInput = inputs
         dtype = snapshot.dtype
         if self._width is None:
+            if not snapshot.holds():
+                return None
             source = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
             dtype = source.dtype
         try:

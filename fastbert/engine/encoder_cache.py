@@ -160,7 +160,7 @@ class ModelSnapshot:
     def _copied_parts(self) -> Iterator[nn.Module]:
         """The CPU's encoder packs all but the tables, which it reads in place; a GPU's joins
         queries, keys and values, and sums int8 weights."""
-        if self.device.type == "cpu":
+        if on_cpu(self.device):
             yield from self._projections_and_norms()
             return
         for block in self.blocks:
@@ -192,7 +192,7 @@ def _watch(model: nn.Module, copied: set[int]) -> Any:
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
         tensors |= {id(tensor): tensor for tensor in _tensors(module)}
-    return native.extension().Watch(
+    return native.library.Watch(
         dicts,
         entries,
         [model, *parts],
@@ -353,7 +353,7 @@ class _Entry:
 def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:
     if not view.plain or supports(view.blocks, plan) is not None:
         return None
-    if not on_cpu(plan):
+    if not on_cpu(plan.device):
         return EncoderParts(plan=plan)
     return EncoderParts(
         supports_tables(view.tables, plan) is None,

@@ -124,9 +124,9 @@ class GpuEncoder:
         The hidden states are packed whatever form is wanted.
         """
         snapshot = context.snapshot
-        hidden = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
         if not snapshot.holds(contents=True):
             return None
+        hidden = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
         return EncoderOutput(packed=self(hidden, batch))
 
     def __call__(self, rows: Tensor, batch: PackedBatch) -> Tensor:

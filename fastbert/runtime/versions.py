@@ -132,7 +132,7 @@ def _bytes_of(tensor: Tensor) -> bytes | Tensor:
     if tensor.device.type != "cpu" or native.reason() is not None:
         return tensor.detach().clone()
     native.use_torch_threads()
-    return bytes(native.extension().fingerprint(tensor.data_ptr(), readable_bytes(tensor)))
+    return native.library.fingerprint(tensor.data_ptr(), readable_bytes(tensor))
 
 
 def _same_bytes(one: bytes | Tensor, other: bytes | Tensor) -> bool:
