@@ -240,8 +240,8 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._side = torch.cuda.Stream(device)
-        self._done = torch.cuda.Event()
+        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._last: torch.cuda.Stream | None = None
 
     def busy(self) -> bool:

@@ -177,7 +177,7 @@ class Int8Linear(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         # model.to(torch.bfloat16) is meant for the activations; scales keep their precision.
         kept = {name: self._buffers[name] for name in FLOAT32_BUFFERS}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in kept.items():
             new = self._buffers[name]
             if old is not None and new is not None and new.dtype != torch.float32:
@@ -250,14 +250,24 @@ def project(
     activation: str = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(part(x)) + residual, whatever computes part(x): a projection of ours, or what
-    someone put in its place, such as an adapter around one, or a plain nn.Linear.
+    """Compute activation(part(x)) + residual, whatever computes part(x).
 
-    Args: as of Linear.forward.
+    Args:
+        part: a projection of ours, or what someone put in its place, such as an adapter around one
+            or a plain nn.Linear.
+        x: (tokens, in_features).
+        plan: the backends.
+        activation: as in the op `linear`.
+        residual: (tokens, out_features), added last.
+
+    Returns:
+        (tokens, out_features), x.dtype.
     """
+    out: Tensor
     if alone(part):
-        return part(x, plan, activation, residual)
-    # Their result, and what hooks see, is the product alone, as in transformers.
+        out = part(x, plan, activation, residual)
+        return out
+    # Their result, and what hooks see, is the projection alone, as in transformers.
     if isinstance(part, Linear | Int8Linear):
         out = part(x, plan)
     else:
