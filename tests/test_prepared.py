@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import fastbert.runtime.plan
-from fastbert.engine.cpu_encoder import CpuEncoder, supports
+from fastbert.engine.cpu_encoder import CpuEncoder
+from fastbert.engine.cpu_support import supports
 from fastbert.engine.encoder_cache import EncoderCache, StaleModel, retrying
 from fastbert.kernels import native
 from fastbert.layers.block import Block

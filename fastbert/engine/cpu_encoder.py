@@ -1,5 +1,4 @@
-"""Prepared encoders: embeddings, all blocks and the pooler of a model in one native call, over
-weights packed once.
+"""The prepared encoder of a CPU: a whole pass as one native call, over weights packed once.
 
 Precision follows the weights: float32 and float16 ones are multiplied in float32, bfloat16 ones as
 bfloat16 with float32 sums, int8 ones with their rows quantised on the way in. The residual stream
@@ -8,13 +7,19 @@ stays float32 in all of them; attention is bfloat16 wherever its output projecti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fastbert.engine.cpu_sources import (
+    DTYPES,
+    block_source,
+    embedding_source,
+    projection_source,
+)
 from fastbert.engine.encoder import ForwardContext, Wanted
 from fastbert.kernels import native
 from fastbert.layers.block import Block
@@ -25,128 +30,12 @@ from fastbert.layers.embeddings import (
     embed_and_project,
 )
 from fastbert.layers.encoder import EncoderOutput
-from fastbert.layers.hooks import forward_hooked
-from fastbert.layers.linear import Int8Linear, Linear, Projection
-from fastbert.layers.norm import LayerNorm
+from fastbert.layers.linear import Linear
 from fastbert.ops.activations import KERNEL_ACTIVATIONS
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Plan
 
 if TYPE_CHECKING:
     from fastbert import _C
-
-_OPS = ("attention_varlen", "add_layer_norm")
-# Codes of csrc/common/types.h and csrc/cpu/encoder.h.
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_INT8 = 4
-_PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8: 2}
-
-
-def supports(blocks: Sequence[Block], plan: Plan) -> str | None:
-    """None when the blocks can be prepared for this plan, else the reason."""
-    return _plan_reason(blocks, plan) or _block_reason(blocks)
-
-
-def supports_tables(tables: EmbeddingTables, plan: Plan) -> str | None:
-    """None when these embeddings can be computed in the same call, else the reason."""
-    choice = plan.choice("embed_layer_norm")
-    if choice.backend != "cpu":
-        return f"the plan computes embed_layer_norm on {choice.backend}"
-    present = _tables(tables)
-    for table in present:
-        if type(table) is not nn.Embedding:
-            return f"an embedding is computed by {type(table).__name__}"
-        if table.weight.dtype != tables.word.weight.dtype or table.weight.dtype not in _DTYPES:
-            return "the tables differ in precision, or kernels do not know it"
-        if table.weight.stride() != (table.weight.shape[1], 1):
-            return "a table is not stored row by row"
-    projection = tables.projection
-    if projection is not None and (reason := _projection_reason(projection, plan)):
-        return reason
-    modules = [*present, tables.norm, *([] if projection is None else [projection])]
-    return _part_reason(modules)
-
-
-def supports_pooler(pooler: nn.Module, plan: Plan) -> str | None:
-    """None when the pooler can be computed in the same call, else the reason."""
-    if type(pooler) is Int8Linear:
-        return "the pooler's weights are int8"
-    return _projection_reason(pooler, plan) or _part_reason([pooler])
-
-
-def _projection_reason(part: nn.Module, plan: Plan) -> str | None:
-    if type(part) not in (Linear, Int8Linear):
-        return f"a projection is computed by {type(part).__name__}"
-    choice = plan.choice("int8_linear" if type(part) is Int8Linear else "linear")
-    return None if choice.backend == "cpu" else f"the plan computes it on {choice.backend}"
-
-
-def _part_reason(modules: Sequence[nn.Module]) -> str | None:
-    for module in modules:
-        if type(module) not in (Linear, Int8Linear, LayerNorm, nn.Embedding):
-            return f"a part is computed by {type(module).__name__}"
-        if forward_hooked(module):
-            return "there are hooks on parts of the model, or the forward of a part was replaced"
-        # As old-style weight_norm leaves it: such a weight is no parameter, and not followed.
-        if any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias")):
-            return "a weight is a plain attribute"
-    return None
-
-
-def _tables(tables: EmbeddingTables) -> list[nn.Embedding]:
-    all_tables = (tables.word, tables.position, tables.token_type, tables.language)
-    return [table for table in all_tables if table is not None]
-
-
-def _plan_reason(blocks: Sequence[Block], plan: Plan) -> str | None:
-    kinds = {type(block.out) for block in blocks} | {type(block.down) for block in blocks}
-    linear = ["int8_linear" if kind is Int8Linear else "linear" for kind in kinds]
-    for op in (*_OPS, *sorted(linear)):
-        choice = plan.choice(op)
-        if choice.backend == "reference" or (choice.backend != "cpu") == on_cpu(plan.device):
-            return f"the plan computes {op} on {choice.backend}"
-    return None if plan.dtype in _DTYPES else f"there are no kernels for {plan.dtype}"
-
-
-def on_cpu(device: torch.device) -> bool:
-    """Whether a device is served by the CPU's native encoder, rather than by a GPU's."""
-    return device.type == "cpu"
-
-
-def _block_reason(blocks: Sequence[Block]) -> str | None:
-    if not blocks:
-        return "there are no blocks"
-    first = blocks[0]
-    for block in blocks:
-        if block.distances is not None:
-            return "relative positions are added to the scores"
-        if _shape(block) != _shape(first):
-            return "the blocks differ in shape or kind"
-        for group in ((block.q, block.k, block.v), (block.out,), (block.up,), (block.down,)):
-            kinds = {type(part) for part in group}
-            if kinds != {Linear} and kinds != {Int8Linear}:
-                names = ", ".join(sorted(kind.__name__ for kind in kinds))
-                return f"a projection is computed by {names}"
-            if not _quantised_alike(group):
-                return "projections of the same rows quantise them differently"
-    if first.activation not in KERNEL_ACTIVATIONS:
-        return f"kernels do not compute the activation {first.activation!r}"
-    return _part_reason(list(_modules(blocks)))
-
-
-def _quantised_alike(group: Sequence[Projection]) -> bool:
-    first, *others = group
-    for other in others:
-        if not isinstance(first, Int8Linear) or not isinstance(other, Int8Linear):
-            continue
-        pairs = ((first.factor, other.factor), (first.repeated, other.repeated))
-        for one, two in pairs:
-            if one is None or two is None:
-                if one is not two:
-                    return False
-            elif not torch.equal(one, two):
-                return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -196,13 +85,13 @@ class CpuEncoder:
             activation=KERNEL_ACTIVATIONS[first.activation],
             pre_norm=first.pre_norm,
             scale=first.scale,
-            attention=_DTYPES[self.attention],
+            attention=DTYPES[self.attention],
         )
         self._encoder = native.library.Encoder(
             shape,
-            [_block_source(block, alive) for block in blocks],
-            None if tables is None else _embedding_source(tables, self._kept, alive),
-            None if pooler is None else _projection_source((pooler,), alive),
+            [block_source(block, alive) for block in blocks],
+            None if tables is None else embedding_source(tables, self._kept, alive),
+            None if pooler is None else projection_source((pooler,), alive),
         )
         alive.clear()
 
@@ -329,7 +218,7 @@ class CpuEncoder:
             given = self._lookups(source, batch, total, alive)
         results = native.library.EncoderOutput(
             out=out.data_ptr(),
-            dtype=_DTYPES[dtype],
+            dtype=DTYPES[dtype],
             stride=hidden,
             rows=out.numel() // hidden,
             grid=grid,
@@ -355,7 +244,7 @@ class CpuEncoder:
     def _hidden_states(
         self, rows: Tensor, batch: PackedBatch, total: int, alive: list[Tensor]
     ) -> _C.EncoderInput:
-        if rows.device.type != "cpu" or rows.dtype not in _DTYPES:
+        if rows.device.type != "cpu" or rows.dtype not in DTYPES:
             raise ValueError(
                 "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
                 f"given {rows.dtype} on {rows.device}."
@@ -370,7 +259,7 @@ class CpuEncoder:
         cu_seqlens, token_indices, key_bias = _batch_addresses(batch, total, alive)
         return native.library.EncoderInput(
             x=rows.data_ptr(),
-            dtype=_DTYPES[rows.dtype],
+            dtype=DTYPES[rows.dtype],
             x_stride=max(rows.stride(0), self.hidden),
             total=total,
             cu_seqlens=cu_seqlens,
@@ -466,165 +355,8 @@ def _batch_addresses(batch: PackedBatch, total: int, alive: list[Tensor]) -> tup
     return cu_seqlens, token_indices, key_bias
 
 
-def _modules(blocks: Sequence[Block]) -> Iterator[nn.Module]:
-    for block in blocks:
-        yield block.q
-        yield block.k
-        yield block.v
-        yield block.out
-        yield block.attention_norm
-        yield block.up
-        yield block.down
-        yield block.output_norm
-
-
-def _shape(block: Block) -> tuple[Any, ...]:
-    return (
-        block.num_heads,
-        block.scale,
-        block.activation,
-        block.pre_norm,
-        block.distances is None,
-        block.q.in_features,
-        block.q.out_features,
-        block.k.out_features,
-        block.v.out_features,
-        block.up.out_features,
-    )
-
-
 def _exact_attention(blocks: Sequence[Block]) -> bool:
     return any(
         isinstance(block.out, Linear) and block.out.weight.dtype is not torch.bfloat16
         for block in blocks
     )
-
-
-def _block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
-    hidden = block.q.in_features
-    return native.library.BlockSource(
-        qkv=_projection_source((block.q, block.k, block.v), alive),
-        out=_projection_source((block.out,), alive),
-        attention_norm=_norm_source(block.attention_norm, hidden, alive),
-        up=_projection_source((block.up,), alive),
-        down=_projection_source((block.down,), alive),
-        output_norm=_norm_source(block.output_norm, hidden, alive),
-    )
-
-
-def _embedding_source(
-    tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
-) -> _C.EmbeddingSource:
-    width = tables.word.embedding_dim
-
-    def table(part: nn.Embedding) -> _C.TableSource:
-        weight = part.weight.detach()
-        if weight.dim() != 2 or weight.shape[1] != width:
-            raise ValueError(
-                f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
-            )
-        kept.append(weight)
-        return native.library.TableSource(
-            data=weight.data_ptr(), entries=weight.shape[0], stride=weight.shape[1]
-        )
-
-    def optional(part: nn.Embedding | None) -> _C.TableSource | None:
-        return None if part is None else table(part)
-
-    projection = tables.projection
-    return native.library.EmbeddingSource(
-        dtype=_DTYPES[tables.word.weight.dtype],
-        width=width,
-        word=table(tables.word),
-        position=optional(tables.position),
-        type=optional(tables.token_type),
-        language=optional(tables.language),
-        norm=_norm_source(tables.norm, width, alive),
-        projection=None if projection is None else _projection_source((projection,), alive),
-    )
-
-
-def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSource:
-    weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
-    if weight.shape != (width,) or bias.shape != (width,):
-        raise ValueError(
-            f"A LayerNorm over rows of {width} has a weight of shape {tuple(weight.shape)} "
-            f"and a bias of shape {tuple(bias.shape)}."
-        )
-    return native.library.NormSource(
-        weight=weight.data_ptr(),
-        weight_dtype=_DTYPES[weight.dtype],
-        bias=bias.data_ptr(),
-        bias_dtype=_DTYPES[bias.dtype],
-        eps=part.eps,
-    )
-
-
-def _projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
-    """Return several projections of the same hidden states as one."""
-    quantised = [part for part in parts if isinstance(part, Int8Linear)]
-    if quantised:
-        weight = _joined([part.qweight for part in quantised], alive)
-        scale = _joined([part.weight_scale for part in quantised], alive)
-        columns = _columns(quantised[0], alive)
-    else:
-        weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
-        scale = None
-        columns = None
-    biases = [part.bias for part in parts]
-    bias = None
-    if any(b is not None for b in biases):
-        bias = _joined(
-            [
-                torch.zeros(part.out_features) if b is None else b.detach().float()
-                for part, b in zip(parts, biases, strict=True)
-            ],
-            alive,
-        )
-    for name, tensor in (("weight_scale", scale), ("bias", bias)):
-        if tensor is not None and tensor.shape != (weight.shape[0],):
-            raise ValueError(
-                f"A projection with {weight.shape[0]} outputs has a {name} of shape "
-                f"{tuple(tensor.shape)}."
-            )
-    return native.library.ProjectionSource(
-        weight=weight.data_ptr(),
-        dtype=_INT8 if weight.dtype is torch.int8 else _DTYPES[weight.dtype],
-        n=weight.shape[0],
-        k=weight.shape[1],
-        stride=weight.shape[1],
-        weight_scale=0 if scale is None else scale.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
-        bias_dtype=0,
-        precision=_PRECISIONS[weight.dtype],
-        columns=columns,
-    )
-
-
-def _columns(part: Int8Linear, alive: list[Tensor]) -> _C.InputColumns:
-    factor, repeated, repeats = 0, 0, 0
-    if part.factor is not None:
-        if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
-            raise ValueError(
-                f"A projection of rows of {part.in_features} has a factor of shape "
-                f"{tuple(part.factor.shape)}, {part.factor.dtype}."
-            )
-        factor = _kept(part.factor, alive).data_ptr()
-    if part.repeated is not None:
-        if part.repeated.dtype is not torch.int32:
-            raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
-        repeated = _kept(part.repeated, alive).data_ptr()
-        repeats = part.repeated.numel()
-    return native.library.InputColumns(factor=factor, repeated=repeated, repeats=repeats)
-
-
-def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
-    return _kept(tensors[0] if len(tensors) == 1 else torch.cat(list(tensors)), alive)
-
-
-def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
-    kept = tensor.detach().contiguous()
-    alive.append(kept)
-    return kept

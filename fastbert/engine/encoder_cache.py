@@ -18,13 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastbert.engine.cpu_encoder import (
-    CpuEncoder,
-    on_cpu,
-    supports,
-    supports_pooler,
-    supports_tables,
-)
+from fastbert.engine.cpu_encoder import CpuEncoder
+from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.kernels import native

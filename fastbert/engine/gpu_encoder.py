@@ -82,7 +82,7 @@ class GpuEncoder:
     """All blocks of an encoder over one Plan.
 
     Args:
-        blocks: the layers, which `fastbert.engine.cpu_encoder.supports` has nothing against.
+        blocks: the layers, which `fastbert.engine.cpu_support.supports` has nothing against.
         plan: the backends; its device is where the weights are.
         recorder: records passes over few tokens; by default CUDA graphs on that device.
 

@@ -88,7 +88,7 @@ def groups(model: Any) -> Iterator[Group]:
     """List what int8 replaces: the projections of the encoder's layers, by the rows they share.
 
     Errors of queries and keys hardly show behind the softmax, so that values judge for them.
-    Outputs of attention and of the activation need no factor (docs/lab/quantisation.md has figures).
+    Outputs of attention and of the activation need no factor (figures: docs/lab/quantisation.md).
     """
     for block in model.base_model.blocks():
         before_up = block.attention_norm

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.engine.cpu_encoder import CpuEncoder, supports
+from fastbert.engine.cpu_encoder import CpuEncoder
+from fastbert.engine.cpu_support import supports
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Projection
 from fastbert.models.auto import AutoModel

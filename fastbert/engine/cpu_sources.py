@@ -1,0 +1,157 @@
+"""The weights of a model as the native encoder takes them: addresses, sizes and codes.
+
+An address is good only as long as its tensor lives. Whoever asks for a source keeps the tensors
+that are appended to `alive` until the native encoder has packed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.kernels import native
+from fastbert.layers.block import Block
+from fastbert.layers.embeddings import EmbeddingTables
+from fastbert.layers.linear import Int8Linear, Linear, Projection
+from fastbert.layers.norm import LayerNorm
+
+if TYPE_CHECKING:
+    from fastbert import _C
+
+# Codes of csrc/common/types.h and csrc/cpu/encoder.h.
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_INT8 = 4
+_PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8: 2}
+
+
+def block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
+    hidden = block.q.in_features
+    return native.library.BlockSource(
+        qkv=projection_source((block.q, block.k, block.v), alive),
+        out=projection_source((block.out,), alive),
+        attention_norm=_norm_source(block.attention_norm, hidden, alive),
+        up=projection_source((block.up,), alive),
+        down=projection_source((block.down,), alive),
+        output_norm=_norm_source(block.output_norm, hidden, alive),
+    )
+
+
+def embedding_source(
+    tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
+) -> _C.EmbeddingSource:
+    width = tables.word.embedding_dim
+
+    def table(part: nn.Embedding) -> _C.TableSource:
+        weight = part.weight.detach()
+        if weight.dim() != 2 or weight.shape[1] != width:
+            raise ValueError(
+                f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
+            )
+        kept.append(weight)
+        return native.library.TableSource(
+            data=weight.data_ptr(), entries=weight.shape[0], stride=weight.shape[1]
+        )
+
+    def optional(part: nn.Embedding | None) -> _C.TableSource | None:
+        return None if part is None else table(part)
+
+    projection = tables.projection
+    return native.library.EmbeddingSource(
+        dtype=DTYPES[tables.word.weight.dtype],
+        width=width,
+        word=table(tables.word),
+        position=optional(tables.position),
+        type=optional(tables.token_type),
+        language=optional(tables.language),
+        norm=_norm_source(tables.norm, width, alive),
+        projection=None if projection is None else projection_source((projection,), alive),
+    )
+
+
+def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSource:
+    weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
+    if weight.shape != (width,) or bias.shape != (width,):
+        raise ValueError(
+            f"A LayerNorm over rows of {width} has a weight of shape {tuple(weight.shape)} "
+            f"and a bias of shape {tuple(bias.shape)}."
+        )
+    return native.library.NormSource(
+        weight=weight.data_ptr(),
+        weight_dtype=DTYPES[weight.dtype],
+        bias=bias.data_ptr(),
+        bias_dtype=DTYPES[bias.dtype],
+        eps=part.eps,
+    )
+
+
+def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
+    """Return several projections of the same hidden states as one."""
+    quantised = [part for part in parts if isinstance(part, Int8Linear)]
+    if quantised:
+        weight = _joined([part.qweight for part in quantised], alive)
+        scale = _joined([part.weight_scale for part in quantised], alive)
+        columns = _columns(quantised[0], alive)
+    else:
+        weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
+        scale = None
+        columns = None
+    biases = [part.bias for part in parts]
+    bias = None
+    if any(b is not None for b in biases):
+        bias = _joined(
+            [
+                torch.zeros(part.out_features) if b is None else b.detach().float()
+                for part, b in zip(parts, biases, strict=True)
+            ],
+            alive,
+        )
+    for name, tensor in (("weight_scale", scale), ("bias", bias)):
+        if tensor is not None and tensor.shape != (weight.shape[0],):
+            raise ValueError(
+                f"A projection with {weight.shape[0]} outputs has a {name} of shape "
+                f"{tuple(tensor.shape)}."
+            )
+    return native.library.ProjectionSource(
+        weight=weight.data_ptr(),
+        dtype=_INT8 if weight.dtype is torch.int8 else DTYPES[weight.dtype],
+        n=weight.shape[0],
+        k=weight.shape[1],
+        stride=weight.shape[1],
+        weight_scale=0 if scale is None else scale.data_ptr(),
+        bias=0 if bias is None else bias.data_ptr(),
+        bias_dtype=0,
+        precision=_PRECISIONS[weight.dtype],
+        columns=columns,
+    )
+
+
+def _columns(part: Int8Linear, alive: list[Tensor]) -> _C.InputColumns:
+    factor, repeated, repeats = 0, 0, 0
+    if part.factor is not None:
+        if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
+            raise ValueError(
+                f"A projection of rows of {part.in_features} has a factor of shape "
+                f"{tuple(part.factor.shape)}, {part.factor.dtype}."
+            )
+        factor = _kept(part.factor, alive).data_ptr()
+    if part.repeated is not None:
+        if part.repeated.dtype is not torch.int32:
+            raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
+        repeated = _kept(part.repeated, alive).data_ptr()
+        repeats = part.repeated.numel()
+    return native.library.InputColumns(factor=factor, repeated=repeated, repeats=repeats)
+
+
+def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
+    return _kept(tensors[0] if len(tensors) == 1 else torch.cat(list(tensors)), alive)
+
+
+def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
+    kept = tensor.detach().contiguous()
+    alive.append(kept)
+    return kept
