@@ -19,7 +19,9 @@ REMEDY = "build it with `make native` in a checkout, or install the package with
 
 
 if TYPE_CHECKING:
-    from fastbert import _C as library  # noqa: F401
+    from fastbert import _C
+
+    library = _C
 else:
 
     def __getattr__(name: str) -> ModuleType:
