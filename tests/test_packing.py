@@ -8,7 +8,7 @@ import torch
 from fastbert.runtime.packing import (
     MASKED,
     PackedBatch,
-    _places_without_counting,
+    _token_indices_without_counting,
     in_one_copy,
 )
 
@@ -93,9 +93,9 @@ def test_lengths_equal_their_mask() -> None:
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_places_without_asking_how_many(mask: list[list[int]]) -> None:
+def test_token_indices_without_asking_how_many(mask: list[list[int]]) -> None:
     flat = torch.tensor(mask).reshape(-1) != 0
-    found = _places_without_counting(flat, int(flat.sum()))
+    found = _token_indices_without_counting(flat, int(flat.sum()))
     assert found.dtype == torch.int64
     assert torch.equal(found, torch.nonzero(flat).squeeze(1))
 

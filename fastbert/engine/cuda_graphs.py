@@ -2,10 +2,10 @@
 
 A pass over few tokens takes a GPU less time than the host needs to launch its hundred kernels one
 by one. So the launches are recorded once per bucket of sizes and replayed. A batch smaller than its
-bucket leaves rows unused; every kernel computes a row from that row and its own sequence alone, so
-what lies in unused rows reaches no other.
+bucket leaves token slots unused; every kernel computes a token from that token and its own sequence
+alone, so the contents of unused slots reach no other token.
 
-Nothing here is CUDA but `CudaRecorder`: tests run the rest with a recorder of their own.
+Only `CudaRecorder` uses CUDA: tests run the rest with a recorder of their own.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from fastbert.runtime.packing import PackedBatch
 
-# Beyond so many tokens the device is busy for longer than the host is with launching.
+# Beyond this many tokens the device computes for longer than the host launches.
 TOKEN_LIMIT = 4096
 SEQUENCE_LIMIT = 1024
-# Graphs kept at once; they share their buffers and the memory of their intermediates.
+# Number of graphs kept at once; they share buffers and the memory of their intermediates.
 MOST_GRAPHS = 32
-# A size is recorded when it is met for the second time: recording costs several plain passes.
+# A bucket is recorded when it is met for the second time: recording costs several plain passes.
 MEETINGS = 2
 _recording = threading.Lock()
 _log = logging.getLogger("fastbert")
@@ -36,8 +36,14 @@ _log = logging.getLogger("fastbert")
 
 @dataclass(frozen=True)
 class Bucket:
-    """What one recording serves: up to so many tokens in up to so many sequences of at most
-    `longest` tokens each; with or without a bias of keys."""
+    """The sizes that one recording serves.
+
+    Attributes:
+        tokens: upper bound on the number of tokens.
+        sequences: upper bound on the number of sequences.
+        longest: upper bound on the length of a sequence.
+        biased: whether the keys have a bias.
+    """
 
     tokens: int
     sequences: int
@@ -46,8 +52,11 @@ class Bucket:
 
 
 def token_bucket(tokens: int) -> int:
-    """The least of the kept sizes that holds this many tokens: multiples of 16 up to 256, then
-    eight sizes for every doubling, so that less than an eighth of a bucket is unused."""
+    """Round a number of tokens up to the size of a bucket.
+
+    Sizes are multiples of 16 up to 256, then eight for every doubling, so that less than an eighth
+    of a larger bucket is unused.
+    """
     step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
     return -(-tokens // step) * step
 
@@ -57,7 +66,7 @@ def _power_of_two(value: int, least: int) -> int:
 
 
 def bucket_of(batch: PackedBatch) -> Bucket | None:
-    """The bucket of a batch, None where it is empty or too large to be worth recording."""
+    """Return the bucket of a batch, None where it is empty or too large to be worth recording."""
     if not 0 < batch.total <= TOKEN_LIMIT or batch.batch_size > SEQUENCE_LIMIT:
         return None
     return Bucket(
@@ -73,10 +82,10 @@ class Static:
     """The tensors that a recording reads, of a bucket's sizes.
 
     Attributes:
-        rows: (tokens, hidden).
+        rows: (tokens, hidden), the packed hidden states.
         cu_seqlens: int32 (sequences + 1,); sequences beyond the batch's are empty.
-        longest: bound on the length of a sequence.
-        key_bias: float32 (tokens,), None in a bucket without.
+        longest: upper bound on the length of a sequence.
+        key_bias: float32 (tokens,); None in a bucket without one.
     """
 
     rows: Tensor
@@ -86,40 +95,57 @@ class Static:
 
 
 class Replay(Protocol):
-    """A recording."""
+    """A recording, which can be replayed any number of times."""
 
     def replay(self) -> None:
-        """Do again what was recorded, with what the buffers hold now."""
+        """Launch the recorded work again, on the present contents of the buffers."""
 
 
 class Recorder(Protocol):
-    """What records and replays on some device."""
+    """The interface to a device's way of recording and replaying launches."""
 
     def busy(self) -> bool:
-        """Whether somebody else is recording already, so that this pass has to be plain."""
+        """Return whether a recording is under way already, so that this pass must be plain."""
 
     def turn(self, buffers: tuple[Tensor, ...]) -> contextlib.AbstractContextManager[None]:
-        """The time in which one caller has the buffers: behind the turn before it, whatever stream
-        that was on."""
+        """Give one caller the buffers for a block.
+
+        Work of this block starts behind that of the block before, whatever stream that was on.
+
+        Args:
+            buffers: the tensors that the block reads and writes.
+        """
 
     def record(self, run: Callable[[], None]) -> Replay:
-        """Record what `run` launches. It may be run any number of times."""
+        """Record what `run` launches.
+
+        Args:
+            run: launches the work; it may be called any number of times.
+
+        Returns:
+            The recording.
+        """
 
     def settle(self) -> None:
-        """Wait until nothing replays any more."""
+        """Wait until every replay has ended."""
 
 
 class Graphs:
-    """The recordings of one function over packed rows.
-
-    Args:
-        run: Static -> (tokens, hidden), the function; it must launch the same work for the same
-            sizes whatever the buffers hold.
-        hidden, dtype, device: of the rows.
-        recorder: records and replays.
+    """The recordings of one function over packed hidden states.
 
     Several threads and streams may call one object: they take turns, since all recordings read and
     write the same buffers.
+
+    Args:
+        run: the function, Static -> (tokens, hidden); for the same sizes it must launch the same
+            work, whatever the buffers hold.
+        hidden: size of a hidden state.
+        dtype: of the hidden states.
+        device: of the hidden states.
+        recorder: records and replays.
+
+    Attributes:
+        failure: first line of the error that ended recording; "" while there was none.
     """
 
     def __init__(
@@ -141,12 +167,21 @@ class Graphs:
 
     @property
     def buckets(self) -> list[Bucket]:
-        """What is recorded, the least recently used first."""
+        """The buckets that are recorded, the least recently used first."""
         return list(self._kept)
 
     def __call__(self, rows: Tensor, batch: PackedBatch) -> Tensor | None:
-        """The function's result (batch.total, hidden) by a replay; None where the caller has to
-        run it plainly: sizes met for the first time, too large, or not recordable."""
+        """Compute the function by a replay.
+
+        Args:
+            rows: (batch.total, hidden), the packed hidden states.
+            batch: where the tokens came from.
+
+        Returns:
+            The function's result (batch.total, hidden), in new memory; None where the caller must
+            run the function plainly, since the sizes are met for the first time, are too large, or
+            cannot be recorded.
+        """
         bucket = bucket_of(batch)
         if bucket is None or self.failure or self._recorder.busy():
             return None
@@ -185,7 +220,7 @@ class Graphs:
             self._kept.popitem(last=False)
         try:
             replay = self._recorder.record(run)
-        except RuntimeError as error:  # out of memory is one
+        except RuntimeError as error:  # running out of memory raises one too
             self._recorder.settle()
             self._kept.clear()
             self._buffers = None
@@ -200,10 +235,18 @@ class Graphs:
 
 
 class _Buffers:
-    """What all recordings of one `Graphs` read and write, as large as the largest bucket."""
+    """The tensors that all recordings of one `Graphs` read and write, of the largest bucket's size.
+
+    Attributes:
+        rows: (TOKEN_LIMIT, hidden), the hidden states that go in.
+        out: (TOKEN_LIMIT, hidden), the result.
+        cu_seqlens: int32 (SEQUENCE_LIMIT + 1,).
+        key_bias: float32 (TOKEN_LIMIT,).
+        tensors: all of them.
+    """
 
     def __init__(self, hidden: int, dtype: torch.dtype, device: torch.device) -> None:
-        # Tensors of inference mode could not be filled outside of it.
+        # Tensors made in inference mode could not be filled outside of it.
         with torch.inference_mode(False):
             self.rows = torch.zeros(TOKEN_LIMIT, hidden, dtype=dtype, device=device)
             self.out = torch.zeros_like(self.rows)
@@ -212,7 +255,7 @@ class _Buffers:
         self.tensors = (self.rows, self.out, self.cu_seqlens, self.key_bias)
 
     def static(self, bucket: Bucket) -> Static:
-        """The parts that a bucket uses."""
+        """Return the parts of the buffers that a bucket uses."""
         return Static(
             self.rows[: bucket.tokens],
             self.cu_seqlens[: bucket.sequences + 1],
@@ -221,7 +264,7 @@ class _Buffers:
         )
 
     def fill(self, rows: Tensor, batch: PackedBatch, bucket: Bucket) -> None:
-        """Put a batch in. Rows behind its last keep what they held."""
+        """Copy a batch into the buffers; slots behind its last token keep what they held."""
         self.rows[: batch.total].copy_(rows)
         count = batch.batch_size + 1
         self.cu_seqlens[:count].copy_(batch.cu_seqlens)
@@ -233,8 +276,12 @@ class _Buffers:
 class CudaRecorder:
     """CUDA graphs on one device, in one pool of memory.
 
-    Recording runs the function once plainly before (kernels compile, libraries allocate), on a
-    stream of its own; other threads may go on using the device meanwhile.
+    Before it records a function, it runs it once plainly, on a stream of its own, so that kernels
+    are compiled and libraries have allocated their memory. Other threads may go on using the device
+    meanwhile.
+
+    Args:
+        device: the CUDA device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -245,10 +292,12 @@ class CudaRecorder:
         self._last: torch.cuda.Stream | None = None
 
     def busy(self) -> bool:
+        """See Recorder.busy."""
         return torch.cuda.is_current_stream_capturing()
 
     @contextlib.contextmanager
     def turn(self, buffers: tuple[Tensor, ...]) -> Iterator[None]:
+        """See Recorder.turn."""
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream(self._device)
             if self._last is not None and stream != self._last:
@@ -263,14 +312,16 @@ class CudaRecorder:
                 self._last = stream
 
     def record(self, run: Callable[[], None]) -> Replay:
+        """See Recorder.record."""
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self._device)
         self._side.wait_stream(current)
         with torch.cuda.stream(self._side):
             run()
-        # Beginning a recording waits for the device and empties torch's cache, neither of which may
-        # happen within another. thread_local: other threads may allocate and wait meanwhile. The
-        # stream is named once more because a recording that fails leaves its own one current.
+        # Beginning a recording waits for the device and empties torch's cache, and neither may
+        # happen within another recording. With thread_local, other threads may allocate and wait
+        # meanwhile. The current stream is set explicitly because a recording that fails leaves its
+        # own stream current.
         with (
             _recording,
             torch.cuda.stream(current),
@@ -283,6 +334,7 @@ class CudaRecorder:
         return graph
 
     def settle(self) -> None:
+        """See Recorder.settle."""
         self._side.synchronize()
         if self._last is not None:
             self._done.synchronize()

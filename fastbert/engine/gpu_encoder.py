@@ -1,8 +1,8 @@
 """Prepared encoders on a GPU: all blocks of a model over the Plan's kernels, op by op.
 
-Against the layers' own path, queries, keys and values are one product over joined weights (their
-copies cost a third of the attention's weights in memory), and passes over few tokens are replayed
-from CUDA graphs. The arithmetic of a row is that of the layers.
+They differ from the layers' own path in two ways: queries, keys and values come from one gemm over
+joined weights (a copy of three of the attention's four weights), and passes over few tokens are
+replayed from CUDA graphs. Every token goes through the arithmetic of the layers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,18 @@ from fastbert.runtime.plan import Plan
 
 
 @dataclass(frozen=True)
-class _Product:
-    """One product of a layer as an op of the Plan, over weights that stay as they are."""
+class _Projection:
+    """One gemm of a layer as an op of the Plan, over weights that do not change.
+
+    Attributes:
+        plan: the backends.
+        weight: the weight of a Linear, (out_features, in_features), or qweight of an Int8Linear.
+        bias: (out_features,); None adds nothing.
+        scale: weight_scale of an Int8Linear, float32 (out_features,); None for a Linear.
+        packed: the weight in the kernel's own order; None where the kernel takes it as it is.
+        factor: that of an Int8Linear, None for a Linear.
+        repeated: that of an Int8Linear, None for a Linear.
+    """
 
     plan: Plan
     weight: Tensor
@@ -42,8 +52,8 @@ class _Product:
     repeated: Tensor | None = None
 
     @classmethod
-    def of(cls, parts: Sequence[Projection], plan: Plan) -> _Product:
-        """Several projections of the same rows as one product."""
+    def of(cls, parts: Sequence[Projection], plan: Plan) -> _Projection:
+        """Join projections of the same hidden states into one gemm, their outputs side by side."""
         bias = None
         if any(part.bias is not None for part in parts):
             bias = _joined([_bias(part, plan.dtype) for part in parts])
@@ -70,24 +80,30 @@ class _Product:
 
 @dataclass(frozen=True)
 class _Layer:
-    qkv: _Product
-    out: _Product
+    """The projections and norms of one block, with queries, keys and values joined."""
+
+    qkv: _Projection
+    out: _Projection
     attention_norm: LayerNorm
-    up: _Product
-    down: _Product
+    up: _Projection
+    down: _Projection
     output_norm: LayerNorm
 
 
 class GpuEncoder:
     """All blocks of an encoder over one Plan.
 
-    Args:
-        blocks: the layers, which `fastbert.engine.cpu_support.supports` has nothing against.
-        plan: the backends; its device is where the weights are.
-        recorder: records passes over few tokens; by default CUDA graphs on that device.
+    Several threads may call one encoder, on any streams. While a caller records a CUDA graph, the
+    encoder launches its kernels plainly, so that they become part of that graph.
 
-    Several threads may call one encoder, on any streams. Within another's recording of a CUDA
-    graph it launches kernels plainly, so that they become part of that graph.
+    Args:
+        blocks: the layers; `fastbert.engine.cpu_support.supports` must have no reason against them.
+        plan: the backends; its device is where the weights are.
+        recorder: records passes over few tokens; None for CUDA graphs on the plan's device.
+
+    Attributes:
+        hidden: size of a hidden state.
+        graphs: the recorded passes.
     """
 
     def __init__(
@@ -99,11 +115,11 @@ class GpuEncoder:
         self._block = first
         self._layers = [
             _Layer(
-                _Product.of((block.q, block.k, block.v), plan),
-                _Product.of((block.out,), plan),
+                _Projection.of((block.q, block.k, block.v), plan),
+                _Projection.of((block.out,), plan),
                 block.attention_norm,
-                _Product.of((block.up,), plan),
-                _Product.of((block.down,), plan),
+                _Projection.of((block.up,), plan),
+                _Projection.of((block.down,), plan),
                 block.output_norm,
             )
             for block in blocks
@@ -113,15 +129,15 @@ class GpuEncoder:
 
     @property
     def pools(self) -> bool:
-        """Whether it computes the pooler too: no."""
+        """Whether the encoder computes the pooler too; it never does."""
         return False
 
     def encode(
         self, inputs: EmbeddingInput, batch: PackedBatch, wanted: Wanted, context: ForwardContext
     ) -> EncoderOutput | None:
-        """Compute one pass; see `fastbert.engine.encoder.Encoder.encode`.
+        """See Encoder.encode.
 
-        The hidden states are packed whatever form is wanted.
+        The hidden states are packed, whatever form is wanted.
         """
         snapshot = context.snapshot
         if not snapshot.holds(contents=True):
@@ -129,54 +145,54 @@ class GpuEncoder:
         hidden = embed_and_project(snapshot.tables, inputs.packed(batch), context.plan)
         return EncoderOutput(packed=self(hidden, batch))
 
-    def __call__(self, rows: Tensor, batch: PackedBatch) -> Tensor:
-        """The rows after the last block.
+    def __call__(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Compute all blocks.
 
         Args:
-            rows: (batch.total, hidden) in the plan's dtype, on its device.
-            batch: where the rows came from.
+            hidden: (batch.total, hidden), packed hidden states in the plan's dtype, on its device.
+            batch: where the tokens came from.
 
         Returns:
-            (batch.total, hidden), new memory.
+            The hidden states after the last block, (batch.total, hidden), in new memory.
 
         Raises:
-            ValueError: when the rows do not fit the batch or the plan.
+            ValueError: when the hidden states do not fit the batch or the plan.
         """
         expected = (batch.total, self.hidden)
-        if rows.shape != expected or (rows.dtype, rows.device) != (
+        if hidden.shape != expected or (hidden.dtype, hidden.device) != (
             self._plan.dtype,
             self._plan.device,
         ):
             raise ValueError(
-                f"The rows must be {self._plan.dtype} {expected} on {self._plan.device} for this "
-                f"batch and encoder, but they are {rows.dtype} {tuple(rows.shape)} on "
-                f"{rows.device}."
+                f"The hidden states must be {self._plan.dtype} {expected} on {self._plan.device} "
+                f"for this batch and encoder, but they are {hidden.dtype} {tuple(hidden.shape)} on "
+                f"{hidden.device}."
             )
         with torch.no_grad():
-            replayed = self.graphs(rows, batch)
+            replayed = self.graphs(hidden, batch)
             if replayed is not None:
                 return replayed
-            return self._static(Static(rows, batch.cu_seqlens, batch.max_seqlen, batch.key_bias))
+            return self._static(Static(hidden, batch.cu_seqlens, batch.max_seqlen, batch.key_bias))
 
     def _static(self, given: Static) -> Tensor:
-        rows, block, plan = given.rows, self._block, self._plan
+        hidden, block, plan = given.rows, self._block, self._plan
         for layer in self._layers:
-            normed = layer.attention_norm(rows, plan) if block.pre_norm else rows
-            qkv = layer.qkv(normed).view(rows.shape[0], 3, block.num_heads, block.head_dim)
+            normed = layer.attention_norm(hidden, plan) if block.pre_norm else hidden
+            qkv = layer.qkv(normed).view(hidden.shape[0], 3, block.num_heads, block.head_dim)
             q, k, v = qkv.unbind(1)
             context = plan.attention_varlen(
                 q, k, v, given.cu_seqlens, given.cu_seqlens, given.longest, given.longest,
                 block.scale, False, given.key_bias,
             ).flatten(1)  # fmt: skip
             if block.pre_norm:
-                rows = layer.out(context, residual=rows)
-                hidden = layer.up(layer.output_norm(rows, plan), block.activation)
-                rows = layer.down(hidden, residual=rows)
+                hidden = layer.out(context, residual=hidden)
+                wide = layer.up(layer.output_norm(hidden, plan), block.activation)
+                hidden = layer.down(wide, residual=hidden)
             else:
-                rows = layer.attention_norm(layer.out(context), plan, rows)
-                hidden = layer.up(rows, block.activation)
-                rows = layer.output_norm(layer.down(hidden), plan, rows)
-        return rows
+                hidden = layer.attention_norm(layer.out(context), plan, hidden)
+                wide = layer.up(hidden, block.activation)
+                hidden = layer.output_norm(layer.down(wide), plan, hidden)
+        return hidden
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Gradients of what kernels computed: the backward pass computes it again on the reference.
+"""Gradients of passes that kernels computed: the backward pass computes them on the reference.
 
-For models in eval mode that are called without torch.no_grad(), as people do who only want the
-result: the forward pass costs what it costs without gradients, and keeps no activations.
+This serves models in eval mode that are called without torch.no_grad(), often by callers who want
+only the result: the forward pass costs no more than without gradients and keeps no activations.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def recomputed_pass(
         model: the encoder model, whose parameters must still be those of the snapshot when
             gradients are computed.
         cache: the model's prepared encoder.
-        inputs: what to look up, over the padded grid.
-        batch: the tokens that are computed.
-        options: what is asked for; nothing that a prepared encoder does not do.
+        inputs: indices over the padded grid, or embeddings in the place of word ids.
+        batch: the tokens of that grid that are computed.
+        options: the options of the pass; only those that a prepared encoder serves.
         wanted: the form of the result.
         reference: the context of the backward pass.
         kernels: the context of the forward pass.
@@ -47,7 +47,7 @@ def recomputed_pass(
         The result; None where there is no prepared encoder, or its weights keep changing.
 
     Raises:
-        StaleModel: when the snapshot holds no more.
+        StaleModel: when the model has changed since the snapshot was taken.
     """
     snapshot = reference.snapshot
     encoder = cache.settled_encoder(snapshot, kernels.plan)
@@ -95,10 +95,13 @@ def recomputed(
     """Call compute(), and give its results the gradients of again().
 
     Args:
-        compute: the results, from kernels without a backward pass.
-        again: the same by differentiable ops, called by every backward pass.
-        leaves: what both are computed from, whether gradients flow there or not. Changing one in
+        compute: computes the results by kernels without a backward pass.
+        again: computes the same results by differentiable ops; every backward pass calls it.
+        leaves: the tensors that both compute from, with or without requires_grad. Changing one in
             place before the backward pass is an error, as in all of autograd.
+
+    Returns:
+        The results of compute().
     """
     outputs: tuple[Tensor, ...] = _Recomputed.apply(  # type: ignore[no-untyped-call]
         compute, again, *leaves
@@ -116,13 +119,13 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        leaves = ctx.saved_tensors  # raises where one was modified
+        leaves = ctx.saved_tensors  # autograd raises here where one was modified
         wanted = ctx.needs_input_grad[2:]
         inputs = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
         twice = torch.is_grad_enabled()
         with torch.enable_grad():
             outputs = ctx.again()
-        # Where only the pooler is trained, say, the rows it pools have no gradient.
+        # Where only the pooler is trained, for example, the hidden states require no gradient.
         ends = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
         results, given = [o for o, _ in ends], [g for _, g in ends]
         found = iter(

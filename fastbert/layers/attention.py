@@ -1,4 +1,4 @@
-"""Self- and cross-attention over packed rows, with everything a caller may ask of the scores."""
+"""Self- and cross-attention over packed tokens: bias, masks, dropout and returned weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from fastbert.runtime.plan import Plan
 
 @dataclass(frozen=True)
 class Scores:
-    """What happens to the scores of one attention.
+    """The options of one attention: how scores become weights, and whether those are returned.
 
     Attributes:
         scale: multiplies q @ k.T.
-        causal: a query sees no key after itself (aligned at the end).
-        bias: (batch or 1, heads or 1, queries, keys), added to the scores; None for none.
-        head_mask: multiplies the weights, broadcast to (batch, heads, queries, keys).
+        causal: whether a query sees no key after itself; queries and keys are aligned at the end.
+        bias: (batch or 1, heads or 1, queries, keys), added to the scores; None adds nothing.
+        head_mask: multiplies the weights, broadcast to (batch, heads, queries, keys); None leaves
+            them.
         dropout: probability that a weight is dropped.
-        wanted: whether the weights are to be returned.
+        wanted: whether the weights are returned.
         differentiable: whether the returned weights must lie on the path to the context.
     """
 
@@ -45,14 +46,20 @@ def attend(
     plan: Plan,
     scores: Scores,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of the rows of `queries` to the rows of `keys`.
+    """Attend from the tokens of `queries` to the tokens of `keys`.
 
     Args:
-        q: (queries.total, heads, head_dim); k, v: (keys.total, heads, head_dim).
+        q: (queries.total, heads, head_dim).
+        k: (keys.total, heads, head_dim).
+        v: (keys.total, heads, head_dim).
+        queries: the packed batch of q.
+        keys: the packed batch of k and v, with as many sequences as `queries`.
+        plan: the backends.
+        scores: the options.
 
     Returns:
-        The context (queries.total, heads * head_dim), and the weights
-        (batch, heads, queries.seqlen, keys.seqlen) where they are wanted, zero for removed tokens.
+        The context (queries.total, heads * head_dim), and the weights (batch, heads,
+        queries.seqlen, keys.seqlen), zero for removed tokens; None where they are not wanted.
     """
     arguments = (
         queries.cu_seqlens,
@@ -65,8 +72,8 @@ def attend(
         scores.bias,
     )
     probs = None
-    # The kernels keep no weights. Where only their values are wanted, the context still comes
-    # from the kernel, so that asking for attentions changes no other output.
+    # The kernels keep no weights. Where only the values of the weights are wanted, the context
+    # still comes from the kernel, so that asking for attentions changes no other output.
     explicit = scores.dropout > 0.0 or scores.head_mask is not None
     if explicit or (scores.wanted and scores.differentiable):
         context, probs = attention_with_probs(
@@ -84,27 +91,47 @@ def attend(
 def distance_bias(
     q: Tensor, k: Tensor, batch: PackedBatch, keys: PackedBatch, distances: Distances, scale: float
 ) -> Tensor:
-    """The scores that distances between tokens add, (batch, heads, queries, keys), times scale.
+    """Compute what the distances between tokens add to the scores.
 
-    A distance is that of the columns in the padded grid. Queries stand at the last columns of the
-    keys' grid, as they do behind a cache.
+    The distance of two tokens is that of their columns in the padded grid. Queries stand at the
+    last columns of the keys' grid, as they do behind a cache.
+
+    Args:
+        q: (batch.total, heads, head_dim).
+        k: (keys.total, heads, head_dim).
+        batch: the packed batch of q.
+        keys: the packed batch of k.
+        distances: the embeddings of the distances (Shaw 2018, "Self-attention with relative
+            position representations"; with keys: Huang 2020, "Improve transformer models with
+            better relative position embeddings", method 4).
+        scale: multiplies the result.
+
+    Returns:
+        (batch, heads, batch.max_seqlen, keys.max_seqlen), q.dtype.
     """
     heads = q.shape[1]
     offset = keys.seqlen - batch.seqlen
     key_columns = columns(keys)
     distance = (columns(batch) + offset)[:, :, None] - key_columns[:, None, :]
-    rows = distances.table(distance + distances.max_position - 1).to(q.dtype)
+    embedded = distances.table(distance + distances.max_position - 1).to(q.dtype)
     query_grid = _compact(q, batch).reshape(batch.batch_size, -1, heads, q.shape[2])
-    bias = torch.einsum("blhd,blrd->bhlr", query_grid, rows)
+    bias = torch.einsum("blhd,blrd->bhlr", query_grid, embedded)
     if distances.with_keys:
         key_grid = _compact(k, keys).reshape(batch.batch_size, -1, heads, q.shape[2])
-        bias = bias + torch.einsum("brhd,blrd->bhlr", key_grid, rows)
+        bias = bias + torch.einsum("brhd,blrd->bhlr", key_grid, embedded)
     return bias * scale
 
 
 def columns(batch: PackedBatch, beyond: int = 0) -> Tensor:
-    """int64 (batch, max_seqlen): the column of the padded grid that each token came from, `beyond`
-    after the end of a sequence."""
+    """Return the column of the padded grid that each token came from.
+
+    Args:
+        batch: the packed batch.
+        beyond: the value behind the end of a sequence.
+
+    Returns:
+        int64 (batch, max_seqlen).
+    """
     device = batch.cu_seqlens.device
     if batch.indices is None:
         return torch.arange(batch.max_seqlen, device=device).expand(batch.batch_size, -1)
@@ -112,24 +139,24 @@ def columns(batch: PackedBatch, beyond: int = 0) -> Tensor:
 
 
 def _compact(x: Tensor, batch: PackedBatch) -> Tensor:
-    """(total, ...) -> (batch, max_seqlen, ...): each sequence from its first column on."""
+    """Lay packed tokens (total, ...) out as (batch, max_seqlen, ...), zero behind each sequence."""
     if batch.indices is None:
         return x.reshape(batch.batch_size, batch.max_seqlen, *x.shape[1:])
     starts = batch.cu_seqlens.to(torch.int64)
     sequence = torch.repeat_interleave(starts[1:] - starts[:-1])
-    place = torch.arange(x.shape[0], device=x.device) - starts[sequence]
+    position = torch.arange(x.shape[0], device=x.device) - starts[sequence]
     grid = x.new_zeros(batch.batch_size, batch.max_seqlen, *x.shape[1:])
-    return grid.index_put((sequence, place), x)
+    return grid.index_put((sequence, position), x)
 
 
 def _to_columns(probs: Tensor, queries: PackedBatch, keys: PackedBatch) -> Tensor:
-    """Weights by position within the sequence -> weights by column of the padded grid."""
+    """Move weights from positions within their sequences to columns of the padded grid."""
     if queries.indices is None and keys.indices is None:
         return probs
-    batch, heads, rows, _ = probs.shape
-    # What lies beyond the end of a sequence goes to one column more, which is cut off.
-    to = columns(keys, keys.seqlen)[:, None, None, :].expand(batch, heads, rows, -1)
-    wide = probs.new_zeros(batch, heads, rows, keys.seqlen + 1).scatter(3, to, probs)
+    batch, heads, longest, _ = probs.shape
+    # Positions behind the end of a sequence go to one column more, which is cut off.
+    to = columns(keys, keys.seqlen)[:, None, None, :].expand(batch, heads, longest, -1)
+    wide = probs.new_zeros(batch, heads, longest, keys.seqlen + 1).scatter(3, to, probs)
     wide = wide[..., : keys.seqlen]
     to = columns(queries, queries.seqlen)[:, None, :, None].expand(batch, heads, -1, keys.seqlen)
     tall = probs.new_zeros(batch, heads, queries.seqlen + 1, keys.seqlen).scatter(2, to, wide)

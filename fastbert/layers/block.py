@@ -1,4 +1,4 @@
-"""Blocks: one view of a transformer layer, whatever its family calls the parts."""
+"""Blocks: one form for a transformer layer, whatever names its family gives the parts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class CrossAttention:
     is added to the input and normalised, as self-attention's is.
 
     Attributes:
-        q: (hidden -> num_heads * head_dim), of the layer's hidden states.
-        k: (hidden -> num_heads * head_dim), of the encoder's hidden states.
-        v: like k.
-        out: back to hidden.
-        norm: of the sum.
+        q: projects the layer's hidden states to queries, hidden -> num_heads * head_dim.
+        k: projects the encoder's hidden states to keys, hidden -> num_heads * head_dim.
+        v: projects the encoder's hidden states to values, hidden -> num_heads * head_dim.
+        out: projects the context back, num_heads * head_dim -> hidden.
+        norm: LayerNorm of the sum of input and output.
     """
 
     q: Projection
@@ -37,9 +37,10 @@ class Distances:
     """Learned embeddings of the distance between two tokens, in the scores of self-attention.
 
     Attributes:
-        table: (2 * max_position - 1, head_dim); row (i - j + max_position - 1) for query i, key j.
-        with_keys: whether the distance also meets the key (relative_key_query), not the query
-            alone.
+        table: (2 * max_position - 1, head_dim); entry i - j + max_position - 1 is the embedding for
+            query i and key j.
+        with_keys: whether the embedding is multiplied with the key too ("relative_key_query"), not
+            with the query alone ("relative_key").
     """
 
     table: nn.Embedding
@@ -47,7 +48,7 @@ class Distances:
 
     @property
     def max_position(self) -> int:
-        """Positions that the table has room for."""
+        """Number of positions that the table has room for."""
         return (self.table.num_embeddings + 1) // 2
 
 
@@ -59,20 +60,21 @@ class Block:
     Pre-norm: x = x + attention(attention_norm(x)); x = x + feed_forward(output_norm(x)).
 
     Attributes:
-        q: (hidden -> num_heads * head_dim).
-        k: like q.
-        v: like q.
-        out: back to hidden.
-        attention_norm: LayerNorm around the attention.
-        up: the first projection of the feed-forward part, which the activation follows.
-        down: the second one, back to hidden.
-        output_norm: LayerNorm around the feed-forward part.
-        num_heads: attention heads; fewer than the configuration says in a pruned layer.
+        q: projects hidden states to queries, hidden -> num_heads * head_dim.
+        k: projects hidden states to keys, hidden -> num_heads * head_dim.
+        v: projects hidden states to values, hidden -> num_heads * head_dim.
+        out: projects the context back, num_heads * head_dim -> hidden.
+        attention_norm: LayerNorm of the attention, before or after it (see above).
+        up: the first projection of the feed-forward part, hidden -> intermediate, which the
+            activation follows.
+        down: the second projection of the feed-forward part, intermediate -> hidden.
+        output_norm: LayerNorm of the feed-forward part, before or after it.
+        num_heads: number of attention heads; in a pruned layer fewer than the configuration says.
         scale: multiplies the scores of self- and cross-attention.
-        activation: of the feed-forward part.
-        pre_norm: whether norms come before attention and feed-forward part.
-        cross: between attention and feed-forward part, in decoders that have it.
-        distances: relative positions, where the configuration asks for them.
+        activation: name of the activation in the feed-forward part.
+        pre_norm: whether the LayerNorms come before attention and feed-forward part.
+        cross: cross-attention between attention and feed-forward part; None in layers without.
+        distances: embeddings of relative positions; None in layers without.
     """
 
     q: Projection
@@ -92,5 +94,5 @@ class Block:
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """Size of one attention head."""
         return self.q.out_features // self.num_heads

@@ -1,4 +1,4 @@
-"""Key/value caches of decoders: what earlier tokens left behind for later ones.
+"""Key/value caches of decoders: the keys and values of earlier tokens, which later ones attend to.
 
 Shapes are those of transformers: keys and values are (batch, heads, tokens, head_dim).
 """
@@ -15,21 +15,35 @@ from torch import Tensor
 
 @dataclass
 class CacheLayer:
-    """Keys and values of one layer, None before the first update."""
+    """The keys and values of one layer.
+
+    Attributes:
+        keys: (batch, heads, tokens, head_dim), None before the first update.
+        values: of the same shape, None before the first update.
+    """
 
     keys: Tensor | None = None
     values: Tensor | None = None
 
     @property
     def is_initialized(self) -> bool:
+        """Whether keys and values are stored."""
         return self.keys is not None
 
     def get_seq_length(self) -> int:
-        """Number of tokens stored."""
+        """Return the number of tokens stored."""
         return 0 if self.keys is None else self.keys.shape[2]
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append tokens; returns all keys and values."""
+        """Append tokens.
+
+        Args:
+            keys: (batch, heads, new tokens, head_dim).
+            values: of the same shape.
+
+        Returns:
+            All keys and all values stored, the new ones last.
+        """
         if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)
@@ -37,7 +51,7 @@ class CacheLayer:
         return keys, values
 
     def change(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Replace keys and values by a function of them."""
+        """Replace the keys and the values, if there are any, by a function of each."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = function(self.keys), function(self.values)
 
@@ -46,7 +60,7 @@ class DynamicCache:
     """A cache that grows with every update.
 
     Attributes:
-        layers: one CacheLayer a layer, made as they are needed.
+        layers: one CacheLayer for every layer of the model, made with its first update.
     """
 
     def __init__(self) -> None:
@@ -55,17 +69,27 @@ class DynamicCache:
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append (batch, heads, new, head_dim) to a layer; returns all its keys and values."""
+        """Append tokens to a layer.
+
+        Args:
+            key_states: (batch, heads, new tokens, head_dim).
+            value_states: of the same shape.
+            layer_idx: number of the layer.
+            *_: ignored; callers of transformers pass further arguments.
+
+        Returns:
+            All keys and all values of the layer, the new ones last.
+        """
         while len(self.layers) <= layer_idx:
             self.layers.append(CacheLayer())
         return self.layers[layer_idx].update(key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens that a layer holds."""
+        """Return the number of tokens that a layer holds."""
         return self.layers[layer_idx].get_seq_length() if layer_idx < len(self.layers) else 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take the batch rows that beam search goes on with, in its order."""
+        """Select the sequences that beam search continues with, in its order (int64 indices)."""
         self._change(lambda x: x.index_select(0, beam_idx.to(x.device)))
 
     def crop(self, max_length: int) -> None:
@@ -74,11 +98,11 @@ class DynamicCache:
         self._change(lambda x: x[:, :, :keep])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every batch row, the copies next to each other."""
+        """Repeat every sequence, the copies next to each other."""
         self._change(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the given batch rows."""
+        """Keep the sequences of the given numbers."""
         self._change(lambda x: x[indices])
 
     def reset(self) -> None:
@@ -86,7 +110,7 @@ class DynamicCache:
         self.layers = []
 
     def to_legacy_cache(self) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
-        """A tuple over layers of (keys, values), as transformers 4.37 returned it."""
+        """Return a tuple over layers of (keys, values), the form of transformers 4.37."""
         return tuple((layer.keys, layer.values) for layer in self.layers)
 
     def _change(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -104,10 +128,11 @@ class DynamicCache:
 
 
 class EncoderDecoderCache:
-    """Two caches: of the decoder's own tokens, and of the encoder's, which is written once.
+    """A cache of the decoder's own tokens, and one of the encoder's tokens, which is written once.
 
     Attributes:
-        self_attention_cache, cross_attention_cache: the two.
+        self_attention_cache: keys and values of the decoder's tokens.
+        cross_attention_cache: keys and values of the encoder's tokens.
         is_updated: layer -> whether its cross-attention is stored.
     """
 
@@ -124,17 +149,17 @@ class EncoderDecoderCache:
         }
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of decoder tokens that a layer holds."""
+        """Return the number of decoder tokens that a layer holds."""
         return self.self_attention_cache.get_seq_length(layer_idx)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append the decoder's own tokens to a layer."""
+        """Append the decoder's own tokens to a layer; see DynamicCache.update."""
         return self.self_attention_cache.update(key_states, value_states, layer_idx)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Take the batch rows that beam search goes on with, in both caches."""
+        """Select the sequences that beam search continues with, in both caches."""
         for cache in self._both():
             cache.reorder_cache(beam_idx)
 
@@ -143,12 +168,12 @@ class EncoderDecoderCache:
         self.self_attention_cache.crop(max_length)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every batch row of both caches."""
+        """Repeat every sequence of both caches, the copies next to each other."""
         for cache in self._both():
             cache.batch_repeat_interleave(repeats)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the given batch rows of both caches."""
+        """Keep the sequences of the given numbers in both caches."""
         for cache in self._both():
             cache.batch_select_indices(indices)
 
@@ -159,7 +184,11 @@ class EncoderDecoderCache:
         self.is_updated = {}
 
     def to_legacy_cache(self) -> tuple[tuple[Tensor | None, ...], ...]:
-        """A tuple over layers of (keys, values) or (keys, values, cross keys, cross values)."""
+        """Return a tuple over layers.
+
+        Each layer is (keys, values), or (keys, values, cross keys, cross values) where
+        cross-attention is stored.
+        """
         own = self.self_attention_cache.to_legacy_cache()
         cross = self.cross_attention_cache.to_legacy_cache()
         return tuple(
@@ -180,10 +209,10 @@ class EncoderDecoderCache:
 
 
 class Cache:
-    """What the encoder needs of a cache, over ours, transformers' or any with the same methods.
+    """The encoder's view of a cache object: ours, transformers' or any with the same methods.
 
     Args:
-        store: the object that the caller holds and gets back.
+        store: the cache object, which the caller holds and gets back.
     """
 
     def __init__(self, store: Any) -> None:
@@ -191,30 +220,35 @@ class Cache:
         self._cross = getattr(store, "cross_attention_cache", None)
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append keys and values of self-attention to a layer, and return all of it."""
         own = getattr(self.store, "self_attention_cache", self.store)
         k, v = own.update(keys, values, layer)
         return k, v
 
     def cross_layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """The stored cross keys and values of a layer, None before they are stored."""
+        """Return the keys and values of a layer's cross-attention, None before they are stored."""
         if self._cross is None or not self.store.is_updated.get(layer):
             return None
         stored = self._cross.layers[layer]
         return stored.keys, stored.values
 
     def store_cross(self, keys: Tensor, values: Tensor, layer: int) -> None:
+        """Store the keys and values of a layer's cross-attention, if the cache takes them."""
         if self._cross is not None:
             self._cross.update(keys, values, layer)
             self.store.is_updated[layer] = True
 
 
 def as_cache(past_key_values: Any, cross: bool) -> Any:
-    """The cache object for what a caller passed as past_key_values.
+    """Turn what a caller passed as past_key_values into a cache object.
 
     Args:
-        past_key_values: None (a new cache), a cache object (returned as it is), or tuples over
-            layers of (keys, values) or (keys, values, cross keys, cross values).
+        past_key_values: None for a new cache; a cache object; or a tuple over layers of (keys,
+            values) or (keys, values, cross keys, cross values).
         cross: whether a new cache must hold cross-attention too.
+
+    Returns:
+        The caller's own cache object, or a new one that holds what was given.
 
     Raises:
         TypeError: for anything else.

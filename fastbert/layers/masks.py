@@ -1,4 +1,4 @@
-"""From the masks that callers pass to packed batches and score biases."""
+"""Masks: the packed batches and score biases that stand for the masks callers pass."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from fastbert.runtime.packing import PackedBatch
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tokens are computed, and what they may see.
+    """The tokens that a pass computes, and the keys that they may see.
 
     Attributes:
         batch: the tokens of this pass.
-        keys: the tokens they attend to, where those are others.
-        bias: (batch or 1, heads or 1, queries, keys), added to the scores.
-        causal: whether later tokens are hidden; False where the mask itself says all.
+        keys: the tokens that they attend to; None where those are the batch itself.
+        bias: (batch or 1, heads or 1, queries, keys), added to the scores; None adds nothing.
+        causal: whether later tokens are hidden; False under a mask with three or four dimensions,
+            which alone says what is hidden.
     """
 
     batch: PackedBatch
@@ -38,18 +39,23 @@ def lay_out(
     keep_padding: bool = False,
     keep_first_column: bool = False,
 ) -> Layout:
-    """The layout of one pass.
+    """Choose the tokens of one pass and the keys that they see.
 
     Args:
-        mask: None; (batch, past + length), non-zero for tokens to attend to, of any dtype;
-            (batch, length, keys), non-zero where a query may see a key; or (batch or 1, heads or 1,
-            length, keys), boolean or integer likewise, floating values added to the scores.
+        mask: None, which hides nothing; (batch, past + length) of any dtype, non-zero for tokens
+            to attend to; (batch, length, keys) of any dtype, non-zero where a query may see a key;
+            or (batch or 1, heads or 1, length, keys), boolean or integer likewise, floating values
+            added to the scores.
         shape: (batch, length) of the new tokens.
+        device: where the model computes.
         dtype: precision of the model.
         past: number of tokens in the cache, None without a cache.
-        causal: the model is a decoder.
-        keep_padding: compute masked tokens too, only hiding them as keys.
-        keep_first_column: compute column 0 even where it is masked.
+        causal: whether the model is a decoder.
+        keep_padding: whether masked tokens are computed too, and only hidden as keys.
+        keep_first_column: whether column 0 is computed even where it is masked.
+
+    Returns:
+        The layout, on the device.
 
     Raises:
         ValueError: for a mask of another shape.
@@ -80,9 +86,21 @@ def lay_out(
 
 
 def mask_bias(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """The bias (batch or 1, heads or 1, queries, keys) of a mask with three or four dimensions.
+    """Turn a mask with three or four dimensions into a bias of the scores.
 
     Hidden keys get the lowest finite value, so that a query that sees none has a uniform softmax.
+
+    Args:
+        mask: (batch or 1, queries, keys) or (batch or 1, heads or 1, queries, keys), as `lay_out`
+            takes them.
+        shape: (batch, queries, keys) of the pass.
+        dtype: of the bias.
+
+    Returns:
+        (batch or 1, heads or 1, queries, keys), on the mask's device.
+
+    Raises:
+        ValueError: for a mask of another shape.
     """
     batch_size, queries, keys = shape
     wide = mask[:, None] if mask.dim() == 3 else mask
@@ -104,7 +122,23 @@ def cross_keys(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[PackedBatch, Tensor | None]:
-    """The batch of an encoder's tokens (batch, length) as keys, and the bias of a wider mask."""
+    """Lay out an encoder's tokens as the keys of cross-attention.
+
+    Args:
+        mask: None; (batch, length), non-zero for tokens to attend to; or a mask with three or four
+            dimensions, as `mask_bias` takes it.
+        shape: (batch, length) of the encoder's hidden states.
+        queries: number of the decoder's new tokens in every sequence.
+        device: where the model computes.
+        dtype: precision of the model.
+
+    Returns:
+        The batch of the keys, and the bias (batch or 1, heads or 1, queries, length) of a mask with
+        three or four dimensions, else None.
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
     batch_size, length = shape
     if mask is not None and mask.dim() in (3, 4):
         bias = mask_bias(mask, (batch_size, queries, length), dtype).to(device)
@@ -118,12 +152,12 @@ def cross_keys(
 
 
 def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0) -> bool:
-    """Whether a label stands at a token that the mask removes, so that its row must be computed.
+    """Return whether a token that the mask removes has a label, and so must be computed.
 
     Args:
-        labels: (batch, length), -100 where there is none.
-        mask: (batch, length); other masks remove nothing.
-        shift: the label of a token stands this many columns later (1 for next-token prediction).
+        labels: (batch, length), -100 where there is none; None has no labels.
+        mask: (batch, length), zero where a token is removed; other masks remove nothing.
+        shift: how many columns later the label of a token stands (1 for next-token prediction).
     """
     if labels is None or mask is None or mask.dim() != 2 or mask.shape != labels.shape:
         return False

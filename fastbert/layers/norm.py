@@ -11,7 +11,7 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm(x + residual) over the last dimension; parameters are those of nn.LayerNorm.
 
     Args:
-        hidden_size: width of a row.
+        hidden_size: size of the last dimension.
         eps: added to the variance; a property of the checkpoint, so it has no default.
     """
 
@@ -21,7 +21,16 @@ class LayerNorm(nn.LayerNorm):
     def forward(  # type: ignore[override]
         self, x: Tensor, plan: Plan, residual: Tensor | None = None
     ) -> Tensor:
-        """Normalise x + residual, both (rows, hidden_size), row by row."""
+        """Normalise x + residual, every token by itself.
+
+        Args:
+            x: (tokens, hidden_size).
+            plan: the backends.
+            residual: (tokens, hidden_size), added before; None adds nothing.
+
+        Returns:
+            (tokens, hidden_size), x.dtype.
+        """
         out: Tensor
         out, _ = plan.add_layer_norm(x, self.weight, self.bias, self.eps, residual)
         return out

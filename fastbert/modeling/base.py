@@ -1,4 +1,4 @@
-"""PreTrainedModel: what all models share besides their computation."""
+"""PreTrainedModel: the base of all models, with loading, saving, parts and choice of kernels."""
 
 from __future__ import annotations
 
@@ -26,18 +26,26 @@ if TYPE_CHECKING:
 class PreTrainedModel(nn.Module):
     """Base of all models.
 
-    Class attributes:
-        config_class: the configuration it is built from.
-        base_model_prefix: name of the attribute that holds the encoder in a model with a head;
-            checkpoints of the encoder alone lack it in their names.
-        _tied_weights_keys: parameter -> the parameter it is one with, where
-            config.tie_word_embeddings says so.
+    Kernels run on packed copies of the weights, which follow every change that torch knows of. A
+    raw write (`.data[...] =`, NumPy, DLPack, a storage) is not one: call `refresh()` after it.
 
     Args:
         config: the configuration; the model keeps it, not a copy.
 
-    Kernels run on packed copies of the weights, which follow every change that torch knows of. A
-    raw write (`.data[...] =`, NumPy, DLPack, a storage) is not one: call `refresh()` after it.
+    Attributes:
+        config_class: the class of the configuration that the model is built from.
+        base_model_prefix: name of the attribute that holds the encoder in a model with a head;
+            the parameter names in checkpoints of the encoder alone lack it.
+        main_input_name: name of the first input, as transformers' tools ask for it.
+        supports_gradient_checkpointing: whether layers can be recomputed in the backward pass.
+        _tied_weights_keys: parameter -> the parameter that it is tied to, where
+            config.tie_word_embeddings is set.
+        config: the configuration.
+        name_or_path: the place that the model was loaded from.
+        gradient_checkpointing: whether layers are recomputed in the backward pass.
+        backend: the backend of `set_backend`.
+        strict: whether a backend that cannot serve an op is an error.
+        batch_invariant: whether no gemm is left to cuBLAS.
     """
 
     config_class: ClassVar[type[PreTrainedConfig]]
@@ -71,12 +79,15 @@ class PreTrainedModel(nn.Module):
     # Building
 
     def post_init(self) -> None:
-        """Initialise what is not yet, then tie; every constructor ends with it."""
+        """Initialise the modules that are not initialised yet, and tie weights.
+
+        Every constructor ends with this call.
+        """
         if not any(parameter.is_meta for parameter in self.parameters()):
             self.init_weights()
 
     def init_weights(self) -> None:
-        """Give every module that has no weights yet its random ones, and tie."""
+        """Give every module that is not initialised yet its random weights, and tie weights."""
         for module in self.modules():
             if "_initialized" not in vars(module):
                 self._init_weights(module)
@@ -107,7 +118,7 @@ class PreTrainedModel(nn.Module):
         return model if dtype is None else model.to(dtype)
 
     def tied_weights(self) -> dict[str, str]:
-        """Parameters that are one with another, as the configuration asks for."""
+        """Return the tied parameters, parameter -> its source, as the configuration asks for."""
         return dict(self._tied_weights_keys) if self.config.tie_word_embeddings else {}
 
     def tie_weights(self, **_: Any) -> None:
@@ -121,11 +132,11 @@ class PreTrainedModel(nn.Module):
     def refresh(self) -> None:
         """Forget everything packed from the weights; the next pass packs what it needs again.
 
-        Optimizers of every kind, load_state_dict, in-place operations under no_grad, conversions
-        and replaced parts are followed without it. It is for raw writes, which torch does not
-        count: `weight.data[...] = x`, `weight.data += x` (as peft merges adapters), and writes
-        through NumPy, DLPack or the storage. FASTBERT_CHECK_WEIGHTS=1 in the environment finds
-        forgotten ones: then every pass compares all bytes of the weights.
+        Call it after raw writes, which torch does not count: `weight.data[...] = x`,
+        `weight.data += x` (as peft merges adapters), and writes through NumPy, DLPack or the
+        storage. Optimizers of every kind, load_state_dict, in-place operations under no_grad,
+        conversions and replaced parts are followed without it. FASTBERT_CHECK_WEIGHTS=1 in the
+        environment finds forgotten calls: every pass then compares all bytes of the weights.
         """
         for module in self.modules():
             for kept in vars(module).values():
@@ -140,7 +151,7 @@ class PreTrainedModel(nn.Module):
         return cast("EncoderModel", getattr(self, self.base_model_prefix, self))
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of word embeddings."""
+        """Return the table of word embeddings."""
         owner, name = self.base_model.input_embeddings_place()
         table: nn.Module = getattr(owner, name)
         return table
@@ -151,27 +162,35 @@ class PreTrainedModel(nn.Module):
         setattr(owner, name, value)
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The projection to the vocabulary, None in models without one."""
+        """Return the projection to the vocabulary, None in models without one."""
         return None
 
     def input_embeddings_place(self) -> tuple[nn.Module, str]:
-        """The module and attribute that hold the word embeddings (of an encoder)."""
+        """Return the module and the attribute name that hold an encoder's word embeddings."""
         raise NotImplementedError
 
     def blocks(self) -> Sequence[Block]:
-        """The layers of an encoder."""
+        """Return the layers of an encoder."""
         raise NotImplementedError
 
     def is_core(self, name: str) -> bool:
-        """Whether a parameter belongs to the embeddings or layers of the encoder, without which
-        nothing else means anything; heads and poolers are made anew for a new task."""
+        """Return whether a parameter belongs to the embeddings or layers of the encoder.
+
+        A checkpoint must hold those; heads and poolers may be missing from it, since they are made
+        anew for a new task.
+
+        Args:
+            name: name of the parameter in this model.
+        """
         prefix = f"{self.base_model_prefix}."
         inside = name.startswith(prefix) if self.base_model is not self else True
         return inside and "pooler." not in name
 
     def first_block(self) -> Block | None:
-        """The first layer, None in an encoder without layers. Asked on every forward, for which
-        building all of blocks() is too much."""
+        """Return the first layer, None in an encoder without layers.
+
+        Every forward asks for it, and building all of blocks() each time would cost too much.
+        """
         blocks = self.blocks()
         return blocks[0] if blocks else None
 
@@ -181,7 +200,7 @@ class PreTrainedModel(nn.Module):
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> nn.Module:
-        """Change the vocabulary; see fastbert.modeling.resize.resize."""
+        """Change the size of the vocabulary; see `fastbert.modeling.resize.resize`."""
         return resize.resize(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     def prune_heads(self, heads_to_prune: dict[int, Sequence[int]]) -> None:
@@ -194,11 +213,12 @@ class PreTrainedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the floating parameters."""
+        """Precision of the floating parameters, float32 in a model without any."""
         for parameter in self.parameters():
             if parameter.is_floating_point():
                 return parameter.dtype
@@ -206,10 +226,16 @@ class PreTrainedModel(nn.Module):
 
     @property
     def vocab_size(self) -> int:
+        """Number of words in the vocabulary."""
         return int(self.config.vocab_size)
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Number of parameters, each counted once; an int8 weight counts as what it stands for."""
+        """Count the parameters, each once; an int8 weight counts as the weight it stands for.
+
+        Args:
+            only_trainable: whether to count only parameters that require gradients.
+            exclude_embeddings: whether to leave out all embedding tables.
+        """
         skip = set()
         if exclude_embeddings:
             tables = (m for m in self.modules() if isinstance(m, nn.Embedding))
@@ -221,12 +247,12 @@ class PreTrainedModel(nn.Module):
         )
         if only_trainable:
             return count
-        # The repeated columns of int8 weights are no weights of their own.
+        # The repeated columns of int8 weights are not counted a second time.
         quantised = (module for module in self.modules() if isinstance(module, Int8Linear))
         return count + sum(part.in_features * part.out_features for part in quantised)
 
     def can_generate(self) -> bool:
-        """Whether generate() works on this class."""
+        """Return whether generate() works on this class."""
         return False
 
     # How it computes
@@ -234,9 +260,19 @@ class PreTrainedModel(nn.Module):
     def set_backend(
         self, backend: str = "auto", strict: bool = False, batch_invariant: bool = False
     ) -> None:
-        """Choose the backend ("auto", "reference", "cpu", "cuda", "triton"); strict refuses to
-        fall back; batch_invariant leaves nothing to cuBLAS, so that a text has the same bits in any
-        batch. Raises ValueError where the backend cannot serve this model."""
+        """Choose the backend.
+
+        Args:
+            backend: "auto", "reference", "cpu", "cuda" or "triton".
+            strict: whether to raise where the backend cannot serve an op, rather than fall back to
+                the reference.
+            batch_invariant: whether to leave no gemm to cuBLAS, so that a text has the same bits in
+                any batch.
+
+        Raises:
+            ValueError: for an unknown backend.
+            Unavailable: when the backend cannot run here or, if strict, does not serve every op.
+        """
         for module in self.modules():
             if isinstance(module, PreTrainedModel):
                 module.backend, module.strict = backend, strict
@@ -244,14 +280,21 @@ class PreTrainedModel(nn.Module):
         self.plan()
 
     def traits(self) -> Traits:
-        """What the choice of kernels depends on."""
+        """Return the shapes and options of the model that the choice of kernels depends on."""
         base = self.base_model
         if base is not self:
             return base.traits()
         return loading.traits_of(self)
 
     def plan(self, needs_grad: bool = False) -> Plan:
-        """Which backend serves which op on the present device and precision."""
+        """Return the Plan for the present device and precision.
+
+        Args:
+            needs_grad: whether gradients are wanted, which only the reference gives.
+
+        Raises:
+            Unavailable: as in `set_backend`.
+        """
         return build_plan(
             self.traits(),
             self.device,
@@ -263,11 +306,15 @@ class PreTrainedModel(nn.Module):
         )
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
-        """Accepted for compatibility: the Plan chooses, and all choices compute the same."""
+        """Set the name in the configuration, for compatibility with transformers.
+
+        Nothing else changes: the Plan chooses the implementation, and all choices compute the same.
+        """
         self.config._attn_implementation = attn_implementation
 
     @property
     def is_gradient_checkpointing(self) -> bool:
+        """Whether some part of the model recomputes layers in the backward pass."""
         return any(
             module.gradient_checkpointing
             for module in self.modules()
@@ -277,7 +324,7 @@ class PreTrainedModel(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
     ) -> None:
-        """Recompute layers in the backward pass rather than keep them.
+        """Recompute the activations of layers in the backward pass rather than keep them.
 
         Args:
             gradient_checkpointing_kwargs: passed to torch.utils.checkpoint.checkpoint.
@@ -290,7 +337,7 @@ class PreTrainedModel(nn.Module):
         self._set_checkpointing(True, gradient_checkpointing_kwargs or {})
 
     def gradient_checkpointing_disable(self) -> None:
-        """Keep layers again."""
+        """Keep the activations of layers for the backward pass again."""
         self._set_checkpointing(False, {})
 
     def _set_checkpointing(self, enabled: bool, options: dict[str, Any]) -> None:
@@ -315,7 +362,7 @@ class PreTrainedModel(nn.Module):
     def warn_if_padding_and_no_attention_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None
     ) -> None:
-        """Say once that padding tokens are attended to, where that looks like an oversight."""
+        """Warn once that padding tokens are attended to, where that looks like an oversight."""
         pad = self.config.pad_token_id
         if self._warned_padding or attention_mask is not None or input_ids is None or pad is None:
             return
@@ -356,14 +403,15 @@ class PreTrainedModel(nn.Module):
             backend: "auto", "reference", "cpu", "cuda" or "triton".
             quantization: "int8" or a QuantizationConfig quantises the layers' projections;
                 `quantization_config` is the same.
-            strict: raise, rather than say so in the Plan, where a backend cannot serve an op.
-            batch_invariant: leave no product to cuBLAS, which picks its algorithm by batch size; a
-                text then has the same bits alone and in any batch on a GPU too. On a CPU it always
-                has. `explain` says which holds.
-            ignore_mismatched_sizes: give parameters whose shape differs from the file's random
-                weights instead of raising.
-            output_loading_info: return (model, {"missing_keys", "unexpected_keys",
-                "mismatched_keys", "error_msgs"}), and do not raise for missing weights.
+            strict: whether to raise where a backend cannot serve an op, rather than to fall back to
+                the reference and say so in the Plan.
+            batch_invariant: whether to leave no gemm to cuBLAS, which picks its algorithm by batch
+                size; a text then has the same bits alone and in any batch on a GPU, as it always
+                has on the CPU's kernels. `explain` says which holds.
+            ignore_mismatched_sizes: whether parameters whose shape differs from the file's get
+                random weights, rather than an error.
+            output_loading_info: whether to return (model, {"missing_keys", "unexpected_keys",
+                "mismatched_keys", "error_msgs"}), without an error for missing weights.
             **kwargs: device or device_map, attn_implementation (accepted), use_safetensors,
                 variant, subfolder, revision, cache_dir, token, local_files_only, force_download;
                 arguments of the constructor; values that override the configuration's.
@@ -375,7 +423,7 @@ class PreTrainedModel(nn.Module):
             FileNotFoundError: for a path that does not exist or lacks a file.
             ValueError: for a damaged file, or weights of the encoder that are missing (all listed).
             RuntimeError: for tensors of the wrong shape (all listed).
-            TypeError: for an argument that means nothing here.
+            TypeError: for an unknown argument.
         """
         model, report = loading.load(
             cls,
@@ -411,11 +459,11 @@ class PreTrainedModel(nn.Module):
             state_dict: weights in place of the model's own.
             max_shard_size: bytes, or a text such as "5GB"; larger models are cut into shards.
             safe_serialization: False writes pytorch_model.bin in place of safetensors.
-            is_main_process: False writes nothing: another process does.
-            push_to_hub: False only; nothing is uploaded from here.
+            is_main_process: False writes nothing, since another process writes.
+            push_to_hub: must be False; nothing is uploaded from here.
 
         Raises:
-            ValueError: for a file in the folder's place, a size that is none, or push_to_hub=True.
+            ValueError: for a file in the folder's place, a malformed size, or push_to_hub=True.
         """
         if push_to_hub:
             raise ValueError(
@@ -444,7 +492,7 @@ class PreTrainedModel(nn.Module):
             save_torch_weights(state, folder)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters (tied ones once for each name) and buffers, by name."""
+        """Yield names and tensors: parameters (tied ones once for each name), then buffers."""
         yield from self.named_parameters(remove_duplicate=False)
         yield from self.named_buffers(remove_duplicate=False)
 

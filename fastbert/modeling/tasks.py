@@ -1,8 +1,8 @@
-"""The tasks: what a head does with an encoding, and the forward of each kind of model.
+"""The tasks: heads, losses and the forward of every sort of model with a head.
 
-A family derives its classes from these and builds the modules; `run` is the task itself, for
-encoders whose forward has other arguments. All `forward`s take the arguments of the encoder
-(input_ids or inputs_embeds, attention_mask, token_type_ids, position_ids), those named below, and
+A family derives its classes from these and builds the modules. `run` is the task itself, for
+families whose forward has other arguments. Every `forward` takes the arguments of the encoder
+(input_ids or inputs_embeds, attention_mask, token_type_ids, position_ids), those of its task, and
 the keywords of `fastbert.modeling.encoding.Options`.
 """
 
@@ -43,7 +43,7 @@ from fastbert.outputs import (
 class HeadModel(PreTrainedModel):
     """A model with a head over `base_model`.
 
-    Class attributes:
+    Attributes:
         encoder_class: the family's encoder.
         pooled: whether the head needs the encoder's pooler.
     """
@@ -58,7 +58,7 @@ class HeadModel(PreTrainedModel):
         self.post_init()
 
     def build_encoder(self, config: Any) -> EncoderModel:
-        """The encoder that the head stands on."""
+        """Make the encoder that the head stands on."""
         return self.encoder_class(config, add_pooling_layer=self.pooled)
 
     def build_head(self, config: Any) -> None:
@@ -75,6 +75,7 @@ class HeadModel(PreTrainedModel):
         return self.base_model.input_embeddings_place()
 
     def blocks(self) -> Any:
+        """See PreTrainedModel.blocks."""
         return self.base_model.blocks()
 
     def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
@@ -87,7 +88,7 @@ class HeadModel(PreTrainedModel):
         return inputs.attention_mask
 
     def dropped(self, x: Tensor) -> Tensor:
-        """Apply head_dropout in training, nothing otherwise."""
+        """Apply dropout with the probability `head_dropout` in training, and nothing otherwise."""
         return F.dropout(x, self.head_dropout()) if self.training else x
 
 
@@ -99,13 +100,16 @@ class VocabularyHead(HeadModel):
         raise NotImplementedError
 
     def scores(self, encoding: Encoding, keep: Any = 0) -> Tensor:
-        """Logits of the tokens that `keep` selects, and of no other.
+        """Score the vocabulary for the tokens that `keep` selects, and for no others.
 
         Args:
-            keep: 0 for all, (batch, length, vocabulary) with zeros where a token was removed; n
-                for the last n columns; an int64 tensor (n,) of columns, or (batch, n) of columns
-                of each row: (batch, n, vocabulary); a bool tensor (batch, length): (selected,
-                vocabulary).
+            encoding: the output of the encoder.
+            keep: 0 for all tokens; n for the last n columns; an int64 tensor (n,) of columns, or
+                (batch, n) of columns for each text; or a bool tensor (batch, length).
+
+        Returns:
+            The logits: (batch, length, vocabulary) for all tokens, with zeros where a token was
+            removed; (batch, n, vocabulary) for columns; (selected, vocabulary) for a bool tensor.
         """
         batch = encoding.batch
         if isinstance(keep, int) and keep == 0:
@@ -125,7 +129,7 @@ class VocabularyHead(HeadModel):
 
 
 class ForMaskedLM(VocabularyHead):
-    """Scores of the vocabulary at every token, for tokens that were masked out."""
+    """A head that predicts the tokens that were masked out, with scores of the vocabulary."""
 
     def forward(
         self,
@@ -140,15 +144,28 @@ class ForMaskedLM(VocabularyHead):
         logits_to_keep: int | Tensor | str = 0,
         **options: Unpack[Options],
     ) -> MaskedLMOutput:
-        """Fill masks.
+        """Predict masked tokens.
 
         Args:
-            labels: (batch, length), the true token where it is asked for and -100 elsewhere.
-            logits_to_keep: see `scores`; "labels" for the tokens that have a label, which saves
-                the product with the vocabulary at all others: logits are (labelled, vocabulary).
+            input_ids: int64 (batch, length).
+            attention_mask: (batch, length), zero for padding, or a wider mask.
+            token_type_ids: int64 (batch, length) or (1, length).
+            position_ids: int64 (batch, length) or (1, length).
+            inputs_embeds: (batch, length, embedding width), in place of input_ids.
+            encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
+            encoder_attention_mask: (batch, encoder length), zero for padding.
+            labels: int64 (batch, length), the true token where one is to be predicted, -100
+                elsewhere.
+            logits_to_keep: as `keep` in `scores`; "labels" for the tokens that have a label, which
+                saves the projection to the vocabulary for all others: logits are then (labelled,
+                vocabulary).
+            **options: the keywords of `fastbert.modeling.encoding.Options`.
 
         Returns:
-            MaskedLMOutput.
+            MaskedLMOutput, or its tuple with return_dict=False.
+
+        Raises:
+            ValueError: for logits_to_keep="labels" without labels, and for any other text.
         """
         inputs = EncoderInputs(
             input_ids,
@@ -193,9 +210,12 @@ def _labels_of(labels: Tensor, keep: Any) -> Tensor:
 
 
 class ForCausalLM(GenerationMixin, VocabularyHead):
-    """Scores of the vocabulary for the next token."""
+    """A head that predicts the next token, with scores of the vocabulary.
 
-    # Some families return a cache even when labels are given; the others never do.
+    Attributes:
+        caches_with_labels: whether a cache is returned even when labels are given.
+    """
+
     caches_with_labels = False
 
     def __init__(self, config: Any) -> None:
@@ -228,16 +248,23 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         """Predict the next token.
 
         Args:
+            input_ids: int64 (batch, length).
+            attention_mask: (batch, length), zero for padding, or a wider mask.
+            token_type_ids: int64 (batch, length) or (1, length).
+            position_ids: int64 (batch, length) or (1, length).
+            inputs_embeds: (batch, length, embedding width), in place of input_ids.
             encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
-            encoder_attention_mask: (batch, encoder length).
-            labels: (batch, length), -100 where there is none; shifted here by one column.
+            encoder_attention_mask: (batch, encoder length), zero for padding.
+            labels: int64 (batch, length), -100 where there is none; shifted here by one column.
             past_key_values: a cache, or tuples over layers of keys and values.
-            use_cache: return a cache; None for config.use_cache.
-            logits_to_keep: see `scores`.
-            shift_labels, num_items_in_batch: see `fastbert.modeling.losses.next_token_loss`.
+            use_cache: whether to return a cache; None for config.use_cache.
+            logits_to_keep: as `keep` in `scores`.
+            shift_labels: see `fastbert.modeling.losses.next_token_loss`.
+            num_items_in_batch: see `fastbert.modeling.losses.next_token_loss`.
+            **options: the keywords of `fastbert.modeling.encoding.Options`.
 
         Returns:
-            CausalLMOutputWithCrossAttentions.
+            CausalLMOutputWithCrossAttentions, or its tuple with return_dict=False.
         """
         mask = attention_mask
         if labels is not None and not self.caches_with_labels:
@@ -266,7 +293,7 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
 
 
 class _WithLabels(HeadModel, Generic[Output]):
-    """The forward of the tasks whose only argument of their own is `labels`."""
+    """A head whose forward takes `labels` besides the arguments of the encoder."""
 
     def forward(
         self,
@@ -278,7 +305,20 @@ class _WithLabels(HeadModel, Generic[Output]):
         labels: Tensor | None = None,
         **options: Unpack[Options],
     ) -> Output:
-        """Compute the task's output; the class describes its `labels`."""
+        """Compute the task's output.
+
+        Args:
+            input_ids: int64 (batch, length).
+            attention_mask: (batch, length), zero for padding, or a wider mask.
+            token_type_ids: int64 (batch, length) or (1, length).
+            position_ids: int64 (batch, length) or (1, length).
+            inputs_embeds: (batch, length, embedding width), in place of input_ids.
+            labels: the true answers, in the form that the class describes; None computes no loss.
+            **options: the keywords of `fastbert.modeling.encoding.Options`.
+
+        Returns:
+            The output that the class names, or its tuple with return_dict=False.
+        """
         inputs = EncoderInputs(
             input_ids,
             attention_mask,
@@ -295,17 +335,20 @@ class _WithLabels(HeadModel, Generic[Output]):
 
 
 class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
-    """One label, several, or values for a whole text.
+    """A head that gives a whole text one label, several labels, or values.
 
-    labels: (batch,) classes, (batch, num_labels) of 0 and 1, or values; config.problem_type says
-    which. Returns SequenceClassifierOutput.
+    forward takes `labels` of shape (batch,) with classes, (batch, num_labels) with 0 and 1, or
+    values, as config.problem_type says, and returns a SequenceClassifierOutput.
+
+    Attributes:
+        reads_first_column: whether the head reads column 0 of every text.
     """
 
     pooled = True
-    # Whether the head reads column 0 of every row.
     reads_first_column = True
 
     def build_head(self, config: Any) -> None:
+        """See HeadModel.build_head."""
         self.classifier: Any = Linear(config.hidden_size, config.num_labels)
 
     def classify(self, encoding: Encoding) -> Tensor:
@@ -315,6 +358,7 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
         )
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> SequenceClassifierOutput:
+        """See _WithLabels.run."""
         encoding = self.encode(inputs, Wanted(first_column=self.reads_first_column))
         logits = self.classify(encoding)
         loss = None if labels is None else sequence_loss(self.config, logits, labels)
@@ -322,8 +366,11 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
 
 
 class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
-    """Whether the second text follows the first. labels: (batch,), 0 if it does, 1 if not.
-    Returns NextSentencePredictorOutput."""
+    """A head that predicts whether the second text follows the first.
+
+    forward takes `labels` of shape (batch,), 0 where it follows and 1 where not, and returns a
+    NextSentencePredictorOutput.
+    """
 
     pooled = True
 
@@ -332,6 +379,7 @@ class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
         raise NotImplementedError
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> NextSentencePredictorOutput:
+        """See _WithLabels.run."""
         encoding = self.encode(inputs, Wanted(first_column=True))
         logits = self.classify(encoding)
         loss = None if labels is None else token_loss(logits, labels)
@@ -339,13 +387,20 @@ class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
 
 
 class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
-    """Which of several texts is right. All inputs have one dimension more, (batch, choices, ...).
-    labels: (batch,) choices. Returns MultipleChoiceModelOutput."""
+    """A head that chooses one of several texts.
+
+    All inputs of forward have one dimension more, (batch, choices, ...). It takes `labels` of shape
+    (batch,), the right choices, and returns a MultipleChoiceModelOutput.
+
+    Attributes:
+        reads_first_column: whether the head reads column 0 of every text.
+    """
 
     pooled = True
     reads_first_column = True
 
     def build_head(self, config: Any) -> None:
+        """See HeadModel.build_head."""
         self.classifier = Linear(config.hidden_size, 1)
 
     def classify(self, encoding: Encoding) -> Tensor:
@@ -355,6 +410,7 @@ class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
         )
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
+        """See _WithLabels.run."""
         given = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
         if given is None or given.dim() < 3:
             raise ValueError("Multiple choice takes inputs of shape (batch, choices, length).")
@@ -367,10 +423,14 @@ class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
 
 
 class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
-    """A label for every token. labels: (batch, length), -100 where there is none. Returns
-    TokenClassifierOutput."""
+    """A head that gives every token a label.
+
+    forward takes `labels` of shape (batch, length), -100 where there is none, and returns a
+    TokenClassifierOutput.
+    """
 
     def build_head(self, config: Any) -> None:
+        """See HeadModel.build_head."""
         self.classifier = Linear(config.hidden_size, config.num_labels)
 
     def classify(self, hidden: Tensor, encoding: Encoding) -> Tensor:
@@ -378,6 +438,7 @@ class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
         return project(self.classifier, self.dropped(hidden), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> TokenClassifierOutput:
+        """See _WithLabels.run."""
         keep = labelled_padding(labels, self.removed(inputs))
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
         logits = encoding.batch.pad(self.classify(encoding.packed, encoding))
@@ -386,9 +447,10 @@ class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
 
 
 class ForQuestionAnswering(HeadModel):
-    """Where in the text the answer stands."""
+    """A head that finds the answer to a question in a text."""
 
     def build_head(self, config: Any) -> None:
+        """See HeadModel.build_head."""
         self.qa_outputs: Any = Linear(config.hidden_size, config.num_labels)
 
     def classify(self, hidden: Tensor, encoding: Encoding) -> Tensor:
@@ -406,14 +468,22 @@ class ForQuestionAnswering(HeadModel):
         end_positions: Tensor | None = None,
         **options: Unpack[Options],
     ) -> QuestionAnsweringModelOutput:
-        """Score both ends of the answer at every token.
+        """Score every token as the first and as the last of the answer.
 
         Args:
-            start_positions, end_positions: (batch,), the true ends; beyond the input: ignored.
+            input_ids: int64 (batch, length).
+            attention_mask: (batch, length), zero for padding, or a wider mask.
+            token_type_ids: int64 (batch, length) or (1, length).
+            position_ids: int64 (batch, length) or (1, length).
+            inputs_embeds: (batch, length, embedding width), in place of input_ids.
+            start_positions: int64 (batch,), the true first tokens; those beyond the input are
+                ignored.
+            end_positions: int64 (batch,), the true last tokens, likewise.
+            **options: the keywords of `fastbert.modeling.encoding.Options`.
 
         Returns:
-            QuestionAnsweringModelOutput. Where a token was removed, the logits are the lowest
-            finite value, so that no answer can stand there.
+            QuestionAnsweringModelOutput, or its tuple with return_dict=False. Where a token was
+            removed, the logits are the lowest finite value, so that no answer can stand there.
         """
         inputs = EncoderInputs(
             input_ids,

@@ -1,4 +1,4 @@
-"""Devices by the names that callers use."""
+"""Devices, from the names and numbers that callers give."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import torch
 
 
 def as_device(device: int | str | torch.device) -> torch.device:
-    """A torch device: itself, its name, or the index of a CUDA device with -1 for the CPU.
+    """Resolve a device.
+
+    Args:
+        device: a torch device, the name of one, or the index of a CUDA device, where a negative
+            number is the CPU. The index may be a text too.
 
     Raises:
-        ValueError: for a CUDA device that this machine does not have, or no device's name.
+        ValueError: for a CUDA device that this machine does not have, or a name that no device has.
     """
     if isinstance(device, str) and device.lstrip("-").isdigit():
         device = int(device)

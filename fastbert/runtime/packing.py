@@ -11,26 +11,26 @@ from torch import Tensor
 
 from fastbert.runtime.tracing import untraced
 
-# A masked key that stays in the batch gets this bias: its weight underflows to zero beside any
-# other key, and a sequence that has no other key still has a finite softmax.
+# A masked key that stays in the batch gets this bias: beside any other key its weight underflows to
+# zero, and a sequence without another key still has a finite softmax.
 MASKED = torch.finfo(torch.float32).min
-# Bytes; parts of one copy begin at multiples of it, as kernels like their operands.
+# Bytes; the tensors of one copy begin at multiples of it, since kernels need aligned operands.
 _ALIGNMENT = 16
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Where each sequence of a packed tensor (total, ...) begins and where its rows came from.
+    """The layout of packed tensors (total, ...): where sequences begin and tokens came from.
 
     Attributes:
-        cu_seqlens: int32 (batch + 1,), starts at 0; sequence b is rows cu_seqlens[b] up to
-            cu_seqlens[b + 1].
+        cu_seqlens: int32 (batch + 1,), starts at 0; the tokens of sequence b are cu_seqlens[b] up
+            to cu_seqlens[b + 1], exclusive.
         max_seqlen: length of the longest sequence, 0 when there is none.
-        indices: int64 (total,), the position b * seqlen + l of every row in the padded grid; None
+        indices: int64 (total,), the position b * seqlen + l of every token in the padded grid; None
             when nothing was removed.
         batch_size: number of sequences.
         seqlen: width of the padded grid.
-        key_bias: float32 (total,), added to every attention score of that key; None for no bias.
+        key_bias: float32 (total,), added to every attention score of that key; None adds nothing.
         min_seqlen: length of the shortest sequence, 0 when there is none.
     """
 
@@ -44,7 +44,7 @@ class PackedBatch:
 
     @property
     def total(self) -> int:
-        """Number of rows of a packed tensor."""
+        """Number of tokens in a packed tensor."""
         if self.indices is None:
             return self.batch_size * self.seqlen
         return self.indices.shape[0]
@@ -57,11 +57,17 @@ class PackedBatch:
         device: torch.device | str = "cpu",
         key_mask: Tensor | None = None,
     ) -> PackedBatch:
-        """A batch from which nothing is removed.
+        """Make a batch from which nothing is removed.
 
         Args:
+            batch_size: number of sequences.
+            seqlen: width of the padded grid, the length of every sequence.
+            device: where the batch goes.
             key_mask: (batch_size, seqlen), zero where a token must not be attended to; such tokens
-                keep their rows and get a key_bias.
+                stay in the batch and get a key_bias.
+
+        Raises:
+            ValueError: when the mask has another shape.
         """
         cu_seqlens = torch.arange(batch_size + 1, dtype=torch.int32, device=device) * seqlen
         key_bias = None
@@ -80,15 +86,20 @@ class PackedBatch:
         device: torch.device | str = "cpu",
         keep_first_column: bool = False,
     ) -> PackedBatch:
-        """The batch of the tokens that a mask keeps.
+        """Make the batch of the tokens that a mask keeps.
 
-        It is worked out where the mask is. A mask on the host never waits for the device; one on
-        an accelerator costs one wait, for the number of tokens. `from_lengths` never waits.
+        The batch is computed on the mask's device. With a mask on the host, the host never waits
+        for the device; one on an accelerator costs one wait, for the number of tokens.
+        `from_lengths` never waits.
 
         Args:
-            mask: (batch_size, seqlen) of any dtype, non-zero where a token is kept: padding on
-                either side, holes and empty rows are all the same to it. None keeps everything.
-            keep_first_column: column 0 of every row stays in the batch even where it is masked
+            mask: (batch_size, seqlen) of any dtype, non-zero where a token is kept. Padding may
+                stand on either side, and holes and empty sequences are allowed. None keeps every
+                token.
+            batch_size: number of sequences.
+            seqlen: width of the padded grid.
+            device: where the batch goes.
+            keep_first_column: column 0 of every sequence stays in the batch even where it is masked
                 (for poolers that read it); there it is masked as a key, through key_bias.
 
         Raises:
@@ -107,7 +118,8 @@ class PackedBatch:
             kept[:, 0] = True
         lengths = kept.sum(dim=1, dtype=torch.int32)
         cu_seqlens = _offsets(lengths)
-        # What the host must know, in one look: on an accelerator each one waits for the device.
+        # The host reads all that it must know at once: on an accelerator every read waits for the
+        # device.
         total = shortest = longest = only_kept = 0
         if batch_size:
             facts = [lengths.min(), lengths.max(), cu_seqlens[-1]]
@@ -115,11 +127,11 @@ class PackedBatch:
                 facts.append((kept != visible).sum(dtype=torch.int32))
             shortest, longest, total, *rest = torch.stack(facts).tolist()
             only_kept = sum(rest)
-        indices = _places(kept, total) if shortest < seqlen else None
+        indices = _token_indices(kept, total) if shortest < seqlen else None
         key_bias = None
         if only_kept:
-            rows = visible.reshape(-1)
-            key_bias = _key_bias(rows if indices is None else rows[indices])
+            flat = visible.reshape(-1)
+            key_bias = _key_bias(flat if indices is None else flat[indices])
         to = torch.device(device)
         if to.type != "cpu" or mask.device.type != "cpu":
             cu_seqlens, indices, key_bias = in_one_copy((cu_seqlens, indices, key_bias), to)
@@ -129,8 +141,14 @@ class PackedBatch:
     def from_lengths(
         cls, lengths: Sequence[int], device: torch.device | str = "cpu", seqlen: int | None = None
     ) -> PackedBatch:
-        """The batch of sequences whose first `lengths[b]` columns of a (batch, seqlen) grid are
-        real. seqlen defaults to the longest length. The host does not wait for the device.
+        """Make the batch of sequences of given lengths, which begin at column 0 of the padded grid.
+
+        The host does not wait for the device.
+
+        Args:
+            lengths: number of tokens of every sequence.
+            device: where the batch goes.
+            seqlen: width of the padded grid; None for the longest length.
 
         Raises:
             ValueError: when a length is negative or exceeds seqlen.
@@ -147,12 +165,16 @@ class PackedBatch:
         on_host = torch.tensor(lengths, dtype=torch.int32)
         indices = None
         if shortest < width:
-            indices = _places(torch.arange(width) < on_host[:, None], sum(lengths))
+            indices = _token_indices(torch.arange(width) < on_host[:, None], sum(lengths))
         parts = in_one_copy((_offsets(on_host), indices), torch.device(device))
         return cls(parts[0], longest, parts[1], batch_size, width, None, shortest)
 
     def pack(self, x: Tensor) -> Tensor:
-        """(batch, seqlen, ...) -> (total, ...)."""
+        """Pack a padded tensor: (batch, seqlen, ...) -> (total, ...).
+
+        Raises:
+            ValueError: when the tensor does not begin with (batch, seqlen).
+        """
         if x.shape[:2] != (self.batch_size, self.seqlen):
             raise ValueError(
                 f"This batch packs tensors that begin with ({self.batch_size}, {self.seqlen}), "
@@ -162,7 +184,15 @@ class PackedBatch:
         return flat if self.indices is None else flat.index_select(0, self.indices)
 
     def pad(self, x: Tensor, fill: float = 0) -> Tensor:
-        """(total, ...) -> (batch, seqlen, ...), `fill` where a token was removed."""
+        """Pad a packed tensor: (total, ...) -> (batch, seqlen, ...).
+
+        Args:
+            x: (total, ...).
+            fill: the value where a token was removed.
+
+        Raises:
+            ValueError: when the tensor does not begin with (total,).
+        """
         if x.shape[0] != self.total:
             raise ValueError(
                 f"This batch holds {self.total} tokens, but the tensor to pad has shape "
@@ -174,7 +204,7 @@ class PackedBatch:
         return x.reshape(self.batch_size, self.seqlen, *x.shape[1:])
 
     def first_token_rows(self) -> Tensor:
-        """int64 (batch,): the row of the first token of every sequence.
+        """Return the index of every sequence's first token in a packed tensor, int64 (batch,).
 
         Raises:
             ValueError: when a sequence is empty and so has no first token.
@@ -187,16 +217,23 @@ class PackedBatch:
         return self.cu_seqlens[:-1].to(torch.int64)
 
 
-@untraced  # its shapes depend on the mask's values
+@untraced  # the shapes of the batch depend on the values of the mask
 def _untraced_from_mask(kind: type[PackedBatch], *args: Any) -> PackedBatch:
     return kind.from_mask(*args)
 
 
 def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[Any]:
-    """Tensors (None stays None) on a device, by a single copy that the host does not wait for.
+    """Copy tensors to a device, all in a single copy that the host does not wait for.
 
-    Tensors that are there already are returned as they are. From the host they go through one
-    piece of page-locked memory; a plain copy of each would wait for everything queued before it.
+    From the host they go through one piece of page-locked memory; a plain copy of each would wait
+    for all work queued before it.
+
+    Args:
+        tensors: the tensors; None stays None.
+        device: where they go. If all are there already, they are returned as they are.
+
+    Returns:
+        One entry for every tensor, in their order.
 
     Raises:
         RuntimeError: within a recording of a CUDA graph, whose replays would read that memory when
@@ -222,8 +259,8 @@ def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[
     for tensor, start in zip(given, starts, strict=True):
         _part(staged, start, tensor).copy_(tensor)
     there = staged.to(device, non_blocking=True)
-    places = iter(starts)
-    return [None if tensor is None else _part(there, next(places), tensor) for tensor in tensors]
+    offsets = iter(starts)
+    return [None if tensor is None else _part(there, next(offsets), tensor) for tensor in tensors]
 
 
 def _part(staged: Tensor, start: int, like: Tensor) -> Tensor:
@@ -231,26 +268,36 @@ def _part(staged: Tensor, start: int, like: Tensor) -> Tensor:
 
 
 def _offsets(lengths: Tensor) -> Tensor:
-    """int32 (batch,) -> int32 (batch + 1,), the sums before each."""
+    """Sum the lengths before each sequence: int32 (batch,) -> int32 (batch + 1,), from 0 on."""
     offsets = torch.zeros(lengths.shape[0] + 1, dtype=torch.int32, device=lengths.device)
     torch.cumsum(lengths, dim=0, out=offsets[1:])
     return offsets
 
 
-def _places(kept: Tensor, total: int) -> Tensor:
-    """int64 (total,): the flat positions of what is kept, in order."""
+def _token_indices(kept: Tensor, total: int) -> Tensor:
+    """Return the flat positions of the kept tokens in order, int64 (total,).
+
+    Args:
+        kept: bool (batch, seqlen).
+        total: number of kept tokens.
+    """
     flat = kept.reshape(-1)
     if flat.device.type == "cpu":
         return torch.nonzero(flat).squeeze(1)
-    return _places_without_counting(flat, total)
+    return _token_indices_without_counting(flat, total)
 
 
-def _places_without_counting(flat: Tensor, total: int) -> Tensor:
-    """What torch.nonzero gives, which has to ask the device how many there are."""
-    # Every removed token goes to one place behind the last, which is cut off.
-    places = torch.where(flat, flat.cumsum(0) - 1, total)
+def _token_indices_without_counting(flat: Tensor, total: int) -> Tensor:
+    """Return the result of torch.nonzero, which would wait for the device to count the tokens.
+
+    Args:
+        flat: bool (batch * seqlen,).
+        total: number of kept tokens.
+    """
+    # Every removed token goes to one slot behind the last, which is cut off.
+    slots = torch.where(flat, flat.cumsum(0) - 1, total)
     every = torch.arange(flat.shape[0], device=flat.device)
-    return every.new_empty(total + 1).scatter_(0, places, every)[:total]
+    return every.new_empty(total + 1).scatter_(0, slots, every)[:total]
 
 
 def _check_mask(mask: Tensor, batch_size: int, seqlen: int) -> None:

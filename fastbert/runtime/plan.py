@@ -1,4 +1,4 @@
-"""The Plan: which backend serves which op, chosen once, with a reason for each one passed over."""
+"""The Plan: the backend of every op, chosen once, with a reason for each one passed over."""
 
 from __future__ import annotations
 
@@ -45,16 +45,17 @@ __all__ = [
 ]
 
 BACKENDS = ("auto", "reference", *kernels.NAMES)
-# Which backends "auto" tries on a device, the preferred one first where nothing was measured.
-# Triton's compiler answers for its instructions; the hand-written ones have yet to run on a GPU.
+# The backends that "auto" tries on a device; where nothing was measured, the first one that can
+# serve is taken. Triton comes before CUDA because its compiler chooses the instructions, while the
+# hand-written ones have yet to run on a GPU.
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
-_PRODUCTS = ("linear", "int8_linear")
-# On a GPU torch's own product is cuBLAS. Under this name the reference of `linear` competes with
-# the kernels for 16-bit products; it is chosen only where it was measured to be the fastest.
+_PROJECTIONS = ("linear", "int8_linear")
+# On a GPU torch's own gemm is cuBLAS. Under this name the reference of `linear` competes with the
+# kernels for 16-bit gemms; it is chosen only where it was measured to be the fastest.
 CUBLAS = "cublas"
 _CUBLAS_DTYPES = (torch.bfloat16, torch.float16)
 _log = logging.getLogger("fastbert")
-# Where torch computes, with whatever algorithm it picks.
+# The backends on which torch computes, with an algorithm of its own choice.
 _TORCH = ("reference", CUBLAS)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -63,7 +64,10 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", 
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Within the block, every model uses this backend, whatever it was loaded with.
+    """Make every model use a backend within the block, whatever it was loaded with.
+
+    Args:
+        name: one of BACKENDS.
 
     Raises:
         ValueError: for a name that is not one of BACKENDS.
@@ -76,7 +80,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def forced_backend() -> str | None:
-    """The backend of the innermost `use_backend` block, None outside of one."""
+    """Return the backend of the innermost `use_backend` block, None outside of one."""
     return _forced.get()
 
 
@@ -86,11 +90,12 @@ class Choice:
 
     Attributes:
         op: name of the op.
-        backend: "reference", "cpu", "cuda", "triton", or "cublas" for torch's own product on a GPU.
-        isa: what the kernel is compiled for, "" for the reference.
-        passed_over: (backend, reason) of every other one.
+        backend: "reference", "cpu", "cuda", "triton", or "cublas" for torch's own gemm on a GPU.
+        isa: the instruction set or architecture that the kernel is compiled for, "" for the
+            reference.
+        passed_over: (backend, reason) for every backend that was not chosen.
         function: the callable, with the signature of the op's reference.
-        note: what else there is to know, "" for nothing.
+        note: a remark on the choice, "" for none.
     """
 
     op: str
@@ -104,29 +109,29 @@ class Choice:
 class PlannedOp(Generic[Parameters, Result]):
     """An op as an attribute of a Plan: callable with the signature of its reference.
 
-    A Plan keeps the function that it chose under the same name in its own dictionary, which goes
-    before this attribute of the class; so a call costs no more than the function's.
+    A Plan keeps the chosen function under the op's name in its own dictionary, which Python reads
+    before this attribute of the class; so a call costs no more than a call of that function.
 
     Args:
-        reference: the definition of the op.
+        reference: the reference of the op.
     """
 
     def __init__(self, reference: Callable[Parameters, Result]) -> None:
         self._reference = reference
 
     def __get__(self, plan: Plan | None, owner: type[Plan]) -> Callable[Parameters, Result]:
-        """Return the definition; on a Plan, its own function was found before."""
+        """Return the reference; on a Plan, Python finds the Plan's own function first."""
         return self._reference
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One callable per op, and why it was chosen. Layers receive it as an argument.
+    """One callable for every op, and why it was chosen. Layers receive it as an argument.
 
     Attributes:
         device: where the tensors are.
         dtype: of the activations.
-        choices: one per op, in the order of a forward pass.
+        choices: one for every op, in the order of a forward pass.
     """
 
     device: torch.device
@@ -152,8 +157,15 @@ class Plan:
         return self._by_op[op]
 
     def prepack(self, op: str, weight: Tensor) -> Tensor | None:
-        """What this plan's kernel of `linear` or `int8_linear` keeps of a weight, opaque; None
-        where that kernel takes the weight as it is."""
+        """Pack a weight for this plan's kernel of `linear` or `int8_linear`.
+
+        Args:
+            op: "linear" or "int8_linear".
+            weight: the weight, as the op takes it.
+
+        Returns:
+            The weight in the kernel's own, opaque order; None where the kernel takes it as it is.
+        """
         choice = self.choice(op)
         if choice.backend in _TORCH:
             return None
@@ -162,13 +174,20 @@ class Plan:
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether a text has the same bits alone, in any batch and with any padding: all kernels
-        promise that, torch's own products do not."""
+        """Whether a text has the same bits alone, in any batch and with any padding.
+
+        All kernels promise that; torch's own gemms do not.
+        """
         return not any(choice.backend in _TORCH for choice in self.choices)
 
     def lines(self) -> list[str]:
-        """One line per op (its name, backend, instruction set, who was passed over and why), one
-        for each reason that holds for all of them, and one on batch invariance."""
+        """Describe the plan, line by line.
+
+        Returns:
+            A line for every op (its name, backend, instruction set, and the backends passed over
+            with the reasons), one for each reason that holds for all ops, and one on batch
+            invariance.
+        """
         common = set(self.choices[0].passed_over)
         for choice in self.choices:
             common &= set(choice.passed_over)
@@ -205,25 +224,27 @@ def build_plan(
     needs_grad: bool = False,
     batch_invariant: bool = False,
 ) -> Plan:
-    """Chooses the backend of every op.
+    """Choose the backend of every op.
 
-    The same question gets the same Plan back, without work. A Plan in which an op runs on the
+    Equal arguments get the same Plan back, without work. A Plan in which an op runs on the
     reference though a kernel was wanted is announced once, in one line, by the logger "fastbert".
 
     Args:
-        traits: what is known about the caller's shapes and habits.
+        traits: the shapes and options of the caller that decide which kernels can serve it.
         device: where the tensors are.
         dtype: of the activations.
-        backend: one of BACKENDS; a `use_backend` block around the call goes before it.
-        strict: raise where an op would run on the reference without having been asked to.
-        needs_grad: gradients are wanted, which only the reference gives.
-        batch_invariant: take our own kernels throughout, so that a text has the same bits alone and
-            in any batch, also where cuBLAS was measured to be faster. The CPU kernels always are.
+        backend: one of BACKENDS; a `use_backend` block around the call overrides it.
+        strict: whether to raise where an op would run on the reference without having been asked
+            to.
+        needs_grad: whether gradients are wanted, which only the reference gives.
+        batch_invariant: whether to take our own kernels throughout, so that a text has the same
+            bits alone and in any batch, also where cuBLAS was measured to be faster. The CPU
+            kernels are batch invariant in any case.
 
     Raises:
         ValueError: for an unknown backend.
-        Unavailable: when the backend asked for cannot run here, or, if strict, does not serve
-            every op; with all the reasons.
+        Unavailable: with all the reasons, when the backend asked for cannot run here or, if strict,
+            does not serve every op.
     """
     if torch.compiler.is_compiling():
         return _build_plan_untraced(
@@ -247,13 +268,23 @@ def build_plan(
     return plan
 
 
-# A compiled model asks for its Plan between graphs and gets the one it had.
+# A compiled model asks for its Plan between graphs and gets the Plan that it had.
 _build_plan_untraced = untraced(build_plan)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What a Plan is asked for; see build_plan."""
+    """The arguments of build_plan, resolved, and whether autocast is on.
+
+    Attributes:
+        traits: as in build_plan.
+        device: as in build_plan, with its index.
+        dtype: as in build_plan.
+        wanted: the backend, that of a `use_backend` block where there is one.
+        needs_grad: as in build_plan.
+        autocast: whether autocast is on for the device.
+        batch_invariant: as in build_plan.
+    """
 
     traits: Traits
     device: torch.device
@@ -272,7 +303,15 @@ class _Question:
 
 @functools.lru_cache(maxsize=256)
 def _build(question: _Question, isa: str) -> tuple[Plan, str]:
-    """The plan, and what fell back to the reference in it ("" for nothing)."""
+    """Build a plan.
+
+    Args:
+        question: the arguments of build_plan.
+        isa: the instruction set in use; it only tells cached plans apart.
+
+    Returns:
+        The plan, and the ops that fell back to the reference in it, as a text ("" for none).
+    """
     wanted, device = question.wanted, question.device
     if wanted in kernels.NAMES:
         reason = kernels.missing(wanted, device)
@@ -309,8 +348,8 @@ def _general_reason(question: _Question) -> str | None:
 
 def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choice:
     traits, dtype, candidates = question.traits, question.dtype, question.candidates
-    unknown = unsupported_activation(traits.activation) if op in _PRODUCTS else None
-    # A product with an activation that kernels do not know is still worth its kernel.
+    unknown = unsupported_activation(traits.activation) if op in _PROJECTIONS else None
+    # A kernel still serves the gemm where it does not know the activation behind it.
     judged = replace(traits, activation=None) if unknown else traits
     general = _general_reason(question)
     able: list[str] = []
@@ -360,7 +399,11 @@ def _cublas_reason(question: _Question) -> str | None:
 
 
 def _fastest(op: str, question: _Question, able: list[str]) -> tuple[str, dict[str, str]]:
-    """The backend to take of those that can serve, and why not the others."""
+    """Choose one of the backends that can serve.
+
+    Returns:
+        The backend, and for each other one the reason against it.
+    """
     if len(able) == 1:
         return able[0], {}
     order = measured.ranking(
@@ -382,7 +425,7 @@ def _fastest(op: str, question: _Question, able: list[str]) -> tuple[str, dict[s
 
 
 def _size(op: str, traits: Traits) -> int | None:
-    """The shape class under which an op's measurements stand."""
+    """Return the size by which an op's measurements are filed."""
     if op == "attention_varlen":
         return traits.head_dim
     if op == "embed_layer_norm":
@@ -394,7 +437,7 @@ def _entry(op: str, backend: str) -> Callable[..., Any]:
     kernel, registered = kernels.kernel(backend, op), overload(op, backend)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        # The dispatcher costs 2 to 6 us a call; only those who look over its shoulder need it.
+        # torch's dispatcher costs 2 to 6 us a call; only tracing and autograd need to see the call.
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_jit_tracing():
             return registered(*args, **kwargs)
         return kernel(*args, **kwargs)
@@ -402,16 +445,16 @@ def _entry(op: str, backend: str) -> Callable[..., Any]:
     return call
 
 
-def _activation_behind(op: str, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _activation_behind(op: str, gemm: Callable[..., Tensor]) -> Callable[..., Tensor]:
     signature = inspect.signature(REGISTRY[op].reference)
 
     def call(*args: Any, **kwargs: Any) -> Tensor:
         given = signature.bind(*args, **kwargs).arguments
         name = given.get("activation", "none")
         if name in KERNEL_ACTIVATIONS:
-            return product(**given)
+            return gemm(**given)
         residual = given.pop("residual", None)
-        out = activate(product(**{**given, "activation": "none"}), name)
+        out = activate(gemm(**{**given, "activation": "none"}), name)
         return out if residual is None else out + residual
 
     return call
