@@ -19,6 +19,12 @@ def pytest_configure() -> None:
         raise pytest.UsageError(f"The tests need the kernels: {reason}.")
 
 
+def pytest_report_header() -> str:
+    """Say which kernels are tested: a build may hold fewer instruction sets than there are."""
+    held = ", ".join(native.library.build_info()["isas"])
+    return f"kernels: {held}; this machine runs {', '.join(native.usable_isas())}"
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once per instruction set; one that this machine or build lacks is skipped."""
