@@ -22,7 +22,7 @@ from fastbert.tools import cli
 pytestmark = pytest.mark.skipif(not support.README.exists(), reason="run from a checkout")
 
 ROOT = support.README.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/gpu.md")
 # Collects each selection of tests in one process; the arguments are pytest command lines.
 COLLECT = """
 import shlex, sys, pytest
@@ -117,3 +117,12 @@ def test_contributing_names_tests_and_targets_that_exist() -> None:
     for command in table:
         for target in re.findall(r"\bmake ([a-z-]+)", command):
             assert target in make_targets(), command
+
+
+def test_the_map_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (ROOT / "fastbert").glob("*/__init__.py")}
+    missing = {room for room in rooms if f"| `fastbert/{room}/` |" not in page}
+    assert missing <= {"triton_kernels"}, missing
+    for path in re.findall(r"`((?:fastbert|csrc|tests|bench|triton_kernels)/[\w/.]*)`", page):
+        assert (ROOT / path).exists(), path
