@@ -1,7 +1,7 @@
 # The two commands of the README, each from a bare machine with Python 3.11+ and a C++17 compiler:
 #   make demo    embed sample sentences with a real model, checked against the reference path
 #   make test    the whole test suite
-# For work on the source: native, sanitize, lint, format (see `make help`).
+# For work on the source: test-fast, native, sanitize, lint, format (see `make help`).
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -16,7 +16,7 @@ MAIN_CHECKOUT := $(dir $(realpath $(shell git rev-parse --git-common-dir 2>/dev/
 DEV_PYTHON ?= $(firstword $(wildcard $(BIN)/python $(MAIN_CHECKOUT)$(BIN)/python) python3)
 DEV_PATH = $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 
-.PHONY: help demo test test-slow lint format native sanitize clean oracle-v4
+.PHONY: help demo test test-fast test-slow lint format native sanitize clean oracle-v4
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ $(VENV)/.requirements-%: requirements/%.txt requirements/run.txt | $(BIN)/python
 # the same whatever directory they run in (a plain install would be shadowed by ./fastbert, which
 # lacks the native library), and only a change of what is compiled or declared asks for a new install.
 # The name of the stamp holds that content's hash; time stamps would not survive a fresh clone.
-INSTALL_INPUTS := $(sort $(shell find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f))
+INSTALL_INPUTS := $(sort fastbert/__init__.py $(shell find csrc cmake CMakeLists.txt setup.py pyproject.toml -type f))
 INSTALL_HASH := $(shell cat $(INSTALL_INPUTS) | cksum | tr ' ' '-')
 INSTALLED := $(VENV)/.fastbert-$(INSTALL_HASH)
 
@@ -56,6 +56,13 @@ demo: $(INSTALLED)  ## embed sample sentences with a real model and show the num
 test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize
 	$(BIN)/python -m pytest -m "not slow"
+
+# Without sanitizers, GPU emulation, Triton, torch.compile, packaging and benchmarks: what the next
+# edit most probably breaks. `make test` runs the rest as well.
+FAST_SKIPS := tests/bench tests/cuda tests/triton tests/test_compile.py tests/test_packaging.py
+
+test-fast: $(VENV)/.requirements-test $(INSTALLED)  ## the short tests, in less than three minutes
+	$(BIN)/python -m pytest -q -m "not slow" $(FAST_SKIPS:%=--ignore=%)
 
 # Full-size models, a wheel installed into an environment of its own, every tile of every Triton
 # kernel: too long for each change.
@@ -95,6 +102,7 @@ native:  ## build the extension in place, incrementally (ISA=avx2,... for some s
 	@PATH=$(DEV_PATH) cmake --build build/native
 	cp build/native/out/*.so fastbert/
 	ln -sfn ../triton_kernels fastbert/triton_kernels
+	@$(if $(ISA),rm -f $(VENV)/.fastbert-*)  # `make test` then installs all of them again
 	@$(if $(ISA),echo "This build holds $(ISA) only; \`make native\` compiles every instruction set.")
 
 # AddressSanitizer with UndefinedBehaviorSanitizer on every instruction set, then ThreadSanitizer on

@@ -1,7 +1,8 @@
-"""Builds the package: CMake compiles the native library, setuptools packs it.
+"""Build the package: CMake compiles the native library, setuptools packs it.
 
 Environment:
-    FASTBERT_CUDA: `on`, `off` or `auto` (default): whether csrc/cuda is compiled as well; auto does
+    CXX: the C++17 compiler; c++, g++ or clang++ from PATH by default.
+    FASTBERT_CUDA: `on`, `off` (default) or `auto`: whether csrc/cuda is compiled as well; auto does
         so when a CUDA compiler is found. Nothing about the build host's CPU or GPU is ever asked.
     CMAKE_BUILD_PARALLEL_LEVEL: how many compilers run at once; the number of CPUs by default.
 """
@@ -9,6 +10,7 @@ Environment:
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,14 +23,31 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 
 
+def check_compiler() -> None:
+    """Stop with one sentence where there is no C++ compiler, before CMake says it in many.
+
+    Raises:
+        SystemExit: naming what was looked for, and what to install.
+    """
+    named = os.environ.get("CXX", "")
+    looked_for = [shlex.split(named)[0]] if named.strip() else ["c++", "g++", "clang++", "icpx"]
+    if not any(shutil.which(compiler) for compiler in looked_for):
+        where = "which CXX names" if named.strip() else "on PATH"
+        sys.exit(
+            f"fastbert needs a C++17 compiler, and there is no {' or '.join(looked_for)} "
+            f"({where}): install one, for example with `apt-get install g++`, or name one in CXX."
+        )
+
+
 class CMakeBuild(build_ext):
-    """Runs CMake once and puts every extension it produced where setuptools expects extensions.
+    """Run CMake once and put every extension it produced where setuptools expects extensions.
 
     Which extensions there are is CMake's decision (fastbert._cuda is optional), so the list is read
     from what was built.
     """
 
     def run(self) -> None:
+        """Compile, and lay the extensions where they are packed from."""
         built = self._compile()
         self.extensions = [Extension(f"fastbert.{file.name.split('.')[0]}", []) for file in built]
         self.ext_map = {ext.name: ext for ext in self.extensions}
@@ -44,6 +63,7 @@ class CMakeBuild(build_ext):
             self.copy_extensions_to_source()
 
     def _compile(self) -> list[Path]:
+        check_compiler()
         # In the source tree, not in a temporary directory: a second build is incremental.
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         out = build / "out"
@@ -57,7 +77,7 @@ class CMakeBuild(build_ext):
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DFASTBERT_OUTPUT_DIR={out}",
-            f"-DFASTBERT_CUDA={os.environ.get('FASTBERT_CUDA', 'auto')}",
+            f"-DFASTBERT_CUDA={os.environ.get('FASTBERT_CUDA', 'off')}",
         ]  # fmt: skip
         compile_all = [cmake, "--build", str(build)]
         if "CMAKE_BUILD_PARALLEL_LEVEL" not in env:

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import baselines, gate, models, plot, table, texts
-from bench import cases as case_registry
+from bench import baselines, cases as case_registry, gate, models, plot, table, texts
 from bench.baselines import Baseline, Padded
 from bench.build import missing_kernels
 from bench.cases import Case

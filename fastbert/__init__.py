@@ -7,7 +7,7 @@ Every public name is imported on first use (PEP 562), so that ``import fastbert`
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -102,14 +102,125 @@ _ROOM = {name: room for room, names in _EXPORTS.items() for name in names}
 
 __all__ = ["__version__", *sorted(_ROOM)]
 
+if TYPE_CHECKING:
+    # What type checkers see; tests/test_types_for_users.py compares it with _EXPORTS.
+    from fastbert.embedding.sentence import (
+        SentenceEncoder as SentenceEncoder,
+    )
+    from fastbert.generation.config import (
+        GenerationConfig as GenerationConfig,
+    )
+    from fastbert.layers.kv_cache import (
+        DynamicCache as DynamicCache,
+        EncoderDecoderCache as EncoderDecoderCache,
+    )
+    from fastbert.modeling.quantization import (
+        QuantizationConfig as QuantizationConfig,
+    )
+    from fastbert.models.align import (
+        AlignTextConfig as AlignTextConfig,
+        AlignTextModel as AlignTextModel,
+    )
+    from fastbert.models.auto import (
+        AutoConfig as AutoConfig,
+        AutoModel as AutoModel,
+        AutoModelForCausalLM as AutoModelForCausalLM,
+        AutoModelForMaskedLM as AutoModelForMaskedLM,
+        AutoModelForMultipleChoice as AutoModelForMultipleChoice,
+        AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction,
+        AutoModelForPreTraining as AutoModelForPreTraining,
+        AutoModelForQuestionAnswering as AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification as AutoModelForSequenceClassification,
+        AutoModelForTokenClassification as AutoModelForTokenClassification,
+        AutoTokenizer as AutoTokenizer,
+    )
+    from fastbert.models.bert import (
+        BertConfig as BertConfig,
+        BertForMaskedLM as BertForMaskedLM,
+        BertForMultipleChoice as BertForMultipleChoice,
+        BertForNextSentencePrediction as BertForNextSentencePrediction,
+        BertForPreTraining as BertForPreTraining,
+        BertForQuestionAnswering as BertForQuestionAnswering,
+        BertForSequenceClassification as BertForSequenceClassification,
+        BertForTokenClassification as BertForTokenClassification,
+        BertLMHeadModel as BertLMHeadModel,
+        BertModel as BertModel,
+    )
+    from fastbert.models.camembert import (
+        CamembertConfig as CamembertConfig,
+        CamembertForCausalLM as CamembertForCausalLM,
+        CamembertForMaskedLM as CamembertForMaskedLM,
+        CamembertForMultipleChoice as CamembertForMultipleChoice,
+        CamembertForQuestionAnswering as CamembertForQuestionAnswering,
+        CamembertForSequenceClassification as CamembertForSequenceClassification,
+        CamembertForTokenClassification as CamembertForTokenClassification,
+        CamembertModel as CamembertModel,
+    )
+    from fastbert.models.flaubert import (
+        FlaubertConfig as FlaubertConfig,
+        FlaubertForMultipleChoice as FlaubertForMultipleChoice,
+        FlaubertForQuestionAnswering as FlaubertForQuestionAnswering,
+        FlaubertForQuestionAnsweringSimple as FlaubertForQuestionAnsweringSimple,
+        FlaubertForSequenceClassification as FlaubertForSequenceClassification,
+        FlaubertForTokenClassification as FlaubertForTokenClassification,
+        FlaubertModel as FlaubertModel,
+        FlaubertWithLMHeadModel as FlaubertWithLMHeadModel,
+    )
+    from fastbert.models.rembert import (
+        RemBertConfig as RemBertConfig,
+        RemBertForCausalLM as RemBertForCausalLM,
+        RemBertForMaskedLM as RemBertForMaskedLM,
+        RemBertForMultipleChoice as RemBertForMultipleChoice,
+        RemBertForQuestionAnswering as RemBertForQuestionAnswering,
+        RemBertForSequenceClassification as RemBertForSequenceClassification,
+        RemBertForTokenClassification as RemBertForTokenClassification,
+        RemBertModel as RemBertModel,
+    )
+    from fastbert.models.roberta import (
+        RobertaConfig as RobertaConfig,
+        RobertaForCausalLM as RobertaForCausalLM,
+        RobertaForMaskedLM as RobertaForMaskedLM,
+        RobertaForMultipleChoice as RobertaForMultipleChoice,
+        RobertaForQuestionAnswering as RobertaForQuestionAnswering,
+        RobertaForSequenceClassification as RobertaForSequenceClassification,
+        RobertaForTokenClassification as RobertaForTokenClassification,
+        RobertaModel as RobertaModel,
+    )
+    from fastbert.pipelines import (
+        pipeline as pipeline,
+    )
+    from fastbert.runtime.packing import (
+        PackedBatch as PackedBatch,
+    )
+    from fastbert.runtime.plan import (
+        Plan as Plan,
+        use_backend as use_backend,
+    )
+    from fastbert.tokenizers import (
+        BatchEncoding as BatchEncoding,
+        BertTokenizer as BertTokenizer,
+        BertTokenizerFast as BertTokenizerFast,
+        BertTokenizerLegacy as BertTokenizerLegacy,
+        CamembertTokenizer as CamembertTokenizer,
+        CamembertTokenizerFast as CamembertTokenizerFast,
+        FlaubertTokenizer as FlaubertTokenizer,
+        RemBertTokenizer as RemBertTokenizer,
+        RemBertTokenizerFast as RemBertTokenizerFast,
+    )
+    from fastbert.tools.explain import (
+        explain as explain,
+    )
 
-def __getattr__(name: str) -> Any:
-    room = _ROOM.get(name)
-    if room is None:
-        raise AttributeError(f"module 'fastbert' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
-    globals()[name] = value
-    return value
+else:
+    # Hidden from type checkers, which would take every name that is missing for one found here.
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first asked for."""
+        room = _ROOM.get(name)
+        if room is None:
+            raise AttributeError(f"module 'fastbert' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

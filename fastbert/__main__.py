@@ -1,4 +1,4 @@
-"""``python -m fastbert`` is the ``fastbert`` command."""
+"""Run the ``fastbert`` command: ``python -m fastbert``."""
 
 import sys
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class Unavailable(RuntimeError):
-    """A backend or kernel was asked for that cannot run here; the message says why."""
+    """Raised where a backend or kernel was asked for that cannot run here; the message says why."""

@@ -1,8 +1,13 @@
-"""What the models return: dataclasses that are also dictionaries and, by position, tuples.
+"""Outputs of the models: dataclasses that are also dictionaries and, by position, tuples.
 
-Shapes: B sequences, L columns of the padded grid, H the hidden width, V the vocabulary. Rows of
-tokens that the attention mask removed are zero. `hidden_states` holds num_layers + 1 tensors
-(B, L, H), the embeddings first; `attentions` one tensor (B, heads, L, L) a layer.
+Shapes: B sequences, L columns of the padded grid, H the hidden width, V the vocabulary. The hidden
+states of tokens that the attention mask removes are zero. Fields that were not asked for are None.
+Every output has
+
+* `hidden_states`: num_layers + 1 tensors (B, L, H), the embeddings first;
+* `attentions`: one tensor (B, heads, L, L) of attention probabilities for each layer;
+
+and losses are scalars, present when labels were given.
 """
 
 from __future__ import annotations
@@ -21,8 +26,8 @@ Layers = tuple[Tensor | None, ...] | None
 class ModelOutput(OrderedDict[str, Any]):
     """Base of all outputs: fields by name or key, those that are not None by position too.
 
-    A subclass is a dataclass. Fields that are None are no keys; setting one to a value makes it a
-    key. Nothing can be deleted.
+    A subclass is a dataclass. A field that is None is no key; setting it to a value makes it one.
+    Nothing can be deleted.
     """
 
     def __init_subclass__(cls) -> None:
@@ -56,13 +61,13 @@ class ModelOutput(OrderedDict[str, Any]):
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:
-        """Names of the fields, in order."""
+        """Return the names of the fields, in order."""
         # dataclasses.fields() of a class stops torch.compile.
         names: tuple[str, ...] = tuple(cls.__dataclass_fields__)  # type: ignore[attr-defined]
         return names
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are not None, in order."""
+        """Return the fields that are not None, in order."""
         values = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
         return tuple(value for value in values if value is not None)
 
@@ -89,7 +94,13 @@ def _rebuild(cls: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:
 
 @dataclass
 class BaseModelOutput(ModelOutput):
-    """last_hidden_state (B, L, H)."""
+    """An encoder's output.
+
+    Attributes:
+        last_hidden_state: (B, L, H).
+        hidden_states: see the module.
+        attentions: see the module.
+    """
 
     last_hidden_state: Tensor | None = None
     hidden_states: Layers = None
@@ -98,7 +109,14 @@ class BaseModelOutput(ModelOutput):
 
 @dataclass
 class BaseModelOutputWithPooling(ModelOutput):
-    """last_hidden_state (B, L, H) and pooler_output (B, H)."""
+    """The output of an encoder with a pooler.
+
+    Attributes:
+        last_hidden_state: (B, L, H).
+        pooler_output: (B, H), None without a pooler.
+        hidden_states: see the module.
+        attentions: see the module.
+    """
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
@@ -108,8 +126,16 @@ class BaseModelOutputWithPooling(ModelOutput):
 
 @dataclass
 class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
-    """last_hidden_state (B, L, H), pooler_output (B, H) and what a decoder adds: the key/value
-    cache, and one tensor (B, heads, L, encoder L) a layer of cross-attention probabilities."""
+    """The output of an encoder that may also be a decoder.
+
+    Attributes:
+        last_hidden_state: (B, L, H).
+        pooler_output: (B, H), None without a pooler.
+        hidden_states: see the module.
+        past_key_values: the key/value cache, where use_cache asked for it.
+        attentions: see the module.
+        cross_attentions: one tensor (B, heads, L, encoder L) for each layer.
+    """
 
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
@@ -121,7 +147,16 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
 
 @dataclass
 class CausalLMOutputWithCrossAttentions(ModelOutput):
-    """loss (), logits (B, L, V) or those that logits_to_keep selects, and the key/value cache."""
+    """The output of a model that predicts the next token.
+
+    Attributes:
+        loss: scalar.
+        logits: (B, L, V), or the columns that logits_to_keep selects.
+        past_key_values: the key/value cache, where use_cache asked for it.
+        hidden_states: see the module.
+        attentions: see the module.
+        cross_attentions: one tensor (B, heads, L, encoder L) for each layer.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -141,32 +176,32 @@ class _Scored(ModelOutput):
 
 @dataclass
 class MaskedLMOutput(_Scored):
-    """loss () and logits (B, L, V), or (positions, V) where logits_to_keep selects positions."""
+    """Scalar loss and logits (B, L, V), or (positions, V) where logits_to_keep selects some."""
 
 
 @dataclass
 class NextSentencePredictorOutput(_Scored):
-    """loss () and logits (B, 2): the second text follows, or does not."""
+    """Scalar loss and logits (B, 2): the second text follows, or does not."""
 
 
 @dataclass
 class SequenceClassifierOutput(_Scored):
-    """loss () and logits (B, num_labels)."""
+    """Scalar loss and logits (B, num_labels)."""
 
 
 @dataclass
 class MultipleChoiceModelOutput(_Scored):
-    """loss () and logits (B, choices)."""
+    """Scalar loss and logits (B, choices)."""
 
 
 @dataclass
 class TokenClassifierOutput(_Scored):
-    """loss () and logits (B, L, num_labels)."""
+    """Scalar loss and logits (B, L, num_labels)."""
 
 
 @dataclass
 class QuestionAnsweringModelOutput(ModelOutput):
-    """loss (), start_logits and end_logits (B, L)."""
+    """Scalar loss, start_logits and end_logits (B, L)."""
 
     loss: Tensor | None = None
     start_logits: Tensor | None = None
@@ -177,7 +212,7 @@ class QuestionAnsweringModelOutput(ModelOutput):
 
 @dataclass
 class BertForPreTrainingOutput(ModelOutput):
-    """loss (), prediction_logits (B, L, V) and seq_relationship_logits (B, 2)."""
+    """Scalar loss, prediction_logits (B, L, V) and seq_relationship_logits (B, 2)."""
 
     loss: Tensor | None = None
     prediction_logits: Tensor | None = None
@@ -188,10 +223,21 @@ class BertForPreTrainingOutput(ModelOutput):
 
 @dataclass
 class FlaubertForQuestionAnsweringOutput(ModelOutput):
-    """loss () alone when the answer is given; else the best starts, with S = start_n_top and
-    E = end_n_top: start_top_log_probs, start_top_index (B, S), end_top_log_probs, end_top_index
-    (B, E * S) with the end varying slowest, and cls_logits (B,). The names say log_probs, as
-    transformers does, but the values are probabilities."""
+    """The loss alone where the answer is given, else the most probable answers.
+
+    The names say log_probs, as in transformers, but the values are probabilities.
+
+    Attributes:
+        loss: scalar.
+        start_top_log_probs: (B, start_n_top), the probabilities of the best starts.
+        start_top_index: int64 (B, start_n_top), their columns.
+        end_top_log_probs: (B, end_n_top * start_n_top), the best ends for each start; the end
+            varies slowest.
+        end_top_index: int64 (B, end_n_top * start_n_top), their columns.
+        cls_logits: (B,), how probable it is that there is no answer.
+        hidden_states: see the module.
+        attentions: see the module.
+    """
 
     loss: Tensor | None = None
     start_top_log_probs: Tensor | None = None
@@ -215,7 +261,8 @@ def finish(output: Output, return_dict: bool, keep: Iterable[str] = ()) -> Outpu
         keep: fields that hold their place in the tuple even when they are None.
 
     Returns:
-        `output`. The tuple is not in the annotation: whoever asks for one knows it.
+        `output`, or a tuple; the annotation leaves the tuple out, since only a caller who asks for
+        it gets it.
     """
     if return_dict:
         return output

@@ -12,14 +12,25 @@ from fastbert.kernels import native
 ISAS = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
 
 
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs the test once per instruction set; one that this machine lacks is skipped by name."""
+def pytest_configure() -> None:
+    """Say at once what an unbuilt checkout lacks; hundreds of tests would fail for that reason."""
     reason = native.reason()
     if reason is not None:
-        pytest.fail(reason)
+        raise pytest.UsageError(f"The tests need the kernels: {reason}.")
+
+
+def pytest_report_header() -> str:
+    """Say which kernels are tested: a build may hold fewer instruction sets than there are."""
+    held = ", ".join(native.library.build_info()["isas"])
+    return f"kernels: {held}; this machine runs {', '.join(native.usable_isas())}"
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once per instruction set; one that this machine or build lacks is skipped."""
     if request.param not in native.usable_isas():
-        pytest.skip(f"this machine has no {request.param}")
+        held = request.param in native.library.build_info()["isas"]
+        pytest.skip(f"this {'machine' if held else 'build'} has no {request.param}")
     before = native.isa()
     native.set_isa(request.param)
     yield request.param
@@ -28,6 +39,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
+    """Let torch, and the kernels after it, use two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fastbert
 from fastbert.kernels import native
 
 ROOT = Path(__file__).parents[1]
@@ -71,8 +72,48 @@ def test_sdist_holds_all_that_a_build_needs(sdist: Path) -> None:
         "fastbert", ".py", ".c", ".tsv"
     )
     needed |= sources("triton_kernels", ".py") | sources("cmake", ".cmake")
-    needed |= {"CMakeLists.txt", "pyproject.toml", "setup.py", "Makefile"}
+    needed |= {"CMakeLists.txt", "pyproject.toml", "setup.py", "Makefile", "LICENSE"}
+    # What README.md and the tests refer to.
+    needed |= sources("bench", ".py", ".sh", ".json") | sources("docs", ".md")
+    needed |= sources("tests", ".py", ".json", ".cpp", ".h") | sources("requirements", ".txt")
+    needed |= {"CHANGELOG.md", "CONTRIBUTING.md", ".ci/run"}
     assert needed <= names, f"missing: {sorted(needed - names)}"
+
+
+def test_the_metadata_of_the_sdist(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        (name,) = [
+            name for name in archive.getnames() if name.count("/") == 1 and "PKG-INFO" in name
+        ]
+        stream = archive.extractfile(name)
+        assert stream is not None
+        facts = stream.read().decode()
+    for line in (
+        f"Version: {fastbert.__version__}",
+        "License-Expression: Apache-2.0",
+        "License-File: LICENSE",
+        "Author: The fastbert developers",
+        "Classifier: Typing :: Typed",
+    ):
+        assert f"\n{line}\n" in facts, line
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert native.library.build_info()["version"] == fastbert.__version__
+    for file in ("pyproject.toml", "CMakeLists.txt", "setup.py"):
+        assert fastbert.__version__ not in (ROOT / file).read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize(("cxx", "words"), [("", "c++ or g++"), ("no-such-c++ -O2", "no-such-c++")])
+def test_a_missing_compiler_is_named(cxx: str, words: str, tmp_path: Path) -> None:
+    """Before CMake speaks; the compiler is the first thing that a fresh machine lacks."""
+    code = "import runpy, sys; sys.argv = ['setup.py', 'build_ext']; runpy.run_path({!r})"
+    code = code.format(str(ROOT / "setup.py"))
+    result = run(sys.executable, "-c", code, cwd=tmp_path, PATH=str(tmp_path), CXX=cxx)
+    assert result.returncode == 1
+    assert "fastbert needs a C++17 compiler" in result.stderr and words in result.stderr
+    assert "apt-get install g++" in result.stderr
+    assert "CMake" not in result.stdout + result.stderr
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ import torch
 import transformers
 
 import fastbert
-from fastbert.pipelines import TASKS, pipeline
-from fastbert.pipelines import question_answering as qa
+from fastbert.pipelines import TASKS, pipeline, question_answering as qa
 from fastbert.pipelines.token_classification import TokenClassification, _without_overlaps
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,8 @@ import torch
 
 from fastbert.errors import Unavailable
 
-REMEDY = "build it with `make native` in a checkout, or install the package with `pip install .`"
-
+REMEDY = "run `make native` or `pip install -e .` in the checkout"
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 if TYPE_CHECKING:
     from fastbert import _C
@@ -41,7 +43,7 @@ def _load() -> tuple[ModuleType | None, str]:
     try:
         module = importlib.import_module("fastbert._C")
     except ImportError as error:
-        return None, f"the native library cannot be loaded ({error}); {REMEDY}"
+        return None, f"the native library cannot be loaded ({error}); {_hidden() or REMEDY}"
     try:
         module.active_isa()
     except ValueError as error:
@@ -50,14 +52,27 @@ def _load() -> tuple[ModuleType | None, str]:
     return module, ""
 
 
+def _hidden() -> str | None:
+    """Return what to do where a source tree hides an installed package that has the extension."""
+    for distribution in metadata.distributions(name="fastbert-kernels"):
+        for file in distribution.files or ():
+            found = Path(str(distribution.locate_file(file))).resolve()
+            if file.match("fastbert/_C.*") and found.suffix == ".so" and found.exists():
+                return (
+                    f"{_PACKAGE} hides the package that is installed in {found.parent}: start "
+                    "Python in another directory, or run `pip install -e .` in the checkout"
+                )
+    return None
+
+
 def reason() -> str | None:
-    """None when the extension works, else why it does not and what to do."""
+    """Return None when the extension works, else why it does not and what to do."""
     module, why = _load()
     return why if module is None else None
 
 
 def extension() -> ModuleType:
-    """The extension.
+    """Return the extension.
 
     Raises:
         Unavailable: when it cannot be loaded, with the reason and the remedy.
@@ -83,21 +98,26 @@ def use_torch_threads() -> None:
 
 @functools.cache
 def isa() -> str:
-    """Name of the instruction set that the kernels use now; "" without the extension."""
+    """Return the name of the instruction set in use; "" without the extension."""
     module, _ = _load()
     return "" if module is None else module.active_isa()
 
 
 def usable_isas() -> list[str]:
-    """Names of the instruction sets that this machine can run, the plainest first."""
+    """Return the instruction sets that this build holds and this machine can run, plainest first.
+
+    Raises:
+        Unavailable: when the extension cannot be loaded, with the reason and the remedy.
+    """
     return list(extension().usable_isas())
 
 
 def set_isa(name: str) -> None:
-    """Switches the instruction set; not while kernels run. FASTBERT_CPU_ISA sets it from outside.
+    """Switch the instruction set, while no kernel runs. FASTBERT_CPU_ISA sets it from outside.
 
     Raises:
-        ValueError: when the name is unknown or this machine lacks the set.
+        Unavailable: when the extension cannot be loaded, with the reason and the remedy.
+        ValueError: when the name is unknown, or this build or this machine lacks the set.
     """
     extension().set_isa(name)
     isa.cache_clear()

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -376,6 +376,34 @@ class PreTrainedModel(nn.Module):
 
     # Files
 
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = ...,
+        *model_args: Any,
+        config: PreTrainedConfig | str | os.PathLike[str] | None = ...,
+        state_dict: dict[str, Tensor] | None = ...,
+        dtype: torch.dtype | str | None = ...,
+        backend: str = ...,
+        quantization: Any = ...,
+        strict: bool = ...,
+        batch_invariant: bool = ...,
+        ignore_mismatched_sizes: bool = ...,
+        output_loading_info: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None = ...,
+        *model_args: Any,
+        output_loading_info: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, list[str]]]: ...
+
     @classmethod
     def from_pretrained(
         cls,
@@ -391,7 +419,7 @@ class PreTrainedModel(nn.Module):
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self | tuple[Self, dict[str, list[str]]]:
         """Load a checkpoint, tensor by tensor, in the precision asked for.
 
         Args:

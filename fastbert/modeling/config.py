@@ -15,7 +15,16 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeVar,
+    dataclass_transform,
+    overload,
+)
 
 import torch
 
@@ -220,13 +229,31 @@ class PreTrainedConfig:
             path = resolve_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
         return read_json(path, dict, _untag_floats), kwargs
 
+    @overload
     @classmethod
     def from_pretrained(
-        cls: type[ConfigT],
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        return_unused_kwargs: Literal[False] = ...,
+        **kwargs: Any,
+    ) -> Self: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        return_unused_kwargs: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+
+    @classmethod
+    def from_pretrained(
+        cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         return_unused_kwargs: bool = False,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Self | tuple[Self, dict[str, Any]]:
         """Read a configuration.
 
         Args:
@@ -252,7 +279,10 @@ class PreTrainedConfig:
             )
         values.setdefault("name_or_path", str(pretrained_model_name_or_path))
         values["name_or_path"] = str(pretrained_model_name_or_path)
-        return cls.from_dict(values, return_unused_kwargs=return_unused_kwargs, **kwargs)
+        read: Self | tuple[Self, dict[str, Any]] = cls.from_dict(
+            values, return_unused_kwargs=return_unused_kwargs, **kwargs
+        )
+        return read
 
     @classmethod
     def from_dict(

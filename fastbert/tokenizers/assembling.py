@@ -11,8 +11,11 @@ from fastbert.tokenizers.batch_encoding import BatchEncoding
 from fastbert.tokenizers.calling import Texts, silent
 from fastbert.tokenizers.collating import Collating
 from fastbert.tokenizers.engines.windows import longest_first
-from fastbert.tokenizers.strategies import check_side, resolve
-from fastbert.tokenizers.strategies import truncation_strategy as named_strategy
+from fastbert.tokenizers.strategies import (
+    check_side,
+    resolve,
+    truncation_strategy as named_strategy,
+)
 from fastbert.tokenizers.vocabulary import to_list
 
 # One text: itself, its tokens (or words), or its ids.

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer, decoders, models, normalizers, pre_tokenizers
 
 from fastbert.checkpoints.storage import write_text
 from fastbert.tokenizers import files

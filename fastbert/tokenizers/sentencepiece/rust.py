@@ -5,8 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
-from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import (
+    AddedToken,
+    Tokenizer as RustTokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+)
 
 from fastbert.tokenizers.sentencepiece.model_file import (
     BPE,

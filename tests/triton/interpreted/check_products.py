@@ -8,14 +8,11 @@ import pytest
 import torch
 
 from fastbert.layers.linear import Int8Linear
-from fastbert.ops import Traits
-from fastbert.ops import int8_linear as int8_reference
-from fastbert.ops import linear as linear_reference
+from fastbert.ops import Traits, int8_linear as int8_reference, linear as linear_reference
 from fastbert.ops.quantize_rows import quantize_rows as quantize_reference
 from fastbert.runtime.plan import build_plan
 from fastbert.testing import parity, poisoned_empty, strided
-from fastbert.triton_kernels import configs
-from fastbert.triton_kernels import int8_linear as int8_module
+from fastbert.triton_kernels import configs, int8_linear as int8_module
 from fastbert.triton_kernels.int8_linear import int8_linear, weight_sums
 from fastbert.triton_kernels.linear import linear
 
