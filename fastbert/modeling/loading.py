@@ -9,17 +9,21 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastbert.checkpoints.files import HUB_OPTIONS, Checkpoint
+from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.linear import FLOAT32_BUFFERS, Int8Linear
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.quantization import as_quantization, fill, replace_linears
 from fastbert.runtime.devices import as_device
 from fastbert.runtime.plan import Traits
+
+if TYPE_CHECKING:
+    from fastbert.modeling.base import PreTrainedModel
 
 # Buffers that older checkpoints hold and that are computed here.
 _COMPUTED = ("position_ids", "token_type_ids")
@@ -40,10 +44,10 @@ def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
     return dtype
 
 
-def traits_of(model: Any) -> Traits:
+def traits_of(model: PreTrainedModel) -> Traits:
     """Read from an encoder's first layer what the choice of kernels depends on."""
     block = model.first_block()
-    width = model.get_input_embeddings().embedding_dim
+    width = cast(nn.Embedding, model.get_input_embeddings()).embedding_dim
     if block is None:
         return Traits(embedding_size=width)
     return Traits(
@@ -74,7 +78,7 @@ class Match:
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
 
 
-def match_names(model: Any, checkpoint: Checkpoint) -> Match:
+def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     """Pair the tensors of a checkpoint with those of a model.
 
     Names may lack the prefix of the encoder, or have it where the model is the encoder itself; old
@@ -111,7 +115,7 @@ def match_names(model: Any, checkpoint: Checkpoint) -> Match:
 
 
 def load(
-    cls: type[Any],
+    cls: type[PreTrainedModel],
     path: str | os.PathLike[str] | None,
     model_args: tuple[Any, ...],
     *,
@@ -122,7 +126,7 @@ def load(
     ignore_mismatched_sizes: bool,
     tolerate_missing: bool,
     **kwargs: Any,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Do the work of PreTrainedModel.from_pretrained, which documents the arguments.
 
     Returns:
@@ -185,14 +189,14 @@ def _device(device: Any, device_map: Any) -> torch.device:
     return as_device(device_map)
 
 
-def _model_kwargs(cls: type[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _model_kwargs(cls: type[PreTrainedModel], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take out of kwargs what the class's constructor has a parameter for."""
     names = list(inspect.signature(cls.__init__).parameters)[2:]
     return {name: kwargs.pop(name) for name in names if name in kwargs}
 
 
 def _configuration(
-    cls: type[Any], path: Any, config: Any, kwargs: dict[str, Any], hub: dict[str, Any]
+    cls: type[PreTrainedModel], path: Any, config: Any, kwargs: dict[str, Any], hub: dict[str, Any]
 ) -> Any:
     if isinstance(config, PreTrainedConfig):
         unknown = set(kwargs) - {"attn_implementation"}
@@ -226,7 +230,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return counts.most_common(1)[0][0] if counts else torch.float32
 
 
-def _fill_tied(model: Any, match: Match) -> None:
+def _fill_tied(model: PreTrainedModel, match: Match) -> None:
     """Let each of two tied names serve for the other, where only one is stored.
 
     The bias of a vocabulary projection is served so even in untied models: transformers 4 ties it
@@ -242,7 +246,11 @@ def _fill_tied(model: Any, match: Match) -> None:
 
 
 def _judge(
-    model: Any, match: Match, checkpoint: Checkpoint, ignore_sizes: bool, tolerate_missing: bool
+    model: PreTrainedModel,
+    match: Match,
+    checkpoint: Checkpoint,
+    ignore_sizes: bool,
+    tolerate_missing: bool,
 ) -> None:
     """Raise for what would make a model compute nonsense; warn about what is to be trained."""
     if match.mismatched and not ignore_sizes:
@@ -274,7 +282,7 @@ def _judge(
         )
 
 
-def _of_a_layer(model: Any, stored: str) -> bool:
+def _of_a_layer(model: PreTrainedModel, stored: str) -> bool:
     """Whether a tensor of a checkpoint would stand in one of the encoder's lists of parts."""
     name = stored.removeprefix(f"{model.base_model_prefix}.")
     lists = (n for n, m in model.base_model.named_modules() if isinstance(m, nn.ModuleList))
@@ -294,7 +302,11 @@ def _listing(match: Match) -> str:
 
 
 def _fill(
-    model: Any, match: Match, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+    model: PreTrainedModel,
+    match: Match,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
     filled: dict[str, Tensor] = {}
     floating: dict[int, str] = {}
@@ -339,30 +351,28 @@ def _put(module: nn.Module, leaf: str, tensor: Tensor) -> None:
         module._buffers[leaf] = tensor
 
 
-def _initialise_rest(model: Any, match: Match, dtype: torch.dtype, device: torch.device) -> None:
-    """Random weights for what the checkpoint lacks, all others left alone."""
+def _initialise_rest(
+    model: PreTrainedModel, match: Match, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Give random weights to what the checkpoint lacks, and leave all others alone."""
     for module in model.modules():
-        leaves = {**module._parameters, **module._buffers}
-        empty = [leaf for leaf, tensor in leaves.items() if tensor is not None and tensor.is_meta]
+        held = {**module._parameters, **module._buffers}
+        leaves = {leaf: tensor for leaf, tensor in held.items() if tensor is not None}
+        empty = {leaf: tensor for leaf, tensor in leaves.items() if tensor.is_meta}
+        vars(module)["_initialized"] = True
         if not empty:
-            module._initialized = True
             continue
-        loaded = {leaf: tensor for leaf, tensor in leaves.items() if leaf not in empty}
-        for leaf in empty:
-            old = leaves[leaf]
+        keep = {leaf: leaves[leaf].detach().clone() for leaf in leaves if leaf not in empty}
+        for leaf, old in empty.items():
             kind = dtype if old.is_floating_point() and leaf not in FLOAT32_BUFFERS else old.dtype
             _put(module, leaf, torch.zeros(old.shape, dtype=kind, device=device))
-        keep = {
-            leaf: tensor.detach().clone() for leaf, tensor in loaded.items() if tensor is not None
-        }
         model._init_weights(module)
-        module._initialized = True
         with torch.no_grad():
             for leaf, tensor in keep.items():
                 getattr(module, leaf).copy_(tensor)
 
 
-def _tie(model: Any, match: Match) -> None:
+def _tie(model: PreTrainedModel, match: Match) -> None:
     """Tie, unless both names are stored with different values: then the file is right."""
     state = dict(model.named_tensors())
     for target, source in model.tied_weights().items():
@@ -379,8 +389,8 @@ def _tie(model: Any, match: Match) -> None:
     model.tie_weights()
 
 
-def _read_generation_config(model: Any, path: Any, hub: dict[str, Any]) -> None:
-    if path is not None and model.can_generate():
+def _read_generation_config(model: PreTrainedModel, path: Any, hub: dict[str, Any]) -> None:
+    if path is not None and isinstance(model, GenerationMixin):
         model.generation_config = type(model.generation_config).from_checkpoint(
             path, model.config, **hub
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from fastbert.layers.linear import Linear, Projection
 
+if TYPE_CHECKING:
+    from fastbert.modeling.base import PreTrainedModel
+
 
 @torch.no_grad()
-def prune_heads(model: Any, heads_to_prune: dict[int, Sequence[int]]) -> None:
+def prune_heads(model: PreTrainedModel, heads_to_prune: dict[int, Sequence[int]]) -> None:
     """Cut heads out of the projections of an encoder, and note them in config.pruned_heads.
 
     Args:

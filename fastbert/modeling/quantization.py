@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from fastbert.layers.linear import Int8Linear, Linear
+from fastbert.layers.linear import Int8Linear, Linear, Projection
+
+if TYPE_CHECKING:
+    from fastbert.modeling.base import PreTrainedModel
+
+Model = TypeVar("Model", bound="PreTrainedModel")
 
 METHOD = "fastbert"
 _LARGEST = 127
@@ -73,8 +78,8 @@ class Group:
         repeats: whether columns with large weights are repeated.
     """
 
-    parts: tuple[Any, ...]
-    judge: Any = None
+    parts: tuple[Projection, ...]
+    judge: Projection | None = None
     norm: nn.Module | None = None
     repeats: bool = True
 
@@ -84,7 +89,7 @@ class Group:
         return -(-self.parts[0].in_features // 1024) * 16 if self.repeats else 0
 
 
-def groups(model: Any) -> Iterator[Group]:
+def groups(model: PreTrainedModel) -> Iterator[Group]:
     """List what int8 replaces: the projections of the encoder's layers, by the rows they share.
 
     Errors of queries and keys hardly show behind the softmax, so that values judge for them.
@@ -262,7 +267,7 @@ def _names(model: nn.Module) -> dict[int, str]:
     return {id(module): name for name, module in model.named_modules()}
 
 
-def replace_linears(model: Any) -> None:
+def replace_linears(model: PreTrainedModel) -> None:
     """Put an empty Int8Linear in the place of every Linear that int8 replaces."""
     names = _names(model)
     for group in list(groups(model)):
@@ -289,7 +294,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fill(model: Any, weight_of: Callable[[Any], Tensor | None]) -> None:
+def fill(model: PreTrainedModel, weight_of: Callable[[Int8Linear], Tensor | None]) -> None:
     """Quantise the weights of a model whose projections are Int8Linear, group by group.
 
     Args:
@@ -297,17 +302,18 @@ def fill(model: Any, weight_of: Callable[[Any], Tensor | None]) -> None:
         weight_of: the floating weight of a projection, None where it keeps what it holds.
     """
     for group in groups(model):
-        weights = [weight_of(part) for part in group.parts]
+        parts = [part for part in group.parts if isinstance(part, Int8Linear)]
+        weights = [weight_of(part) for part in parts]
         given = [weight for weight in weights if weight is not None]
         if not given:
             continue
-        if len(given) != len(weights):
+        if len(given) != len(group.parts):
             raise ValueError(
                 "Of projections that read the same rows, some are stored in int8 and some are "
                 "not; save the model again as a whole."
             )
         columns = columns_of(group, given)
-        for part, weight in zip(group.parts, given, strict=True):
+        for part, weight in zip(parts, given, strict=True):
             part.qweight, part.weight_scale = quantize_weight(weight, columns)
             if part.factor is not None:
                 part.factor = columns.factor
@@ -316,7 +322,7 @@ def fill(model: Any, weight_of: Callable[[Any], Tensor | None]) -> None:
 
 
 @torch.no_grad()
-def quantize(model: Any) -> Any:
+def quantize(model: Model) -> Model:
     """Quantise the layers of a model that is already in memory.
 
     Args:

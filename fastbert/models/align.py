@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from torch import Tensor
 
-from fastbert.modeling.bertlike import BertLikeModel
+from fastbert.modeling.bertlike import BertLikeModel, EncoderModelOutput
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import Options
 from fastbert.outputs import BaseModelOutputWithPooling
@@ -60,7 +60,7 @@ class AlignTextModel(BertLikeModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> EncoderModelOutput:
         """Encode as BertModel does; what only decoders take is refused.
 
         Returns:

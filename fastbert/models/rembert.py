@@ -14,6 +14,7 @@ from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import Options
 from fastbert.modeling.parameter_names import EncoderShape, ParameterNames
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
+from fastbert.outputs import CausalLMOutputWithCrossAttentions
 
 
 class RemBertConfig(PreTrainedConfig):
@@ -114,7 +115,7 @@ class RemBertForCausalLM(_RemBertVocabulary, tasks.ForCausalLM):
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token as all causal models do, with RemBERT's order of arguments."""
         return super().forward(
             input_ids,

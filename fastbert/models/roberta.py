@@ -6,7 +6,7 @@ It is the root of the families that share its graph, such as CamemBERT.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import Encoding, Options
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
+from fastbert.outputs import MultipleChoiceModelOutput
 
 
 class RobertaConfig(PreTrainedConfig):
@@ -216,7 +217,7 @@ class RobertaForMultipleChoice(_RobertaHead, tasks.ForMultipleChoice):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         **options: Unpack[Options],
-    ) -> Any:
+    ) -> MultipleChoiceModelOutput:
         """Choose a text as all multiple-choice models do, with RoBERTa's order of arguments."""
         return super().forward(
             input_ids,
