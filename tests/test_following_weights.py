@@ -126,8 +126,8 @@ def check(model: Any, before: Tensor | None) -> None:
         assert after.shape != before.shape or not torch.equal(after, before.to(after.dtype))
 
 
-def train(model: Any, clear: bool = True, mode: bool = True) -> None:
-    """Gradients for all weights; `clear` leaves that to the caller's zero_grad."""
+def train(model: Any, mode: bool = True) -> None:
+    """Give all weights that want them gradients, with the model in train() or eval()."""
     with torch.enable_grad():
         model.train(mode)(IDS, labels=LABELS).loss.backward()
     model.eval()
@@ -411,7 +411,7 @@ def test_optimizers_are_followed(
         for _ in range(2):
             for _ in range(passes):
                 before = answer(model)
-            train(model, mode=mode)
+            train(model, mode)
             optimizer.step()
             if cleared:
                 optimizer.zero_grad()
@@ -453,20 +453,25 @@ def test_gradients_set_by_hand_are_seen_while_they_are_set(engine: str) -> None:
         weight.grad = None
 
 
-def test_a_head_alone_is_trained(engine: str) -> None:
-    model = made()
-    model.bert.requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.classifier.parameters(), lr=1e-2, fused=True)
-    before = answer(model)
-    train(model)
-    optimizer.step()
-    optimizer.zero_grad()
-    check(model, before)
+@pytest.mark.parametrize("name", ["classifier", "bert.pooler", "bert.embeddings.LayerNorm"])
+def test_one_part_alone_is_trained(name: str, engine: str) -> None:
+    model = made().requires_grad_(False)
+    trained = model.get_submodule(name).requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2, fused=True)
+    for mode in (True, False):
+        for _ in range(2):
+            before = answer(model)
+            train(model, mode)
+            optimizer.step()
+            optimizer.zero_grad()
+            check(model, before)
 
 
-def test_a_compiled_training_step_is_followed() -> None:
-    model = made()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+@pytest.mark.parametrize("name", ["", "classifier"], ids=["all", "head"])
+def test_a_compiled_training_step_is_followed(name: str) -> None:
+    model = made().requires_grad_(False)
+    trained = model.get_submodule(name).requires_grad_(True)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=1e-2, fused=True)
     compiled = torch.compile(model, backend="eager")
     for _ in range(2):
         before = answer(model)
