@@ -23,7 +23,6 @@ from fastbert.engine.cuda_graphs import (
     bucket_of,
     token_bucket,
 )
-from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.kernels import native
 from fastbert.layers.encoder import ForwardOptions, encode
@@ -447,7 +446,10 @@ def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.Monkey
     kept = made.encoder_cache
 
     def encoder(plan: Plan) -> GpuEncoder | None:
-        return kept.encoder(ModelSnapshot(made), plan)
+        view = kept.view(made)
+        if not view.holds(contents=True):
+            kept.stale(view)
+        return kept.encoder(kept.view(made), plan)
 
     plan = made.plan()
     first = encoder(plan)

@@ -20,7 +20,10 @@ const void* address_of(const DlTensor& t) {
 // False where DLPack has no words for the tensor.
 bool read(const py::object& tensor, const DlExchange& exchange, DlTensor& out) {
     if (exchange.tensor_from_object(tensor.ptr(), &out) == 0) return true;
-    if (!PyErr_ExceptionMatches(PyExc_BufferError)) throw py::error_already_set();
+    // The standard asks for BufferError; torch 2.13 raises RuntimeError.
+    if (!PyErr_ExceptionMatches(PyExc_BufferError) && !PyErr_ExceptionMatches(PyExc_RuntimeError)) {
+        throw py::error_already_set();
+    }
     PyErr_Clear();
     return false;
 }

@@ -69,12 +69,25 @@ class ModelSnapshot:
         self.traits = model.traits()
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        self.parameters = tuple(model.parameters())
-        tensors = {id(tensor): (name, tensor) for name, tensor in model.named_tensors()}
+        modules = list(model.named_modules())
+        parameters, buffers = (
+            {
+                id(tensor): (f"{path}.{name}", tensor)
+                for path, module in modules
+                for name, tensor in getattr(module, holder).items()
+                if tensor is not None
+            }
+            for holder in ("_parameters", "_buffers")
+        )
+        # In the order of model.parameters().
+        self.parameters = tuple(tensor for _, tensor in parameters.values())
+        tensors = parameters | buffers
         self.plain = all(_plain(tensor) for _, tensor in tensors.values())
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
-        self.copied = {tensors[key][0]: tensors[key][1] for key in copied & tensors.keys()}
-        self.watch = _watch(model, copied) if self.plain and native.reason() is None else None
+        self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
+        self.watch: native.library.Watch | None = None
+        if self.plain and native.reason() is None:
+            self.watch = _watch(model, [module for _, module in modules], copied)
         self.suspicious = False
         self.look()
         self.source = self._source() if self.plain else None
@@ -168,7 +181,7 @@ def _tensors(part: nn.Module) -> Iterator[Tensor]:
         yield from (tensor for tensor in holder.values() if tensor is not None)
 
 
-def _watch(model: nn.Module, copied: set[int]) -> Any:
+def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> native.library.Watch:
     """A `_C.Watch` of a model."""
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.
@@ -176,7 +189,7 @@ def _watch(model: nn.Module, copied: set[int]) -> Any:
     entries: list[tuple[dict[str, Any], str]] = [(vars(model), "config")]
     parts: list[nn.Module] = []
     tensors: dict[int, Tensor] = {}
-    for module in model.modules():
+    for module in modules:
         dicts += [held for held in (module._modules, module._parameters, module._buffers) if held]
         if isinstance(module, nn.ModuleList) and not len(module):
             dicts.append(module._modules)

@@ -79,7 +79,12 @@ class Prepacked:
 
 
 # Addresses and versions of the weight are compared, which a graph would freeze.
-_prepacked_untraced = untraced(Prepacked.current)
+@untraced
+def _prepacked_untraced(prepacked: Prepacked, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
+    if torch.is_grad_enabled() and weight.requires_grad:
+        # The graph keeps no hook that would count its backward passes.
+        prepacked.gradients.flowed()
+    return prepacked.current(op, weight, plan)
 
 
 class Linear(nn.Linear):

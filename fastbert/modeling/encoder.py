@@ -111,7 +111,11 @@ class EncoderModel(PreTrainedModel):
         dense = self.pooling()
         if dense is None:
             return None
-        return project(dense, encoding.first_tokens(), encoding.plan, "tanh")
+        pooled = project(dense, encoding.first_tokens(), encoding.plan, "tanh")
+        if not torch.compiler.is_compiling():
+            # It may be trained alone, and a prepared encoder holds it too.
+            self.encoder_cache.gradients.follow(pooled)
+        return pooled
 
     def pooled(self, encoding: Encoding) -> Tensor:
         """Compute what a head over the pooler reads, (batch, pooler width).
