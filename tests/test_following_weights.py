@@ -71,7 +71,13 @@ def with_short_offsets(plan: Plan) -> Plan:
         out[:total] = plan.attention_varlen(*parts, cu, cu, longest, longest, rest[3], False)
         return out
 
-    return dataclasses.replace(plan, attention_varlen=attention)
+    choices = tuple(
+        dataclasses.replace(choice, function=attention)
+        if choice.op == "attention_varlen"
+        else choice
+        for choice in plan.choices
+    )
+    return dataclasses.replace(plan, choices=choices)
 
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -387,7 +387,13 @@ def with_spoiled_rest(plan: Plan) -> Plan:
         )  # fmt: skip
         return out
 
-    return dataclasses.replace(plan, attention_varlen=attention)
+    choices = tuple(
+        dataclasses.replace(choice, function=attention)
+        if choice.op == "attention_varlen"
+        else choice
+        for choice in plan.choices
+    )
+    return dataclasses.replace(plan, choices=choices)
 
 
 @pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))

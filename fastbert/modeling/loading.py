@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from fastbert.runtime.plan import Traits
 
 if TYPE_CHECKING:
     from fastbert.modeling.base import PreTrainedModel
+
+Model = TypeVar("Model", bound="PreTrainedModel")
 
 # Buffers that older checkpoints hold and that are computed here.
 _COMPUTED = ("position_ids", "token_type_ids")
@@ -115,7 +117,7 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
 
 
 def load(
-    cls: type[PreTrainedModel],
+    cls: type[Model],
     path: str | os.PathLike[str] | None,
     model_args: tuple[Any, ...],
     *,
@@ -126,7 +128,7 @@ def load(
     ignore_mismatched_sizes: bool,
     tolerate_missing: bool,
     **kwargs: Any,
-) -> tuple[PreTrainedModel, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """Do the work of PreTrainedModel.from_pretrained, which documents the arguments.
 
     Returns:
