@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,7 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler, offsets
-
-SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, Tensor cu_seqlens_k, "
-    "SymInt max_seqlen_q, SymInt max_seqlen_k, float scale, bool causal=False, "
-    "Tensor? key_bias=None, Tensor? bias=None) -> Tensor"
-)
+from fastbert.ops.operands import Target, by_heads, fits, operand, vector, wrong_kind
 
 
 def attention_varlen(
@@ -32,10 +27,8 @@ def attention_varlen(
     causal: bool = False,
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
-    *,
-    dropout_p: float = 0.0,
 ) -> Tensor:
-    """softmax(scale * q @ k.T + key_bias + bias) @ v, for every head of every sequence.
+    """Compute softmax(scale * q @ k.T + key_bias + bias) @ v, for every head of every sequence.
 
     The softmax is float32 or better. A score of -inf is invisible; one of finfo.min is visible, so
     a row of nothing but those is uniform and finite. A query that sees no key gets zeros.
@@ -46,15 +39,14 @@ def attention_varlen(
         k, v: (total_k, num_heads, head_dim), q.dtype.
         cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), from 0 to the total, never falling;
             sequence b is rows cu_seqlens[b] up to cu_seqlens[b + 1]. Kernels of a GPU, which do not
-            look at the values, take offsets that end before the total: rows behind the last belong
-            to nobody, are not read, and come out as memory had them.
+            look at the values, take offsets that end before the total: rows behind the last are
+            not read, and are undefined in the result.
         max_seqlen_q, max_seqlen_k: at least the longest length.
         scale: multiplies q @ k.T; usually head_dim ** -0.5.
         causal: key j is visible to query i iff j <= i + len_k - len_q (aligned at the end).
         key_bias: float32 (total_k,), added to every score of that key.
         bias: floating, (batch or 1, num_heads or 1, max_seqlen_q, max_seqlen_k), added to the
             scores, indexed by positions within the sequence.
-        dropout_p: probability that a weight is dropped; the reference only.
 
     Returns:
         (total_q, num_heads, head_dim), q.dtype.
@@ -73,7 +65,6 @@ def attention_varlen(
         causal,
         key_bias,
         bias,
-        dropout_p=dropout_p,
     )
     return out
 
@@ -230,7 +221,43 @@ def _grid_positions(cu_seqlens: Tensor, max_seqlen: int, total: int) -> Tensor:
     return sequence * max_seqlen + rows - starts[sequence]
 
 
-def fake(
+class AttentionOperands(NamedTuple):
+    """Checked operands of `attention_varlen`.
+
+    Attributes:
+        code: of the dtype of q, k and v.
+        total_q, total_k, heads, dim, batch: sizes.
+        q, k, v: (tokens, heads, dim), the last dimension contiguous.
+        cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,); their values are not looked at, which would
+            wait for the device.
+        max_seqlen_q, max_seqlen_k, scale, causal: as for `attention_varlen`.
+        key_bias: float32 (total_k,) or None.
+        bias: float32 (batch or 1, heads or 1, max_seqlen_q, max_seqlen_k), keys adjacent, or None.
+        bias_strides: over sequences, heads and queries, 0 where the bias is broadcast.
+    """
+
+    code: int
+    total_q: int
+    total_k: int
+    heads: int
+    dim: int
+    batch: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+    scale: float
+    causal: bool
+    key_bias: Tensor | None
+    bias: Tensor | None
+    bias_strides: tuple[int, int, int]
+
+
+def check(
+    target: Target,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -242,7 +269,67 @@ def fake(
     causal: bool = False,
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
-) -> Tensor:
+) -> AttentionOperands:
+    """Return the operands of `attention_varlen`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "attention_varlen"
+    q, code = operand(op, "q", q, target)
+    if q.dim() != 3:
+        raise ValueError(
+            f"{op}: q has shape {tuple(q.shape)}, expected (total_q, num_heads, head_dim)."
+        )
+    total_q, heads, dim = q.shape
+    dtype, device = q.dtype, q.device
+    total_k = k.shape[0] if isinstance(k, Tensor) and k.dim() else 0
+    q = by_heads(op, "q", q, (total_q, heads, dim), dtype, device)
+    k = by_heads(op, "k", k, (total_k, heads, dim), dtype, device)
+    v = by_heads(op, "v", v, (total_k, heads, dim), dtype, device)
+    batch = max(cu_seqlens_q.numel() - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
+    cu_seqlens_q = vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32, device)
+    cu_seqlens_k = vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32, device)
+    if key_bias is not None:
+        key_bias = vector(op, "key_bias", key_bias, total_k, torch.float32, device)
+    strides = (0, 0, 0)
+    if bias is not None:
+        bias, strides = _score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
+    return AttentionOperands(
+        code, total_q, total_k, heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
+        max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias, strides,
+    )  # fmt: skip
+
+
+def _score_bias(
+    op: str, bias: object, shape: tuple[int, int, int, int], device: torch.device
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Return a bias of attention scores as float32 with adjacent keys, and its strides.
+
+    Strides are over sequences, heads and queries, 0 where the bias is broadcast.
+    """
+    batch, heads, queries, keys = shape
+    if not (
+        isinstance(bias, Tensor) and bias.is_floating_point() and fits(bias, bias.dtype, device)
+    ):
+        raise wrong_kind(op, "bias", bias, torch.float32, device)
+    allowed = ((1, batch), (1, heads), (queries,), (keys,))
+    if bias.dim() != 4 or any(n not in ok for n, ok in zip(bias.shape, allowed, strict=True)):
+        raise ValueError(
+            f"{op}: bias has shape {tuple(bias.shape)}, expected ({batch} or 1, {heads} or 1, "
+            f"{queries}, {keys})."
+        )
+    bias = bias.to(torch.float32)
+    if bias.stride(3) != 1:
+        bias = bias.contiguous()
+    strides = bias.stride()
+    over_batch = 0 if bias.shape[0] == 1 else strides[0]
+    over_heads = 0 if bias.shape[1] == 1 else strides[1]
+    return bias, (over_batch, over_heads, strides[2])
+
+
+def fake(*, q: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
     return q.new_empty(q.shape)
 
 
@@ -430,8 +517,8 @@ def _bias_transposed(**arguments: Any) -> Tensor:
 
 OP = Op(
     name="attention_varlen",
-    schema=SCHEMA,
     reference=attention_varlen,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
