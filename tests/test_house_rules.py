@@ -165,28 +165,38 @@ def test_an_op_is_one_file() -> None:
     for name, op in REGISTRY.items():
         home = (PACKAGE / "ops" / f"{name}.py").resolve()
         assert home.exists()
-        for part in (op.reference, op.fake, op.supports, op.cases):
+        for part in (op.reference, op.check, op.fake, op.supports, op.cases):
             assert Path(inspect.getfile(part)).resolve() == home, f"{part} of {name}"
         assert op.mutations and op.schema and op.tolerances
 
 
-def test_schema_reference_and_kernel_agree_on_the_arguments() -> None:
-    from fastbert.kernels import cpu
+@pytest.mark.parametrize("name", REGISTRY)
+def test_an_op_has_one_signature(name: str) -> None:
+    """The schema is made of the reference's; what checks operands takes the same arguments."""
+    op = REGISTRY[name]
+    reference = list(inspect.signature(op.reference).parameters.values())
+    _, *checked = inspect.signature(op.check).parameters.values()
+    assert checked == reference
+    parsed = torch._C.parse_schema(name + op.schema)
+    assert [argument.name for argument in parsed.arguments] == [p.name for p in reference]
+    faked = inspect.signature(op.fake).parameters.values()
+    named = {p.name for p in faked if p.kind is p.KEYWORD_ONLY}
+    assert named <= set(op.parameters)
+    assert len(named) == len([p for p in faked if p.kind is not p.VAR_KEYWORD])
 
-    for name, op in REGISTRY.items():
-        parsed = torch._C.parse_schema(name + op.schema)
-        positional = [argument.name for argument in parsed.arguments]
-        for function in (op.reference, op.fake, getattr(cpu, name)):
-            parameters = inspect.signature(function).parameters.values()
-            ours = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-            assert ours == positional, f"{function} of {name}"
-        defaults = {a.name: a.default_value for a in parsed.arguments if a.has_default_value()}
-        for function in (op.reference, getattr(cpu, name)):
-            for parameter in inspect.signature(function).parameters.values():
-                if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-                    has = parameter.default is not parameter.empty
-                    assert has == (parameter.name in defaults), f"{parameter} of {name}"
-                    assert not has or parameter.default == defaults[parameter.name]
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_backend_takes_the_operands(name: str) -> None:
+    """One positional argument, whose type the op's file declares."""
+    op = REGISTRY[name]
+    operands = inspect.signature(op.check).return_annotation
+    for home in (PACKAGE / "kernels" / "cpu.py", PACKAGE / "kernels" / "cuda", TRITON):
+        path = home if home.suffix else home / f"{name}.py"
+        if not path.exists():
+            continue
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        found = next(n for n in body if isinstance(n, ast.FunctionDef) and n.name == name)
+        assert [ast.unparse(a.annotation) for a in found.args.args if a.annotation] == [operands]
 
 
 def test_every_op_says_what_it_takes() -> None:

@@ -16,6 +16,7 @@ import torch
 import fastbert
 from fastbert.embedding import pooling, sentence
 from fastbert.embedding.batching import batches
+from fastbert.runtime.plan import Traits, build_plan
 from fastbert.runtime.progress import Progress
 from fastbert.tools.samples import sentences
 
@@ -275,13 +276,14 @@ def test_pooling_of_empty_sequences_is_zero_and_order_is_fixed() -> None:
     torch.manual_seed(0)
     rows = torch.randn(300, 40) * 100
     bounds = torch.tensor([0, 0, 7, 7, 300], dtype=torch.int32)
+    plan = build_plan(Traits(), "cpu", torch.float32)
     for mode in pooling.MODES:
-        found = pooling.pool(rows, bounds, [mode])
+        found = pooling.pool(rows, bounds, [mode], plan)
         assert (found[[0, 2]] == 0).all(), mode
-        alone = pooling.pool(rows[7:], torch.tensor([0, 293]), [mode])
+        alone = pooling.pool(rows[7:], torch.tensor([0, 293]), [mode], plan)
         assert torch.equal(alone[0], found[3]), mode
     exact = rows[7:].double().mean(0)
-    mean = pooling.pool(rows, bounds, ["mean"])[3].double()
+    mean = pooling.pool(rows, bounds, ["mean"], plan)[3].double()
     assert (mean - exact).norm() / exact.norm() < 1e-5
 
 

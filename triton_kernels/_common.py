@@ -1,9 +1,8 @@
-"""What the kernels share: activations, rounding, and the host-side checks of the launchers."""
+"""What the kernels share: activations, rounding, and what launchers ask of the device."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,16 +10,16 @@ import triton
 import triton.language as tl
 from triton import knobs
 
+from fastbert.ops.operands import Target
 from fastbert.triton_kernels.configs import ROW_LIMIT
 
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Said aloud because triton 3.10 changes the default; results must not change with the version.
 LAUNCH = {"enable_fp_fusion": True}
 
 
 @triton.jit
 def round_to_even(x):
-    """Nearest integer, ties to even, of float32 values with |x| < 2^22.
+    """Round to the nearest integer, ties to even, float32 values with |x| < 2^22.
 
     Adding 1.5 * 2^23 leaves no fraction bits, so the addition itself rounds; a libdevice call
     would not run under the interpreter.
@@ -30,7 +29,7 @@ def round_to_even(x):
 
 @triton.jit
 def tanh_f32(x):
-    """tanh of float32: x + x^3 P(x^2) below 1, where 1 - 2/(e^2|x| + 1), used above, would cancel.
+    """Compute tanh of float32: x + x^3 P(x^2) below 1, where 1 - 2/(e^2|x| + 1) would cancel.
 
     P is the Chebyshev fit of degree 7 of (tanh(x) - x) / x^3 on [0, 1]; evaluated in float32 the
     relative error of the whole stays under 8.6e-8 (swept over 200 000 points).
@@ -50,8 +49,8 @@ def tanh_f32(x):
 
 
 @triton.jit
-def activate(x, ACTIVATION: tl.constexpr):
-    """float32 activation by the code of ``fastbert.ops.activations`` (csrc/common/types.h)."""
+def activate(x, ACTIVATION: tl.constexpr, a, b):
+    """Activate float32 by a code of ``fastbert.ops.activations``; a and b are its parameters."""
     if ACTIVATION == 1:
         x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     elif ACTIVATION == 2:
@@ -65,12 +64,16 @@ def activate(x, ACTIVATION: tl.constexpr):
         x = x / (1.0 + tl.exp(-x))
     elif ACTIVATION == 5:
         x = tanh_f32(x)
+    elif ACTIVATION == 6:
+        x = tl.where(x < 0.0, a * x, x)
+    elif ACTIVATION == 7:
+        x = x / (1.0 + tl.exp(-(a * x)))
     return x
 
 
 @triton.jit
 def layer_norm_row(x, columns, keep, weight_ptr, bias_ptr, hidden, eps):
-    """LayerNorm of one float32 row held in registers: two-pass variance, correctly rounded 1/sqrt.
+    """Normalise one float32 row held in registers: two-pass variance, correctly rounded 1/sqrt.
 
     Elements outside ``keep`` may hold anything. NaN and inf propagate to the whole row.
     """
@@ -85,8 +88,11 @@ def layer_norm_row(x, columns, keep, weight_ptr, bias_ptr, hidden, eps):
 
 @triton.jit
 def tile_of(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
-    """Tile (row, column) of program ``pid``: GROUP_M row blocks share each column block, so that a
-    wave of programs reads a near-square piece of both operands and finds it in L2."""
+    """Return the tile (row, column) of program ``pid``.
+
+    GROUP_M row blocks share each column block, so that a wave of programs reads a near-square piece
+    of both operands and finds it in L2.
+    """
     blocks_m = tl.cdiv(M, BLOCK_M)
     blocks_n = tl.cdiv(N, BLOCK_N)
     group = pid // (GROUP_M * blocks_n)
@@ -98,7 +104,7 @@ def tile_of(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl
 
 @triton.jit
 def halves(tile):
-    """A (rows, columns) tile as its left and right halves; accumulators split without moving."""
+    """Return the left and right halves of a tile; accumulators split without moving."""
     pair = tl.reshape(tile, (tile.shape[0], 2, tile.shape[1] // 2))
     return tl.split(tl.permute(pair, (0, 2, 1)))
 
@@ -106,10 +112,10 @@ def halves(tile):
 @triton.jit
 def store_tile(
     acc, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
-    residual_stride, out_stride, ACTIVATION: tl.constexpr,
+    residual_stride, out_stride, ACTIVATION: tl.constexpr, act_a, act_b,
     out_scale_ptr, out_zero_point_ptr,
 ):  # fmt: skip
-    """The epilogue of every product: activation(acc + bias) + residual, rounded or requantised.
+    """Store activation(acc + bias) + residual, rounded or requantised: the epilogue of each gemm.
 
     acc is float32 (rows offs_m, columns first_n ...).
     """
@@ -119,7 +125,7 @@ def store_tile(
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + offs_n, mask=offs_n < width, other=0.0).to(tl.float32)
         acc += bias[None, :]
-    acc = activate(acc, ACTIVATION)
+    acc = activate(acc, ACTIVATION, act_a, act_b)
     if residual_ptr is not None:
         residual = residual_ptr + rows_out * residual_stride + offs_n[None, :]
         acc += tl.load(residual, mask=keep, other=0.0).to(tl.float32)
@@ -134,13 +140,18 @@ def store_tile(
     tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=keep)
 
 
+def target() -> Target:
+    """Return where operands must be."""
+    return Target("triton", "cpu" if interpreted() else "cuda")
+
+
 def interpreted() -> bool:
-    """True when triton was imported with TRITON_INTERPRET=1: kernels then run on CPU tensors."""
+    """Tell whether triton was imported with TRITON_INTERPRET=1, so that kernels run on the CPU."""
     return bool(knobs.runtime.interpret)
 
 
 def architecture(device: torch.device) -> int:
-    """Key of the configuration tables: 90 for Hopper and what has as much shared memory, or 80."""
+    """Return the key of the configuration tables: 90 for as much shared memory as Hopper, or 80."""
     if device.type != "cuda":
         return 90
     # From 12.0 on, GPUs for desktops have the 99 KiB a block of 8.6 and 8.9.
@@ -148,7 +159,7 @@ def architecture(device: torch.device) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """'tf32' only for float32 when torch's own setting for matmul allows it, else 'ieee'."""
+    """Return 'tf32' for float32 where torch's setting for matmul allows it, else 'ieee'."""
     if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
         return "tf32"
     return "ieee"
@@ -161,89 +172,15 @@ def on_device(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def check_device(op: str, first: torch.Tensor, **others: torch.Tensor | None) -> None:
-    """All tensors on one CUDA device (CPU under the interpreter), or a ValueError naming one."""
-    if not first.is_cuda and not interpreted():
-        raise ValueError(
-            f"{op}: the triton kernels need CUDA tensors, got a tensor on {first.device}; "
-            "move it to a GPU or choose another backend"
-        )
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != first.device:
-            raise ValueError(
-                f"{op}: {name} is on {tensor.device}, expected {first.device} like the first "
-                "argument; move all tensors to one device"
-            )
-
-
-def check_shape(op: str, name: str, tensor: torch.Tensor | None, shape: Sequence[int]) -> None:
-    """A ValueError naming the tensor unless its shape is ``shape``."""
-    if tensor is not None and tuple(tensor.shape) != tuple(shape):
-        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
-
-
-def check_dtype(op: str, name: str, tensor: torch.Tensor | None, *allowed: torch.dtype) -> None:
-    """A ValueError naming the tensor unless its dtype is one of ``allowed``."""
-    if tensor is not None and tensor.dtype not in allowed:
-        names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
-        raise ValueError(f"{op}: {name} is {tensor.dtype}, expected {names}; convert it first")
-
-
-def check_rows(op: str, name: str, tensor: torch.Tensor | None) -> None:
-    """Rows may be strided; inside a row elements must be adjacent."""
-    if tensor is not None and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        raise ValueError(
-            f"{op}: the last dimension of {name} has stride {tensor.stride(-1)}, expected 1; "
-            f"pass {name}.contiguous()"
-        )
-
-
-def check_row_op(op: str, x: torch.Tensor, **vectors: torch.Tensor | None) -> None:
-    """Checks shared by the ops over rows: x (rows, hidden) and vectors (hidden,) of its dtype."""
-    if x.dim() != 2:
-        raise ValueError(f"{op}: x has {x.dim()} dimensions, expected (rows, hidden)")
-    check_device(op, x, **vectors)
-    check_dtype(op, "x", x, *FLOAT_DTYPES)
-    check_rows(op, "x", x)
-    for name, tensor in vectors.items():
-        check_dtype(op, name, tensor, x.dtype)
-        check_shape(op, name, tensor, (x.shape[1],))
-        check_rows(op, name, tensor)
-
-
 def check_row_width(op: str, hidden: int) -> None:
-    """A ValueError unless a row fits in the registers of one program."""
+    """Raise a ValueError unless a row fits in the registers of one program."""
     reason = row_width_reason(hidden)
     if reason is not None:
         raise ValueError(f"{op}: {reason}; use another backend")
 
 
 def row_width_reason(hidden: int | None) -> str | None:
-    """Why rows of this width have no kernel, or None."""
+    """Return why rows of this width have no kernel, or None."""
     if hidden is None or 0 < hidden <= ROW_LIMIT:
         return None
     return f"rows have {hidden} elements, the triton kernel holds 1 to {ROW_LIMIT} in registers"
-
-
-def product_output(
-    op: str,
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-) -> torch.Tensor:
-    """Checks the operands of x (rows, K) @ weight (N, K).T; returns an empty (rows, N)."""
-    check_device(op, x, weight=weight, bias=bias, residual=residual)
-    if weight.dim() != 2 or weight.shape[1] != x.shape[1]:
-        raise ValueError(
-            f"{op}: weight has shape {tuple(weight.shape)}, expected (N, {x.shape[1]}) to go with "
-            f"x of shape {tuple(x.shape)}"
-        )
-    shape = (x.shape[0], weight.shape[0])
-    check_shape(op, "bias", bias, shape[1:])
-    check_shape(op, "residual", residual, shape)
-    check_rows(op, "weight", weight)
-    for name, tensor in (("bias", bias), ("residual", residual)):
-        check_dtype(op, name, tensor, x.dtype)
-        check_rows(op, name, tensor)
-    return torch.empty(shape, dtype=x.dtype, device=x.device)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
+from fastbert.ops.add_layer_norm import RowNormOperands
 from fastbert.triton_kernels import _common
 from fastbert.triton_kernels.configs import row_block
 
@@ -27,6 +28,7 @@ def add_layer_norm_kernel(
     hidden, eps, x_stride, residual_stride, out_stride,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Add up and normalise one row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < hidden
@@ -44,44 +46,30 @@ def add_layer_norm_kernel(
     tl.store(out_ptr + row * out_stride + columns, out, mask=keep)
 
 
-def add_layer_norm(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    residual: torch.Tensor | None = None,
-    x_bias: torch.Tensor | None = None,
-    return_sum: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(LayerNorm(x + x_bias + residual), that sum rounded to x's dtype or an empty tensor).
+def add_layer_norm(o: RowNormOperands) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute LayerNorm(x + x_bias + residual), and that sum; see ``fastbert.ops.add_layer_norm``.
 
-    Shapes: x, residual (rows, hidden) with free row strides; weight, bias, x_bias (hidden,); one
-    dtype of float32, float16, bfloat16. The sum that is normalised is the float32 one, before
-    rounding. Raises ValueError for anything else.
+    The sum that is normalised is the float32 one, before rounding.
+
+    Raises:
+        ValueError: for rows that do not fit in the registers of one program.
     """
-    op = "add_layer_norm"
-    _common.check_row_op(op, x, weight=weight, bias=bias, x_bias=x_bias)
-    rows, hidden = x.shape
-    _common.check_row_width(op, hidden)
-    if residual is not None:
-        _common.check_device(op, x, residual=residual)
-        _common.check_dtype(op, "residual", residual, x.dtype)
-        _common.check_shape(op, "residual", residual, x.shape)
-        _common.check_rows(op, "residual", residual)
-    out = torch.empty((rows, hidden), dtype=x.dtype, device=x.device)
-    total = torch.empty_like(out) if return_sum else torch.empty(0, dtype=x.dtype, device=x.device)
-    if rows == 0:
+    _common.check_row_width("add_layer_norm", o.width)
+    x, residual = o.x, o.residual
+    out = torch.empty((o.rows, o.width), dtype=x.dtype, device=x.device)
+    total = torch.empty_like(out) if o.return_sum else x.new_empty(0)
+    if o.rows == 0:
         return out, total
-    block, warps = row_block(hidden)
+    block, warps = row_block(o.width)
     with _common.on_device(x):
-        add_layer_norm_kernel[(rows,)](
-            x, x_bias, residual, weight, bias, out, total if return_sum else None,
-            hidden, eps, x.stride(0), 0 if residual is None else residual.stride(0), out.stride(0),
-            BLOCK=block, num_warps=warps, **_common.LAUNCH,
+        add_layer_norm_kernel[(o.rows,)](
+            x, o.x_bias, residual, o.weight, o.bias, out, total if o.return_sum else None,
+            o.width, o.eps, x.stride(0), 0 if residual is None else residual.stride(0),
+            out.stride(0), BLOCK=block, num_warps=warps, **_common.LAUNCH,
         )  # fmt: skip
     return out, total
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     return _common.row_width_reason(traits.hidden_size)

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
+from fastbert.ops.attention_varlen import AttentionOperands
 from fastbert.triton_kernels import _common
 from fastbert.triton_kernels.configs import attention_tile
 
@@ -32,7 +33,7 @@ _SEARCH = 128
 
 @triton.jit
 def _sequence_of(cu_ptr, batch, slot, BLOCK_M: tl.constexpr, SEARCH: tl.constexpr):
-    """Sequence that owns a slot of the query grid, and that sequence's first slot.
+    """Return the sequence that owns a slot of the query grid, and that sequence's first slot.
 
     Sequence b starts at slot cu[b] // BLOCK_M + b. That leaves every sequence a slot for each of
     its blocks, needs no prefix sum over block counts and no host knowledge of the lengths, and
@@ -151,6 +152,7 @@ def attention_varlen_kernel(
     CAUSAL: tl.constexpr, KEY_BIAS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     SEARCH: tl.constexpr,
 ):  # fmt: skip
+    """Compute the context of one block of queries of one head."""
     slot = tl.program_id(0)
     head = tl.program_id(1)
     sequence, first_slot = _sequence_of(cu_q_ptr, batch, slot, BLOCK_M, SEARCH)
@@ -224,114 +226,50 @@ def attention_varlen_kernel(
 
 
 def split_head_dim(head_dim: int) -> tuple[int, int]:
-    """Tiles are powers of two: 80 = 64 + 16 and 96 = 64 + 32 instead of a padded 128."""
+    """Split into powers of two, as tiles are: 80 = 64 + 16, 96 = 64 + 32, not a padded 128."""
     return (64, head_dim - 64) if head_dim in (80, 96) else (head_dim, 0)
 
 
 def query_slots(total_q: int, batch: int, block_m: int) -> int:
-    """Programs along the query axis: an upper bound from sizes the host knows without a sync."""
+    """Return how many programs to start along the query axis, from sizes that the host knows."""
     return total_q // block_m + batch
 
 
-def attention_varlen(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    scale: float,
-    causal: bool = False,
-    key_bias: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """softmax(q kᵀ · scale + key_bias + bias) v for every packed sequence and head.
+def attention_varlen(o: AttentionOperands) -> torch.Tensor:
+    """Compute softmax(q kᵀ · scale + key_bias + bias) v; see ``fastbert.ops.attention_varlen``.
 
-    Shapes: q (total_q, heads, head_dim); k, v (total_k, heads, head_dim), strides free except that
-    head_dim is contiguous; cu_seqlens_q, cu_seqlens_k int32 (batch + 1,) from 0 to the totals;
-    key_bias float32 (total_k,); bias (batch | 1, heads | 1, max_seqlen_q, max_seqlen_k), any
-    float dtype. Causal is bottom-right aligned: query i sees keys j <= i + len_k - len_q. A query
-    that sees no key gives zeros. Returns (total_q, heads, head_dim), contiguous, in q's dtype;
-    sums and softmax are float32 (tf32 products only where torch's matmul setting allows them).
+    Sums and softmax are float32 (tf32 only where torch's matmul setting allows it). Lengths stay on
+    the device: nothing waits for it.
 
-    Never synchronises with the host: lengths stay on the device, and max_seqlen_q and max_seqlen_k
-    are used for checks alone.
-
-    Raises ValueError for a shape, dtype, device or head_dim outside this, and for scale <= 0.
+    Raises:
+        ValueError: for a head_dim outside HEAD_DIMS, and for scale <= 0.
     """
     op = "attention_varlen"
-    _common.check_device(
-        op, q, k=k, v=v, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k,
-        key_bias=key_bias, bias=bias,
-    )  # fmt: skip
-    _common.check_dtype(op, "q", q, *_common.FLOAT_DTYPES)
-    if q.dim() != 3:
-        raise ValueError(f"{op}: q has {q.dim()} dimensions, expected (total_q, heads, head_dim)")
-    total_q, heads, head_dim = q.shape
-    if head_dim not in HEAD_DIMS:
-        raise ValueError(f"{op}: {_head_dim_reason(head_dim)}; use another backend")
-    if k.dim() != 3:
-        raise ValueError(f"{op}: k has {k.dim()} dimensions, expected (total_k, heads, head_dim)")
-    total_k = k.shape[0]
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _common.check_dtype(op, name, tensor, q.dtype)
-        _common.check_rows(op, name, tensor)
-    for name, tensor in (("k", k), ("v", v)):
-        _common.check_shape(op, name, tensor, (total_k, heads, head_dim))
-    batch = cu_seqlens_q.numel() - 1
-    for name, tensor in (
-        ("cu_seqlens_q", cu_seqlens_q),
-        ("cu_seqlens_k", cu_seqlens_k),
-    ):
-        _common.check_dtype(op, name, tensor, torch.int32)
-        _common.check_shape(op, name, tensor, (batch + 1,))
-        if batch < 0 or not tensor.is_contiguous():
-            raise ValueError(f"{op}: {name} must be contiguous and hold batch + 1 offsets from 0")
-    _common.check_dtype(op, "key_bias", key_bias, torch.float32)
-    _common.check_shape(op, "key_bias", key_bias, (total_k,))
-    _common.check_rows(op, "key_bias", key_bias)
-    bias_strides: tuple[int, ...] = (0, 0, 0, 0)
-    if bias is not None:
-        _common.check_dtype(op, "bias", bias, *_common.FLOAT_DTYPES)
-        expected = (batch, heads, max_seqlen_q, max_seqlen_k)
-        if bias.dim() != 4 or any(
-            have != want and not (axis < 2 and have == 1)
-            for axis, (have, want) in enumerate(zip(bias.shape, expected, strict=True))
-        ):
-            raise ValueError(
-                f"{op}: bias has shape {tuple(bias.shape)}, expected (batch | 1, heads | 1, "
-                f"max_seqlen_q, max_seqlen_k) = {expected}"
-            )
-        s = bias.stride()
-        bias_strides = (
-            s[0] if bias.shape[0] > 1 else 0,
-            s[1] if bias.shape[1] > 1 else 0,
-            *s[2:],
-        )
-    if not scale > 0:
-        raise ValueError(f"{op}: scale is {scale}, expected a positive number")
-
-    out = torch.empty((total_q, heads, head_dim), dtype=q.dtype, device=q.device)
-    if out.numel() == 0 or batch < 1:
+    q, k, v = o.q, o.k, o.v
+    if o.dim not in HEAD_DIMS:
+        raise ValueError(f"{op}: {_head_dim_reason(o.dim)}; use another backend")
+    if not o.scale > 0:
+        raise ValueError(f"{op}: scale is {o.scale}, expected a positive number")
+    out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype, device=q.device)
+    if out.numel() == 0 or o.batch < 1:
         return out
     config = attention_tile(
         _common.architecture(q.device),
-        head_dim,
+        o.dim,
         q.dtype != torch.float32,
-        causal or bias is not None,
+        o.causal or o.bias is not None,
     )
-    d, d_tail = split_head_dim(head_dim)
+    d, d_tail = split_head_dim(o.dim)
     with _common.on_device(q):
-        attention_varlen_kernel[(query_slots(total_q, batch, config.m), heads)](
-            q, k, v, out, cu_seqlens_q, cu_seqlens_k,
-            q if key_bias is None else key_bias,
-            q if bias is None else bias,
-            batch, scale * _LOG2E.value,
+        attention_varlen_kernel[(query_slots(o.total_q, o.batch, config.m), o.heads)](
+            q, k, v, out, o.cu_seqlens_q, o.cu_seqlens_k,
+            q if o.key_bias is None else o.key_bias,
+            q if o.bias is None else o.bias,
+            o.batch, o.scale * _LOG2E.value,
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
-            out.stride(0), out.stride(1), *bias_strides,
-            D=d, D_TAIL=d_tail, BLOCK_M=config.m, BLOCK_N=config.n, CAUSAL=causal,
-            KEY_BIAS=key_bias is not None, BIAS=bias is not None,
+            out.stride(0), out.stride(1), *o.bias_strides, 0 if o.bias is None else 1,
+            D=d, D_TAIL=d_tail, BLOCK_M=config.m, BLOCK_N=config.n, CAUSAL=o.causal,
+            KEY_BIAS=o.key_bias is not None, BIAS=o.bias is not None,
             PRECISION=_common.dot_precision(q.dtype), SEARCH=_SEARCH,
             **config.options, **_common.LAUNCH,
         )  # fmt: skip
@@ -343,7 +281,7 @@ def _head_dim_reason(head_dim: int) -> str:
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     if traits.head_dim is not None and traits.head_dim not in HEAD_DIMS:
         return _head_dim_reason(traits.head_dim)
     if traits.attention_dropout > 0.0:

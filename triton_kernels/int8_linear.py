@@ -1,4 +1,4 @@
-"""int8_linear: rows quantised on the way in, an int8 product, and everything else in its epilogue.
+"""int8_linear: rows quantised on the way in, an int8 gemm, and everything else in its epilogue.
 
 Tensor cores multiply signed bytes, so the unsigned q of the contract is shifted: with
 q' = q - 128 and zero_point' = zero_point - 128 the difference q' - zero_point' is unchanged, and
@@ -17,8 +17,10 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
-from fastbert.ops.activations import kernel_activation, unsupported_activation
-from fastbert.ops.int8_linear import widened
+from fastbert.ops.activations import unsupported_activation
+from fastbert.ops.int8_linear import Int8LinearOperands, widened
+from fastbert.ops.operands import CODES, by_rows, fits, vector, wrong_kind
+from fastbert.ops.quantize_rows import QuantizeOperands
 from fastbert.triton_kernels import _common
 from fastbert.triton_kernels.configs import GROUP_M, linear_tile
 from fastbert.triton_kernels.quantize_rows import quantize_rows
@@ -33,6 +35,7 @@ def weight_sums_kernel(
     depth, weight_stride,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Sum one row of the weight."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     acc = tl.zeros([BLOCK], tl.int32)
@@ -47,20 +50,20 @@ def weight_sums_kernel(
 def _dequantize(
     acc, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr, out_ptr,
     out_scale_ptr, out_zero_point_ptr, offs_m, first_n, rows, width,
-    residual_stride, out_stride, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr,
+    residual_stride, out_stride, ACTIVATION: tl.constexpr, act_a, act_b, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Epilogue in pieces of COLUMNS: a whole wide tile of erf does not fit in registers."""
+    """Dequantise and store in pieces of COLUMNS: a wide tile of erf does not fit in registers."""
     if acc.shape[1] > COLUMNS:
         left, right = _common.halves(acc)
         _dequantize(
             left, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr,
             out_ptr, out_scale_ptr, out_zero_point_ptr, offs_m, first_n, rows, width,
-            residual_stride, out_stride, ACTIVATION, COLUMNS,
+            residual_stride, out_stride, ACTIVATION, act_a, act_b, COLUMNS,
         )  # fmt: skip
         _dequantize(
             right, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr,
             out_ptr, out_scale_ptr, out_zero_point_ptr, offs_m, first_n + acc.shape[1] // 2, rows,
-            width, residual_stride, out_stride, ACTIVATION, COLUMNS,
+            width, residual_stride, out_stride, ACTIVATION, act_a, act_b, COLUMNS,
         )  # fmt: skip
     else:
         offs_n = first_n + tl.arange(0, acc.shape[1])
@@ -70,7 +73,8 @@ def _dequantize(
         value = acc.to(tl.float32) * (scale * weight_scale)
         _common.store_tile(
             value, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
-            residual_stride, out_stride, ACTIVATION, out_scale_ptr, out_zero_point_ptr,
+            residual_stride, out_stride, ACTIVATION, act_a, act_b, out_scale_ptr,
+            out_zero_point_ptr,
         )  # fmt: skip
 
 
@@ -87,11 +91,12 @@ def int8_linear_kernel(
     out_ptr,  # (rows, width), uint8 when requantised
     out_scale_ptr,  # (rows,) float32 or None
     out_zero_point_ptr,  # (rows,) int32 or None
-    rows, width, depth, q_stride, weight_stride, residual_stride, out_stride,
+    rows, width, depth, act_a, act_b, q_stride, weight_stride, residual_stride, out_stride,
     ACTIVATION: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Compute one tile of the result."""
     tile_m, tile_n = _common.tile_of(tl.program_id(0), rows, width, BLOCK_M, BLOCK_N, GROUP)
     offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -118,29 +123,23 @@ def int8_linear_kernel(
     _dequantize(
         acc, scale, zero_point, weight_scale_ptr, weight_sums_ptr, bias_ptr, residual_ptr, out_ptr,
         out_scale_ptr, out_zero_point_ptr, offs_m, tile_n * BLOCK_N, rows, width,
-        residual_stride, out_stride, ACTIVATION, COLUMNS,
+        residual_stride, out_stride, ACTIVATION, act_a, act_b, COLUMNS,
     )  # fmt: skip
 
 
 def weight_sums(qweight: torch.Tensor) -> torch.Tensor:
-    """Row sums of qweight, int8 (N, K), as int32 (N,): the ``packed`` of `int8_linear`."""
+    """Return row sums of qweight, int8 (N, K), as int32 (N,): the ``packed`` of `int8_linear`."""
     op = "weight_sums"
-    _common.check_device(op, qweight)
-    _common.check_dtype(op, "qweight", qweight, torch.int8)
-    _common.check_rows(op, "qweight", qweight)
+    if not fits(qweight, torch.int8, qweight.device) or qweight.dim() != 2:
+        raise wrong_kind(op, "qweight", qweight, torch.int8, qweight.device)
     width, depth = qweight.shape
+    qweight = by_rows(qweight)
     sums = torch.empty(width, dtype=torch.int32, device=qweight.device)
     if width > 0:
         with _common.on_device(qweight):
             weight_sums_kernel[(width,)](
-                qweight,
-                sums,
-                depth,
-                qweight.stride(0),
-                BLOCK=1024,
-                num_warps=2,
-                **_common.LAUNCH,
-            )
+                qweight, sums, depth, qweight.stride(0), BLOCK=1024, num_warps=2, **_common.LAUNCH,
+            )  # fmt: skip
     return sums
 
 
@@ -149,80 +148,54 @@ int8_linear_prepack = weight_sums
 
 
 def int8_linear(
-    x: torch.Tensor,
-    qweight: torch.Tensor,
-    weight_scale: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    activation: str = "none",
-    residual: torch.Tensor | None = None,
-    packed: torch.Tensor | None = None,
-    factor: torch.Tensor | None = None,
-    repeated: torch.Tensor | None = None,
-    *,
-    requantize: tuple[torch.Tensor, torch.Tensor] | None = None,
+    o: Int8LinearOperands, *, requantize: tuple[torch.Tensor, torch.Tensor] | None = None
 ) -> torch.Tensor:
-    """activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
+    """See ``fastbert.ops.int8_linear``; everything after the exact gemm is float32, rounded once.
 
-    q, scale, zero_point are `quantize_rows(widened(x, factor, repeated))`. The product is exact;
-    everything after it is float32, rounded once.
+    Args:
+        o: operands, whose ``packed`` is `weight_sums(qweight)`, computed when None.
+        requantize: (scale float32 (rows,), zero_point int32 (rows,)) known beforehand; the result
+            is then clamp(round(y / scale) + zero_point, 0, 255) as uint8, written straight from the
+            accumulators. (A row's own range is not known to the program that holds one tile of it.)
 
-    Shapes: x (rows, K) float32, float16 or bfloat16; qweight int8 (N, K + repeats); weight_scale
-    float32 (N,); bias (N,) and residual (rows, N) in x's dtype; factor float32 (K,); repeated int32
-    (repeats,), columns of x; row strides free; K + repeats at most 65 793.
-    ``packed``: `weight_sums(qweight)`, computed when None. ``requantize``: (scale float32 (rows,),
-    zero_point int32 (rows,)) known beforehand; the result is then clamp(round(y / scale) +
-    zero_point, 0, 255) as uint8, written straight from the accumulators. (A row's own range is
-    not known to the program that holds one tile of it.)
-
-    Returns (rows, N) in x's dtype, or uint8. Raises ValueError for anything else.
+    Raises:
+        ValueError: for K + repeats beyond 65 793, where int32 sums could overflow.
     """
     op = "int8_linear"
-    _common.check_row_op(op, x)
-    _common.check_dtype(op, "qweight", qweight, torch.int8)
-    code = kernel_activation(activation)
-    repeats = 0 if repeated is None else repeated.numel()
-    _common.check_device(op, x, factor=factor, repeated=repeated)
-    _common.check_dtype(op, "factor", factor, torch.float32)
-    _common.check_shape(op, "factor", factor, (x.shape[1],))
-    _common.check_dtype(op, "repeated", repeated, torch.int32)
-    _common.check_shape(op, "repeated", repeated, (repeats,))
-    if qweight.dim() == 2 and qweight.shape[1] != x.shape[1] + repeats:
-        raise ValueError(
-            f"{op}: qweight has shape {tuple(qweight.shape)}, expected (N, {x.shape[1] + repeats}) "
-            f"to go with x of shape {tuple(x.shape)} and {repeats} repeated columns"
-        )
-    _common.check_rows(op, "qweight", qweight)
-    out = _common.product_output(op, x, qweight.narrow(1, 0, x.shape[1]), bias, residual)
-    rows, depth = x.shape[0], x.shape[1] + repeats
-    width = qweight.shape[0]
-    _common.check_device(op, x, weight_scale=weight_scale, packed=packed)
-    _common.check_dtype(op, "weight_scale", weight_scale, torch.float32)
-    _common.check_shape(op, "weight_scale", weight_scale, (width,))
-    _common.check_rows(op, "weight_scale", weight_scale)
-    _common.check_dtype(op, "packed", packed, torch.int32)
-    _common.check_shape(op, "packed", packed, (width,))
+    x, residual, device = o.x, o.residual, o.x.device
+    repeats = 0 if o.repeated is None else o.repeated.numel()
+    depth = o.inner + repeats
     if depth > MAX_DEPTH:
         raise ValueError(
             f"{op}: K is {depth}, expected at most {MAX_DEPTH}: int32 sums could overflow beyond"
         )
+    sums = None
+    if o.packed is not None:
+        sums = vector(op, "packed", o.packed, o.outer, torch.int32, device)
     out_scale = out_zero_point = None
+    dtype = x.dtype
     if requantize is not None:
-        out_scale, out_zero_point = requantize
-        _common.check_device(op, x, requantize_scale=out_scale, requantize_zero=out_zero_point)
-        _common.check_dtype(op, "the scale of requantize", out_scale, torch.float32)
-        _common.check_dtype(op, "the zero_point of requantize", out_zero_point, torch.int32)
-        _common.check_shape(op, "the scale of requantize", out_scale, (rows,))
-        _common.check_shape(op, "the zero_point of requantize", out_zero_point, (rows,))
-        out = torch.empty((rows, width), dtype=torch.uint8, device=x.device)
+        scale, zero_point = requantize
+        out_scale = vector(op, "the scale of requantize", scale, o.rows, torch.float32, device)
+        out_zero_point = vector(
+            op, "the zero_point of requantize", zero_point, o.rows, torch.int32, device
+        )
+        dtype = torch.uint8
+    out = torch.empty((o.rows, o.outer), dtype=dtype, device=device)
     if out.numel() == 0:
         return out
-    q, scale, zero_point = quantize_rows(widened(x, factor, repeated), signed=True)
-    sums = weight_sums(qweight) if packed is None else packed
-    tile = linear_tile(_common.architecture(x.device), "int8", rows).for_depth(depth)
+    wide = widened(x, o.factor, o.repeated)
+    wide_operands = QuantizeOperands(CODES[wide.dtype], o.rows, depth, wide)
+    q, scale, zero_point = quantize_rows(wide_operands, signed=True)
+    qweight = by_rows(o.qweight)
+    if sums is None:
+        sums = weight_sums(qweight)
+    code, a, b = o.activation
+    tile = linear_tile(_common.architecture(device), "int8", o.rows).for_depth(depth)
     with _common.on_device(x):
-        int8_linear_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),)](
-            q, scale, zero_point, qweight, weight_scale, sums, bias, residual, out,
-            out_scale, out_zero_point, rows, width, depth,
+        int8_linear_kernel[(triton.cdiv(o.rows, tile.m) * triton.cdiv(o.outer, tile.n),)](
+            q, scale, zero_point, qweight, o.weight_scale, sums, o.bias, residual, out,
+            out_scale, out_zero_point, o.rows, o.outer, depth, a, b,
             q.stride(0), qweight.stride(0), 0 if residual is None else residual.stride(0),
             out.stride(0),
             ACTIVATION=code, EVEN_K=depth % tile.k == 0,
@@ -233,6 +206,6 @@ def int8_linear(
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     widest = max(traits.hidden_size or 1, traits.intermediate_size or 1)
     return unsupported_activation(traits.activation) or _common.row_width_reason(widest)

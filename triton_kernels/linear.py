@@ -13,7 +13,9 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
-from fastbert.ops.activations import kernel_activation, unsupported_activation
+from fastbert.ops.activations import unsupported_activation
+from fastbert.ops.linear import LinearOperands
+from fastbert.ops.operands import by_rows
 from fastbert.triton_kernels import _common
 from fastbert.triton_kernels.configs import GROUP_M, linear_tile
 
@@ -21,23 +23,23 @@ from fastbert.triton_kernels.configs import GROUP_M, linear_tile
 @triton.jit
 def _store(
     acc, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
-    residual_stride, out_stride, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr,
+    residual_stride, out_stride, ACTIVATION: tl.constexpr, act_a, act_b, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Epilogue in pieces of COLUMNS: a whole wide tile of erf does not fit in registers."""
+    """Store in pieces of COLUMNS: a whole wide tile of erf does not fit in registers."""
     if acc.shape[1] > COLUMNS:
         left, right = _common.halves(acc)
         _store(
             left, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
-            residual_stride, out_stride, ACTIVATION, COLUMNS,
+            residual_stride, out_stride, ACTIVATION, act_a, act_b, COLUMNS,
         )  # fmt: skip
         _store(
             right, bias_ptr, residual_ptr, out_ptr, offs_m, first_n + acc.shape[1] // 2, rows,
-            width, residual_stride, out_stride, ACTIVATION, COLUMNS,
+            width, residual_stride, out_stride, ACTIVATION, act_a, act_b, COLUMNS,
         )  # fmt: skip
     else:
         _common.store_tile(
             acc, bias_ptr, residual_ptr, out_ptr, offs_m, first_n, rows, width,
-            residual_stride, out_stride, ACTIVATION, None, None,
+            residual_stride, out_stride, ACTIVATION, act_a, act_b, None, None,
         )  # fmt: skip
 
 
@@ -48,11 +50,12 @@ def linear_kernel(
     bias_ptr,  # (width,) or None
     residual_ptr,  # (rows, width) or None
     out_ptr,  # (rows, width)
-    rows, width, depth, x_stride, weight_stride, residual_stride, out_stride,
+    rows, width, depth, act_a, act_b, x_stride, weight_stride, residual_stride, out_stride,
     ACTIVATION: tl.constexpr, PRECISION: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Compute one tile of the result."""
     tile_m, tile_n = _common.tile_of(tl.program_id(0), rows, width, BLOCK_M, BLOCK_N, GROUP)
     offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -76,48 +79,35 @@ def linear_kernel(
         weight += BLOCK_K
     _store(
         acc, bias_ptr, residual_ptr, out_ptr, offs_m, tile_n * BLOCK_N, rows, width,
-        residual_stride, out_stride, ACTIVATION, COLUMNS,
+        residual_stride, out_stride, ACTIVATION, act_a, act_b, COLUMNS,
     )  # fmt: skip
 
 
-def linear(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    activation: str = "none",
-    residual: torch.Tensor | None = None,
-    packed: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """activation(x @ weight.T + bias) + residual, accumulated in float32 and rounded once.
+def linear(o: LinearOperands) -> torch.Tensor:
+    """Compute activation(x @ weight.T + bias) + residual; see ``fastbert.ops.linear``.
 
-    Shapes: x (rows, K), weight (N, K), bias (N,), residual (rows, N); row strides free; one dtype
-    of float32, float16, bfloat16. float32 products are IEEE, tf32 only where torch's own matmul
-    setting says so. ``packed`` belongs to the cpu backend and is not looked at. Raises ValueError
-    for anything else.
+    Sums are float32 and rounded once. float32 is IEEE, tf32 only where torch's own matmul setting
+    says so. ``packed`` belongs to the cpu backend and is not looked at.
     """
-    op = "linear"
-    _common.check_row_op(op, x)
-    _common.check_dtype(op, "weight", weight, x.dtype)
-    code = kernel_activation(activation)
-    out = _common.product_output(op, x, weight, bias, residual)
-    rows, depth = x.shape
-    width = weight.shape[0]
+    x, weight, residual = o.x, by_rows(o.weight), o.residual
+    out = torch.empty((o.rows, o.outer), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
+    code, a, b = o.activation
     kind = "float32" if x.dtype == torch.float32 else "16-bit"
-    tile = linear_tile(_common.architecture(x.device), kind, rows).for_depth(depth)
+    tile = linear_tile(_common.architecture(x.device), kind, o.rows).for_depth(o.inner)
     with _common.on_device(x):
-        linear_kernel[(triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),)](
-            x, weight, bias, residual, out, rows, width, depth,
+        linear_kernel[(triton.cdiv(o.rows, tile.m) * triton.cdiv(o.outer, tile.n),)](
+            x, weight, o.bias, residual, out, o.rows, o.outer, o.inner, a, b,
             x.stride(0), weight.stride(0), 0 if residual is None else residual.stride(0),
             out.stride(0),
             ACTIVATION=code, PRECISION=_common.dot_precision(x.dtype),
-            EVEN_K=depth % tile.k == 0, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
+            EVEN_K=o.inner % tile.k == 0, BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k,
             GROUP=GROUP_M, COLUMNS=tile.columns, **tile.options, **_common.LAUNCH,
         )  # fmt: skip
     return out
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     return unsupported_activation(traits.activation)

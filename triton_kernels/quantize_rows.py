@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 
 from fastbert.ops._op import Traits
+from fastbert.ops.quantize_rows import QuantizeOperands
 from fastbert.triton_kernels import _common
 from fastbert.triton_kernels.configs import row_block
 
 
 @triton.jit
 def quantize_row(x, keep):
-    """(q float32 in 0..255, scale, zero_point float32) of one float32 row.
+    """Return (q float32 in 0..255, scale, zero_point float32) of one float32 row.
 
     A NaN anywhere makes the scale NaN (a hardware maximum would drop it); elements that do not
     divide to a number become 0 before the zero point is added, as in the reference.
@@ -47,6 +48,7 @@ def quantize_rows_kernel(
     width, x_stride, q_stride,
     SHIFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Quantise one row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < width
@@ -59,37 +61,33 @@ def quantize_rows_kernel(
 
 
 def quantize_rows(
-    x: torch.Tensor, *, signed: bool = False
+    o: QuantizeOperands, *, signed: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(q, scale, zero_point) with x ~ scale * (q - zero_point), per row.
+    """Quantise every row by its own range; see ``fastbert.ops.quantize_rows``.
 
-    lo = min(0, min x), hi = max(0, max x), scale = (hi - lo) / 255 (1 where that is 0),
-    zero_point = round(-lo / scale), q = clamp(round(x / scale) + zero_point, 0, 255); all in
-    float32, rounding to nearest even. A row with a NaN gets scale NaN.
+    With ``signed`` q is int8 and both it and zero_point are 128 less: what a signed int8 gemm
+    wants.
 
-    Shapes: x (rows, width), float32, float16 or bfloat16, row stride free; q uint8 (rows, width),
-    scale float32 (rows,), zero_point int32 (rows,). With ``signed`` q is int8 and both it and
-    zero_point are 128 less: what a signed int8 product wants. Raises ValueError for anything else.
+    Raises:
+        ValueError: for rows that do not fit in the registers of one program.
     """
-    op = "quantize_rows"
-    _common.check_row_op(op, x)
-    rows, width = x.shape
-    _common.check_row_width(op, width)
-    q = torch.empty((rows, width), dtype=torch.int8 if signed else torch.uint8, device=x.device)
-    scale = torch.empty(rows, dtype=torch.float32, device=x.device)
-    zero_point = torch.empty(rows, dtype=torch.int32, device=x.device)
-    if rows == 0:
+    _common.check_row_width("quantize_rows", o.width)
+    x = o.x
+    q = torch.empty((o.rows, o.width), dtype=torch.int8 if signed else torch.uint8, device=x.device)
+    scale = torch.empty(o.rows, dtype=torch.float32, device=x.device)
+    zero_point = torch.empty(o.rows, dtype=torch.int32, device=x.device)
+    if o.rows == 0:
         return q, scale, zero_point
-    block, warps = row_block(width)
+    block, warps = row_block(o.width)
     with _common.on_device(x):
-        quantize_rows_kernel[(rows,)](
-            x, q, scale, zero_point, width, x.stride(0), q.stride(0),
+        quantize_rows_kernel[(o.rows,)](
+            x, q, scale, zero_point, o.width, x.stride(0), q.stride(0),
             SHIFT=128 if signed else 0, BLOCK=block, num_warps=warps, **_common.LAUNCH,
         )  # fmt: skip
     return q, scale, zero_point
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     widest = max(traits.hidden_size or 1, traits.intermediate_size or 1)
     return _common.row_width_reason(widest)

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from bench.gpu.timing import Stopwatch
-from fastbert.kernels import _check
-from fastbert.kernels.cuda import _native, _products
+from fastbert import kernels
+from fastbert.kernels.cuda import _gemm, _native
 from fastbert.kernels.cuda.int8_linear import int8_linear_prepack
-from fastbert.kernels.cuda.quantize_rows import quantize_rows
-from fastbert.ops.activations import kernel_activation
 
 SHAPES = ((768, 768), (768, 2304), (768, 3072), (3072, 768), (1024, 4096), (4096, 1024))
 ROWS = (1, 128, 512, 2048, 16384)
@@ -57,29 +55,28 @@ class Gemm:
         if integer:
             weight = torch.randint(-127, 128, (outer, inner), device=device, dtype=torch.int8)
             scale = torch.rand(outer, device=device) / 1000 + 1e-4
-            q, row_scale, zero_point = quantize_rows(x)
+            q, row_scale, zero_point = kernels.bound("cuda", "quantize_rows")(x)
             sums = int8_linear_prepack(weight)
-            self._quantised = _products.Quantised(row_scale, zero_point, scale, sums)
+            self._quantised = _gemm.Quantised(row_scale, zero_point, scale, sums)
             self._x = q
         else:
             weight, scale = draw(outer, inner) / inner**0.5, None
             self._x = x
         self._weight = weight
         self.op = "int8_linear" if integer else "linear"
-        self._operands = _check.product(
-            self.op, _native.DEVICE, x, weight, bias, None, *(() if scale is None else (scale,))
-        )
+        kernel = kernels.bound("cuda", self.op)
+        weights = (weight,) if scale is None else (weight, scale)
+        self._operands = kernel.check(kernel.target, x, *weights, bias, "gelu")
 
     def run(self, form: Form) -> Tensor:
         """Compute gelu(x @ weight.T + bias) in a form; no epilogue costs more than GELU's."""
-        before, _products.FORM = _products.FORM, form
+        before, _gemm.FORM = _gemm.FORM, form
         try:
-            return _products.product(
-                self.op, self._operands, self._x, self._weight, kernel_activation("gelu"),
-                self._quantised,
+            return _gemm.gemm(
+                self.op, self._operands, self._x, self._weight, self._quantised,
             )  # fmt: skip
         finally:
-            _products.FORM = before
+            _gemm.FORM = before
 
     def forms(self) -> Iterator[Form]:
         """Yield the forms that take this GEMM on this device."""

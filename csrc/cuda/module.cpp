@@ -51,7 +51,7 @@ PYBIND11_MODULE(_cuda, m) {
         [](const char* op, address_t x, address_t x_bias, address_t residual, address_t weight,
            address_t bias, address_t out, address_t sum, index_t rows, index_t width,
            index_t x_stride, index_t residual_stride, index_t out_stride, int dtype, int activation,
-           float eps, int device, address_t stream) {
+           float activation_a, float activation_b, float eps, int device, address_t stream) {
             cuda::RowNorm args;
             args.x = pointer(x);
             args.x_bias = pointer(x_bias);
@@ -67,6 +67,7 @@ PYBIND11_MODULE(_cuda, m) {
             args.out_stride = out_stride;
             args.dtype = static_cast<DType>(dtype);
             args.activation = static_cast<Activation>(activation);
+            args.activation_params = {activation_a, activation_b};
             args.eps = eps;
             cuda::row_norm(op, args, target(device, stream));
         },
@@ -74,8 +75,8 @@ PYBIND11_MODULE(_cuda, m) {
     m.def(
         "bias_act",
         [](address_t x, address_t bias, address_t out, index_t rows, index_t width,
-           index_t x_stride, index_t out_stride, int dtype, int activation, int device,
-           address_t stream) {
+           index_t x_stride, index_t out_stride, int dtype, int activation, float activation_a,
+           float activation_b, int device, address_t stream) {
             cuda::BiasAct args;
             args.x = pointer(x);
             args.bias = pointer(bias);
@@ -86,6 +87,7 @@ PYBIND11_MODULE(_cuda, m) {
             args.out_stride = out_stride;
             args.dtype = static_cast<DType>(dtype);
             args.activation = static_cast<Activation>(activation);
+            args.activation_params = {activation_a, activation_b};
             cuda::bias_act(args, target(device, stream));
         },
         release_gil());

@@ -77,7 +77,7 @@ __device__ void store(void* base, index_t offset, index_t available, const float
 }
 
 // gelu is the exact erf form.
-__device__ inline float activate(float x, Activation activation) {
+__device__ inline float activate(float x, Activation activation, const ActivationParams& params) {
     switch (activation) {
         case Activation::none:
             return x;
@@ -94,6 +94,10 @@ __device__ inline float activate(float x, Activation activation) {
             return x / (1.0f + expf(-x));
         case Activation::tanh:
             return tanhf(x);
+        case Activation::leaky_relu:
+            return x < 0.0f ? params.a * x : x;
+        case Activation::scaled_silu:
+            return x / (1.0f + expf(-(params.a * x)));
     }
     return x;
 }

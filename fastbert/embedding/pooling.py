@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastbert.kernels import cpu
 from fastbert.layers.linear import Linear
+from fastbert.ops.segment_sums import weighted_sums
 from fastbert.runtime.plan import Plan
 
 # In the order in which several modes of one model are concatenated.
@@ -73,50 +73,33 @@ def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
     return tuple(modes)
 
 
-def pool(rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str]) -> Tensor:
+def pool(rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str], plan: Plan) -> Tensor:
     """Compute one vector for each packed sequence.
 
     Args:
         rows: hidden states (tokens, hidden) of any float dtype.
         cu_seqlens: (batch + 1,) integers, as in PackedBatch. An empty sequence pools to zeros.
         modes: names from MODES; several are concatenated in the order given.
+        plan: whose `segment_sums` adds the rows.
 
     Returns:
         float32 (batch, hidden * len(modes)). Sums are float32, in the order of the tokens.
     """
     bounds = cu_seqlens.to(torch.int64)
-    pooled = [_POOLERS[mode](rows, bounds) for mode in check_modes(modes)]
+    pooled = [_POOLERS[mode](rows, bounds, plan) for mode in check_modes(modes)]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
-
-
-def _sums(rows: Tensor, bounds: Tensor, divisors: Tensor | None = None) -> Tensor:
-    """Sum every text's rows and divide by its divisor."""
-    if cpu.sums_segments(rows):
-        return cpu.segment_sums(rows, bounds, divisors)
-    sums = _sums_by_torch(rows, bounds)
-    return sums if divisors is None else sums / divisors[:, None]
-
-
-def _sums_by_torch(rows: Tensor, bounds: Tensor, weights: Tensor | None = None) -> Tensor:
-    # embedding_bag adds the rows of a bag one after the other, without a temporary; a plain
-    # sum(0) per text may take another order for another number of threads or columns.
-    rows = rows.float()
-    if rows.numel() == 0 or bounds.shape[0] == 1:
-        return rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
-    every = torch.arange(rows.shape[0], device=rows.device)
-    return F.embedding_bag(every, rows, bounds[:-1], mode="sum", per_sample_weights=weights)
 
 
 def _lengths(bounds: Tensor) -> Tensor:
     return bounds.diff().clamp(min=1).to(torch.float32)
 
 
-def _mean(rows: Tensor, bounds: Tensor) -> Tensor:
-    return _sums(rows, bounds, _lengths(bounds))
+def _mean(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
+    return plan.segment_sums(rows, bounds, _lengths(bounds))
 
 
-def _mean_sqrt_len(rows: Tensor, bounds: Tensor) -> Tensor:
-    return _sums(rows, bounds, _lengths(bounds).sqrt())
+def _mean_sqrt_len(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
+    return plan.segment_sums(rows, bounds, _lengths(bounds).sqrt())
 
 
 def _owners(rows: Tensor, bounds: Tensor) -> Tensor:
@@ -126,14 +109,14 @@ def _owners(rows: Tensor, bounds: Tensor) -> Tensor:
     return every.repeat_interleave(bounds.diff(), output_size=rows.shape[0])
 
 
-def _weighted_mean(rows: Tensor, bounds: Tensor) -> Tensor:
+def _weighted_mean(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
     starts = bounds[_owners(rows, bounds)]
     weights = (torch.arange(rows.shape[0], device=rows.device) - starts + 1).to(torch.float32)
     total = _lengths(bounds)[:, None]
-    return _sums_by_torch(rows, bounds, weights) / (total * (total + 1) / 2)
+    return weighted_sums(rows, bounds, weights) / (total * (total + 1) / 2)
 
 
-def _max(rows: Tensor, bounds: Tensor) -> Tensor:
+def _max(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
     # 64 texts of 64 rows take 43 % of the time of an amax for each of them.
     rows = rows.float()
     none = rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
@@ -150,15 +133,15 @@ def _edge_rows(rows: Tensor, bounds: Tensor, at: Tensor) -> Tensor:
     return torch.where((bounds.diff() > 0)[:, None], picked, 0.0)
 
 
-def _first(rows: Tensor, bounds: Tensor) -> Tensor:
+def _first(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
     return _edge_rows(rows, bounds, bounds[:-1])
 
 
-def _last(rows: Tensor, bounds: Tensor) -> Tensor:
+def _last(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
     return _edge_rows(rows, bounds, bounds[1:] - 1)
 
 
-_POOLERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_POOLERS: dict[str, Callable[[Tensor, Tensor, Plan], Tensor]] = {
     "cls": _first,
     "max": _max,
     "mean": _mean,

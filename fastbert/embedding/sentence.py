@@ -300,7 +300,7 @@ class SentenceEncoder:
         # The encoder packs these grids of indices at once; hidden states are never padded. The mask
         # stays on the host, where it can be counted without waiting for the device.
         encoding = self.model.base_model.encode(EncoderInputs(ids, torch.from_numpy(real), types))
-        vectors = pool(encoding.packed, encoding.batch.cu_seqlens, self.modes)
+        vectors = pool(encoding.packed, encoding.batch.cu_seqlens, self.modes, encoding.plan)
         for module in self.dense:
             vectors = module(vectors, encoding.plan)
         return vectors

@@ -31,7 +31,7 @@ from fastbert.layers.embeddings import (
 )
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Linear
-from fastbert.ops.activations import KERNEL_ACTIVATIONS
+from fastbert.ops.activations import kernel_activation
 from fastbert.runtime.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -77,12 +77,15 @@ class CpuEncoder:
         self._kept: list[Tensor] = []
         # The other sources hold addresses only until they are packed.
         alive: list[Tensor] = []
+        activation = kernel_activation(first.activation)
         shape = native.library.EncoderShape(
             hidden=self.hidden,
             num_heads=first.num_heads,
             head_dim=first.head_dim,
             intermediate=first.up.out_features,
-            activation=KERNEL_ACTIVATIONS[first.activation],
+            activation=activation.code,
+            activation_a=activation.a,
+            activation_b=activation.b,
             pre_norm=first.pre_norm,
             scale=first.scale,
             attention=DTYPES[self.attention],

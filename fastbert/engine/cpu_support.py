@@ -13,7 +13,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.hooks import forward_hooked
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
-from fastbert.ops.activations import KERNEL_ACTIVATIONS
+from fastbert.ops.activations import unsupported_activation
 from fastbert.runtime.plan import Plan
 
 _OPS = ("attention_varlen", "add_layer_norm")
@@ -106,7 +106,7 @@ def _block_reason(blocks: Sequence[Block]) -> str | None:
                 return f"a projection is computed by {names}"
             if not _quantised_alike(group):
                 return "projections of the same rows quantise them differently"
-    if first.activation not in KERNEL_ACTIVATIONS:
+    if unsupported_activation(first.activation) is not None:
         return f"kernels do not compute the activation {first.activation!r}"
     return _part_reason(list(_modules(blocks)))
 

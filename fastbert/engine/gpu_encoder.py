@@ -25,6 +25,7 @@ from fastbert.layers.embeddings import EmbeddingInput, embed_and_project
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.activations import Activation
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -68,7 +69,7 @@ class _Projection:
         return cls(plan, weight, bias, None, plan.prepack("linear", weight))
 
     def __call__(
-        self, x: Tensor, activation: str = "none", residual: Tensor | None = None
+        self, x: Tensor, activation: str | Activation = "none", residual: Tensor | None = None
     ) -> Tensor:
         if self.scale is None:
             return self.plan.linear(x, self.weight, self.bias, activation, residual, self.packed)

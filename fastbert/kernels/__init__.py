@@ -1,7 +1,7 @@
 """Where kernels are found: one package or module per backend, asked by name and only when needed.
 
 A backend answers three questions: can it run on this device at all (`missing`), does it have a
-kernel for this op and these traits (`refusal`), and which function is it (`kernel`). The first two
+kernel for this op and these traits (`refusal`), and which one is it (`kernel`). The first two
 answer None for yes and otherwise a reason that a person can act on.
 """
 
@@ -13,16 +13,16 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fastbert.errors import Unavailable
 from fastbert.kernels import native
-
-if TYPE_CHECKING:
-    from fastbert.ops._op import Traits
+from fastbert.ops import REGISTRY, Traits
+from fastbert.ops.operands import Target
 
 NAMES = ("cpu", "cuda", "triton")
 # Of a GPU. What is older has neither bfloat16 on its tensor cores nor cp.async, and no machine code
@@ -31,7 +31,7 @@ LEAST_CAPABILITY = (8, 0)
 
 
 def missing(backend: str, device: torch.device) -> str | None:
-    """None when the backend can run on the device, else the reason."""
+    """Return None when the backend can run on the device, else the reason."""
     if backend == "triton":
         reason = _triton_missing(device)
     elif device.type != backend:
@@ -45,7 +45,7 @@ def missing(backend: str, device: torch.device) -> str | None:
 
 
 def instruction_set(backend: str, device: torch.device) -> str:
-    """What the kernels of a backend, which is not `missing`, are compiled for on this device."""
+    """Return what a backend that is not `missing` is compiled for on this device."""
     if backend == "cpu":
         return native.isa()
     if device.type == "cpu":
@@ -55,7 +55,7 @@ def instruction_set(backend: str, device: torch.device) -> str:
 
 
 def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | None:
-    """None when the backend, which is not `missing`, has a kernel for this, else the reason."""
+    """Return None when a backend that is not `missing` has a kernel for this, else the reason."""
     if dtype not in _DTYPES:
         return f"kernels compute in {', '.join(map(_short, _DTYPES))}, not in {_short(dtype)}"
     module, reason = _op_module(backend, op)
@@ -64,21 +64,55 @@ def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | 
     return module.supports(op, traits) if backend == "cpu" else module.supports(traits)
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """An op on a backend, callable with the arguments of the op's reference.
+
+    Attributes:
+        check: the op's own, which makes the operands.
+        target: what the operands are checked for.
+        function: the backend's, which takes nothing but the operands.
+    """
+
+    check: Callable[..., Any]
+    target: Target
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Check the operands and run the op."""
+        return self.function(self.check(self.target, *args, **kwargs))
+
+
 @functools.cache
-def kernel(backend: str, op: str) -> Callable[..., Any]:
-    """The function that runs the op on the backend, with the signature of the op's reference.
+def kernel(backend: str, op: str) -> Kernel:
+    """Return the op on the backend.
 
     Raises:
         Unavailable: when the backend cannot be loaded or has no such kernel.
     """
+    return bound(backend, op)
+
+
+def bound(backend: str, op: str) -> Kernel:
+    """Do what `kernel` does, looking anew for where the backend's operands must be."""
     module, reason = _op_module(backend, op)
     if module is None:
         raise Unavailable(f"{op} has no {backend} kernel here: {reason}.")
-    return getattr(module, op)
+    home, _ = _module(_HOMES[backend])
+    assert home is not None
+    return Kernel(REGISTRY[op].check, home.target(), getattr(module, op))
+
+
+# Which module says where a backend's operands must be.
+_HOMES = {
+    "cpu": "fastbert.kernels.cpu",
+    "cuda": "fastbert.kernels.cuda",
+    "triton": "fastbert.triton_kernels._common",
+}
 
 
 def packer(backend: str, op: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """The function that puts a weight into the order of a product's kernel; None if it has none."""
+    """Return the function that puts a weight into the order of a gemm's kernel, if there is one."""
     module, _ = _op_module(backend, op)
     return None if module is None else getattr(module, f"{op}_prepack", None)
 
@@ -94,7 +128,10 @@ def _op_module(backend: str, op: str) -> tuple[ModuleType | None, str]:
     if backend == "cpu":
         return _module("fastbert.kernels.cpu")
     if backend == "triton":
-        return _module(f"fastbert.triton_kernels.{op}")
+        name = f"fastbert.triton_kernels.{op}"
+        if importlib.util.find_spec(name) is None:
+            return None, f"the triton backend has no {op}"
+        return _module(name)
     package, reason = _module("fastbert.kernels.cuda")
     if package is None:
         return None, reason

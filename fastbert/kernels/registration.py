@@ -21,13 +21,13 @@ _library = torch.library.Library("fastbert", "DEF")
 
 
 def register(op: Op) -> None:
-    """Defines the overloads of an op."""
+    """Define the overloads of an op."""
     for backend in kernels.NAMES:
         name = f"{op.name}.{backend}"
         _library.define(f"{name}{op.schema}")
         # Not by device: a tensor on the wrong one gets the kernel's own sentence.
         _library.impl(name, _deferred(op.name, backend), "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastbert::{name}", op.fake, lib=_library)
+        torch.library.register_fake(f"fastbert::{name}", _by_name(op), lib=_library)
         if op.differentiable:
             torch.library.register_autograd(
                 f"fastbert::{name}",
@@ -38,7 +38,7 @@ def register(op: Op) -> None:
 
 
 def overload(op: str, backend: str) -> Callable[..., Any]:
-    """The registered operator of an op on a backend."""
+    """Return the registered operator of an op on a backend."""
     return getattr(getattr(torch.ops.fastbert, op), backend)
 
 
@@ -47,6 +47,15 @@ def _deferred(op: str, backend: str) -> Callable[..., Any]:
         return kernels.kernel(backend, op)(*arguments)
 
     return call
+
+
+def _by_name(op: Op) -> Callable[..., Any]:
+    """Return the fake of an op for arguments in order, as torch.library gives them."""
+
+    def fake(*args: Any, **kwargs: Any) -> Any:
+        return op.fake(**dict(zip(op.parameters, args, strict=False)), **kwargs)
+
+    return fake
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -88,7 +97,7 @@ def _backward_through(reference: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def support_table() -> list[dict[str, str]]:
-    """One row per op: its name and, per backend, the dtypes of the kernels there are.
+    """Return one row per op: its name and, per backend, the dtypes of the kernels there are.
 
     "reference" is every floating dtype. What stands in a cell is what this installation can load,
     whether or not this machine has the device for it.

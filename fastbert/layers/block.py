@@ -8,6 +8,7 @@ from torch import nn
 
 from fastbert.layers.linear import Projection
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.activations import Activation
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Block:
     output_norm: LayerNorm
     num_heads: int
     scale: float
-    activation: str
+    activation: str | Activation
     pre_norm: bool = False
     cross: CrossAttention | None = None
     distances: Distances | None = None

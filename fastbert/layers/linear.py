@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
+from fastbert.ops.activations import Activation
 from fastbert.runtime.plan import Choice, Plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted
@@ -101,7 +102,7 @@ class Linear(nn.Linear):
         self,
         x: Tensor,
         plan: Plan | None = None,
-        activation: str = "none",
+        activation: str | Activation = "none",
         residual: Tensor | None = None,
         bias: bool = True,
     ) -> Tensor:
@@ -193,7 +194,7 @@ class Int8Linear(nn.Module):
         self,
         x: Tensor,
         plan: Plan | None = None,
-        activation: str = "none",
+        activation: str | Activation = "none",
         residual: Tensor | None = None,
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
@@ -252,7 +253,7 @@ def project(
     part: nn.Module,
     x: Tensor,
     plan: Plan,
-    activation: str = "none",
+    activation: str | Activation = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
     """Compute activation(part(x)) + residual, whatever computes part(x).

@@ -11,6 +11,7 @@ from fastbert.ops import (
     int8_linear,
     linear,
     quantize_rows,
+    segment_sums,
 )
 from fastbert.ops._op import Case, Mutation, Op, Tolerance, Traits
 
@@ -28,5 +29,6 @@ REGISTRY: dict[str, Op] = {
         add_layer_norm,
         bias_act,
         act_layer_norm,
+        segment_sums,
     )
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,26 +82,76 @@ class Op:
 
     Attributes:
         name: the torch.library name, `fastbert::<name>`; each backend is an overload of it.
-        schema: argument and result types in torch's schema language, without the name.
-        reference: plain differentiable torch, any floating dtype; the definition of the op.
-        fake: shapes and dtypes of the results, for tracing without data.
+        reference: plain differentiable torch, any floating dtype; the definition of the op. Its
+            signature is the public one, from which the schema is made.
+        check: takes a `Target` and the arguments of the reference, and returns the operands, the
+            one structure that the function of every compiled backend takes.
+        fake: shapes and dtypes of the results, for tracing without data; takes by name what it
+            needs of the reference's arguments.
         supports: (backend, traits) -> None, or the reason why that backend cannot serve them.
         tolerances: per dtype of the floating inputs.
         cases: sample calls that tests and benchmarks share.
         mutations: wrong implementations that `cases` and `tolerances` must expose.
         differentiable: False where results are integers.
+        reference_suffices: whether a Plan may take the reference without complaint where there is
+            no kernel: it computes each row in a fixed order, and no model's pass waits for it.
     """
 
     name: str
-    schema: str
     reference: Callable[..., Any]
+    check: Callable[..., Any]
     fake: Callable[..., Any]
     supports: Callable[[str, Traits], str | None]
     tolerances: Mapping[torch.dtype, Tolerance]
     cases: Callable[[], Iterator[Case]]
     mutations: tuple[Mutation, ...]
     differentiable: bool = True
+    reference_suffices: bool = False
 
     @property
     def doc(self) -> str:
+        """What the op computes: the docstring of the reference."""
         return self.reference.__doc__ or ""
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the arguments, in order."""
+        return tuple(inspect.signature(self.reference).parameters)
+
+    @cached_property
+    def schema(self) -> str:
+        """Argument and result types in torch's schema language, without the name."""
+        return schema_of(self.reference)
+
+
+# Annotations of a reference in torch's schema language.
+_SCHEMA_TYPES = {
+    "Tensor": "Tensor",
+    "Tensor | None": "Tensor?",
+    "str | Activation": "str",
+    "float": "float",
+    "int": "SymInt",
+    "bool": "bool",
+}
+
+
+def schema_of(reference: Callable[..., Any]) -> str:
+    """Return the schema of an op, made from the annotations of its reference.
+
+    Raises:
+        KeyError: for an annotation that has no counterpart in a schema.
+    """
+    signature = inspect.signature(reference)
+    arguments = []
+    for name, parameter in signature.parameters.items():
+        argument = f"{_SCHEMA_TYPES[parameter.annotation]} {name}"
+        if parameter.default is not parameter.empty:
+            argument += f"={parameter.default!r}"
+        arguments.append(argument)
+    results = [part.strip() for part in _results(signature.return_annotation)]
+    returned = results[0] if len(results) == 1 else f"({', '.join(results)})"
+    return f"({', '.join(arguments)}) -> {returned}"
+
+
+def _results(annotation: str) -> list[str]:
+    return annotation.removeprefix("tuple[").removesuffix("]").split(",")

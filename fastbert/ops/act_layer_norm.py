@@ -11,24 +11,39 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
-from fastbert.ops.activations import KERNEL_ACTIVATIONS, unsupported_activation
-from fastbert.ops.add_layer_norm import layer_norm, one_pass_layer_norm, wrong_eps
-from fastbert.ops.bias_act import bias_act, other_gelu
-
-SCHEMA = (
-    "(Tensor x, Tensor? bias, Tensor weight, Tensor ln_bias, float eps, str activation) -> Tensor"
+from fastbert.ops.activations import (
+    PLAIN_ACTIVATIONS,
+    SAMPLE_ACTIVATIONS,
+    Activation,
+    kernel_activation,
+    named,
+    unsupported_activation,
 )
+from fastbert.ops.add_layer_norm import (
+    RowNormOperands,
+    layer_norm,
+    one_pass_layer_norm,
+    wrong_eps,
+)
+from fastbert.ops.bias_act import bias_act, other_gelu
+from fastbert.ops.operands import Target, by_rows, operand, two_dimensional, vector
 
 
 def act_layer_norm(
-    x: Tensor, bias: Tensor | None, weight: Tensor, ln_bias: Tensor, eps: float, activation: str
+    x: Tensor,
+    bias: Tensor | None,
+    weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    activation: str | Activation,
 ) -> Tensor:
-    """LayerNorm(activation(x + bias)), the maths of `bias_act` and `add_layer_norm`.
+    """Compute LayerNorm(activation(x + bias)), the maths of `bias_act` and `add_layer_norm`.
 
     Args:
         x: (rows, hidden), floating.
         bias: (hidden,), x.dtype, or None; added before the activation.
-        weight, ln_bias: (hidden,), x.dtype, of the LayerNorm.
+        weight: (hidden,), x.dtype, gain of the LayerNorm.
+        ln_bias: (hidden,), x.dtype, of the LayerNorm.
         eps: added to the variance.
         activation: as for `bias_act`.
 
@@ -38,13 +53,41 @@ def act_layer_norm(
     return layer_norm(bias_act(x, bias, activation), weight, ln_bias, eps)
 
 
-def fake(
-    x: Tensor, bias: Tensor | None, weight: Tensor, ln_bias: Tensor, eps: float, activation: str
-) -> Tensor:
+def check(
+    target: Target,
+    x: Tensor,
+    bias: Tensor | None,
+    weight: Tensor,
+    ln_bias: Tensor,
+    eps: float,
+    activation: str | Activation,
+) -> RowNormOperands:
+    """Return the operands of `act_layer_norm`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "act_layer_norm"
+    x, code = operand(op, "x", x, target)
+    rows, width = two_dimensional(op, "x", x)
+    dtype, device = x.dtype, x.device
+    weight = vector(op, "weight", weight, width, dtype, device)
+    ln_bias = vector(op, "ln_bias", ln_bias, width, dtype, device)
+    if bias is not None:
+        bias = vector(op, "bias", bias, width, dtype, device)
+    function = kernel_activation(activation)
+    return RowNormOperands(
+        code, rows, width, by_rows(x), bias, function, None, weight, ln_bias, eps, False
+    )
+
+
+def fake(*, x: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
     return x.new_empty(x.shape)
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return unsupported_activation(traits.activation)
 
 
@@ -71,6 +114,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     make = partial(_make, eps=1e-12)
     sizes = [
         (0, 8),
@@ -86,7 +130,7 @@ def cases() -> Iterator[Case]:
     ]
     for rows, hidden in sizes:
         yield Case(f"gelu-{rows}x{hidden}", partial(make, rows=rows, hidden=hidden))
-    for activation in KERNEL_ACTIVATIONS:
+    for activation in PLAIN_ACTIVATIONS:
         yield Case(
             f"{activation}-no-bias",
             partial(make, rows=3, hidden=129, activation=activation, bias=False, eps=1e-5),
@@ -104,6 +148,8 @@ def cases() -> Iterator[Case]:
             partial(make, rows=4, hidden=768, activation="relu", std=1e-3, eps=eps),
         )
     yield Case("large-mean", partial(make, rows=8, hidden=768, activation="none", mean=100.0))
+    for activation in SAMPLE_ACTIVATIONS:
+        yield Case(f"{activation}", partial(make, rows=3, hidden=129, activation=activation))
 
 
 def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
@@ -129,14 +175,15 @@ def _activation_after(
 
 OP = Op(
     name="act_layer_norm",
-    schema=SCHEMA,
     reference=act_layer_norm,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
     cases=cases,
     mutations=(
         Mutation("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+        Mutation("parameters of the activation ignored", _changed(activation=named)),
         Mutation("wrong eps", _changed(eps=wrong_eps)),
         Mutation("bias dropped", _changed(bias=lambda _: None)),
         Mutation("LayerNorm bias dropped", _changed(ln_bias=torch.zeros_like)),

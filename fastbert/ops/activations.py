@@ -1,9 +1,17 @@
-"""Activations by the names configuration files use. `gelu` is the exact erf form."""
+"""Activations by the names that configuration files use. `gelu` is the exact erf form.
+
+To add one: its formula in `ACTIVATIONS`, or in `_PARAMETRISED` where it has numbers of its own; for
+kernels a code in `KERNEL_ACTIVATIONS` and csrc/common/types.h, and one case in csrc/cpu/vec/math.h,
+csrc/cuda/row.cuh and triton_kernels/_common.py.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +27,64 @@ KERNEL_ACTIVATIONS: dict[str, int] = {
     "silu": 4,
     "swish": 4,
     "tanh": 5,
+    "leaky_relu": 6,
+    "quick_gelu": 7,
 }
+# Those of them without parameters.
+PLAIN_ACTIVATIONS = tuple(KERNEL_ACTIVATIONS)[:-2]
+# Sample calls of the others.
+SAMPLE_ACTIVATIONS = ("leaky_relu", "leaky_relu(0.2)", "quick_gelu", "quick_gelu(0.7)")
+# Numbers that kernels take beside the code.
+MOST_PARAMETERS = 2
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation whose formula has numbers of its own, for use in place of a name.
+
+    Attributes:
+        name: as in a configuration file.
+        parameters: the numbers, in the order of the formula; () takes the usual ones.
+    """
+
+    name: str
+    parameters: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        """Write the activation as `parse` reads it: "leaky_relu(0.2)", or the bare name."""
+        numbers = ", ".join(map(repr, self.parameters))
+        return f"{self.name}({numbers})" if numbers else self.name
+
+    @staticmethod
+    @functools.cache
+    def parse(text: str) -> Activation:
+        """Return the activation that a name, with or without parameters in parentheses, stands for.
+
+        Raises:
+            ValueError: for parameters that are no numbers.
+        """
+        name, bracket, inside = text.partition("(")
+        if not bracket:
+            return Activation(text)
+        try:
+            numbers = tuple(float(number) for number in inside.removesuffix(")").split(","))
+        except ValueError:
+            raise ValueError(
+                f"The activation {text!r} has parameters that are no numbers; write it like "
+                "'leaky_relu(0.2)'."
+            ) from None
+        return Activation(name, numbers)
+
+
+class KernelActivation(NamedTuple):
+    """An activation as kernels take it: its code and up to two numbers, 0 where it has fewer."""
+
+    code: int
+    a: float
+    b: float
+
+
+IDENTITY = KernelActivation(0, 0.0, 0.0)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -43,8 +108,8 @@ def _gelu_python(x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
+def _quick_gelu(x: Tensor, scale: float = 1.702) -> Tensor:
+    return x * torch.sigmoid(scale * x)
 
 
 def _laplace(x: Tensor) -> Tensor:
@@ -60,7 +125,8 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+# Formulas of x and of the parameters, if any.
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "none": _identity,
     "linear": _identity,
     "gelu": F.gelu,
@@ -70,8 +136,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_accurate": _gelu_accurate,
     "gelu_fast": _gelu_fast,
     "gelu_10": _gelu_clipped,
-    "quick_gelu": _quick_gelu,
     "laplace": _laplace,
+    "quick_gelu": _quick_gelu,
     "leaky_relu": F.leaky_relu,
     "mish": F.mish,
     "relu": F.relu,
@@ -84,38 +150,67 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def activate(x: Tensor, name: str) -> Tensor:
-    """The activation `name` of every element of x, in x.dtype.
+# The usual parameters of those that have any.
+_USUAL: dict[str, tuple[float, ...]] = {"leaky_relu": (0.01,), "quick_gelu": (1.702,)}
+
+
+def activate(x: Tensor, activation: str | Activation) -> Tensor:
+    """Return the activation of every element of x, in x.dtype.
 
     Raises:
-        ValueError: when no activation has that name.
+        ValueError: when no activation has that name, or it has another number of parameters.
     """
-    try:
-        function = ACTIVATIONS[name]
-    except KeyError:
+    if isinstance(activation, str) and activation in ACTIVATIONS:
+        return ACTIVATIONS[activation](x)
+    known = _known(activation)
+    return ACTIVATIONS[known.name](x, *known.parameters)
+
+
+def named(activation: str | Activation) -> str:
+    """Return the name of an activation, without parameters."""
+    return _given(activation).name
+
+
+def _given(activation: str | Activation) -> Activation:
+    return Activation.parse(activation) if isinstance(activation, str) else activation
+
+
+def _known(activation: str | Activation) -> Activation:
+    """Return an activation that the reference computes, with all its parameters."""
+    given = _given(activation)
+    if given.name not in ACTIVATIONS:
         raise ValueError(
-            f"There is no activation {name!r}; the known ones are {', '.join(sorted(ACTIVATIONS))}."
-        ) from None
-    return function(x)
+            f"There is no activation {given.name!r}; the known ones are "
+            f"{', '.join(sorted(ACTIVATIONS))}."
+        )
+    usual = _USUAL.get(given.name, ())
+    if given.parameters and len(given.parameters) != len(usual):
+        raise ValueError(
+            f"The activation {given.name!r} has {len(usual)} parameters, not "
+            f"{len(given.parameters)}."
+        )
+    return Activation(given.name, given.parameters or usual)
 
 
-def kernel_activation(name: str) -> int:
-    """The code of an activation that kernels compute.
+@functools.cache
+def kernel_activation(activation: str | Activation) -> KernelActivation:
+    """Return the code and parameters of an activation that kernels compute.
 
     Raises:
-        ValueError: when kernels do not know it.
+        ValueError: when kernels do not know it, or it has another number of parameters.
     """
-    try:
-        return KERNEL_ACTIVATIONS[name]
-    except KeyError:
+    name = named(activation)
+    if name not in KERNEL_ACTIVATIONS:
         raise ValueError(
             f"Kernels do not compute the activation {name!r}; they know "
             f"{', '.join(sorted(KERNEL_ACTIVATIONS))}. Use the reference for this one."
-        ) from None
+        )
+    a, b = (*_known(activation).parameters, 0.0, 0.0)[:MOST_PARAMETERS]
+    return KernelActivation(KERNEL_ACTIVATIONS[name], a, b)
 
 
-def unsupported_activation(name: str | None) -> str | None:
-    """None when kernels compute the activation (or none was named), else the reason."""
-    if name is None or name in KERNEL_ACTIVATIONS:
+def unsupported_activation(activation: str | Activation | None) -> str | None:
+    """Return None when kernels compute the activation (or none was named), else the reason."""
+    if activation is None or named(activation) in KERNEL_ACTIVATIONS:
         return None
-    return f"no kernel computes the activation {name!r}"
+    return f"no kernel computes the activation {named(activation)!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,8 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
-
-SCHEMA = (
-    "(Tensor x, Tensor weight, Tensor bias, float eps, Tensor? residual=None, "
-    "Tensor? x_bias=None, bool return_sum=False) -> (Tensor, Tensor)"
-)
+from fastbert.ops.activations import IDENTITY, KernelActivation
+from fastbert.ops.operands import Target, by_rows, matrix, operand, two_dimensional, vector
 
 
 def add_layer_norm(
@@ -28,14 +25,15 @@ def add_layer_norm(
     x_bias: Tensor | None = None,
     return_sum: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """LayerNorm(x + x_bias + residual), and that sum when it is asked for.
+    """Compute LayerNorm(x + x_bias + residual), and that sum when it is asked for.
 
     y = (s - mean(s)) / sqrt(var(s) + eps) * weight + bias with the biased variance, per row;
     statistics are float32 or better, the variance not from E[s^2] - E[s]^2.
 
     Args:
         x: (rows, hidden), floating.
-        weight, bias: (hidden,), x.dtype.
+        weight: (hidden,), x.dtype, the gain.
+        bias: (hidden,), x.dtype, added after it.
         eps: added to the variance.
         residual: (rows, hidden), x.dtype.
         x_bias: (hidden,), x.dtype.
@@ -59,13 +57,41 @@ def add_layer_norm(
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm over the last dimension; where x and weight differ in dtype, in the wider one."""
+    """Normalise over the last dimension; where x and weight differ in dtype, in the wider one."""
     return F.layer_norm(
         x.to(torch.promote_types(x.dtype, weight.dtype)), (x.shape[-1],), weight, bias, eps
     )
 
 
-def fake(
+class RowNormOperands(NamedTuple):
+    """Checked operands of `add_layer_norm` and `act_layer_norm`.
+
+    Attributes:
+        code: of the dtype.
+        rows, width: shape of x.
+        x: (rows, width), by rows.
+        x_bias: (width,) or None, added before the activation.
+        activation: as kernels take it.
+        residual: (rows, width) by rows or None, added after the activation.
+        weight, bias, eps: of the LayerNorm.
+        return_sum: whether what is normalised is a result too.
+    """
+
+    code: int
+    rows: int
+    width: int
+    x: Tensor
+    x_bias: Tensor | None
+    activation: KernelActivation
+    residual: Tensor | None
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    return_sum: bool
+
+
+def check(
+    target: Target,
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -73,11 +99,34 @@ def fake(
     residual: Tensor | None = None,
     x_bias: Tensor | None = None,
     return_sum: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> RowNormOperands:
+    """Return the operands of `add_layer_norm`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "add_layer_norm"
+    x, code = operand(op, "x", x, target)
+    rows, width = two_dimensional(op, "x", x)
+    dtype, device = x.dtype, x.device
+    weight = vector(op, "weight", weight, width, dtype, device)
+    bias = vector(op, "bias", bias, width, dtype, device)
+    if residual is not None:
+        residual = matrix(op, "residual", residual, rows, width, dtype, device)
+    if x_bias is not None:
+        x_bias = vector(op, "x_bias", x_bias, width, dtype, device)
+    return RowNormOperands(
+        code, rows, width, by_rows(x), x_bias, IDENTITY, residual, weight, bias, eps, return_sum
+    )
+
+
+def fake(*, x: Tensor, return_sum: bool = False, **_: object) -> tuple[Tensor, Tensor]:
+    """Return empty results."""
     return x.new_empty(x.shape), x.new_empty(x.shape if return_sum else 0)
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return None
 
 
@@ -106,6 +155,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     make = partial(_make, eps=1e-12)
     sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
     for rows, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:
@@ -127,7 +177,7 @@ def cases() -> Iterator[Case]:
 
 
 def wrong_eps(eps: float) -> float:
-    """What a kernel with a fixed eps would use."""
+    """Return what a kernel with a fixed eps would use."""
     return 1e-6 if eps == 1e-12 else 1e-12
 
 
@@ -206,8 +256,8 @@ def _sum_without_residual(**arguments: Any) -> tuple[Tensor, Tensor]:
 
 OP = Op(
     name="add_layer_norm",
-    schema=SCHEMA,
     reference=add_layer_norm,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,

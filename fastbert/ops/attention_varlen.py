@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,7 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler, offsets
-
-SCHEMA = (
-    "(Tensor q, Tensor k, Tensor v, Tensor cu_seqlens_q, Tensor cu_seqlens_k, "
-    "SymInt max_seqlen_q, SymInt max_seqlen_k, float scale, bool causal=False, "
-    "Tensor? key_bias=None, Tensor? bias=None) -> Tensor"
-)
+from fastbert.ops.operands import Target, by_heads, fits, operand, vector, wrong_kind
 
 
 def attention_varlen(
@@ -32,10 +27,8 @@ def attention_varlen(
     causal: bool = False,
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
-    *,
-    dropout_p: float = 0.0,
 ) -> Tensor:
-    """softmax(scale * q @ k.T + key_bias + bias) @ v, for every head of every sequence.
+    """Compute softmax(scale * q @ k.T + key_bias + bias) @ v, for every head of every sequence.
 
     The softmax is float32 or better. A score of -inf is invisible; one of finfo.min is visible, so
     a row of nothing but those is uniform and finite. A query that sees no key gets zeros.
@@ -43,18 +36,20 @@ def attention_varlen(
     Args:
         q: (total_q, num_heads, head_dim), floating; the last dimension contiguous, the other
             strides free (views into a fused projection).
-        k, v: (total_k, num_heads, head_dim), q.dtype.
-        cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), from 0 to the total, never falling;
-            sequence b is rows cu_seqlens[b] up to cu_seqlens[b + 1]. Kernels of a GPU, which do not
-            look at the values, take offsets that end before the total: rows behind the last belong
-            to nobody, are not read, and come out as memory had them.
-        max_seqlen_q, max_seqlen_k: at least the longest length.
+        k: (total_k, num_heads, head_dim), q.dtype.
+        v: (total_k, num_heads, head_dim), q.dtype.
+        cu_seqlens_q: int32 (batch + 1,), from 0 to the total, never falling; sequence b is rows
+            cu_seqlens[b] up to cu_seqlens[b + 1]. Kernels of a GPU, which do not look at the
+            values, take offsets that end before the total: rows behind the last are not read, and
+            are undefined in the result.
+        cu_seqlens_k: the same for keys and values.
+        max_seqlen_q: at least the longest length of queries.
+        max_seqlen_k: at least the longest length of keys.
         scale: multiplies q @ k.T; usually head_dim ** -0.5.
         causal: key j is visible to query i iff j <= i + len_k - len_q (aligned at the end).
         key_bias: float32 (total_k,), added to every score of that key.
         bias: floating, (batch or 1, num_heads or 1, max_seqlen_q, max_seqlen_k), added to the
             scores, indexed by positions within the sequence.
-        dropout_p: probability that a weight is dropped; the reference only.
 
     Returns:
         (total_q, num_heads, head_dim), q.dtype.
@@ -73,7 +68,6 @@ def attention_varlen(
         causal,
         key_bias,
         bias,
-        dropout_p=dropout_p,
     )
     return out
 
@@ -94,11 +88,11 @@ def attention_with_probs(
     dropout_p: float = 0.0,
     head_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`attention_varlen`, together with the weights that multiplied v.
+    """Compute `attention_varlen` and the weights that multiplied v.
 
-    Args:
-        head_mask: broadcastable to (batch, num_heads, max_seqlen_q, max_seqlen_k), multiplies the
-            weights after dropout.
+    Arguments that are not described here are those of `attention_varlen`. Weights are dropped with
+    probability dropout_p, and after that multiplied by head_mask, which must be broadcastable to
+    (batch, num_heads, max_seqlen_q, max_seqlen_k).
 
     Returns:
         (total_q, num_heads, head_dim) and (batch, num_heads, max_seqlen_q, max_seqlen_k), both
@@ -126,7 +120,9 @@ def attention_probs(
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale * q @ k.T + key_bias + bias) as (batch, num_heads, max_seqlen_q, max_seqlen_k).
+    """Compute softmax(scale * q @ k.T + key_bias + bias) on a grid.
+
+    The result is (batch, num_heads, max_seqlen_q, max_seqlen_k).
 
     Zero where either position lies beyond the end of its sequence or the key is not visible.
     Arguments are those of `attention_varlen`; the result has q.dtype.
@@ -153,7 +149,7 @@ def attention_probs(
 
 
 def masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
-    """softmax over the last dimension, of the visible scores above -inf; zeros where none is."""
+    """Compute softmax of the visible scores above -inf; zeros where there is none in a row."""
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     blind = (scores == float("-inf")).all(dim=-1, keepdim=True)
@@ -163,7 +159,7 @@ def masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
 def attention_context(
     probs: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, total_q: int
 ) -> Tensor:
-    """probs @ v: (batch, heads, max_seqlen_q, max_seqlen_k) -> (total_q, heads, head_dim)."""
+    """Compute probs @ v: (batch, heads, max_seqlen_q, max_seqlen_k) -> (total_q, heads, dim)."""
     value_grid = to_grid(v, cu_seqlens_k, probs.shape[3]).transpose(1, 2)
     context = torch.matmul(probs.to(v.dtype), value_grid).transpose(1, 2)
     return from_grid(context, cu_seqlens_q, total_q)
@@ -177,10 +173,9 @@ def visible_keys(
     causal: bool,
     full: bool = False,
 ) -> Tensor | None:
-    """bool (batch, 1, max_seqlen_q or 1, max_seqlen_k): which keys a query sees; None for all.
+    """Return bool (batch, 1, max_seqlen_q or 1, max_seqlen_k): which keys a query sees.
 
-    Args:
-        full: every sequence is known to have the maximal length.
+    None stands for all of them. With `full`, every sequence is known to have the maximal length.
     """
     if full and not causal:
         return None
@@ -196,7 +191,7 @@ def visible_keys(
 
 
 def to_grid(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-    """(total, ...) -> (batch, max_seqlen, ...), zeros beyond the end of a sequence."""
+    """Scatter (total, ...) to (batch, max_seqlen, ...), zeros beyond the end of a sequence."""
     batch = cu_seqlens.shape[0] - 1
     if _is_full(x, cu_seqlens, max_seqlen):
         return x.reshape(batch, max_seqlen, *x.shape[1:])
@@ -206,7 +201,7 @@ def to_grid(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
 
 
 def from_grid(grid: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
-    """(batch, max_seqlen, ...) -> (total, ...), contiguous: the inverse of `to_grid`."""
+    """Gather (batch, max_seqlen, ...) into (total, ...), contiguous: the inverse of `to_grid`."""
     batch, max_seqlen = grid.shape[:2]
     flat = grid.reshape(batch * max_seqlen, *grid.shape[2:])
     if batch * max_seqlen == total:
@@ -230,7 +225,43 @@ def _grid_positions(cu_seqlens: Tensor, max_seqlen: int, total: int) -> Tensor:
     return sequence * max_seqlen + rows - starts[sequence]
 
 
-def fake(
+class AttentionOperands(NamedTuple):
+    """Checked operands of `attention_varlen`.
+
+    Attributes:
+        code: of the dtype of q, k and v.
+        total_q, total_k, heads, dim, batch: sizes.
+        q, k, v: (tokens, heads, dim), the last dimension contiguous.
+        cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,); their values are not looked at, which would
+            wait for the device.
+        max_seqlen_q, max_seqlen_k, scale, causal: as for `attention_varlen`.
+        key_bias: float32 (total_k,) or None.
+        bias: float32 (batch or 1, heads or 1, max_seqlen_q, max_seqlen_k), keys adjacent, or None.
+        bias_strides: over sequences, heads and queries, 0 where the bias is broadcast.
+    """
+
+    code: int
+    total_q: int
+    total_k: int
+    heads: int
+    dim: int
+    batch: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+    scale: float
+    causal: bool
+    key_bias: Tensor | None
+    bias: Tensor | None
+    bias_strides: tuple[int, int, int]
+
+
+def check(
+    target: Target,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -242,11 +273,72 @@ def fake(
     causal: bool = False,
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
-) -> Tensor:
+) -> AttentionOperands:
+    """Return the operands of `attention_varlen`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "attention_varlen"
+    q, code = operand(op, "q", q, target)
+    if q.dim() != 3:
+        raise ValueError(
+            f"{op}: q has shape {tuple(q.shape)}, expected (total_q, num_heads, head_dim)."
+        )
+    total_q, heads, dim = q.shape
+    dtype, device = q.dtype, q.device
+    total_k = k.shape[0] if isinstance(k, Tensor) and k.dim() else 0
+    q = by_heads(op, "q", q, (total_q, heads, dim), dtype, device)
+    k = by_heads(op, "k", k, (total_k, heads, dim), dtype, device)
+    v = by_heads(op, "v", v, (total_k, heads, dim), dtype, device)
+    batch = max(cu_seqlens_q.numel() - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
+    cu_seqlens_q = vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32, device)
+    cu_seqlens_k = vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32, device)
+    if key_bias is not None:
+        key_bias = vector(op, "key_bias", key_bias, total_k, torch.float32, device)
+    strides = (0, 0, 0)
+    if bias is not None:
+        bias, strides = _score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
+    return AttentionOperands(
+        code, total_q, total_k, heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
+        max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias, strides,
+    )  # fmt: skip
+
+
+def _score_bias(
+    op: str, bias: object, shape: tuple[int, int, int, int], device: torch.device
+) -> tuple[Tensor, tuple[int, int, int]]:
+    """Return a bias of attention scores as float32 with adjacent keys, and its strides.
+
+    Strides are over sequences, heads and queries, 0 where the bias is broadcast.
+    """
+    batch, heads, queries, keys = shape
+    if not (
+        isinstance(bias, Tensor) and bias.is_floating_point() and fits(bias, bias.dtype, device)
+    ):
+        raise wrong_kind(op, "bias", bias, torch.float32, device)
+    allowed = ((1, batch), (1, heads), (queries,), (keys,))
+    if bias.dim() != 4 or any(n not in ok for n, ok in zip(bias.shape, allowed, strict=True)):
+        raise ValueError(
+            f"{op}: bias has shape {tuple(bias.shape)}, expected ({batch} or 1, {heads} or 1, "
+            f"{queries}, {keys})."
+        )
+    bias = bias.to(torch.float32)
+    if bias.stride(3) != 1:
+        bias = bias.contiguous()
+    strides = bias.stride()
+    over_batch = 0 if bias.shape[0] == 1 else strides[0]
+    over_heads = 0 if bias.shape[1] == 1 else strides[1]
+    return bias, (over_batch, over_heads, strides[2])
+
+
+def fake(*, q: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
     return q.new_empty(q.shape)
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     if traits.attention_dropout > 0.0:
         return "no kernel drops attention weights, and dropout is active"
     return None
@@ -307,6 +399,7 @@ def _make_all_masked(dtype: torch.dtype) -> Arguments:
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     yield Case("empty", partial(_make, lengths=[0, 0]))
     yield Case("single", partial(_make, lengths=[1], heads=1))
     for dim in (1, 8, 20, 31, 32, 64, 80, 96, 128):
@@ -349,7 +442,7 @@ def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
 def _with_visibility(
     visibility: Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor],
 ) -> Callable[..., Tensor]:
-    """The op with another rule, of (query, key, len_q, len_k, causal), for what is visible."""
+    """Return the op with another rule, of (query, key, len_q, len_k, causal), for visibility."""
 
     def mutated(
         q: Tensor,
@@ -430,8 +523,8 @@ def _bias_transposed(**arguments: Any) -> Tensor:
 
 OP = Op(
     name="attention_varlen",
-    schema=SCHEMA,
     reference=attention_varlen,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,

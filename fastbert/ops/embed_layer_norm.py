@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,7 @@ from torch import Tensor
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.add_layer_norm import layer_norm, one_pass_layer_norm, wrong_eps
-
-SCHEMA = (
-    "(Tensor? input_ids, Tensor? word, Tensor weight, Tensor bias, float eps, "
-    "Tensor? position_ids=None, Tensor? position_table=None, Tensor? token_type_ids=None, "
-    "Tensor? type_table=None, Tensor? language_ids=None, Tensor? language_table=None, "
-    "Tensor? inputs_embeds=None, int padding_idx=-1, int position_padding_idx=-1) -> Tensor"
-)
+from fastbert.ops.operands import Target, by_rows, matrix, operand, two_dimensional, vector
 
 
 def embed_layer_norm(
@@ -38,18 +32,26 @@ def embed_layer_norm(
     padding_idx: int = -1,
     position_padding_idx: int = -1,
 ) -> Tensor:
-    """LayerNorm(word[input_ids] + type[...] + position[...] + language[...]), summed in that order.
+    """Compute LayerNorm(word[input_ids] + type[...] + position[...] + language[...]).
+
+    The parts are added in that order.
 
     Args:
         input_ids: int64 (total,); None when inputs_embeds is given.
         word: (vocabulary, hidden), floating; None when inputs_embeds is given.
-        weight, bias: (hidden,), of the LayerNorm.
+        weight: (hidden,), gain of the LayerNorm.
+        bias: (hidden,), of the LayerNorm.
         eps: added to the variance.
-        position_ids, token_type_ids, language_ids: int64 (total,), each with its table
-            (entries, hidden), or both None.
+        position_ids: int64 (total,), or None together with its table.
+        position_table: (entries, hidden), or None.
+        token_type_ids: int64 (total,), or None together with its table.
+        type_table: (entries, hidden), or None.
+        language_ids: int64 (total,), or None together with its table.
+        language_table: (entries, hidden), or None.
         inputs_embeds: (total, hidden), in place of word[input_ids].
-        padding_idx, position_padding_idx: rows of word and position_table that receive no
-            gradient; -1 for none. The result does not depend on them.
+        padding_idx: row of word that receives no gradient; -1 for none. The result does not
+            depend on it.
+        position_padding_idx: the same for position_table.
 
     Returns:
         (total, hidden), the dtype of the tables.
@@ -107,7 +109,35 @@ def _lookup(ids: Tensor, table: Tensor, padding_idx: int = -1) -> Tensor:
     return F.embedding(ids, table, padding_idx if padding_idx >= 0 else None)
 
 
-def fake(
+Lookup = tuple[Tensor, Tensor]
+
+
+class EmbeddingOperands(NamedTuple):
+    """Checked operands of `embed_layer_norm`.
+
+    Attributes:
+        code: of the dtype of tables, weight and bias.
+        rows, width: shape of the result.
+        embeds: (rows, width), by rows, in place of word; or None.
+        word, token_type, position, language: (ids, table), or None.
+        weight, bias, eps: of the LayerNorm.
+    """
+
+    code: int
+    rows: int
+    width: int
+    embeds: Tensor | None
+    word: Lookup | None
+    token_type: Lookup | None
+    position: Lookup | None
+    language: Lookup | None
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+
+def check(
+    target: Target,
     input_ids: Tensor | None,
     word: Tensor | None,
     weight: Tensor,
@@ -122,7 +152,73 @@ def fake(
     inputs_embeds: Tensor | None = None,
     padding_idx: int = -1,
     position_padding_idx: int = -1,
+) -> EmbeddingOperands:
+    """Return the operands of `embed_layer_norm`; the padding indices concern gradients only.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "embed_layer_norm"
+    embeds = None
+    if inputs_embeds is not None:
+        first, code = operand(op, "inputs_embeds", inputs_embeds, target)
+        rows, width = two_dimensional(op, "inputs_embeds", first)
+        embeds, input_ids, word = by_rows(first), None, None
+    elif input_ids is None or word is None:
+        raise ValueError(
+            f"{op}: either inputs_embeds, or input_ids together with their table, must be given."
+        )
+    else:
+        first, code = operand(op, "word", word, target)
+        width = two_dimensional(op, "word", first)[1]
+        if not isinstance(input_ids, Tensor) or input_ids.dim() != 1:
+            raise ValueError(f"{op}: input_ids must be a tensor of one dimension, packed.")
+        rows = input_ids.shape[0]
+    like = (rows, width, first.dtype, first.device)
+    return EmbeddingOperands(
+        code,
+        rows,
+        width,
+        embeds,
+        _checked("input_ids", "word", input_ids, word, *like),
+        _checked("token_type_ids", "type_table", token_type_ids, type_table, *like),
+        _checked("position_ids", "position_table", position_ids, position_table, *like),
+        _checked("language_ids", "language_table", language_ids, language_table, *like),
+        vector(op, "weight", weight, width, first.dtype, first.device),
+        vector(op, "bias", bias, width, first.dtype, first.device),
+        eps,
+    )
+
+
+def _checked(
+    ids_name: str,
+    table_name: str,
+    ids: Tensor | None,
+    table: Tensor | None,
+    rows: int,
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Lookup | None:
+    op = "embed_layer_norm"
+    if ids is None and table is None:
+        return None
+    if ids is None or table is None:
+        given, absent = (table_name, ids_name) if ids is None else (ids_name, table_name)
+        raise ValueError(f"{op}: {given} was given without {absent}; give both or neither.")
+    ids = vector(op, ids_name, ids, rows, torch.int64, device)
+    entries = table.shape[0] if isinstance(table, Tensor) and table.dim() == 2 else 0
+    return ids, matrix(op, table_name, table, entries, width, dtype, device)
+
+
+def fake(
+    *,
+    input_ids: Tensor | None = None,
+    word: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+    **_: object,
 ) -> Tensor:
+    """Return an empty result."""
     if inputs_embeds is not None:
         return inputs_embeds.new_empty(inputs_embeds.shape)
     assert input_ids is not None and word is not None
@@ -130,6 +226,7 @@ def fake(
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return None
 
 
@@ -168,6 +265,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     make = partial(_make, eps=1e-12)
     sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
     for total, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:
@@ -211,8 +309,8 @@ def _one_pass(
 
 OP = Op(
     name="embed_layer_norm",
-    schema=SCHEMA,
     reference=embed_layer_norm,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,

@@ -1,30 +1,41 @@
-"""Matrix product of 8-bit weights and rows quantised on the way in (W8A8)."""
+"""A gemm of 8-bit weights and rows quantised on the way in (W8A8)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
-from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate
+from fastbert.ops.activations import (
+    PLAIN_ACTIVATIONS,
+    SAMPLE_ACTIVATIONS,
+    Activation,
+    KernelActivation,
+    activate,
+    kernel_activation,
+    named,
+)
 from fastbert.ops.bias_act import other_gelu
 from fastbert.ops.linear import SIZES
-from fastbert.ops.quantize_rows import quantize_rows
-
-SCHEMA = (
-    "(Tensor x, Tensor qweight, Tensor weight_scale, Tensor? bias=None, str activation='none', "
-    "Tensor? residual=None, Tensor? packed=None, Tensor? factor=None, Tensor? repeated=None) "
-    "-> Tensor"
+from fastbert.ops.operands import (
+    Target,
+    by_rows,
+    matrix,
+    operand,
+    two_dimensional,
+    vector,
+    weight_rows,
 )
+from fastbert.ops.quantize_rows import quantize_rows
 
 
 def widened(x: Tensor, factor: Tensor | None, repeated: Tensor | None) -> Tensor:
-    """What int8_linear quantises: x * factor in float32, with some columns once more behind it.
+    """Return what int8_linear quantises: x * factor in float32, some columns once more behind it.
 
     Args:
         x: (rows, K), floating.
@@ -46,13 +57,13 @@ def int8_linear(
     qweight: Tensor,
     weight_scale: Tensor,
     bias: Tensor | None = None,
-    activation: str = "none",
+    activation: str | Activation = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
     factor: Tensor | None = None,
     repeated: Tensor | None = None,
 ) -> Tensor:
-    """activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
+    """Compute activation(scale * weight_scale * ((q - zero_point) @ qweight.T) + bias) + residual.
 
     q, scale and zero_point are `quantize_rows(widened(x, factor, repeated))`: with a factor, rows
     are quantised after they were multiplied by it (the weights were divided by it), and repeated
@@ -94,22 +105,86 @@ def int8_linear(
     return out.to(dtype)
 
 
-def fake(
+class Int8LinearOperands(NamedTuple):
+    """Checked operands of `int8_linear`.
+
+    Attributes:
+        code: of the dtype of x.
+        rows, inner, outer: M, K and N of the gemm; K counts the columns of x.
+        x: (rows, inner), by rows.
+        qweight: int8 (outer, inner + repeats), laid out as it was given.
+        weight_scale: float32 (outer,).
+        bias: (outer,) or None.
+        activation: as kernels take it.
+        residual: (rows, outer), by rows, or None.
+        packed: as it was given; a kernel that reads it checks it.
+        factor: float32 (inner,) or None.
+        repeated: int32 (repeats,) or None.
+    """
+
+    code: int
+    rows: int
+    inner: int
+    outer: int
+    x: Tensor
+    qweight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+    activation: KernelActivation
+    residual: Tensor | None
+    packed: Tensor | None
+    factor: Tensor | None
+    repeated: Tensor | None
+
+
+def check(
+    target: Target,
     x: Tensor,
     qweight: Tensor,
     weight_scale: Tensor,
     bias: Tensor | None = None,
-    activation: str = "none",
+    activation: str | Activation = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
     factor: Tensor | None = None,
     repeated: Tensor | None = None,
-) -> Tensor:
+) -> Int8LinearOperands:
+    """Return the operands of `int8_linear`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "int8_linear"
+    x, code = operand(op, "x", x, target)
+    rows, inner = two_dimensional(op, "x", x)
+    dtype, device = x.dtype, x.device
+    if factor is not None:
+        factor = vector(op, "factor", factor, inner, torch.float32, device)
+    repeats = 0
+    if repeated is not None:
+        repeats = repeated.numel() if isinstance(repeated, Tensor) else 0
+        repeated = vector(op, "repeated", repeated, repeats, torch.int32, device)
+    outer = weight_rows(op, "qweight", qweight, inner + repeats, torch.int8, device)
+    weight_scale = vector(op, "weight_scale", weight_scale, outer, torch.float32, device)
+    if bias is not None:
+        bias = vector(op, "bias", bias, outer, dtype, device)
+    if residual is not None:
+        residual = matrix(op, "residual", residual, rows, outer, dtype, device)
+    function = kernel_activation(activation)
+    return Int8LinearOperands(
+        code, rows, inner, outer, by_rows(x), qweight, weight_scale, bias, function, residual,
+        packed, factor, repeated,
+    )  # fmt: skip
+
+
+def fake(*, x: Tensor, qweight: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
     return x.new_empty((x.shape[0], qweight.shape[0]))
 
 
 def supports(backend: str, traits: Traits) -> str | None:
-    # An activation that kernels do not know is computed behind the product (see backend.py).
+    """Return None, or why the backend's kernel cannot serve these traits."""
+    # The Plan has the reference compute an activation that kernels do not know.
     return None
 
 
@@ -164,11 +239,12 @@ def _make_extreme(dtype: torch.dtype, *, sign: int) -> Arguments:
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     for index, (rows, inner, outer) in enumerate(SIZES):
         make = partial(_make, rows=rows, inner=inner, outer=outer)
         yield Case(f"plain-{rows}x{inner}x{outer}", partial(make, bias=index % 2 == 0))
         yield Case(f"fused-{rows}x{inner}x{outer}", partial(make, activation="gelu", residual=True))
-    for activation in KERNEL_ACTIVATIONS:
+    for activation in PLAIN_ACTIVATIONS:
         make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
         yield Case(f"{activation}-residual", partial(make, residual=True))
         yield Case(f"{activation}-tail", partial(make, shift=-2.3, spread=0.05))
@@ -182,6 +258,9 @@ def cases() -> Iterator[Case]:
         )
     for sign in (1, -1):
         yield Case(f"extreme{sign:+d}", partial(_make_extreme, sign=sign))
+    for activation in SAMPLE_ACTIVATIONS:
+        make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
+        yield Case(f"{activation}-residual", partial(make, residual=True))
 
 
 def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
@@ -196,7 +275,7 @@ def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
 def _from_product(
     product: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Callable[..., Tensor]:
-    """The op with another integer product of (q, zero_point, qweight), all float64."""
+    """Return the op with another integer gemm of (q, zero_point, qweight), all float64."""
 
     def mutated(
         x: Tensor,
@@ -261,8 +340,8 @@ def _residual_before(**arguments: Any) -> Tensor:
 
 OP = Op(
     name="int8_linear",
-    schema=SCHEMA,
     reference=int8_linear,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
@@ -281,5 +360,6 @@ OP = Op(
         Mutation("residual dropped", _changed(residual=lambda _: None)),
         Mutation("residual added before the activation", _residual_before),
         Mutation("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+        Mutation("parameters of the activation ignored", _changed(activation=named)),
     ),
 )

@@ -1,10 +1,10 @@
-"""Matrix product with bias, activation and residual in its epilogue."""
+"""A gemm with bias, activation and residual in its epilogue."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,24 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
-from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate
+from fastbert.ops.activations import (
+    PLAIN_ACTIVATIONS,
+    SAMPLE_ACTIVATIONS,
+    Activation,
+    KernelActivation,
+    activate,
+    kernel_activation,
+    named,
+)
 from fastbert.ops.bias_act import other_gelu
-
-SCHEMA = (
-    "(Tensor x, Tensor weight, Tensor? bias=None, str activation='none', "
-    "Tensor? residual=None, Tensor? packed=None) -> Tensor"
+from fastbert.ops.operands import (
+    Target,
+    by_rows,
+    matrix,
+    operand,
+    two_dimensional,
+    vector,
+    weight_rows,
 )
 
 
@@ -25,11 +37,11 @@ def linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: str = "none",
+    activation: str | Activation = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
 ) -> Tensor:
-    """activation(x @ weight.T + bias) + residual, accumulated in float32 or better.
+    """Compute activation(x @ weight.T + bias) + residual, accumulated in float32 or better.
 
     Args:
         x: (rows, K), floating.
@@ -47,19 +59,69 @@ def linear(
     return out if residual is None else out + residual
 
 
-def fake(
+class LinearOperands(NamedTuple):
+    """Checked operands of `linear`.
+
+    Attributes:
+        code: of the dtype.
+        rows, inner, outer: M, K and N of the gemm.
+        x: (rows, inner), by rows.
+        weight: (outer, inner), laid out as it was given.
+        bias: (outer,) or None.
+        activation: as kernels take it.
+        residual: (rows, outer), by rows, or None.
+        packed: as it was given; a kernel that reads it checks it.
+    """
+
+    code: int
+    rows: int
+    inner: int
+    outer: int
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    activation: KernelActivation
+    residual: Tensor | None
+    packed: Tensor | None
+
+
+def check(
+    target: Target,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    activation: str = "none",
+    activation: str | Activation = "none",
     residual: Tensor | None = None,
     packed: Tensor | None = None,
-) -> Tensor:
+) -> LinearOperands:
+    """Return the operands of `linear`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "linear"
+    x, code = operand(op, "x", x, target)
+    rows, inner = two_dimensional(op, "x", x)
+    dtype, device = x.dtype, x.device
+    outer = weight_rows(op, "weight", weight, inner, dtype, device)
+    if bias is not None:
+        bias = vector(op, "bias", bias, outer, dtype, device)
+    if residual is not None:
+        residual = matrix(op, "residual", residual, rows, outer, dtype, device)
+    function = kernel_activation(activation)
+    return LinearOperands(
+        code, rows, inner, outer, by_rows(x), weight, bias, function, residual, packed
+    )
+
+
+def fake(*, x: Tensor, weight: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 
 def supports(backend: str, traits: Traits) -> str | None:
-    # An activation that kernels do not know is computed behind the product (see backend.py).
+    """Return None, or why the backend's kernel cannot serve these traits."""
+    # The Plan has the reference compute an activation that kernels do not know.
     return None
 
 
@@ -112,15 +174,19 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     for index, (rows, inner, outer) in enumerate(SIZES):
         make = partial(_make, rows=rows, inner=inner, outer=outer)
         yield Case(f"plain-{rows}x{inner}x{outer}", partial(make, bias=index % 2 == 0))
         yield Case(f"fused-{rows}x{inner}x{outer}", partial(make, activation="gelu", residual=True))
-    for activation in KERNEL_ACTIVATIONS:
+    for activation in PLAIN_ACTIVATIONS:
         make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
         yield Case(f"{activation}-residual", partial(make, residual=True))
         # Results around -2.3, where the gelus differ most relative to their value.
         yield Case(f"{activation}-tail", partial(make, shift=-2.3, spread=0.1))
+    for activation in SAMPLE_ACTIVATIONS:
+        make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
+        yield Case(f"{activation}-residual", partial(make, residual=True))
 
 
 def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
@@ -175,8 +241,8 @@ def _narrow_sums(**arguments: Any) -> Tensor:
 
 OP = Op(
     name="linear",
-    schema=SCHEMA,
     reference=linear,
+    check=check,
     fake=fake,
     supports=supports,
     tolerances=STANDARD_TOLERANCES,
@@ -186,6 +252,7 @@ OP = Op(
         Mutation("residual dropped", _changed(residual=lambda _: None)),
         Mutation("residual added before the activation", _residual_before),
         Mutation("tanh-gelu for erf-gelu and the reverse", _changed(activation=other_gelu)),
+        Mutation("parameters of the activation ignored", _changed(activation=named)),
         Mutation("activation left out", _changed(activation=lambda _: "none")),
         Mutation("last of K ignored", _last_inner_ignored),
         Mutation("last of an odd K ignored", _last_inner_of_odd),

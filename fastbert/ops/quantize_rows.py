@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastbert.ops._op import FLOATS, Arguments, Case, Mutation, Op, Tolerance, Traits
 from fastbert.ops._sample import Sampler
+from fastbert.ops.operands import Target, by_rows, operand, two_dimensional
 
-SCHEMA = "(Tensor x) -> (Tensor, Tensor, Tensor)"
 LEVELS = 255
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q with x ~ scale * (q - zero_point), per row; all in float32.
+    """Compute q with x ~ scale * (q - zero_point), per row; all in float32.
 
     lo = min(0, min(x)), hi = max(0, max(x)), scale = (hi - lo) / 255 (1 where that is 0),
     zero_point = round(-lo / scale), q = clamp(round(x / scale) + zero_point, 0, 255), rounding to
@@ -41,7 +42,35 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return quantised.to(torch.uint8), scale, zero_point.to(torch.int32)
 
 
-def fake(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class QuantizeOperands(NamedTuple):
+    """Checked operands of `quantize_rows`.
+
+    Attributes:
+        code: of the dtype.
+        rows, width: shape of x.
+        x: by rows.
+    """
+
+    code: int
+    rows: int
+    width: int
+    x: Tensor
+
+
+def check(target: Target, x: Tensor) -> QuantizeOperands:
+    """Return the operands of `quantize_rows`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    op = "quantize_rows"
+    x, code = operand(op, "x", x, target)
+    rows, width = two_dimensional(op, "x", x)
+    return QuantizeOperands(code, rows, width, by_rows(x))
+
+
+def fake(*, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return empty results."""
     rows = x.shape[0]
     return (
         x.new_empty(x.shape, dtype=torch.uint8),
@@ -51,6 +80,7 @@ def fake(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return None
 
 
@@ -73,6 +103,7 @@ def _make_flat(dtype: torch.dtype) -> Arguments:
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     for rows, inner in [
         (0, 8),
         (1, 1),
@@ -145,8 +176,8 @@ def _whole_tensor(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 OP = Op(
     name="quantize_rows",
-    schema=SCHEMA,
     reference=quantize_rows,
+    check=check,
     fake=fake,
     supports=supports,
     # Every step is one correctly rounded float32 operation, so nothing but equality is right.

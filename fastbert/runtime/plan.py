@@ -29,8 +29,9 @@ from fastbert.ops import (
     int8_linear,
     linear,
     quantize_rows,
+    segment_sums,
 )
-from fastbert.ops.activations import KERNEL_ACTIVATIONS, activate, unsupported_activation
+from fastbert.ops.activations import Activation, activate, unsupported_activation
 from fastbert.runtime.tracing import is_jit_tracing, untraced
 
 __all__ = [
@@ -147,6 +148,7 @@ class Plan:
     add_layer_norm = PlannedOp(add_layer_norm.add_layer_norm)
     bias_act = PlannedOp(bias_act.bias_act)
     act_layer_norm = PlannedOp(act_layer_norm.act_layer_norm)
+    segment_sums = PlannedOp(segment_sums.segment_sums)
 
     def __post_init__(self) -> None:
         vars(self).update({choice.op: choice.function for choice in self.choices})
@@ -178,7 +180,15 @@ class Plan:
 
         All kernels promise that; torch's own gemms do not.
         """
-        return not any(choice.backend in _TORCH for choice in self.choices)
+        return not self._by_torch()
+
+    def _by_torch(self) -> list[str]:
+        """Return the ops whose algorithm torch picks, perhaps by the batch."""
+        return [
+            choice.op
+            for choice in self.choices
+            if choice.backend in _TORCH and not REGISTRY[choice.op].reference_suffices
+        ]
 
     def lines(self) -> list[str]:
         """Describe the plan, line by line.
@@ -204,9 +214,10 @@ class Plan:
         return lines
 
     def _invariance(self) -> str:
-        torchs = [choice.op for choice in self.choices if choice.backend in _TORCH]
+        torchs = self._by_torch()
         if torchs:
-            ops = "every op" if len(torchs) == len(self.choices) else ", ".join(torchs)
+            whole = all(choice.backend in _TORCH for choice in self.choices)
+            ops = "every op" if whole else ", ".join(torchs)
             return f"no: torch computes {ops}, and may choose its algorithm by the batch"
         always = ", as always on the CPU" if self.device.type == "cpu" else ""
         return f"yes: every op runs on a kernel that computes each row by itself{always}"
@@ -435,14 +446,20 @@ def _size(op: str, traits: Traits) -> int | None:
 
 def _entry(op: str, backend: str) -> Callable[..., Any]:
     kernel, registered = kernels.kernel(backend, op), overload(op, backend)
+    check, target, function = kernel.check, kernel.target, kernel.function
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # torch's dispatcher costs 2 to 6 us a call; only tracing and autograd need to see the call.
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_jit_tracing():
-            return registered(*args, **kwargs)
-        return kernel(*args, **kwargs)
+            return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+        return function(check(target, *args, **kwargs))
 
     return call
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as torch.library takes it: a parametrised activation as text."""
+    return str(value) if isinstance(value, Activation) else value
 
 
 def _activation_behind(op: str, gemm: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -450,11 +467,11 @@ def _activation_behind(op: str, gemm: Callable[..., Tensor]) -> Callable[..., Te
 
     def call(*args: Any, **kwargs: Any) -> Tensor:
         given = signature.bind(*args, **kwargs).arguments
-        name = given.get("activation", "none")
-        if name in KERNEL_ACTIVATIONS:
+        activation = given.get("activation", "none")
+        if unsupported_activation(activation) is None:
             return gemm(**given)
         residual = given.pop("residual", None)
-        out = activate(gemm(**{**given, "activation": "none"}), name)
+        out = activate(gemm(**{**given, "activation": "none"}), activation)
         return out if residual is None else out + residual
 
     return call
@@ -467,6 +484,8 @@ def _complaint(choices: tuple[Choice, ...], wanted: str, candidates: tuple[str, 
     for choice in choices:
         reasons = dict(choice.passed_over)
         if choice.backend == "reference":
+            if REGISTRY[choice.op].reference_suffices:
+                continue
             why = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
             by_reason.setdefault(why or "no backend has kernels for this device", []).append(
                 choice.op
@@ -475,7 +494,8 @@ def _complaint(choices: tuple[Choice, ...], wanted: str, candidates: tuple[str, 
             by_reason.setdefault(choice.note, []).append(choice.op)
     parts = []
     for why, ops in by_reason.items():
-        names = "every op" if len(ops) == len(choices) else ", ".join(ops)
+        whole = all(choice.backend == "reference" for choice in choices)
+        names = "every op" if whole and len(by_reason) == 1 else ", ".join(ops)
         parts.append(f"{names} on the reference ({why})")
     return "; ".join(parts)
 

@@ -7,13 +7,13 @@ What only hardware shows (ordering, races, its own exp and erf) waits for test_o
 
 from __future__ import annotations
 
-import importlib
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from fastbert import kernels
 from fastbert.ops import REGISTRY, Case, Op
 from fastbert.testing import misaligned, parity, poisoned_empty
 
@@ -24,7 +24,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 def run(op: str, *args: Any, **kwargs: Any) -> Any:
     # Not through kernels.kernel, which would remember the patched library.
-    return getattr(importlib.import_module(f"fastbert.kernels.cuda.{op}"), op)(*args, **kwargs)
+    return kernels.bound("cuda", op)(*args, **kwargs)
 
 
 CASES = [

@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert.kernels.cuda import _products
+from fastbert import kernels
+from fastbert.kernels.cuda import _gemm
 from fastbert.ops import REGISTRY, Case
 from fastbert.ops.activations import KERNEL_ACTIVATIONS
 from fastbert.testing import misaligned, parity, poisoned_empty
@@ -47,13 +48,15 @@ def forms(op: str, dtype: torch.dtype, inner: int) -> Iterator[tuple[int, int]]:
 
 
 def run(op: str, form: tuple[int, int], **arguments: Any) -> Tensor:
-    before, _products.FORM = _products.FORM, form
+    before, _gemm.FORM = _gemm.FORM, form
     try:
-        module = importlib.import_module(f"fastbert.kernels.cuda.{op}")
-        result: Tensor = getattr(module, op)(**arguments)
+        kernel = kernels.bound("cuda", op)
+        options = {"requantize": arguments.pop("requantize")} if "requantize" in arguments else {}
+        operands = kernel.check(kernel.target, **arguments)
+        result: Tensor = kernel.function(operands, **options)
         return result
     finally:
-        _products.FORM = before
+        _gemm.FORM = before
 
 
 def sample(

@@ -70,7 +70,8 @@ def row_norm(**changes: Any) -> None:
     arguments = {
         "op": "add_layer_norm", "x": SOMEWHERE, "x_bias": 0, "residual": 0, "weight": SOMEWHERE,
         "bias": SOMEWHERE, "out": SOMEWHERE, "sum": 0, "rows": 4, "width": 8, "x_stride": 8,
-        "residual_stride": 0, "out_stride": 8, "dtype": F32, "activation": 0, "eps": 1e-5,
+        "residual_stride": 0, "out_stride": 8, "dtype": F32, "activation": 0, "activation_a": 0.0,
+        "activation_b": 0.0, "eps": 1e-5,
         "device": 0, "stream": 0,
     }  # fmt: skip
     _cuda.row_norm(*(arguments | changes).values())
@@ -80,7 +81,7 @@ def row_norm(**changes: Any) -> None:
     ("changes", "message"),
     [
         ({"dtype": 7}, "dtype"),
-        ({"activation": 6}, "activation code 6"),
+        ({"activation": 8}, "activation code 8"),
         ({"eps": -1.0}, "eps"),
         ({"width": 20000, "x_stride": 20000, "out_stride": 20000}, "rows have 20000 elements"),
         ({"rows": -1}, "rows"),
@@ -101,7 +102,7 @@ def entries() -> dict[str, Callable[[], None]]:
     s = SOMEWHERE
     return {
         "add_layer_norm": row_norm,
-        "bias_act": lambda: _cuda.bias_act(s, s, s, 4, 8, 8, 8, F16, 1, 0, 0),
+        "bias_act": lambda: _cuda.bias_act(s, s, s, 4, 8, 8, 8, F16, 1, 0.0, 0.0, 0, 0),
         "embed_layer_norm": lambda: _cuda.embed_norm(0, 0, gathers, s, s, s, 4, 8, F16, 1e-5, 0, 0),
         "quantize_rows": lambda: _cuda.quantize_rows(s, s, s, s, 4, 8, 8, F16, 0, 0),
     }

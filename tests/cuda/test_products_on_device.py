@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastbert import kernels
-from fastbert.kernels.cuda import _products
+from fastbert.kernels.cuda import _gemm
 from fastbert.ops import REGISTRY
 from fastbert.testing import parity, poisoned_empty
 
@@ -45,13 +45,13 @@ def forms(op: str, dtype: torch.dtype, inner: int) -> Iterator[tuple[int, int]]:
 
 
 def run(op: str, form: tuple[int, int], **arguments: Any) -> Tensor:
-    before, _products.FORM = _products.FORM, form
+    before, _gemm.FORM = _gemm.FORM, form
     try:
         with poisoned_empty():
             result: Tensor = kernels.kernel("cuda", op)(**arguments)
         return result
     finally:
-        _products.FORM = before
+        _gemm.FORM = before
 
 
 def sample(op: str, dtype: torch.dtype, rows: int, inner: int, outer: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ DIFFERENTIABLE = pytest.mark.parametrize(
 
 def samples(op: Op) -> list[tuple[str, dict[str, Any]]]:
     """A few cases of each op: one without rows, some with every argument."""
-    cases = list(op.cases())
+    # Values of a tail hardly differ: behind a LayerNorm, gradients would amplify their rounding.
+    cases = [case for case in op.cases() if not case.name.endswith("-tail")]
     step = max(1, len(cases) // 6)
     return [(case.name, case.make(torch.float32)) for case in cases[::step]]
 

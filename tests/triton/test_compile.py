@@ -18,17 +18,24 @@ import torch
 
 pytest.importorskip("triton", reason="the triton package is not installed")
 
+from fastbert import kernels
 from fastbert.testing import triton_aot as aot
-from fastbert.triton_kernels.act_layer_norm import act_layer_norm
-from fastbert.triton_kernels.add_layer_norm import add_layer_norm
-from fastbert.triton_kernels.attention_varlen import HEAD_DIMS, attention_varlen
-from fastbert.triton_kernels.bias_act import bias_act
+from fastbert.triton_kernels.attention_varlen import HEAD_DIMS
 from fastbert.triton_kernels.configs import FEW_ROWS
-from fastbert.triton_kernels.embed_layer_norm import embed_layer_norm
-from fastbert.triton_kernels.int8_linear import int8_linear
-from fastbert.triton_kernels.linear import linear
-from fastbert.triton_kernels.quantize_rows import quantize_rows
 
+
+def op(name: str) -> Callable[..., Any]:
+    """The op, which learns at every call where operands must be: on the CPU while recorded."""
+    return lambda *args, **kwargs: kernels.bound("triton", name)(*args, **kwargs)
+
+
+attention_varlen, linear, int8_linear = op("attention_varlen"), op("linear"), op("int8_linear")
+add_layer_norm, act_layer_norm = op("add_layer_norm"), op("act_layer_norm")
+embed_layer_norm, quantize_rows, bias_act = (
+    op("embed_layer_norm"),
+    op("quantize_rows"),
+    op("bias_act"),
+)
 ARCHITECTURES = [80, 90]
 HALF = [torch.float16, torch.bfloat16]
 # Instruction that multiplies, by (architecture, integer operands?).

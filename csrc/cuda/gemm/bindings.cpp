@@ -63,9 +63,10 @@ void bind_gemm(py::module_& m) {
         [](const char* op, address_t x, index_t x_stride, address_t weight, index_t weight_stride,
            index_t rows, index_t width, index_t depth, int dtype, int family, int choice,
            address_t bias, address_t residual, index_t residual_stride, address_t out,
-           index_t out_stride, int out_dtype, int activation, address_t row_scale,
-           address_t row_zero_point, address_t column_scale, address_t column_sums,
-           address_t out_scale, address_t out_zero_point, int device, address_t stream) {
+           index_t out_stride, int out_dtype, int activation, float activation_a,
+           float activation_b, address_t row_scale, address_t row_zero_point,
+           address_t column_scale, address_t column_sums, address_t out_scale,
+           address_t out_zero_point, int device, address_t stream) {
             Gemm args = shape(rows, width, depth, dtype, family, choice);
             args.x = pointer(x);
             args.x_stride = x_stride;
@@ -79,6 +80,7 @@ void bind_gemm(py::module_& m) {
             epilogue.out_stride = out_stride;
             epilogue.dtype = static_cast<DType>(out_dtype);
             epilogue.activation = static_cast<Activation>(activation);
+            epilogue.activation_params = {activation_a, activation_b};
             epilogue.row_scale = pointer<float>(row_scale);
             epilogue.row_zero_point = pointer<std::int32_t>(row_zero_point);
             epilogue.column_scale = pointer<float>(column_scale);

@@ -54,13 +54,14 @@ __device__ inline float gelu16(float x) {
 }
 
 template <DType D>
-__device__ void activate_piece(float (&value)[piece_columns], Activation activation) {
+__device__ void activate_piece(float (&value)[piece_columns], Activation activation,
+                               const ActivationParams& params) {
     if (D != DType::f32 && activation == Activation::gelu) {
 #pragma unroll
         for (float& x : value) x = gelu16(x);
     } else if (activation != Activation::none) {
 #pragma unroll
-        for (float& x : value) x = activate(x, activation);
+        for (float& x : value) x = activate(x, activation, params);
     }
 }
 
@@ -255,7 +256,7 @@ struct Finish {
             // A round ahead: memory is far, and one warp of a scheduler works here at a time.
             parameters.load_row(epilogue, out_row + row_step);
             load_residual(residual, out_row + row_step, out_column, available);
-            activate_piece<D>(value, epilogue.activation);
+            activate_piece<D>(value, epilogue.activation, epilogue.activation_params);
             if (epilogue.residual != nullptr) {
 #pragma unroll
                 for (int i = 0; i < piece_columns; ++i) value[i] += own_residual.at(i);

@@ -20,7 +20,9 @@ __global__ void bias_act_kernel(BiasAct args) {
         float value[piece];
         load<D, WIDE>(args.x, row * args.x_stride + column, available, value);
 #pragma unroll
-        for (int i = 0; i < piece; ++i) value[i] = activate(value[i] + bias[i], args.activation);
+        for (int i = 0; i < piece; ++i) {
+            value[i] = activate(value[i] + bias[i], args.activation, args.activation_params);
+        }
         store<D, WIDE>(args.out, row * args.out_stride + column, available, value);
     }
 }

@@ -35,7 +35,8 @@ __global__ void row_norm_kernel(RowNorm args, int warps_per_row, int rows_per_bl
         for (int p = 0; p < Part::pieces; ++p) {
 #pragma unroll
             for (int i = 0; i < Part::piece; ++i) {
-                part.value[p][i] = activate(part.value[p][i], args.activation);
+                part.value[p][i] =
+                    activate(part.value[p][i], args.activation, args.activation_params);
             }
         }
     }

@@ -1,4 +1,4 @@
-"""The CUDA kernels: torch tensors in, addresses, sizes and the stream on to `fastbert._cuda`.
+"""The CUDA kernels: checked operands in, addresses, sizes and the stream on to `fastbert._cuda`.
 
 One module an op, named after it, with the op's function and `supports(traits)`; an op without a
 module here has no kernel, and the Plan says so. Nothing waits for the device.
@@ -7,10 +7,11 @@ module here has no kernel, and the Plan says so. Nothing waits for the device.
 from __future__ import annotations
 
 from fastbert.kernels.cuda import _native
+from fastbert.ops.operands import Target
 
 
 def unavailable() -> str | None:
-    """None when the kernels can run, else the reason."""
+    """Return None when the kernels can run, else the reason."""
     module, reason = _native.load()
     if module is None:
         return reason
@@ -18,6 +19,11 @@ def unavailable() -> str | None:
 
 
 def unloaded() -> str | None:
-    """None when the library is there, with or without a device, else the reason."""
+    """Return None when the library is there, with or without a device, else the reason."""
     module, reason = _native.load()
     return reason if module is None else None
+
+
+def target() -> Target:
+    """Return where operands must be."""
+    return Target("cuda", _native.DEVICE)

@@ -18,7 +18,7 @@ DEVICE = "cuda"
 
 @functools.cache
 def load() -> tuple[ModuleType | None, str]:
-    """The extension, or None and the reason."""
+    """Return the extension, or None and the reason."""
     try:
         return importlib.import_module("fastbert._cuda"), ""
     except ImportError as error:
@@ -29,7 +29,7 @@ def load() -> tuple[ModuleType | None, str]:
 
 
 def extension() -> Any:
-    """The extension.
+    """Return the extension.
 
     Raises:
         Unavailable: when it cannot be loaded, with the reason and the remedy.
@@ -41,6 +41,6 @@ def extension() -> Any:
 
 
 def target(x: Tensor) -> tuple[int, int]:
-    """(device, stream) of the launch: the current stream of x's device."""
+    """Return (device, stream) of a launch: the current stream of x's device."""
     device = x.device.index
     return device, torch.cuda.current_stream(device).cuda_stream

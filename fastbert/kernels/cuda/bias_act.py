@@ -5,28 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbert.kernels import _check
 from fastbert.kernels.cuda import _native
 from fastbert.ops._op import Traits
-from fastbert.ops.activations import kernel_activation, unsupported_activation
+from fastbert.ops.activations import unsupported_activation
+from fastbert.ops.bias_act import BiasActOperands
+from fastbert.ops.operands import address, row_stride
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     return unsupported_activation(traits.activation)
 
 
-def bias_act(x: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def bias_act(o: BiasActOperands) -> Tensor:
     """See `fastbert.ops.bias_act`."""
-    op = "bias_act"
-    code = _check.operand(op, "x", x, _native.DEVICE)
-    rows, width = _check.two_dimensional(op, "x", x)
-    x = _check.by_rows(x)
-    if bias is not None:
-        bias = _check.vector(op, "bias", bias, width, x.dtype, x.device)
-    out = torch.empty((rows, width), dtype=x.dtype, device=x.device)
+    x = o.x
+    out = torch.empty((o.rows, o.width), dtype=x.dtype, device=x.device)
     _native.extension().bias_act(
-        x.data_ptr(), _check.address(bias), out.data_ptr(), rows, width, _check.row_stride(x),
-        width, code, kernel_activation(activation), *_native.target(x),
+        x.data_ptr(), address(o.bias), out.data_ptr(), o.rows, o.width, row_stride(x), o.width,
+        o.code, *o.activation, *_native.target(x),
     )  # fmt: skip
     return out

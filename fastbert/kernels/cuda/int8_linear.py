@@ -1,26 +1,27 @@
-"""int8_linear on CUDA: rows are quantised on the way in, the rest is in the product's epilogue."""
+"""int8_linear on CUDA: rows are quantised on the way in, the rest is in the gemm's epilogue."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastbert.kernels import _check
-from fastbert.kernels.cuda import _native, _products, _rows
+from fastbert.kernels.cuda import _gemm, _native, _rows
 from fastbert.kernels.cuda.quantize_rows import quantize_rows
 from fastbert.ops._op import Traits
-from fastbert.ops.activations import kernel_activation, unsupported_activation
-from fastbert.ops.int8_linear import widened
+from fastbert.ops.activations import unsupported_activation
+from fastbert.ops.int8_linear import Int8LinearOperands, widened
+from fastbert.ops.operands import CODES, by_rows, bytes_, row_stride, vector
+from fastbert.ops.quantize_rows import QuantizeOperands
 
 
 def supports(traits: Traits) -> str | None:
-    """None, or why the kernel cannot serve these traits."""
+    """Return None, or why the kernel cannot serve these traits."""
     too_wide = _rows.width_reason(traits.hidden_size, traits.intermediate_size)
     return unsupported_activation(traits.activation) or too_wide
 
 
 def int8_linear_prepack(qweight: Tensor) -> Tensor:
-    """The sums over K of every row of qweight, int8 (N, K): int32 (N,) as its bytes, uint8 (4 N,).
+    """Return the sums over K of every row of qweight, int8 (N, K): int32 (N,) as 4 N bytes, uint8.
 
     Raises:
         ValueError, TypeError: for another kind of tensor, or K beyond 65 793, where sums of
@@ -35,60 +36,44 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
             "or choose another backend."
         )
     outer, inner = qweight.shape
-    qweight = _check.by_rows(qweight)
+    qweight = by_rows(qweight)
     sums = torch.empty(outer, dtype=torch.int32, device=qweight.device)
     _native.extension().weight_sums(
-        qweight.data_ptr(), sums.data_ptr(), outer, inner, _check.row_stride(qweight),
+        qweight.data_ptr(), sums.data_ptr(), outer, inner, row_stride(qweight),
         *_native.target(qweight),
     )  # fmt: skip
     return sums.view(torch.uint8)
 
 
 def int8_linear(
-    x: Tensor,
-    qweight: Tensor,
-    weight_scale: Tensor,
-    bias: Tensor | None = None,
-    activation: str = "none",
-    residual: Tensor | None = None,
-    packed: Tensor | None = None,
-    factor: Tensor | None = None,
-    repeated: Tensor | None = None,
-    *,
-    requantize: tuple[Tensor, Tensor] | None = None,
+    o: Int8LinearOperands, *, requantize: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """See `fastbert.ops.int8_linear`.
+    """See `fastbert.ops.int8_linear`; the integer product is exact, whatever the kernel's form.
 
-    The integer product is exact, whatever the form of the kernel. packed: `int8_linear_prepack`'s,
-    made anew when None. requantize: (scale float32 (rows,), zero_point int32 (rows,)) known
-    beforehand; the result is then clamp(round(y / scale) + zero_point, 0, 255) as uint8.
+    Args:
+        o: operands, whose `packed` is `int8_linear_prepack`'s, made anew when None.
+        requantize: (scale float32 (rows,), zero_point int32 (rows,)) known beforehand; the result
+            is then clamp(round(y / scale) + zero_point, 0, 255) as uint8.
     """
     op = "int8_linear"
-    code = kernel_activation(activation)
-    operands = _check.product(
-        op, _native.DEVICE, x, qweight, bias, residual, weight_scale, factor, repeated
-    )
-    device, outer = operands.x.device, operands.outer
+    device, packed = o.x.device, o.packed
     if packed is None:
-        packed = int8_linear_prepack(qweight)
+        packed = int8_linear_prepack(o.qweight)
     else:
-        packed = _check.bytes_(op, "packed", packed, device)
-        if packed.numel() != 4 * outer:
+        packed = bytes_(op, "packed", packed, device)
+        if packed.numel() != 4 * o.outer:
             raise ValueError(
-                f"{op}: packed has {packed.numel()} bytes, expected {4 * outer}; pass the result "
+                f"{op}: packed has {packed.numel()} bytes, expected {4 * o.outer}; pass the result "
                 "of int8_linear_prepack(qweight) as it is."
             )
     if requantize is not None:
-        rows = operands.rows
+        scale, zero_point = requantize
         requantize = (
-            _check.vector(
-                op, "the scale of requantize", requantize[0], rows, torch.float32, device
-            ),
-            _check.vector(
-                op, "the zero_point of requantize", requantize[1], rows, torch.int32, device
-            ),
+            vector(op, "the scale of requantize", scale, o.rows, torch.float32, device),
+            vector(op, "the zero_point of requantize", zero_point, o.rows, torch.int32, device),
         )
-    q, scale, zero_point = quantize_rows(widened(operands.x, operands.factor, operands.repeated))
-    assert operands.weight_scale is not None
-    quantised = _products.Quantised(scale, zero_point, operands.weight_scale, packed)
-    return _products.product(op, operands, q, qweight, code, quantised, requantize)
+    wide = widened(o.x, o.factor, o.repeated)
+    operands = QuantizeOperands(CODES[wide.dtype], o.rows, wide.shape[1], wide)
+    q, scale, zero_point = quantize_rows(operands)
+    quantised = _gemm.Quantised(scale, zero_point, o.weight_scale, packed)
+    return _gemm.gemm(op, o, q, o.qweight, quantised, requantize)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastbert.engine.gpu_encoder import GpuEncoder
+from fastbert.kernels import kernel
 from fastbert.layers.encoder import ForwardOptions, encode
 from fastbert.layers.linear import Int8Linear
 from fastbert.modeling.quantization import quantize_weight
@@ -23,7 +24,8 @@ from fastbert.ops.attention_varlen import OP
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import build_plan
 from fastbert.testing import parity
-from fastbert.triton_kernels.attention_varlen import attention_varlen
+
+attention_varlen = kernel("triton", "attention_varlen")
 
 
 @dataclasses.dataclass
@@ -101,5 +103,5 @@ def check_rows_behind_the_last_offset_are_nobody_s() -> None:
         spoiled[30:] = float("nan")
     padded = torch.cat([offsets, offsets.new_full((4,), 30)])
     wide = attention_varlen(q, k, v, padded, padded, 32, 32, 0.2)
-    assert torch.equal(wide[:30], attention_varlen(**given))  # type: ignore[arg-type]
+    assert torch.equal(wide[:30], attention_varlen(**given))
     assert parity(OP, attention_varlen, given, torch.float32).ok
