@@ -22,14 +22,15 @@ class CacheLayer:
 
     @property
     def is_initialized(self) -> bool:
+        """Whether anything is stored."""
         return self.keys is not None
 
     def get_seq_length(self) -> int:
-        """Number of tokens stored."""
+        """Count the tokens stored."""
         return 0 if self.keys is None else self.keys.shape[2]
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Append tokens; returns all keys and values."""
+        """Append tokens, and return all keys and values."""
         if self.keys is not None and self.values is not None:
             keys = torch.cat([self.keys, keys], dim=2)
             values = torch.cat([self.values, values], dim=2)
@@ -55,13 +56,13 @@ class DynamicCache:
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append (batch, heads, new, head_dim) to a layer; returns all its keys and values."""
+        """Append (batch, heads, new, head_dim) to a layer, and return all its keys and values."""
         while len(self.layers) <= layer_idx:
             self.layers.append(CacheLayer())
         return self.layers[layer_idx].update(key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of tokens that a layer holds."""
+        """Count the tokens that a layer holds."""
         return self.layers[layer_idx].get_seq_length() if layer_idx < len(self.layers) else 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -86,7 +87,7 @@ class DynamicCache:
         self.layers = []
 
     def to_legacy_cache(self) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
-        """A tuple over layers of (keys, values), as transformers 4.37 returned it."""
+        """Return a tuple over layers of (keys, values), as transformers 4.37 did."""
         return tuple((layer.keys, layer.values) for layer in self.layers)
 
     def _change(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -124,7 +125,7 @@ class EncoderDecoderCache:
         }
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Number of decoder tokens that a layer holds."""
+        """Count the decoder tokens that a layer holds."""
         return self.self_attention_cache.get_seq_length(layer_idx)
 
     def update(
@@ -159,7 +160,7 @@ class EncoderDecoderCache:
         self.is_updated = {}
 
     def to_legacy_cache(self) -> tuple[tuple[Tensor | None, ...], ...]:
-        """A tuple over layers of (keys, values) or (keys, values, cross keys, cross values)."""
+        """Return a tuple over layers of (keys, values), each with cross keys and values if any."""
         own = self.self_attention_cache.to_legacy_cache()
         cross = self.cross_attention_cache.to_legacy_cache()
         return tuple(
@@ -191,25 +192,27 @@ class Cache:
         self._cross = getattr(store, "cross_attention_cache", None)
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append a layer's new keys and values, and return all of them."""
         own = getattr(self.store, "self_attention_cache", self.store)
         k, v = own.update(keys, values, layer)
         return k, v
 
     def cross_layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """The stored cross keys and values of a layer, None before they are stored."""
+        """Return the cross keys and values of a layer; None before they are stored."""
         if self._cross is None or not self.store.is_updated.get(layer):
             return None
         stored = self._cross.layers[layer]
         return stored.keys, stored.values
 
     def store_cross(self, keys: Tensor, values: Tensor, layer: int) -> None:
+        """Store the cross keys and values of a layer, where the cache has room for them."""
         if self._cross is not None:
             self._cross.update(keys, values, layer)
             self.store.is_updated[layer] = True
 
 
 def as_cache(past_key_values: Any, cross: bool) -> Any:
-    """The cache object for what a caller passed as past_key_values.
+    """Return the cache object for what a caller passed as past_key_values.
 
     Args:
         past_key_values: None (a new cache), a cache object (returned as it is), or tuples over

@@ -38,18 +38,19 @@ def lay_out(
     keep_padding: bool = False,
     keep_first_column: bool = False,
 ) -> Layout:
-    """The layout of one pass.
+    """Say which tokens one pass computes, and what they may see.
 
     Args:
         mask: None; (batch, past + length), non-zero for tokens to attend to, of any dtype;
             (batch, length, keys), non-zero where a query may see a key; or (batch or 1, heads or 1,
             length, keys), boolean or integer likewise, floating values added to the scores.
         shape: (batch, length) of the new tokens.
+        device: of the model.
         dtype: precision of the model.
         past: number of tokens in the cache, None without a cache.
-        causal: the model is a decoder.
-        keep_padding: compute masked tokens too, only hiding them as keys.
-        keep_first_column: compute column 0 even where it is masked.
+        causal: whether the model is a decoder.
+        keep_padding: whether masked tokens are computed too, hidden only as keys.
+        keep_first_column: whether column 0 is computed even where it is masked.
 
     Raises:
         ValueError: for a mask of another shape.
@@ -80,9 +81,20 @@ def lay_out(
 
 
 def mask_bias(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
-    """The bias (batch or 1, heads or 1, queries, keys) of a mask with three or four dimensions.
+    """Turn a mask of three or four dimensions into a bias of the scores.
 
     Hidden keys get the lowest finite value, so that a query that sees none has a uniform softmax.
+
+    Args:
+        mask: (batch or 1, queries, keys) or (batch or 1, heads or 1, queries, keys).
+        shape: (batch, queries, keys) that it must cover.
+        dtype: of the bias.
+
+    Returns:
+        (batch or 1, heads or 1, queries, keys).
+
+    Raises:
+        ValueError: for a mask of another shape.
     """
     batch_size, queries, keys = shape
     wide = mask[:, None] if mask.dim() == 3 else mask
@@ -104,7 +116,18 @@ def cross_keys(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[PackedBatch, Tensor | None]:
-    """The batch of an encoder's tokens (batch, length) as keys, and the bias of a wider mask."""
+    """Turn the mask of an encoder's tokens into their batch as keys, and a wider mask's bias.
+
+    Args:
+        mask: None, (batch, length), or a mask of three or four dimensions as for `mask_bias`.
+        shape: (batch, length) of the encoder's tokens.
+        queries: number of the decoder's tokens.
+        device: of the model.
+        dtype: of the bias.
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
     batch_size, length = shape
     if mask is not None and mask.dim() in (3, 4):
         bias = mask_bias(mask, (batch_size, queries, length), dtype).to(device)
@@ -118,7 +141,7 @@ def cross_keys(
 
 
 def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0) -> bool:
-    """Whether a label stands at a token that the mask removes, so that its row must be computed.
+    """Say whether a label stands at a token that the mask removes, which must then be computed.
 
     Args:
         labels: (batch, length), -100 where there is none.
