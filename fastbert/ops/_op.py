@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fastbert.ops.activations import Activation
+
 Arguments = dict[str, Any]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -26,7 +28,7 @@ class Traits:
     hidden_size: int | None = None
     intermediate_size: int | None = None
     embedding_size: int | None = None
-    activation: str | None = None
+    activation: str | Activation | None = None
     attention_dropout: float = 0.0
     quantized: bool = False
 
