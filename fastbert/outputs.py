@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from torch import Tensor
 from torch.utils import _pytree
@@ -30,6 +30,9 @@ class ModelOutput(OrderedDict[str, Any]):
     Nothing can be deleted.
     """
 
+    # dataclasses.fields() of a class stops torch.compile, so its own dictionary is read.
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         _pytree.register_pytree_node(
@@ -40,7 +43,7 @@ class ModelOutput(OrderedDict[str, Any]):
         )
 
     def __post_init__(self) -> None:
-        for name in self.field_names():
+        for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if value is not None:
                 super().__setitem__(name, value)
@@ -63,7 +66,7 @@ class ModelOutput(OrderedDict[str, Any]):
     def field_names(cls) -> tuple[str, ...]:
         """Return the names of the fields, in order."""
         # dataclasses.fields() of a class stops torch.compile.
-        names: tuple[str, ...] = tuple(cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        names: tuple[str, ...] = tuple(cls.__dataclass_fields__)
         return names
 
     def to_tuple(self) -> tuple[Any, ...]:

@@ -366,7 +366,7 @@ def test_a_model_that_changes_all_the_time_is_given_up_on() -> None:
     ids = torch.randint(5, 50, (2, 9))
     made(ids)
     with pytest.raises(RuntimeError, match="changes while it runs"):
-        retrying(made, lambda: (_ for _ in ()).throw(StaleModel()))
+        retrying(made, lambda *_: (_ for _ in ()).throw(StaleModel()), None, None)
 
 
 def test_a_dropped_model_frees_its_memory() -> None:

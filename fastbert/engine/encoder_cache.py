@@ -30,6 +30,8 @@ from fastbert.runtime.plan import Plan, build_plan, forced_backend
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 _ATTEMPTS = 4
+Inputs = TypeVar("Inputs")
+Form = TypeVar("Form")
 Result = TypeVar("Result")
 
 
@@ -349,7 +351,7 @@ class _Entry:
     def serves(self, view: ModelSnapshot, served: EncoderParts) -> bool:
         """Whether the encoder is of this view and was made for this, and where versions do not
         tell, of the same weights."""
-        if self.view is not view or self.served != served:
+        if self.view is not view or (self.served is not served and self.served != served):
             return False
         if not self.contents.same(view.suspicious):
             return False
@@ -369,15 +371,17 @@ def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:
     )
 
 
-def retrying(model: nn.Module, run: Callable[[], Result]) -> Result:
-    """Call run(), again when the model turns out to have changed since it was last read.
+def retrying(
+    model: nn.Module, run: Callable[[Inputs, Form], Result], inputs: Inputs, form: Form
+) -> Result:
+    """Call run(inputs, form), again when the model turns out to have changed since it was read.
 
     Raises:
         RuntimeError: when it changes again and again meanwhile.
     """
     for _ in range(_ATTEMPTS):
         try:
-            return run()
+            return run(inputs, form)
         except StaleModel:
             continue
     raise RuntimeError(

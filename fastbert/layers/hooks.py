@@ -12,7 +12,8 @@ GLOBAL_FORWARD_HOOKS: tuple[dict[Any, Any], ...] = (
     torch_modules._global_forward_hooks,
     torch_modules._global_forward_pre_hooks,
 )
-_GLOBAL_BACKWARD_HOOKS: tuple[dict[Any, Any], ...] = (
+_GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
+    *GLOBAL_FORWARD_HOOKS,
     torch_modules._global_backward_hooks,
     torch_modules._global_backward_pre_hooks,
 )
@@ -31,8 +32,10 @@ def forward_hooked(module: nn.Module) -> bool:
 def hooked(module: nn.Module) -> bool:
     """Whether hooks see the module's forward or backward pass, or its forward was replaced."""
     return bool(
-        forward_hooked(module)
+        module._forward_hooks
+        or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or any(_GLOBAL_BACKWARD_HOOKS)
+        or "forward" in vars(module)
+        or any(_GLOBAL_HOOKS)
     )

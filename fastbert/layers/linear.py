@@ -15,7 +15,7 @@ from fastbert.layers.hooks import hooked
 from fastbert.ops.activations import Activation
 from fastbert.runtime.plan import Choice, Plan
 from fastbert.runtime.tracing import untraced
-from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted
+from fastbert.runtime.versions import Contents, Gradients, stamp
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class _Packed:
             self.source is weight
             and self.stamp == stamp(weight)
             and (self.op, self.choice) == (op, choice)
-            and self.contents.same(uncounted([weight]))
+            and self.contents.same(
+                weight.is_inference() or (weight.is_leaf and weight.grad is not None)
+            )
         )
 
 
@@ -50,19 +52,20 @@ class Prepacked:
 
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """The packed weight for a plan, None where its backend takes the plain one."""
-        if plan.choice(op).backend == "reference":
+        choice = plan.choice(op)
+        if choice.backend == "reference":
             return None
         if torch.compiler.is_compiling():
             return _prepacked_untraced(self, op, weight, plan)
-        return self.current(op, weight, plan)
+        return self.current(op, weight, plan, choice)
 
     def clear(self) -> None:
         """Forget the packed weight."""
         self._kept = None
 
-    def current(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
+    def current(self, op: str, weight: Tensor, plan: Plan, choice: Choice) -> Tensor | None:
         """Return the packed weight, packed again where the weight has changed."""
-        kept, choice = self._kept, plan.choice(op)
+        kept = self._kept
         if kept is None or not kept.serves(op, weight, choice):
             self._kept = None  # its memory goes before the new one's comes
             name = f"The weight {tuple(weight.shape)} of a Linear"
@@ -85,7 +88,7 @@ def _prepacked_untraced(prepacked: Prepacked, op: str, weight: Tensor, plan: Pla
     if torch.is_grad_enabled() and weight.requires_grad:
         # The graph keeps no hook that would count its backward passes.
         prepacked.gradients.flowed()
-    return prepacked.current(op, weight, plan)
+    return prepacked.current(op, weight, plan, plan.choice(op))
 
 
 class Linear(nn.Linear):
@@ -121,7 +124,7 @@ class Linear(nn.Linear):
         Raises:
             TypeError: without a plan outside of a model's pass.
         """
-        plan, weight = _known(plan), self.weight
+        plan, weight = _known() if plan is None else plan, self.weight
         out: Tensor = plan.linear(
             x,
             weight,
@@ -198,7 +201,7 @@ class Int8Linear(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
-        plan = _known(plan)
+        plan = _known() if plan is None else plan
         return plan.int8_linear(
             x,
             self.qweight,
@@ -224,8 +227,9 @@ Projection = Linear | Int8Linear
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
 
 
-def _known(plan: Plan | None) -> Plan:
-    plan = _running.get() if plan is None else plan
+def _known() -> Plan:
+    """Return the plan of the pass that this is called in."""
+    plan = _running.get()
     if plan is None:
         raise TypeError(
             "Outside of a model's pass a projection does not know its kernels; give it a plan, "

@@ -22,7 +22,7 @@ from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
-from fastbert.runtime.tracing import is_jit_tracing, untraced
+from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Gradients
 
 PACKED = Wanted()
@@ -123,7 +123,9 @@ class EncoderModel(PreTrainedModel):
         Raises:
             ValueError: for an encoder without a pooler.
         """
-        pooled = self.pool(encoding)
+        pooled = encoding.output.pooled
+        if pooled is None:
+            pooled = self.pool(encoding)
         if pooled is None:
             raise ValueError(
                 f"This head reads the pooler's output, but this {type(self).__name__} was built "
@@ -150,7 +152,7 @@ class EncoderModel(PreTrainedModel):
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
             return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
-        return retrying(self, lambda: self.compute(inputs, wanted))
+        return retrying(self, self.compute, inputs, wanted)
 
     def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         """Do what encode() does, on a snapshot of the model that may turn out to be stale.
@@ -195,7 +197,7 @@ class EncoderModel(PreTrainedModel):
             TypeError: for what is no tensor, or has the wrong kind of values.
             NotImplementedError: under torch.jit.trace.
         """
-        if is_jit_tracing():
+        if torch._C._get_tracing_state() is not None:
             raise NotImplementedError(
                 "torch.jit.trace would record which tokens of this one input are padding, and "
                 "answer for all others as if theirs were the same; use torch.compile."
@@ -364,7 +366,7 @@ def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
 
 @untraced
 def _untraced(model: EncoderModel, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
-    return retrying(model, lambda: model.compute(inputs, wanted))
+    return retrying(model, model.compute, inputs, wanted)
 
 
 def _context(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:

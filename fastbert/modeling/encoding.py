@@ -141,7 +141,7 @@ class Encoding:
             "attentions": self.output.attentions,
             "cross_attentions": self.output.cross_attentions,
         }
-        for name in output.field_names():
+        for name in output.__dataclass_fields__:
             value = rest.get(name)
             if value is not None:
                 setattr(output, name, value)

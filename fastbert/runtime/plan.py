@@ -32,7 +32,7 @@ from fastbert.ops import (
     segment_sums,
 )
 from fastbert.ops.activations import Activation, activate, unsupported_activation
-from fastbert.runtime.tracing import is_jit_tracing, untraced
+from fastbert.runtime.tracing import untraced
 
 __all__ = [
     "BACKENDS",
@@ -450,7 +450,8 @@ def _entry(op: str, backend: str) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         # torch's dispatcher costs 2 to 6 us a call; only tracing and autograd need to see the call.
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_jit_tracing():
+        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+        if traced or torch.is_grad_enabled():
             return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
         return function(check(target, *args, **kwargs))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import torch
 from torch._compile import _disable_dynamo
 
 _Arguments = ParamSpec("_Arguments")
@@ -23,8 +22,3 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
     # torch's own lazy form; dynamo skips its frame. A wrapper of ours would be a frame to trace,
     # with guards on the arguments, and would be compiled again for every shape.
     return _disable_dynamo(function)
-
-
-def is_jit_tracing() -> bool:
-    """Return whether torch.jit.trace is recording the calls of this thread."""
-    return torch._C._get_tracing_state() is not None

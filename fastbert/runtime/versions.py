@@ -33,7 +33,7 @@ def version(tensor: Tensor) -> int:
 def stamp(tensor: Tensor) -> tuple[Any, ...]:
     """Describe where a tensor lies and how often it was written to."""
     place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-    return (*place, version(tensor))
+    return (*place, 0 if tensor.is_inference() else tensor._version)
 
 
 def uncounted(tensors: Iterable[Tensor]) -> bool:
@@ -50,19 +50,19 @@ class Gradients:
     """
 
     # Hooks are lost in a graph that torch.compile traced, so there the pass itself counts.
-    _traced = 0
+    passes_traced = 0
 
     def __init__(self) -> None:
-        self._count = 0
+        self.passes = 0
 
     @property
     def count(self) -> int:
         """A number that is greater after every backward pass."""
-        return self._count + Gradients._traced
+        return self.passes + Gradients.passes_traced
 
     def flowed(self, *_: object) -> None:
         """Count a backward pass."""
-        self._count += 1
+        self.passes += 1
 
     def follow(self, *results: Tensor | None) -> None:
         """Count the backward passes from these tensors, whichever of them they begin at."""
@@ -73,7 +73,7 @@ class Gradients:
     @staticmethod
     def traced() -> None:
         """Count a differentiable pass within torch.compile, for all weights of the process."""
-        Gradients._traced += 1
+        Gradients.passes_traced += 1
 
 
 class Contents:
@@ -101,7 +101,7 @@ class Contents:
             suspicious: `uncounted` holds for the tensors; else, without a backward pass since the
                 last comparison, nothing needs to be compared.
         """
-        count = self._gradients.count
+        count = self._gradients.passes + Gradients.passes_traced
         explained = suspicious or count != self._seen
         if not explained and not CHECK_ALWAYS:
             return True
