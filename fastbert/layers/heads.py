@@ -6,11 +6,17 @@ from torch import Tensor
 
 from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.activations import Activation
 from fastbert.runtime.plan import Plan
 
 
 def vocabulary_scores(
-    rows: Tensor, plan: Plan, dense: Linear, activation: str, norm: LayerNorm, decoder: Linear
+    rows: Tensor,
+    plan: Plan,
+    dense: Linear,
+    activation: str | Activation,
+    norm: LayerNorm,
+    decoder: Linear,
 ) -> Tensor:
     """Compute decoder(norm(activation(dense(rows)))): (rows, hidden) to (rows, vocabulary)."""
     if alone(dense):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastbert.ops.activations import Activation
+
 # The component of a path that stands for the number of the layer.
 LAYER = "N"
 
@@ -93,7 +95,8 @@ class EncoderShape:
         layers: number of layers.
         heads: attention heads a layer; they share `hidden` evenly.
         intermediate: width of the feed-forward part.
-        activation: of the feed-forward part, a name of `fastbert.ops.activations`.
+        activation: of the feed-forward part: a name of `fastbert.ops.activations`, or an Activation
+            where its formula has numbers of its own.
         norm_eps: added to the variance in every LayerNorm.
         padding: row of the table of words that is zero at first and gets no gradient.
         position_padding: the same of the table of positions.
@@ -112,7 +115,7 @@ class EncoderShape:
     layers: int
     heads: int
     intermediate: int
-    activation: str
+    activation: str | Activation
     norm_eps: float
     token_types: int = 0
     languages: int = 0

@@ -14,6 +14,7 @@ from fastbert.layers.norm import LayerNorm
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import Encoding
 from fastbert.modeling.parts import part, plant
+from fastbert.ops.activations import Activation
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         """Width between dense and decoder."""
         return int(self.config.hidden_size)
 
-    def head_activation(self) -> str:
-        """Name of the activation behind dense."""
+    def head_activation(self) -> str | Activation:
+        """Return the activation behind dense."""
         return str(self.config.hidden_act)
 
     def build_head(self, config: Any) -> None:

@@ -30,6 +30,7 @@ from fastbert.modeling.encoding import Encoding
 from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
 from fastbert.modeling.quantization import quantize
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
+from fastbert.ops.activations import Activation
 from fastbert.outputs import BaseModelOutput, BaseModelOutputWithPooling
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "adding-a-family.md"
@@ -158,11 +159,20 @@ class SkinkForSequenceClassification(_SkinkHead, tasks.ForSequenceClassification
         return project(self.judge, self.dropped(encoding.first_tokens()), encoding.plan)
 
 
+class LeakyModel(SkinkModel):
+    """The same encoder, whose activation has a number of its own."""
+
+    def encoder_shape(self) -> EncoderShape:
+        slope = getattr(self.config, "slope", 0.25)
+        parameters = () if slope is None else (slope,)
+        return replace(super().encoder_shape(), activation=Activation("leaky_relu", parameters))
+
+
 class SkinkOverAPooler(_SkinkHead, tasks.ForSequenceClassification):
     pass
 
 
-SKINKS = [SkinkModel, SkinkForMaskedLM, SkinkForSequenceClassification]
+SKINKS = [SkinkModel, SkinkForMaskedLM, SkinkForSequenceClassification, LeakyModel]
 
 
 def skink(kind: Any) -> Any:
@@ -217,6 +227,21 @@ def test_it_is_trained_resized_and_pruned() -> None:
     model.prune_heads({0: [1, 2]})
     assert model.skink.looks[0].q.out_features == 24
     assert model(IDS).logits.shape == (*IDS.shape, 70)
+
+
+@needs_kernels
+def test_the_number_of_an_activation_counts() -> None:
+    """Prepared encoders follow it too; 0 makes it relu, and none is 0.01."""
+    leaky, relu = skink(LeakyModel), skink(SkinkModel)
+    with torch.no_grad():
+        found = {}
+        for slope in (0.25, 0.0, 0.01, None):
+            leaky.config.slope = slope
+            found[slope] = leaky(IDS)[0]
+        assert torch.equal(found[None], found[0.01])
+        torch.testing.assert_close(found[0.0], relu(IDS)[0], rtol=0, atol=1e-5)
+        for slope in (0.25, 0.01):
+            assert float((found[slope] - found[0.0]).abs().max()) > 1e-3
 
 
 def test_token_types_without_a_table() -> None:
