@@ -13,9 +13,9 @@ and losses are scalars, present when labels were given.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import Tensor
 from torch.utils import _pytree
@@ -71,7 +71,7 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are not None, in order."""
-        values = (getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+        values = (getattr(self, field.name) for field in fields(self))
         return tuple(value for value in values if value is not None)
 
     def __reduce__(self) -> Any:
@@ -255,19 +255,35 @@ class FlaubertForQuestionAnsweringOutput(ModelOutput):
 Output = TypeVar("Output", bound=ModelOutput)
 
 
-def finish(output: Output, return_dict: bool, keep: Iterable[str] = ()) -> Output:
-    """Return the output itself, or the tuple that return_dict=False asks for.
+class Unfinished(Protocol):
+    """What a forward knows besides its own results.
+
+    Attributes:
+        return_dict: whether the caller wants a dataclass rather than a tuple.
+        rest: further values by the names of fields; None is no value.
+    """
+
+    return_dict: bool
+    rest: Mapping[str, object]
+
+
+def finish(output: Output, encoding: Unfinished, keep: Iterable[str] = ()) -> Output:
+    """Complete the output of a forward by what else was asked for.
 
     Args:
-        output: what a forward computed.
-        return_dict: whether to return `output` as it is.
-        keep: fields that hold their place in the tuple even when they are None.
+        output: the forward's own results; its other fields are filled as far as it has them.
+        encoding: the pass that they come from.
+        keep: fields that hold their place in a tuple even when they are None.
 
     Returns:
-        `output`, or a tuple; the annotation leaves the tuple out, since only a caller who asks for
-        it gets it.
+        `output`, or with return_dict=False the tuple of its values. The tuple is not in the
+        annotation: whoever asks for one knows it.
     """
-    if return_dict:
+    for name in output.__dataclass_fields__:
+        value = encoding.rest.get(name)
+        if value is not None:
+            setattr(output, name, value)
+    if encoding.return_dict:
         return output
     keep = set(keep)
     values = ((name, getattr(output, name)) for name in output.field_names())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib.util
 import inspect
 import re
 import shutil
@@ -500,6 +501,20 @@ def test_packed_encoding_crosses_once(monkeypatch: pytest.MonkeyPatch) -> None:
         counted.watch(monkeypatch)
         model.encode(EncoderInputs(**inputs))
     assert counted.calls == ["Encoder.run"]
+
+
+@pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
+def test_a_classification_takes_few_calls() -> None:
+    """From a classifier's forward to its kernels and back; tests/trace_forward.py prints the way."""
+    spec = importlib.util.spec_from_file_location("trace_forward", ROOT / "tests/trace_forward.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["trace_forward"] = module
+    spec.loader.exec_module(module)
+    trace = module.classification()
+    assert len(trace.calls) < 90, trace.report()
+    assert len(trace.files) <= 15, trace.report()
+    assert len(trace.crossings) <= 3, trace.report()
 
 
 def test_bindings_hold_no_element_loops() -> None:

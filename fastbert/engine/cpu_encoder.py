@@ -21,7 +21,7 @@ from fastbert.engine.cpu_sources import (
     projection_source,
 )
 from fastbert.engine.encoder import ForwardContext, Wanted
-from fastbert.kernels import native
+from fastbert.kernels import cpu, native
 from fastbert.layers.block import Block
 from fastbert.layers.embeddings import (
     EmbeddingInput,
@@ -65,7 +65,7 @@ class CpuEncoder:
         tables: EmbeddingTables | None = None,
         pooler: Linear | None = None,
     ) -> None:
-        native.use_torch_threads()
+        cpu.use_torch_threads()
         first = blocks[0]
         self.hidden = first.q.in_features
         self.attention = torch.float32 if _exact_attention(blocks) else torch.bfloat16

@@ -30,6 +30,10 @@ class Wanted:
     keep_padding: bool = False
 
 
+PACKED = Wanted()
+FIRST_COLUMN = Wanted(first_column=True)
+
+
 @dataclass(frozen=True)
 class ForwardContext:
     """Hold what one pass of a model stands on.

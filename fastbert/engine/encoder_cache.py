@@ -23,6 +23,7 @@ from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, suppo
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.kernels import native
+from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
@@ -287,6 +288,21 @@ class EncoderCache:
                 if entry is None or not entry.serves(view, served):
                     entry = self._packed(view, served)
         return entry.encoder
+
+    @staticmethod
+    def computes(options: ForwardOptions) -> bool:
+        """Return whether a prepared encoder does all that is asked for, gradients apart."""
+        return (
+            options.keys is None
+            and options.bias is None
+            and options.head_mask is None
+            and options.cross is None
+            and options.cache is None
+            and options.row_scale is None
+            and options.recompute is None
+            and not (options.causal or options.attentions or options.hidden_states)
+            and options.hidden_dropout == options.attention_dropout == options.layer_dropout == 0.0
+        )
 
     def settled_encoder(self, view: ModelSnapshot, plan: Plan) -> Encoder | None:
         """Return the prepared encoder for a pass in eval mode that wants gradients.

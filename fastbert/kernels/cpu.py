@@ -42,6 +42,23 @@ _CPU = torch.device("cpu")
 _INT8 = 4
 
 
+# What the library was told last.
+_threads = 0
+
+
+def use_torch_threads() -> None:
+    """Let the kernels use as many threads as torch does.
+
+    Raises:
+        Unavailable: when the library cannot be loaded, with the reason and the remedy.
+    """
+    global _threads
+    threads = torch.get_num_threads()
+    if threads != _threads:
+        native.library.set_num_threads(threads)
+        _threads = threads
+
+
 def unavailable() -> str | None:
     """Return None when the kernels can run, else the reason."""
     return native.reason()
@@ -75,7 +92,7 @@ def act_layer_norm(o: RowNormOperands) -> Tensor:
 
 def bias_act(o: BiasActOperands) -> Tensor:
     """See `fastbert.ops.bias_act`."""
-    native.use_torch_threads()
+    use_torch_threads()
     x, code, function = o.x, o.code, o.activation
     out = torch.empty((o.rows, o.width), dtype=x.dtype)
     args = native.library.ActArgs(
@@ -101,7 +118,7 @@ def linear(o: LinearOperands) -> Tensor:
     packed = linear_prepack(o.weight) if o.packed is None else o.packed
     packed = bytes_("linear", "packed", packed, _CPU)
     out = torch.empty((o.rows, o.outer), dtype=o.x.dtype)
-    native.use_torch_threads()
+    use_torch_threads()
     native.library.linear(_gemm_args(o, packed, out, 0, o.activation), packed.numel())
     return out
 
@@ -118,7 +135,7 @@ def int8_linear(o: Int8LinearOperands) -> Tensor:
             repeated=address(o.repeated),
             repeats=0 if o.repeated is None else o.repeated.numel(),
         )
-    native.use_torch_threads()
+    use_torch_threads()
     args = _gemm_args(o, packed, out, o.weight_scale.data_ptr(), o.activation)
     native.library.int8_linear(args, packed.numel(), columns)
     return out
@@ -151,7 +168,7 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
 
 def quantize_rows(o: QuantizeOperands) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastbert.ops.quantize_rows`."""
-    native.use_torch_threads()
+    use_torch_threads()
     quantised = torch.empty((o.rows, o.width), dtype=torch.uint8)
     scale = torch.empty(o.rows, dtype=torch.float32)
     zero_point = torch.empty(o.rows, dtype=torch.int32)
@@ -175,7 +192,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
     q, k, v = o.q, o.k, o.v
     out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype)
     over_batch, over_heads, over_queries = o.bias_strides
-    native.use_torch_threads()
+    use_torch_threads()
     args = native.library.AttentionArgs(
         q=q.data_ptr(),
         k=k.data_ptr(),
@@ -214,7 +231,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
 def embed_layer_norm(o: EmbeddingOperands) -> Tensor:
     """See `fastbert.ops.embed_layer_norm`."""
     out = torch.empty((o.rows, o.width), dtype=o.weight.dtype)
-    native.use_torch_threads()
+    use_torch_threads()
     args = native.library.EmbedArgs(
         word=_lookup(o.word),
         embeds=address(o.embeds),
@@ -244,7 +261,7 @@ def segment_sums(o: SegmentOperands) -> Tensor:
     of an encoder needs.
     """
     out = torch.empty((o.segments, o.columns), dtype=torch.float32)
-    native.use_torch_threads()
+    use_torch_threads()
     args = native.library.SegmentArgs(
         x=o.x.data_ptr(),
         bounds=o.bounds.data_ptr(),
@@ -265,7 +282,7 @@ def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
     weight = by_rows(weight)
     size = native.library.packed_bytes(packed_code, outer, inner)
     packed = torch.empty(size, dtype=torch.uint8)
-    native.use_torch_threads()
+    use_torch_threads()
     native.library.pack_weight(
         weight=weight.data_ptr(),
         dtype=code,
@@ -285,26 +302,26 @@ def _gemm_args(
     weight_scale: int,
     function: KernelActivation,
 ) -> _C.GemmArgs:
-    code = o.code
+    code, x, bias, residual, outer = o.code, o.x, o.bias, o.residual, o.outer
     return native.library.GemmArgs(
         rows=o.rows,
-        n=o.outer,
+        n=outer,
         k=o.inner,
-        x=o.x.data_ptr(),
+        x=x.data_ptr(),
         x_dtype=code,
-        x_stride=row_stride(o.x),
+        x_stride=row_stride(x),
         packed=packed.data_ptr(),
-        bias=address(o.bias),
+        bias=0 if bias is None else bias.data_ptr(),
         bias_dtype=code,
         activation=function.code,
         activation_a=function.a,
         activation_b=function.b,
-        residual=address(o.residual),
+        residual=0 if residual is None else residual.data_ptr(),
         residual_dtype=code,
-        residual_stride=row_stride(o.residual),
+        residual_stride=0 if residual is None else row_stride(residual),
         out=out.data_ptr(),
         out_dtype=code,
-        out_stride=o.outer,
+        out_stride=outer,
         w_scale=weight_scale,
     )
 
@@ -313,7 +330,7 @@ def _layer_norm(o: RowNormOperands) -> tuple[Tensor, Tensor]:
     x, residual, code, function = o.x, o.residual, o.code, o.activation
     out = torch.empty((o.rows, o.width), dtype=x.dtype)
     total = torch.empty((o.rows, o.width) if o.return_sum else 0, dtype=x.dtype)
-    native.use_torch_threads()
+    use_torch_threads()
     args = native.library.LayerNormArgs(
         x=x.data_ptr(),
         residual=address(residual),

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import torch
-
 from fastbert.errors import Unavailable
 
 REMEDY = "run `make native` or `pip install -e .` in the checkout"
@@ -32,10 +30,6 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = extension()
         return globals()[name]
-
-
-# What the extension was told last.
-_threads = 0
 
 
 @functools.cache
@@ -81,19 +75,6 @@ def extension() -> ModuleType:
     if module is None:
         raise Unavailable(f"Native kernels are not available: {why}.")
     return module
-
-
-def use_torch_threads() -> None:
-    """Let the kernels use as many threads as torch does.
-
-    Raises:
-        Unavailable: when the extension cannot be loaded, with the reason and the remedy.
-    """
-    global _threads
-    threads = torch.get_num_threads()
-    if threads != _threads:
-        extension().set_num_threads(threads)
-        _threads = threads
 
 
 @functools.cache

@@ -72,21 +72,6 @@ class ForwardOptions:
     recompute: dict[str, Any] | None = None
     differentiable: bool = False
 
-    @property
-    def plain(self) -> bool:
-        """Whether a prepared encoder does all that is asked for, gradients apart."""
-        return (
-            self.keys is None
-            and self.bias is None
-            and self.head_mask is None
-            and self.cross is None
-            and self.cache is None
-            and self.row_scale is None
-            and self.recompute is None
-            and not (self.causal or self.attentions or self.hidden_states)
-            and self.hidden_dropout == self.attention_dropout == self.layer_dropout == 0.0
-        )
-
 
 @dataclass
 class EncoderOutput:

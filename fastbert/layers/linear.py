@@ -133,7 +133,7 @@ class Linear(nn.Linear):
             residual,
             self._prepacked.get("linear", weight, plan),
         )
-        if not torch.compiler.is_compiling():
+        if out.requires_grad and not torch.compiler.is_compiling():
             self._prepacked.gradients.follow(out)
         return out
 
@@ -222,6 +222,7 @@ class Int8Linear(nn.Module):
 
 
 Projection = Linear | Int8Linear
+_PROJECTIONS = (Linear, Int8Linear)
 
 # What calls of a Linear without a plan take: the plan of the pass, within a foreign module.
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
@@ -248,9 +249,11 @@ def _running_on(plan: Plan) -> Iterator[None]:
 
 
 def alone(part: nn.Module) -> bool:
-    """Whether a projection is ours and nobody looks at its result before activation and residual:
-    then one product does it all."""
-    return type(part) in (Linear, Int8Linear) and not hooked(part)
+    """Return whether one gemm may compute a projection with its activation and residual.
+
+    It may where the projection is ours and nobody looks at its result before they are applied.
+    """
+    return type(part) in _PROJECTIONS and not hooked(part)
 
 
 def project(
@@ -274,7 +277,7 @@ def project(
         (tokens, out_features), x.dtype.
     """
     out: Tensor
-    if alone(part):
+    if type(part) in _PROJECTIONS and not hooked(part):
         out = part(x, plan, activation, residual)
         return out
     # Their result, and what hooks see, is the projection alone, as in transformers.

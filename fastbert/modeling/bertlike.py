@@ -26,6 +26,7 @@ from fastbert.outputs import (
     BaseModelOutput,
     BaseModelOutputWithPooling,
     BaseModelOutputWithPoolingAndCrossAttentions,
+    finish,
 )
 
 EncoderModelOutput = (
@@ -218,7 +219,7 @@ class BertLikeModel(NamedEncoder):
         pooled = self.pool(encoding) if "pooler_output" in output.field_names() else None
         if pooled is not None:
             output["pooler_output"] = pooled
-        return encoding.finish(output, self.kept_in_tuple)
+        return finish(output, encoding, self.kept_in_tuple)
 
     def _cross(self, inputs: EncoderInputs, shape: tuple[int, int]) -> CrossInput | None:
         states, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask

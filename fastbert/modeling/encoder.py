@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.engine.encoder import ForwardContext, Wanted
+from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
 from fastbert.engine.recompute import recomputed_pass
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
@@ -24,8 +24,6 @@ from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Gradients
-
-PACKED = Wanted()
 
 
 @dataclass
@@ -171,7 +169,13 @@ class EncoderModel(PreTrainedModel):
         return_dict = options.get("return_dict")
         if return_dict is None:
             return_dict = self.config.return_dict
-        return Encoding(given.layout.batch, context.plan, return_dict, output, given.returned_cache)
+        rest = {
+            "hidden_states": output.hidden_states,
+            "past_key_values": given.returned_cache,
+            "attentions": output.attentions,
+            "cross_attentions": output.cross_attentions,
+        }
+        return Encoding(given.layout.batch, context.plan, return_dict, output, rest)
 
     def dropouts(self) -> tuple[float, float, float]:
         """Return the probabilities for hidden states, attention weights and whole layers."""
@@ -323,7 +327,8 @@ class EncoderModel(PreTrainedModel):
         """
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        if options.plain and not context.differentiable:
+        prepared = self.encoder_cache.computes(options)
+        if prepared and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
                 output = encoder.encode(inputs, batch, wanted, context)
@@ -332,7 +337,7 @@ class EncoderModel(PreTrainedModel):
                 return output
         if not traced and not snapshot.holds():
             raise self.encoder_cache.stale(snapshot)
-        if options.plain and context.differentiable and not (traced or self.training):
+        if prepared and context.differentiable and not (traced or self.training):
             kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
             output = recomputed_pass(
                 self, self.encoder_cache, inputs, batch, options, wanted, context, kernels

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 from torch import Tensor
 
 from fastbert.layers.encoder import EncoderOutput
-from fastbert.outputs import ModelOutput, finish
+from fastbert.outputs import ModelOutput
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -97,14 +98,15 @@ class Encoding:
         plan: the backends, for the head's own ops.
         return_dict: whether the caller wants a dataclass rather than a tuple.
         output: the last hidden states, and what was asked for besides.
-        cache: the key/value cache to return, None without one.
+        rest: by name, what the output of a forward holds beside a head's results, as far as it was
+            asked for: hidden_states, past_key_values, attentions, cross_attentions.
     """
 
     batch: PackedBatch
     plan: Plan
     return_dict: bool
     output: EncoderOutput
-    cache: Any = None
+    rest: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def packed(self) -> Tensor:
@@ -124,25 +126,3 @@ class Encoding:
         if self.batch.batch_size == 0:
             return self.packed[:0]
         return self.packed.index_select(0, self.batch.first_token_rows())
-
-    def finish(self, output: Output, keep: tuple[str, ...] = ()) -> Output:
-        """Complete the output of a forward by what else was asked for.
-
-        Args:
-            output: the head's results; its other fields are filled as far as it has them.
-            keep: fields that hold their place in a tuple even when they are None.
-
-        Returns:
-            `output`, or with return_dict=False the tuple of its values.
-        """
-        rest = {
-            "hidden_states": self.output.hidden_states,
-            "past_key_values": self.cache,
-            "attentions": self.output.attentions,
-            "cross_attentions": self.output.cross_attentions,
-        }
-        for name in output.__dataclass_fields__:
-            value = rest.get(name)
-            if value is not None:
-                setattr(output, name, value)
-        return finish(output, self.return_dict, keep)

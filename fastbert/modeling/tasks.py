@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastbert.engine.encoder import Wanted
+from fastbert.engine.encoder import FIRST_COLUMN, PACKED, Wanted
 from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
@@ -37,6 +37,7 @@ from fastbert.outputs import (
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
+    finish,
 )
 
 
@@ -56,6 +57,12 @@ class HeadModel(PreTrainedModel):
         setattr(self, self.base_model_prefix, self.build_encoder(config))
         self.build_head(config)
         self.post_init()
+
+    @property
+    def base_model(self) -> EncoderModel:
+        """The encoder that the head stands on."""
+        encoder: EncoderModel = getattr(self, self.base_model_prefix)
+        return encoder
 
     def build_encoder(self, config: Any) -> EncoderModel:
         """Make the encoder that the head stands on."""
@@ -80,8 +87,7 @@ class HeadModel(PreTrainedModel):
 
     def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         """Run the encoder; see EncoderModel.encode."""
-        encoder: EncoderModel = getattr(self, self.base_model_prefix)
-        return encoder.encode(inputs, wanted)
+        return self.base_model.encode(inputs, wanted)
 
     def removed(self, inputs: EncoderInputs) -> Tensor | None:
         """Return the mask (batch, length) that says which tokens the encoder leaves out."""
@@ -196,7 +202,7 @@ class ForMaskedLM(VocabularyHead):
         loss = None
         if labels is not None:
             loss = token_loss(logits, _labels_of(labels, logits_to_keep))
-        return encoding.finish(MaskedLMOutput(loss, logits))
+        return finish(MaskedLMOutput(loss, logits), encoding)
 
 
 def _labels_of(labels: Tensor, keep: Any) -> Tensor:
@@ -289,7 +295,7 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
             loss = next_token_loss(
                 logits, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
             )
-        return encoding.finish(CausalLMOutputWithCrossAttentions(loss, logits))
+        return finish(CausalLMOutputWithCrossAttentions(loss, logits), encoding)
 
 
 class _WithLabels(HeadModel, Generic[Output]):
@@ -359,10 +365,10 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> SequenceClassifierOutput:
         """See _WithLabels.run."""
-        encoding = self.encode(inputs, Wanted(first_column=self.reads_first_column))
+        encoding = self.encode(inputs, FIRST_COLUMN if self.reads_first_column else PACKED)
         logits = self.classify(encoding)
         loss = None if labels is None else sequence_loss(self.config, logits, labels)
-        return encoding.finish(SequenceClassifierOutput(loss, logits))
+        return finish(SequenceClassifierOutput(loss, logits), encoding)
 
 
 class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
@@ -380,10 +386,10 @@ class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> NextSentencePredictorOutput:
         """See _WithLabels.run."""
-        encoding = self.encode(inputs, Wanted(first_column=True))
+        encoding = self.encode(inputs, FIRST_COLUMN)
         logits = self.classify(encoding)
         loss = None if labels is None else token_loss(logits, labels)
-        return encoding.finish(NextSentencePredictorOutput(loss, logits))
+        return finish(NextSentencePredictorOutput(loss, logits), encoding)
 
 
 class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
@@ -415,11 +421,11 @@ class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
         if given is None or given.dim() < 3:
             raise ValueError("Multiple choice takes inputs of shape (batch, choices, length).")
         choices = given.shape[1]
-        wanted = Wanted(first_column=self.reads_first_column)
+        wanted = FIRST_COLUMN if self.reads_first_column else PACKED
         encoding = self.encode(inputs.flattened(), wanted)
         logits = self.classify(encoding).reshape(-1, choices)
         loss = None if labels is None else token_loss(logits, labels)
-        return encoding.finish(MultipleChoiceModelOutput(loss, logits))
+        return finish(MultipleChoiceModelOutput(loss, logits), encoding)
 
 
 class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
@@ -443,7 +449,7 @@ class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
         logits = encoding.batch.pad(self.classify(encoding.packed, encoding))
         loss = None if labels is None else token_loss(logits, labels)
-        return encoding.finish(TokenClassifierOutput(loss, logits))
+        return finish(TokenClassifierOutput(loss, logits), encoding)
 
 
 class ForQuestionAnswering(HeadModel):
@@ -513,4 +519,4 @@ class ForQuestionAnswering(HeadModel):
         loss = None
         if first is not None and last is not None:
             loss = span_loss(starts, ends, first, last)
-        return encoding.finish(QuestionAnsweringModelOutput(loss, starts, ends))
+        return finish(QuestionAnsweringModelOutput(loss, starts, ends), encoding)

@@ -17,7 +17,7 @@ from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.modeling.losses import token_loss
 from fastbert.modeling.parts import part, plant
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
-from fastbert.outputs import BertForPreTrainingOutput
+from fastbert.outputs import BertForPreTrainingOutput, finish
 
 
 class BertConfig(PreTrainedConfig):
@@ -155,7 +155,7 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
         loss = None
         if labels is not None and next_sentence_label is not None:
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
-        return encoding.finish(BertForPreTrainingOutput(loss, scores, follows))
+        return finish(BertForPreTrainingOutput(loss, scores, follows), encoding)
 
 
 class BertLMHeadModel(_BertPredictions, tasks.ForCausalLM):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.kernels import native
+from fastbert.kernels import cpu, native
 
 CHECK_ALWAYS = os.environ.get("FASTBERT_CHECK_WEIGHTS", "0") not in ("", "0")
 _log = logging.getLogger("fastbert")
@@ -131,7 +131,7 @@ def _bytes_of(tensor: Tensor) -> bytes | Tensor:
     """A fingerprint of a tensor on the CPU, a copy of any other."""
     if tensor.device.type != "cpu" or native.reason() is not None:
         return tensor.detach().clone()
-    native.use_torch_threads()
+    cpu.use_torch_threads()
     return native.library.fingerprint(tensor.data_ptr(), readable_bytes(tensor))
 
 

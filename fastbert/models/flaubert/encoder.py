@@ -20,7 +20,7 @@ from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
 from fastbert.modeling.parts import build_tables
 from fastbert.models.flaubert.config import FlaubertConfig
-from fastbert.outputs import BaseModelOutput
+from fastbert.outputs import BaseModelOutput, finish
 from fastbert.runtime.packing import PackedBatch
 
 
@@ -351,4 +351,4 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
             options,
         )
         encoding = self.encode(inputs, Wanted(padded=True))
-        return encoding.finish(BaseModelOutput(encoding.padded()))
+        return finish(BaseModelOutput(encoding.padded()), encoding)

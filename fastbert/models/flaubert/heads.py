@@ -28,6 +28,7 @@ from fastbert.outputs import (
     FlaubertForQuestionAnsweringOutput,
     MaskedLMOutput,
     MultipleChoiceModelOutput,
+    finish,
 )
 
 
@@ -372,4 +373,4 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
             is_impossible=is_impossible,
             p_mask=p_mask,
         )
-        return encoding.finish(FlaubertForQuestionAnsweringOutput(**values))
+        return finish(FlaubertForQuestionAnsweringOutput(**values), encoding)
