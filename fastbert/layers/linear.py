@@ -80,12 +80,7 @@ class Prepacked:
 
 
 # Addresses and versions of the weight are compared, which a graph would freeze.
-@untraced
-def _prepacked_untraced(prepacked: Prepacked, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
-    if torch.is_grad_enabled() and weight.requires_grad:
-        # The graph keeps no hook that would count its backward passes.
-        prepacked.gradients.flowed()
-    return prepacked.current(op, weight, plan)
+_prepacked_untraced = untraced(Prepacked.current)
 
 
 class Linear(nn.Linear):
@@ -132,6 +127,8 @@ class Linear(nn.Linear):
         )
         if not torch.compiler.is_compiling():
             self._prepacked.gradients.follow(out)
+        elif torch.is_grad_enabled():
+            self._prepacked.gradients.traced = True
         return out
 
 

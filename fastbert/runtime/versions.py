@@ -47,18 +47,23 @@ class Gradients:
 
     The count rises when gradients flow back into the results of a pass, not when the pass is made:
     between the two the weights may be used, and found unchanged.
-    """
 
-    # Hooks are lost in a graph that torch.compile traced, so there the pass itself counts.
-    _traced = 0
+    Attributes:
+        traced: a differentiable pass was made within torch.compile, whose graphs keep no hook, so
+            that the pass itself counts. A traced forward sets this, and reads nothing.
+    """
 
     def __init__(self) -> None:
         self._count = 0
+        self.traced = False
 
     @property
     def count(self) -> int:
         """A number that is greater after every backward pass."""
-        return self._count + Gradients._traced
+        if self.traced:
+            self.traced = False
+            self.flowed()
+        return self._count
 
     def flowed(self, *_: object) -> None:
         """Count a backward pass."""
@@ -69,11 +74,6 @@ class Gradients:
         for result in results:
             if result is not None and result.grad_fn is not None:
                 result.grad_fn.register_prehook(self.flowed)
-
-    @staticmethod
-    def traced() -> None:
-        """Count a differentiable pass within torch.compile, for all weights of the process."""
-        Gradients._traced += 1
 
 
 class Contents:
