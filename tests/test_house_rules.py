@@ -505,7 +505,7 @@ def test_packed_encoding_crosses_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
 def test_a_classification_takes_few_calls() -> None:
-    """From a classifier's forward to its kernels and back; tests/trace_forward.py prints the way."""
+    """Count the way from a classifier to its kernels; tests/trace_forward.py prints it."""
     spec = importlib.util.spec_from_file_location("trace_forward", ROOT / "tests/trace_forward.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -27,7 +27,7 @@ from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
-from fastbert.runtime.plan import Plan, build_plan, forced_backend
+from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 _ATTEMPTS = 4
@@ -119,7 +119,7 @@ class ModelSnapshot:
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
-        asked = (*settings, autocast, forced_backend(), native.isa())
+        asked = (*settings, autocast, FORCED_BACKEND.get(), native.isa())
         known = self._plan
         if known is not None and known[0] == asked:
             return known[1]

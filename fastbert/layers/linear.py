@@ -85,9 +85,6 @@ class Prepacked:
 # Addresses and versions of the weight are compared, which a graph would freeze.
 @untraced
 def _prepacked_untraced(prepacked: Prepacked, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
-    if torch.is_grad_enabled() and weight.requires_grad:
-        # The graph keeps no hook that would count its backward passes.
-        prepacked.gradients.flowed()
     return prepacked.current(op, weight, plan, plan.choice(op))
 
 
@@ -133,8 +130,11 @@ class Linear(nn.Linear):
             residual,
             self._prepacked.get("linear", weight, plan),
         )
-        if out.requires_grad and not torch.compiler.is_compiling():
-            self._prepacked.gradients.follow(out)
+        if torch.is_grad_enabled():
+            if torch.compiler.is_compiling():
+                self._prepacked.gradients.traced = True
+            else:
+                self._prepacked.gradients.follow(out)
         return out
 
 

@@ -23,7 +23,6 @@ from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
-from fastbert.runtime.versions import Gradients
 
 
 @dataclass
@@ -110,9 +109,11 @@ class EncoderModel(PreTrainedModel):
         if dense is None:
             return None
         pooled = project(dense, encoding.first_tokens(), encoding.plan, "tanh")
+        # It may be trained alone, and a prepared encoder holds it too.
         if not torch.compiler.is_compiling():
-            # It may be trained alone, and a prepared encoder holds it too.
             self.encoder_cache.gradients.follow(pooled)
+        elif torch.is_grad_enabled():
+            self.encoder_cache.gradients.traced = True
         return pooled
 
     def pooled(self, encoding: Encoding) -> Tensor:
@@ -402,7 +403,7 @@ def _context_between_graphs(model: EncoderModel, inputs: Sequence[Tensor | None]
         model.encoder_cache.stale(snapshot)
     context = _context(model, inputs)
     if context.differentiable:
-        Gradients.traced()
+        model.encoder_cache.gradients.traced = True
     return context
 
 

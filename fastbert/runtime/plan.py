@@ -60,7 +60,7 @@ _log = logging.getLogger("fastbert")
 _TORCH = ("reference", CUBLAS)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+FORCED_BACKEND: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
 
 @contextlib.contextmanager
@@ -73,16 +73,16 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: for a name that is not one of BACKENDS.
     """
-    token = _forced.set(_known(name))
+    token = FORCED_BACKEND.set(_known(name))
     try:
         yield
     finally:
-        _forced.reset(token)
+        FORCED_BACKEND.reset(token)
 
 
 def forced_backend() -> str | None:
     """Return the backend of the innermost `use_backend` block, None outside of one."""
-    return _forced.get()
+    return FORCED_BACKEND.get()
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def build_plan(
     device = torch.device(device)
     if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
-    wanted = _known(_forced.get() or backend)
+    wanted = _known(FORCED_BACKEND.get() or backend)
     autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(
         device.type
     )

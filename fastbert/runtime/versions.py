@@ -47,18 +47,24 @@ class Gradients:
 
     The count rises when gradients flow back into the results of a pass, not when the pass is made:
     between the two the weights may be used, and found unchanged.
-    """
 
-    # Hooks are lost in a graph that torch.compile traced, so there the pass itself counts.
-    passes_traced = 0
+    Attributes:
+        passes: backward passes counted so far.
+        traced: a differentiable pass was made within torch.compile, whose graphs keep no hook, so
+            that the pass itself counts. A traced forward sets this, and reads nothing.
+    """
 
     def __init__(self) -> None:
         self.passes = 0
+        self.traced = False
 
     @property
     def count(self) -> int:
         """A number that is greater after every backward pass."""
-        return self.passes + Gradients.passes_traced
+        if self.traced:
+            self.traced = False
+            self.passes += 1
+        return self.passes
 
     def flowed(self, *_: object) -> None:
         """Count a backward pass."""
@@ -69,11 +75,6 @@ class Gradients:
         for result in results:
             if result is not None and result.grad_fn is not None:
                 result.grad_fn.register_prehook(self.flowed)
-
-    @staticmethod
-    def traced() -> None:
-        """Count a differentiable pass within torch.compile, for all weights of the process."""
-        Gradients.passes_traced += 1
 
 
 class Contents:
@@ -101,7 +102,8 @@ class Contents:
             suspicious: `uncounted` holds for the tensors; else, without a backward pass since the
                 last comparison, nothing needs to be compared.
         """
-        count = self._gradients.passes + Gradients.passes_traced
+        gradients = self._gradients
+        count = gradients.count if gradients.traced else gradients.passes
         explained = suspicious or count != self._seen
         if not explained and not CHECK_ALWAYS:
             return True
