@@ -26,6 +26,7 @@ def act_layer_norm_kernel(
     hidden, eps, act_a, act_b, x_stride, out_stride,
     ACTIVATION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Normalise the activation of one row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < hidden

@@ -28,6 +28,7 @@ def add_layer_norm_kernel(
     hidden, eps, x_stride, residual_stride, out_stride,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Add up and normalise one row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < hidden

@@ -152,6 +152,7 @@ def attention_varlen_kernel(
     CAUSAL: tl.constexpr, KEY_BIAS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
     SEARCH: tl.constexpr,
 ):  # fmt: skip
+    """Compute the context of one block of queries of one head."""
     slot = tl.program_id(0)
     head = tl.program_id(1)
     sequence, first_slot = _sequence_of(cu_q_ptr, batch, slot, BLOCK_M, SEARCH)

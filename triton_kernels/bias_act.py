@@ -25,6 +25,7 @@ def bias_act_kernel(
     rows, width, act_a, act_b, x_stride, out_stride,
     ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Activate one block of rows and columns."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     keep = (row < rows) & (column < width)[None, :]

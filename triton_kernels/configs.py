@@ -31,8 +31,11 @@ class Tile(NamedTuple):
         return options | {"maxnreg": self.registers} if self.registers else options
 
     def for_depth(self, depth: int) -> Tile:
-        """This tile for a product of this depth: the masks of a ragged end need more registers
-        than the cap leaves, and spilling would cost more than the second block gives."""
+        """Return this tile for a gemm of this depth, without the cap on registers for a ragged end.
+
+        Its masks need more registers than the cap leaves, and spilling would cost more than the
+        second block gives.
+        """
         return self if depth % self.k == 0 else self._replace(registers=0)
 
 
@@ -82,7 +85,7 @@ ATTENTION_CROWDED: dict[tuple[int, int, bool], Tile] = {
 
 
 def attention_tile(arch: int, head_dim: int, half: bool, crowded: bool) -> Tile:
-    """The committed tile; ``half`` for 16-bit operands, ``crowded`` with a dense bias or causal.
+    """Return the committed tile; ``crowded`` stands for a dense bias or a causal mask.
 
     A bias of keys has no say: a text has the same bits in a batch that needs one and in one that
     does not.
@@ -114,7 +117,7 @@ GROUP_M = 8
 
 
 def linear_tile(arch: int, dtype: str, rows: int) -> Tile:
-    """The committed tile of a matrix product with this many rows."""
+    """Return the committed tile of a gemm with this many rows."""
     return LINEAR[arch, dtype, rows <= FEW_ROWS]
 
 

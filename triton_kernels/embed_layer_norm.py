@@ -17,7 +17,7 @@ from fastbert.triton_kernels.configs import row_block
 
 @triton.jit
 def _gathered(total, ids_ptr, table_ptr, table_rows, token, columns, keep, hidden):
-    """total + table[ids[token]]; an id without a row adds NaN instead of foreign memory."""
+    """Add table[ids[token]] to total; an id without a row adds NaN instead of foreign memory."""
     index = tl.load(ids_ptr + token)
     known = (index >= 0) & (index < table_rows)
     row = tl.where(known, index, 0).to(tl.int64)
@@ -38,6 +38,7 @@ def embed_layer_norm_kernel(
     word_rows, type_rows, position_rows, extra_rows, hidden, eps, embeds_stride, out_stride,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Look up, add and normalise one token."""
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < hidden

@@ -35,6 +35,7 @@ def weight_sums_kernel(
     depth, weight_stride,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Sum one row of the weight."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     acc = tl.zeros([BLOCK], tl.int32)
@@ -95,6 +96,7 @@ def int8_linear_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Compute one tile of the result."""
     tile_m, tile_n = _common.tile_of(tl.program_id(0), rows, width, BLOCK_M, BLOCK_N, GROUP)
     offs_m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_n = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)

@@ -48,6 +48,7 @@ def quantize_rows_kernel(
     width, x_stride, q_stride,
     SHIFT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """Quantise one row."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     keep = columns < width

@@ -53,7 +53,7 @@ class Ranking:
 
 @functools.cache
 def gpu(device: torch.device) -> Gpu:
-    """What a CUDA device is called."""
+    """Return the names under which the table knows a CUDA device."""
     major, minor = torch.cuda.get_device_capability(device)
     return Gpu(torch.cuda.get_device_name(device), f"{major}.{minor}")
 
@@ -66,12 +66,13 @@ def ranking(
     backends: Sequence[str],
     table: Mapping[str, Any] | None = None,
 ) -> Ranking | str:
-    """The measured order of backends, or why there is none.
+    """Return the measured order of backends, or why there is none.
 
     Args:
         gpu: the device. One that is not in the table is judged by another of the same compute
             capability, and `where` says by which.
-        op, dtype: of the calls.
+        op: name of the op.
+        dtype: of the calls.
         size: shape class; None, where the caller does not know it, takes all of them.
         backends: who could serve the op. One without a figure stands outside of the ranking.
         table: as in the file, for tests; the committed one by default.
@@ -107,7 +108,7 @@ def _entry(gpus: Mapping[str, Any], gpu: Gpu) -> tuple[str, Any] | None:
 
 
 def _of_size(rows: list[Any], size: int | None) -> list[Any]:
-    """The rows of the measured size that is nearest, if any is within REACH."""
+    """Return the rows of the measured size that is nearest, if any is within REACH."""
     if size is None or not rows:
         return rows
     distance = {row["size"]: abs(math.log(row["size"] / size)) for row in rows}
@@ -119,7 +120,7 @@ def _of_size(rows: list[Any], size: int | None) -> list[Any]:
 
 @functools.cache
 def load() -> Mapping[str, Any]:
-    """The committed table.
+    """Return the committed table.
 
     Raises:
         ValueError: when it is not one, with what is wrong.
@@ -128,7 +129,7 @@ def load() -> Mapping[str, Any]:
 
 
 def checked(table: Any) -> Mapping[str, Any]:
-    """The table itself, known to have the form above.
+    """Return the table itself, known to have the form above.
 
     Raises:
         ValueError: naming the first thing that is wrong.

@@ -42,7 +42,8 @@ def act_layer_norm(
     Args:
         x: (rows, hidden), floating.
         bias: (hidden,), x.dtype, or None; added before the activation.
-        weight, ln_bias: (hidden,), x.dtype, of the LayerNorm.
+        weight: (hidden,), x.dtype, gain of the LayerNorm.
+        ln_bias: (hidden,), x.dtype, of the LayerNorm.
         eps: added to the variance.
         activation: as for `bias_act`.
 
@@ -86,6 +87,7 @@ def fake(*, x: Tensor, **_: object) -> Tensor:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return unsupported_activation(traits.activation)
 
 
@@ -112,6 +114,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     make = partial(_make, eps=1e-12)
     sizes = [
         (0, 8),

@@ -32,7 +32,8 @@ def add_layer_norm(
 
     Args:
         x: (rows, hidden), floating.
-        weight, bias: (hidden,), x.dtype.
+        weight: (hidden,), x.dtype, the gain.
+        bias: (hidden,), x.dtype, added after it.
         eps: added to the variance.
         residual: (rows, hidden), x.dtype.
         x_bias: (hidden,), x.dtype.
@@ -125,6 +126,7 @@ def fake(*, x: Tensor, return_sum: bool = False, **_: object) -> tuple[Tensor, T
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return None
 
 
@@ -153,6 +155,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     make = partial(_make, eps=1e-12)
     sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
     for rows, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:
@@ -174,7 +177,7 @@ def cases() -> Iterator[Case]:
 
 
 def wrong_eps(eps: float) -> float:
-    """What a kernel with a fixed eps would use."""
+    """Return what a kernel with a fixed eps would use."""
     return 1e-6 if eps == 1e-12 else 1e-12
 
 

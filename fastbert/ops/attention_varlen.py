@@ -36,12 +36,15 @@ def attention_varlen(
     Args:
         q: (total_q, num_heads, head_dim), floating; the last dimension contiguous, the other
             strides free (views into a fused projection).
-        k, v: (total_k, num_heads, head_dim), q.dtype.
-        cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,), from 0 to the total, never falling;
-            sequence b is rows cu_seqlens[b] up to cu_seqlens[b + 1]. Kernels of a GPU, which do not
-            look at the values, take offsets that end before the total: rows behind the last are
-            not read, and are undefined in the result.
-        max_seqlen_q, max_seqlen_k: at least the longest length.
+        k: (total_k, num_heads, head_dim), q.dtype.
+        v: (total_k, num_heads, head_dim), q.dtype.
+        cu_seqlens_q: int32 (batch + 1,), from 0 to the total, never falling; sequence b is rows
+            cu_seqlens[b] up to cu_seqlens[b + 1]. Kernels of a GPU, which do not look at the
+            values, take offsets that end before the total: rows behind the last are not read, and
+            are undefined in the result.
+        cu_seqlens_k: the same for keys and values.
+        max_seqlen_q: at least the longest length of queries.
+        max_seqlen_k: at least the longest length of keys.
         scale: multiplies q @ k.T; usually head_dim ** -0.5.
         causal: key j is visible to query i iff j <= i + len_k - len_q (aligned at the end).
         key_bias: float32 (total_k,), added to every score of that key.
@@ -85,11 +88,11 @@ def attention_with_probs(
     dropout_p: float = 0.0,
     head_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`attention_varlen`, together with the weights that multiplied v.
+    """Compute `attention_varlen` and the weights that multiplied v.
 
-    Args:
-        head_mask: broadcastable to (batch, num_heads, max_seqlen_q, max_seqlen_k), multiplies the
-            weights after dropout.
+    Arguments that are not described here are those of `attention_varlen`. Weights are dropped with
+    probability dropout_p, and after that multiplied by head_mask, which must be broadcastable to
+    (batch, num_heads, max_seqlen_q, max_seqlen_k).
 
     Returns:
         (total_q, num_heads, head_dim) and (batch, num_heads, max_seqlen_q, max_seqlen_k), both
@@ -117,7 +120,9 @@ def attention_probs(
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """softmax(scale * q @ k.T + key_bias + bias) as (batch, num_heads, max_seqlen_q, max_seqlen_k).
+    """Compute softmax(scale * q @ k.T + key_bias + bias) on a grid.
+
+    The result is (batch, num_heads, max_seqlen_q, max_seqlen_k).
 
     Zero where either position lies beyond the end of its sequence or the key is not visible.
     Arguments are those of `attention_varlen`; the result has q.dtype.
@@ -144,7 +149,7 @@ def attention_probs(
 
 
 def masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
-    """softmax over the last dimension, of the visible scores above -inf; zeros where none is."""
+    """Compute softmax of the visible scores above -inf; zeros where there is none in a row."""
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     blind = (scores == float("-inf")).all(dim=-1, keepdim=True)
@@ -154,7 +159,7 @@ def masked_softmax(scores: Tensor, visible: Tensor | None) -> Tensor:
 def attention_context(
     probs: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, total_q: int
 ) -> Tensor:
-    """probs @ v: (batch, heads, max_seqlen_q, max_seqlen_k) -> (total_q, heads, head_dim)."""
+    """Compute probs @ v: (batch, heads, max_seqlen_q, max_seqlen_k) -> (total_q, heads, dim)."""
     value_grid = to_grid(v, cu_seqlens_k, probs.shape[3]).transpose(1, 2)
     context = torch.matmul(probs.to(v.dtype), value_grid).transpose(1, 2)
     return from_grid(context, cu_seqlens_q, total_q)
@@ -168,10 +173,9 @@ def visible_keys(
     causal: bool,
     full: bool = False,
 ) -> Tensor | None:
-    """bool (batch, 1, max_seqlen_q or 1, max_seqlen_k): which keys a query sees; None for all.
+    """Return bool (batch, 1, max_seqlen_q or 1, max_seqlen_k): which keys a query sees.
 
-    Args:
-        full: every sequence is known to have the maximal length.
+    None stands for all of them. With `full`, every sequence is known to have the maximal length.
     """
     if full and not causal:
         return None
@@ -187,7 +191,7 @@ def visible_keys(
 
 
 def to_grid(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
-    """(total, ...) -> (batch, max_seqlen, ...), zeros beyond the end of a sequence."""
+    """Scatter (total, ...) to (batch, max_seqlen, ...), zeros beyond the end of a sequence."""
     batch = cu_seqlens.shape[0] - 1
     if _is_full(x, cu_seqlens, max_seqlen):
         return x.reshape(batch, max_seqlen, *x.shape[1:])
@@ -197,7 +201,7 @@ def to_grid(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
 
 
 def from_grid(grid: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
-    """(batch, max_seqlen, ...) -> (total, ...), contiguous: the inverse of `to_grid`."""
+    """Gather (batch, max_seqlen, ...) into (total, ...), contiguous: the inverse of `to_grid`."""
     batch, max_seqlen = grid.shape[:2]
     flat = grid.reshape(batch * max_seqlen, *grid.shape[2:])
     if batch * max_seqlen == total:
@@ -334,6 +338,7 @@ def fake(*, q: Tensor, **_: object) -> Tensor:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     if traits.attention_dropout > 0.0:
         return "no kernel drops attention weights, and dropout is active"
     return None
@@ -394,6 +399,7 @@ def _make_all_masked(dtype: torch.dtype) -> Arguments:
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     yield Case("empty", partial(_make, lengths=[0, 0]))
     yield Case("single", partial(_make, lengths=[1], heads=1))
     for dim in (1, 8, 20, 31, 32, 64, 80, 96, 128):
@@ -436,7 +442,7 @@ def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
 def _with_visibility(
     visibility: Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor],
 ) -> Callable[..., Tensor]:
-    """The op with another rule, of (query, key, len_q, len_k, causal), for what is visible."""
+    """Return the op with another rule, of (query, key, len_q, len_k, causal), for visibility."""
 
     def mutated(
         q: Tensor,

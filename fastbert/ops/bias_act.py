@@ -82,6 +82,7 @@ def fake(*, x: Tensor, **_: object) -> Tensor:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return unsupported_activation(traits.activation)
 
 
@@ -100,6 +101,7 @@ def _make_range(dtype: torch.dtype, *, low: float, high: float, activation: str)
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     sizes = [(0, 5), (1, 1), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (11, 31), (7, 1031)]
     for activation in PLAIN_ACTIVATIONS:
         for index, (rows, hidden) in enumerate(sizes):
@@ -125,7 +127,7 @@ def cases() -> Iterator[Case]:
 
 
 def other_gelu(activation: str) -> str:
-    """The gelu that a careless kernel would compute instead of this one."""
+    """Return the gelu that a careless kernel would compute instead of this one."""
     swapped = {"gelu": "gelu_new", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu"}
     return swapped.get(activation, activation)
 

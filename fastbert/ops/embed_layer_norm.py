@@ -39,13 +39,19 @@ def embed_layer_norm(
     Args:
         input_ids: int64 (total,); None when inputs_embeds is given.
         word: (vocabulary, hidden), floating; None when inputs_embeds is given.
-        weight, bias: (hidden,), of the LayerNorm.
+        weight: (hidden,), gain of the LayerNorm.
+        bias: (hidden,), of the LayerNorm.
         eps: added to the variance.
-        position_ids, token_type_ids, language_ids: int64 (total,), each with its table
-            (entries, hidden), or both None.
+        position_ids: int64 (total,), or None together with its table.
+        position_table: (entries, hidden), or None.
+        token_type_ids: int64 (total,), or None together with its table.
+        type_table: (entries, hidden), or None.
+        language_ids: int64 (total,), or None together with its table.
+        language_table: (entries, hidden), or None.
         inputs_embeds: (total, hidden), in place of word[input_ids].
-        padding_idx, position_padding_idx: rows of word and position_table that receive no
-            gradient; -1 for none. The result does not depend on them.
+        padding_idx: row of word that receives no gradient; -1 for none. The result does not
+            depend on it.
+        position_padding_idx: the same for position_table.
 
     Returns:
         (total, hidden), the dtype of the tables.
@@ -220,6 +226,7 @@ def fake(
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return None
 
 
@@ -258,6 +265,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     make = partial(_make, eps=1e-12)
     sizes = [(0, 8), (3, 7), (2, 8), (5, 9), (1, 15), (4, 16), (3, 17), (2, 31), (7, 37), (13, 127)]
     for total, hidden in [*sizes, (3, 384), (5, 768), (2, 1031)]:

@@ -183,6 +183,7 @@ def fake(*, x: Tensor, qweight: Tensor, **_: object) -> Tensor:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     # The Plan has the reference compute an activation that kernels do not know.
     return None
 
@@ -238,6 +239,7 @@ def _make_extreme(dtype: torch.dtype, *, sign: int) -> Arguments:
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     for index, (rows, inner, outer) in enumerate(SIZES):
         make = partial(_make, rows=rows, inner=inner, outer=outer)
         yield Case(f"plain-{rows}x{inner}x{outer}", partial(make, bias=index % 2 == 0))
@@ -273,7 +275,7 @@ def _changed(**changes: Callable[[Any], Any]) -> Callable[..., Tensor]:
 def _from_product(
     product: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Callable[..., Tensor]:
-    """The op with another integer product of (q, zero_point, qweight), all float64."""
+    """Return the op with another integer gemm of (q, zero_point, qweight), all float64."""
 
     def mutated(
         x: Tensor,

@@ -120,6 +120,7 @@ def fake(*, x: Tensor, weight: Tensor, **_: object) -> Tensor:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     # The Plan has the reference compute an activation that kernels do not know.
     return None
 
@@ -173,6 +174,7 @@ def _make(
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     for index, (rows, inner, outer) in enumerate(SIZES):
         make = partial(_make, rows=rows, inner=inner, outer=outer)
         yield Case(f"plain-{rows}x{inner}x{outer}", partial(make, bias=index % 2 == 0))

@@ -80,6 +80,7 @@ def fake(*, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
     return None
 
 
@@ -102,6 +103,7 @@ def _make_flat(dtype: torch.dtype) -> Arguments:
 
 
 def cases() -> Iterator[Case]:
+    """Yield the sample calls."""
     for rows, inner in [
         (0, 8),
         (1, 1),

@@ -37,7 +37,8 @@ def weighted_sums(x: Tensor, bounds: Tensor, weights: Tensor | None) -> Tensor:
     """Sum the rows of each segment, each times its weight where weights are given.
 
     Args:
-        x, bounds: as for `segment_sums`.
+        x: (rows, columns), floating.
+        bounds: int64 (segments + 1,), never falling.
         weights: (rows,), float32 (float64 for such an x), or None.
 
     Returns:

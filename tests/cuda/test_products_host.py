@@ -112,7 +112,8 @@ def gemm(**changes: Any) -> None:
         "op": "linear", "x": s, "x_stride": 64, "weight": s, "weight_stride": 64, "rows": 4,
         "width": 8, "depth": 64, "dtype": F16, "family": 0, "choice": -1, "bias": s,
         "residual": s, "residual_stride": 8, "out": s, "out_stride": 8, "out_dtype": F16,
-        "activation": 1, "activation_a": 0.0, "activation_b": 0.0, "row_scale": 0, "row_zero_point": 0, "column_scale": 0,
+        "activation": 1, "activation_a": 0.0, "activation_b": 0.0,
+        "row_scale": 0, "row_zero_point": 0, "column_scale": 0,
         "column_sums": 0, "out_scale": 0, "out_zero_point": 0, "device": 0, "stream": 0,
     }  # fmt: skip
     unknown = set(changes) - set(arguments)
