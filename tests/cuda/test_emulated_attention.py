@@ -13,12 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastbert.kernels.cuda.attention_varlen import HEAD_DIMS, attention_varlen
+from fastbert import kernels
+from fastbert.kernels.cuda.attention_varlen import HEAD_DIMS
 from fastbert.ops import REGISTRY, Case
 from fastbert.testing import misaligned, parity, poisoned_empty
 
 pytestmark = pytest.mark.usefixtures("on_the_cpu")
 OP = REGISTRY["attention_varlen"]
+
+
+def attention_varlen(**arguments: Any) -> Tensor:
+    # Not through kernels.kernel, which would remember the patched library.
+    out: Tensor = kernels.bound("cuda", "attention_varlen")(**arguments)
+    return out
+
+
 INF = float("inf")
 # Major compute capability, which picks the form, and dtype. The first three are the forms; types
 # differ only in how elements are widened and narrowed.
