@@ -3,8 +3,9 @@
 // raises TypeError for a required one that is missing, an unknown one, or a value that does not
 // fit. Instances never change, so that a call may read them without the GIL.
 //
-// py::class_ would look up every keyword in a dictionary: 5 us for the 29 fields of AttentionArgs.
-// Here names are compared by identity, in the order in which fields are declared (0.5 us).
+// py::class_ looks up every keyword of a call in a dictionary. Here names are compared by identity,
+// in the order in which fields are declared, so that a caller who keeps to it pays one comparison a
+// field.
 //
 // To bind a struct: FASTBERT_RECORD(Struct) in namespace fastbert of the file that needs it, and
 // Record<Struct>::add(m, doc, {fields}) when the module is made. Functions then take const Struct&.

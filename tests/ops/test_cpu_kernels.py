@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -125,7 +126,9 @@ ROWS = (
 
 
 @pytest.mark.parametrize(
-    "op", [op for op in REGISTRY.values() if op.name != "attention_varlen"], ids=lambda op: op.name
+    "op",
+    [op for op in REGISTRY.values() if op.name not in ("attention_varlen", "segment_sums")],
+    ids=lambda op: op.name,
 )
 @DTYPE
 def test_a_row_alone_has_the_bits_it_has_in_a_batch(op: Op, dtype: torch.dtype, isa: str) -> None:
@@ -141,6 +144,18 @@ def test_a_row_alone_has_the_bits_it_has_in_a_batch(op: Op, dtype: torch.dtype, 
             }
             expected = tuple(r if r.shape == (0,) else r[first:last] for r in whole)
             assert_same_bits(tensors(run(op, part)), expected, f"{case.name} rows {first}:{last}")
+
+
+@DTYPE
+def test_a_segment_alone_has_the_bits_it_has_among_others(dtype: torch.dtype, isa: str) -> None:
+    op = REGISTRY["segment_sums"]
+    for case, arguments, _, _ in prepared(op.name, dtype):
+        x, bounds, divisors = (arguments[name] for name in ("x", "bounds", "divisors"))
+        together = run(op, arguments)
+        for segment, (begin, end) in enumerate(pairwise(bounds.tolist())):
+            one = {"x": x[begin:end], "bounds": torch.tensor([0, end - begin])}
+            one["divisors"] = None if divisors is None else divisors[segment : segment + 1]
+            assert_same_bits(run(op, one), together[segment : segment + 1], case.name)
 
 
 @DTYPE
