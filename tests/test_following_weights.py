@@ -11,12 +11,15 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import importlib.util
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -319,6 +322,16 @@ def test_the_engines_are_the_ones_meant(engine: str) -> None:
     entry = model.bert.encoder_cache._entry
     assert isinstance(entry.encoder, GpuEncoder) == (engine == "gpu")
     assert len(entry.view.copied) == (12 if engine == "gpu" else 36)
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_kernels_of_a_gpu_pack_int8_weights_only(backend: str) -> None:
+    """ModelSnapshot follows what a GPU's encoder copies: joined projections and what is packed."""
+    package = importlib.util.find_spec("fastbert").submodule_search_locations[0]
+    folder = {"triton": "triton_kernels", "cuda": "kernels/cuda"}[backend]
+    sources = [path.read_text(encoding="utf-8") for path in Path(package, folder).glob("*.py")]
+    assert sources
+    assert not any(re.search(r"(?<!int8_)linear_prepack\b", source) for source in sources)
 
 
 @pytest.mark.parametrize("passes", [1, 4], ids=["cold", "warm"])
