@@ -11,12 +11,15 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import importlib.util
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -321,6 +324,16 @@ def test_the_engines_are_the_ones_meant(engine: str) -> None:
     assert len(entry.view.copied) == (12 if engine == "gpu" else 36)
 
 
+@pytest.mark.parametrize("backend", ["triton", "cuda"])
+def test_kernels_of_a_gpu_pack_int8_weights_only(backend: str) -> None:
+    """ModelSnapshot follows what a GPU's encoder copies: joined projections and what is packed."""
+    package = importlib.util.find_spec("fastbert").submodule_search_locations[0]
+    folder = {"triton": "triton_kernels", "cuda": "kernels/cuda"}[backend]
+    sources = [path.read_text(encoding="utf-8") for path in Path(package, folder).glob("*.py")]
+    assert sources
+    assert not any(re.search(r"(?<!int8_)linear_prepack\b", source) for source in sources)
+
+
 @pytest.mark.parametrize("passes", [1, 4], ids=["cold", "warm"])
 @pytest.mark.parametrize("hooks", ["forward", "forward_pre"])
 def test_hooks_on_all_modules_are_followed(hooks: str, passes: int, engine: str) -> None:
@@ -328,7 +341,10 @@ def test_hooks_on_all_modules_are_followed(hooks: str, passes: int, engine: str)
     for _ in range(passes):
         before = answer(model)
 
+    seen: list[nn.Module] = []
+
     def change(module: nn.Module, given: Any, *out: Tensor) -> Any:
+        seen.append(module)
         if not isinstance(module, nn.Linear):
             return None
         return out[0] + 1.0 if out else (given[0] + 1.0, *given[1:])
@@ -336,6 +352,9 @@ def test_hooks_on_all_modules_are_followed(hooks: str, passes: int, engine: str)
     handle = getattr(torch_modules, f"register_module_{hooks}_hook")(change)
     try:
         check(model, before)
+        block = model.bert.encoder.layer[1]
+        assert {part(model), block.output.LayerNorm, model.bert.pooler.dense} <= set(seen)
+        assert model.bert.embeddings.word_embeddings in seen
     finally:
         handle.remove()
     assert torch.equal(answer(model), before)
@@ -485,6 +504,22 @@ def test_a_compiled_training_step_is_followed(name: str) -> None:
         optimizer.step()
         optimizer.zero_grad()
         check(model, before)
+
+
+def test_a_compiled_encoder_is_followed() -> None:
+    model = fastbert.BertModel(made().config, add_pooling_layer=False).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    compiled = torch.compile(model, backend="eager")
+    for _ in range(2):
+        before = model(IDS).last_hidden_state
+        with torch.enable_grad():
+            compiled.train()(IDS).last_hidden_state.square().sum().backward()
+        model.eval()
+        optimizer.step()
+        optimizer.zero_grad()
+        after = model(IDS).last_hidden_state
+        assert torch.equal(after, copy.deepcopy(model)(IDS).last_hidden_state)
+        assert not torch.equal(after, before)
 
 
 # What is compared, and when

@@ -466,7 +466,7 @@ def test_another_plan_or_weight_makes_another_encoder(monkeypatch: pytest.Monkey
     first = encoder(plan)
     with use_backend("reference"):
         assert encoder(made.plan()) is None
-    made.encoder.layer[0].intermediate.dense.weight.mul_(2)
+    made.encoder.layer[0].attention.self.query.weight.mul_(2)
     assert encoder(plan) is not first
 
 

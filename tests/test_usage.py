@@ -113,7 +113,7 @@ def test_parts_of_your_own(tmp_path: Path) -> None:
 
 
 def test_every_block_is_run() -> None:
-    assert len(blocks()) == 5
+    assert len(blocks()) == 6
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

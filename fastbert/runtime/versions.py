@@ -3,7 +3,7 @@
 torch counts the writes to a tensor as versions, through views too. Two kinds of writes go
 uncounted. A fused optimizer (torch 2.13) writes without a version, but only to parameters that have
 a gradient: whoever packed weights compares all their bytes once a gradient may have reached them
-(`Gradients`, `has_gradient`). Raw writes, through `.data`, NumPy, DLPack or a storage, are told by
+(`Gradients`, `uncounted`). Raw writes, through `.data`, NumPy, DLPack or a storage, are told by
 `model.refresh()`. FASTBERT_CHECK_WEIGHTS=1 finds them: then all bytes are compared before every
 pass, and what was written raw is named once.
 """
