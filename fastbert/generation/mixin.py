@@ -281,7 +281,8 @@ class _Generation:
             output_hidden_states=False,
         )
         self.state.grow()
-        return output.logits[:, -1].float()
+        scores: Tensor = output.logits[:, -1].float()
+        return scores
 
     def sample(self, ids: Tensor, streamer: Streamer | None) -> GenerateOutput:
         """Append one token a step, the likeliest or a drawn one."""

@@ -61,7 +61,10 @@ def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | 
     module, reason = _op_module(backend, op)
     if module is None:
         return reason
-    return module.supports(op, traits) if backend == "cpu" else module.supports(traits)
+    refused: str | None = (
+        module.supports(op, traits) if backend == "cpu" else module.supports(traits)
+    )
+    return refused
 
 
 @dataclass(frozen=True)

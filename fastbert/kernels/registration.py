@@ -17,16 +17,16 @@ from fastbert import kernels
 from fastbert.ops import REGISTRY
 from fastbert.ops._op import FLOATS, Op, Traits
 
-_library = torch.library.Library("fastbert", "DEF")
+_library = torch.library.Library("fastbert", "DEF")  # type: ignore[no-untyped-call]
 
 
 def register(op: Op) -> None:
     """Define the overloads of an op."""
     for backend in kernels.NAMES:
         name = f"{op.name}.{backend}"
-        _library.define(f"{name}{op.schema}")
+        _library.define(f"{name}{op.schema}")  # type: ignore[no-untyped-call]
         # Not by device: a tensor on the wrong one gets the kernel's own sentence.
-        _library.impl(name, _deferred(op.name, backend), "CompositeExplicitAutograd")
+        _library.impl(name, _deferred(op.name, backend), "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"fastbert::{name}", _by_name(op), lib=_library)
         if op.differentiable:
             torch.library.register_autograd(
@@ -39,7 +39,8 @@ def register(op: Op) -> None:
 
 def overload(op: str, backend: str) -> Callable[..., Any]:
     """Return the registered operator of an op on a backend."""
-    return getattr(getattr(torch.ops.fastbert, op), backend)
+    found: Callable[..., Any] = getattr(getattr(torch.ops.fastbert, op), backend)
+    return found
 
 
 def _deferred(op: str, backend: str) -> Callable[..., Any]:

@@ -128,7 +128,7 @@ class RobertaModel(RobertaPreTrainedModel, BertLikeModel):
         self, input_ids: Tensor | None, length: int, past: int, device: torch.device
     ) -> Tensor:
         """Return the positions of new tokens by the rules of RobertaEmbeddings."""
-        padding = self.config.pad_token_id
+        padding = int(self.config.pad_token_id)
         if input_ids is not None:
             return RobertaEmbeddings.create_position_ids_from_input_ids(input_ids, padding, past)
         return super().default_positions(None, length, past, device) + padding + 1
@@ -136,7 +136,7 @@ class RobertaModel(RobertaPreTrainedModel, BertLikeModel):
     def positions_from_mask(self, mask: Tensor) -> Tensor:
         """Return the positions of the tokens of a mask (batch, length), padded on the left."""
         real = (mask != 0).long()
-        return real.cumsum(dim=1) * real + self.config.pad_token_id
+        return real.cumsum(dim=1) * real + int(self.config.pad_token_id)
 
 
 class _RobertaHead(RobertaPreTrainedModel, tasks.HeadModel):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastbert.pipelines.base import Pipeline
 from fastbert.tokenizers.batch_encoding import BatchEncoding
@@ -141,7 +142,8 @@ class QuestionAnswering(Pipeline):
 
         That is CLS; FlauBERT has the same token between its texts, where no answer may be either.
         """
-        return np.array(ids) == self.tokenizer.cls_token_id
+        removed: NDArray[np.bool_] = np.array(ids) == self.tokenizer.cls_token_id
+        return removed
 
 
 def _paired(question: Any, context: Any) -> Any:

@@ -34,7 +34,8 @@ class Assembling(Collating):
             text_pair: the second text, in any of these forms.
             **options: those of the call.
         """
-        return self.encode_plus(text, text_pair, **options)["input_ids"]
+        ids: list[int] = self.encode_plus(text, text_pair, **options)["input_ids"]
+        return ids
 
     def encode_plus(
         self, text: Text, text_pair: Text | None = None, **options: Any
@@ -80,7 +81,8 @@ class Assembling(Collating):
         if isinstance(text, str):
             return self.convert_tokens_to_ids(self.tokenize(text))
         if _is_ids(text):
-            return to_list(text)
+            ids: list[int] = to_list(text)
+            return ids
         if isinstance(text, (list, tuple)) and all(isinstance(token, str) for token in text):
             return self.convert_tokens_to_ids(list(text))
         raise TypeError(

@@ -210,7 +210,8 @@ class Tokenizer(Assembling):
     def _from_files(cls, paths: dict[str, str], arguments: dict[str, Any]) -> Self:
         """Call the constructor with the files found and the settings read."""
         build: Any = cls  # family constructors take other arguments than this class's
-        return build(**paths, **arguments)
+        made: Self = build(**paths, **arguments)
+        return made
 
     @classmethod
     def _read_settings(cls, folder: Path) -> dict[str, Any]:

@@ -190,7 +190,8 @@ class SpecialTokens:
     @property
     def additional_special_tokens_ids(self) -> list[int]:
         """The ids of `additional_special_tokens`."""
-        return self.convert_tokens_to_ids(self.additional_special_tokens)
+        ids: list[int] = self.convert_tokens_to_ids(self.additional_special_tokens)
+        return ids
 
     @property
     def all_special_tokens_extended(self) -> list[AddedToken]:
@@ -205,7 +206,8 @@ class SpecialTokens:
     @property
     def all_special_ids(self) -> list[int]:
         """The ids of `all_special_tokens`."""
-        return self.convert_tokens_to_ids(self.all_special_tokens)
+        ids: list[int] = self.convert_tokens_to_ids(self.all_special_tokens)
+        return ids
 
     @property
     def special_tokens_map_extended(self) -> dict[str, AddedToken | list[AddedToken]]:

@@ -267,7 +267,8 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: 
                 "Multiple choice does not use lengths; pass an attention_mask.", stacklevel=3
             )
             given = replace(given, lengths=None)
-        return super().run(labels, given)
+        output: MultipleChoiceModelOutput = super().run(labels, given)
+        return output
 
 
 class FlaubertForTokenClassification(  # type: ignore[misc]

@@ -222,7 +222,7 @@ class PieceEncoding:
         if missing <= 0:
             return
         self._padded[padding.side] += missing
-        fill: list[tuple[list, object]] = [
+        fill: list[tuple[list[Any], object]] = [
             (self.ids, padding.token_id),
             (self.type_ids, padding.type_id),
             (self.attention_mask, 0),
