@@ -6,6 +6,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 comma := ,
+space := $(subst ,, )
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,12 +58,17 @@ test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize
 	$(BIN)/python -m pytest -m "not slow"
 
-# Without sanitizers, GPU emulation, Triton, torch.compile, packaging and benchmarks: what the next
-# edit most probably breaks. `make test` runs the rest as well.
-FAST_SKIPS := tests/bench tests/cuda tests/triton tests/test_compile.py tests/test_packaging.py
+# Without sanitizers, GPU emulation, Triton, torch.compile, packaging, benchmarks and full-size models,
+# and in float16, which kernels compute as float32, not everything again: what the next edit most
+# probably breaks. `make test` runs the rest as well.
+FAST_SKIPS := tests/bench tests/cuda tests/triton tests/test_compile.py tests/test_packaging.py \
+    tests/test_fuzz.py tests/ops/test_registration.py
+FAST_NAMES := float16 full_size loading_holds place_in_memory not_finite finite_differences \
+    optimizers_are_followed compiled demo_shows
 
 test-fast: $(VENV)/.requirements-test $(INSTALLED)  ## the short tests, in less than three minutes
-	$(BIN)/python -m pytest -q -m "not slow" $(FAST_SKIPS:%=--ignore=%)
+	$(BIN)/python -m pytest -q -m "not slow" $(FAST_SKIPS:%=--ignore=%) \
+	    -k "not ($(subst $(space),$(space)or$(space),$(FAST_NAMES)))"
 
 # Full-size models, a wheel installed into an environment of its own, every tile of every Triton
 # kernel: too long for each change.
