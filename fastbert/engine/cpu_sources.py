@@ -28,6 +28,7 @@ _PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8
 
 
 def block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
+    """Describe the weights of one layer."""
     hidden = block.q.in_features
     return native.library.BlockSource(
         qkv=projection_source((block.q, block.k, block.v), alive),
@@ -42,6 +43,16 @@ def block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
 def embedding_source(
     tables: EmbeddingTables, kept: list[Tensor], alive: list[Tensor]
 ) -> _C.EmbeddingSource:
+    """Describe the embedding tables, which are read in place.
+
+    Args:
+        tables: the tables.
+        kept: where the tables' tensors are appended, to be held as long as the encoder.
+        alive: where all others are appended, to be held until they are packed.
+
+    Raises:
+        ValueError: for a table of another width.
+    """
     width = tables.word.embedding_dim
 
     def table(part: nn.Embedding) -> _C.TableSource:

@@ -105,17 +105,23 @@ class ModelSnapshot:
             self.watch.gradients_known = self.suspicious
 
     def holds(self, contents: bool = False) -> bool:
-        """Whether the model still is what was read: the same objects in the same memory, and, where
-        asked for, nothing written to what is copied. Gradients that came since count as written."""
+        """Return whether the model still is what was read: the same objects in the same memory.
+
+        Args:
+            contents: ask too whether nothing was written to what is copied. Gradients that came
+                since count as written.
+        """
         return self.watch is None or bool(self.watch.unchanged(contents))
 
     def versions(self) -> list[int]:
-        """How often each copied tensor was written to."""
+        """Return how often each copied tensor was written to."""
         return [version(tensor) for tensor in self.copied.values()]
 
     def plan(self, backend: str, strict: bool, needs_grad: bool, batch_invariant: bool) -> Plan:
-        """build_plan() for the model, at once where it is asked for the same thing again. Arguments
-        and errors are those of build_plan()."""
+        """Return the model's Plan, at once where it is asked for the same thing again.
+
+        Arguments and errors are those of build_plan().
+        """
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
@@ -128,8 +134,7 @@ class ModelSnapshot:
         return plan
 
     def served(self, plan: Plan) -> EncoderParts | None:
-        """What of the model a prepared encoder for this plan can hold, None when not even the
-        blocks."""
+        """Return what a prepared encoder for this plan can hold; None when not even the blocks."""
         found = self._served.get(id(plan))
         if found is None:
             # The plan is kept, so that its id stays its own.
@@ -137,7 +142,7 @@ class ModelSnapshot:
         return found[1]
 
     def kept(self) -> list[Tensor]:
-        """The weights, held so that no others can appear at their addresses."""
+        """Return the weights, held so that no others can appear at their addresses."""
         return [tensor.detach() for part in self._parts() for tensor in _tensors(part)]
 
     def _source(self) -> list[Any]:
@@ -169,8 +174,11 @@ class ModelSnapshot:
                 yield part
 
     def _copied_parts(self) -> Iterator[nn.Module]:
-        """The CPU's encoder packs all but the tables, which it reads in place; a GPU's joins
-        queries, keys and values, and sums int8 weights."""
+        """Yield the parts whose weights a prepared encoder copies.
+
+        The CPU's encoder packs all but the tables, which it reads in place; a GPU's joins queries,
+        keys and values, and sums int8 weights.
+        """
         if on_cpu(self.device):
             yield from self._projections_and_norms()
             return
@@ -185,7 +193,7 @@ def _tensors(part: nn.Module) -> Iterator[Tensor]:
 
 
 def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> native.library.Watch:
-    """A `_C.Watch` of a model."""
+    """Make a `_C.Watch` of a model."""
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.
     dicts: list[dict[Any, Any]] = [vars(model.config), *GLOBAL_FORWARD_HOOKS]
@@ -224,8 +232,10 @@ def _plain(tensor: Tensor) -> bool:
 
 
 class EncoderCache:
-    """The snapshot of a model and its prepared encoder: made when first asked for, and again
-    whenever the model, the instruction set, the Plan of a GPU or a weight has changed since.
+    """The snapshot of a model and its prepared encoder.
+
+    Both are made when first asked for, and again whenever the model, the instruction set, the Plan
+    of a GPU or a weight has changed since.
 
     Attributes:
         gradients: counts the backward passes through the model; whoever makes a differentiable pass
@@ -242,8 +252,11 @@ class EncoderCache:
         self._met: tuple[Any, ...] | None = None
 
     def view(self, model: Any) -> ModelSnapshot:
-        """A view of the model, possibly stale: whoever uses it must have it checked before relying
-        on the result, and raise StaleModel where it fails (see `retrying`)."""
+        """Return a snapshot of the model, possibly stale.
+
+        Whoever uses it must have it checked before relying on the result, and raise StaleModel
+        where that fails (see `retrying`).
+        """
         view = self._view
         if view is None or view.watch is None:
             with self._lock:
@@ -254,14 +267,14 @@ class EncoderCache:
         return view
 
     def _keep_packed(self, view: ModelSnapshot) -> None:
-        """Packed weights stay for a new snapshot that they would be made from just so."""
+        """Keep packed weights for a new snapshot that gives the same ones."""
         entry = self._entry
         if entry is not None and view.plain:
             same = entry.view.source == view.source
             self._entry = replace(entry, view=view) if same else None
 
     def stale(self, view: ModelSnapshot) -> StaleModel:
-        """The error to raise where a view turns out to hold no longer; the next one is new."""
+        """Return the error to raise where a view is found to be stale; the next view is new."""
         with self._lock:
             if self._view is view:
                 self._view = None
@@ -273,7 +286,7 @@ class EncoderCache:
             self._view = self._entry = self._met = None
 
     def encoder(self, view: ModelSnapshot, plan: Plan) -> Encoder | None:
-        """The prepared encoder of a view, None where `supports` has a reason against it.
+        """Return the prepared encoder of a view; None where `supports` has a reason against it.
 
         Raises:
             StaleModel: when it must be made, and the view holds no longer.
@@ -365,8 +378,10 @@ class _Entry:
     kept: list[Tensor]
 
     def serves(self, view: ModelSnapshot, served: EncoderParts) -> bool:
-        """Whether the encoder is of this view and was made for this, and where versions do not
-        tell, of the same weights."""
+        """Return whether the encoder is of this view and holds what is asked for.
+
+        Where versions do not tell, its weights are compared too.
+        """
         if self.view is not view or (self.served is not served and self.served != served):
             return False
         if not self.contents.same(view.suspicious):

@@ -20,8 +20,10 @@ from fastbert.runtime.versions import Contents, Gradients, stamp
 
 @dataclass(frozen=True)
 class _Packed:
-    """A packed weight and what it was packed from; the memory of its source is held, so that no
-    other weight can appear at its address."""
+    """A packed weight and what it was packed from.
+
+    The memory of its source is held, so that no other weight can appear at its address.
+    """
 
     source: Tensor
     held: Tensor
@@ -51,7 +53,7 @@ class Prepacked:
         self._kept: _Packed | None = None
 
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
-        """The packed weight for a plan, None where its backend takes the plain one."""
+        """Return the packed weight for a plan; None where its backend takes the plain one."""
         choice = plan.choice(op)
         if choice.backend == "reference":
             return None
@@ -215,6 +217,7 @@ class Int8Linear(nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """Describe the projection as nn.Linear does."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"bias={self.bias is not None}"

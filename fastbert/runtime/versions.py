@@ -26,7 +26,7 @@ _warned: set[str] = set()
 
 
 def version(tensor: Tensor) -> int:
-    """torch's count of writes to a tensor, 0 for one made in inference mode, which has none."""
+    """Return torch's count of writes to a tensor; 0 for one made in inference mode."""
     return 0 if tensor.is_inference() else tensor._version
 
 
@@ -37,8 +37,11 @@ def stamp(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def uncounted(tensors: Iterable[Tensor]) -> bool:
-    """Whether one of the tensors may be written to now without a new version: by a fused optimizer,
-    which needs a gradient, or because it was made in inference mode."""
+    """Return whether one of the tensors may be written to now without a new version.
+
+    A fused optimizer may, which needs a gradient; and so may anyone where the tensor was made in
+    inference mode.
+    """
     return any(t.is_inference() or (t.is_leaf and t.grad is not None) for t in tensors)
 
 
@@ -130,7 +133,7 @@ def _warn(name: str) -> None:
 
 
 def _bytes_of(tensor: Tensor) -> bytes | Tensor:
-    """A fingerprint of a tensor on the CPU, a copy of any other."""
+    """Return a fingerprint of a tensor on the CPU, a copy of any other."""
     if tensor.device.type != "cpu" or native.reason() is not None:
         return tensor.detach().clone()
     cpu.use_torch_threads()
