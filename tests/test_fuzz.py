@@ -20,7 +20,7 @@ import fastbert
 from fastbert import kernels
 from fastbert.kernels import native
 from fastbert.modeling.quantization import quantize
-from fastbert.ops import REGISTRY
+from fastbert.ops import REGISTRY, Op
 from fastbert.testing import gate, misaligned, poisoned_empty, strided, to_float64
 
 pytestmark = pytest.mark.skipif(native.reason() is not None, reason=str(native.reason()))
@@ -163,13 +163,28 @@ KINDS = {
 }
 
 
+def eager_result(spec: Op, given: dict[str, Any]) -> Any:
+    """The reference's result in the dtype of the arguments.
+
+    Of a few rows PyTorch may sum along a vector, more exactly than any tile of sums does, so they
+    are computed as part of a larger batch.
+    """
+    rows = given["x"].shape[0] if "weight" in given and spec.name == "linear" else 0
+    if not 0 < rows < 16:
+        return spec.reference(**given)
+    wide = {
+        name: given[name].repeat(16, 1) for name in ("x", "residual") if given[name] is not None
+    }
+    return spec.reference(**{**given, **wide})[:rows]
+
+
 @pytest.mark.parametrize("op", KINDS)
 def test_kernels_on_whatever_comes(op: str, isa: str) -> None:
     spec, kernel = REGISTRY[op], kernels.kernel("cpu", op)
     for number in range(FIRST, FIRST + COUNT):
         draw = Draw(number)
         given = KINDS[op](draw)
-        exact, eager = spec.reference(**to_float64(given)), spec.reference(**given)
+        exact, eager = spec.reference(**to_float64(given)), eager_result(spec, given)
         with torch.no_grad(), poisoned_empty():
             result = kernel(**given)
         verdict = gate(result, exact, eager, draw.dtype, spec.tolerances[draw.dtype])

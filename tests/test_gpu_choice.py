@@ -14,6 +14,7 @@ from fastbert.kernels import cuda, measured
 from fastbert.kernels.measured import Gpu, Ranking
 from fastbert.models.bert import BertModel
 from fastbert.ops import REGISTRY
+from fastbert.ops.operands import Target
 from fastbert.runtime import plan as backend
 from fastbert.runtime.plan import (
     CUBLAS,
@@ -44,13 +45,22 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """A GPU on which every kernel of both backends can run, and nothing is measured."""
     monkeypatch.setattr(kernels, "missing", lambda name, device: _missing(name))
     monkeypatch.setattr(kernels, "refusal", lambda *_: None)
-    monkeypatch.setattr(kernels, "kernel", lambda name, op: f"{name} {op}")
+    monkeypatch.setattr(kernels, "kernel", lambda name, op: _nowhere(name))
     monkeypatch.setattr(kernels, "instruction_set", lambda *_: "sm_90")
     monkeypatch.setattr(measured, "gpu", lambda device: GPU)
     monkeypatch.setattr(measured, "load", lambda: {"format": 1, "gpus": {}})
     backend._build.cache_clear()
     yield monkeypatch
     backend._build.cache_clear()
+
+
+def _nowhere(backend: str) -> kernels.Kernel:
+    """A kernel that is chosen and never called."""
+
+    def refuse(*_: object, **__: object) -> object:
+        raise AssertionError(f"a kernel of {backend} was called")
+
+    return kernels.Kernel(refuse, Target(backend, "cuda"), refuse)
 
 
 def _missing(name: str) -> str | None:

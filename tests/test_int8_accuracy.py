@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -31,14 +32,17 @@ MINILM = pytest.mark.skipif(
 @MINILM
 @pytest.mark.skipif(native.reason() is not None, reason=f"no kernels: {native.reason()}")
 def test_minilm_keeps_its_embeddings_and_neighbours() -> None:
-    """The thresholds that int8 is promised to reach. Neighbours are counted on two sets of 512
-    texts: which of two near-equal ones wins is chance, and one set's share varies by 0.7 %."""
+    """The thresholds that int8 is promised to reach.
+
+    Neighbours are counted on four sets of 512 texts: which of two near-equal ones wins is chance,
+    and one set's share varies by 0.7 %.
+    """
     shares = []
-    for inputs in (accuracy.corpus(), texts.english(512, seed=11)):
+    for inputs in (accuracy.corpus(), *(texts.english(512, seed=seed) for seed in (11, 12, 13))):
         found = accuracy.measure("int8", inputs, accuracy.exact(inputs))
-        shares.append(found["nearest_unchanged"])
-        assert accuracy.misses({**found, "nearest_unchanged": 1.0}) == []
-    assert sum(shares) / 2 >= accuracy.REQUIRED["nearest_unchanged"], shares
+        shares.append(found.nearest_unchanged)
+        assert accuracy.misses(dataclasses.replace(found, nearest_unchanged=1.0)) == []
+    assert sum(shares) / len(shares) >= accuracy.REQUIRED.nearest_unchanged, shares
 
 
 @MINILM
