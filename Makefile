@@ -58,16 +58,18 @@ test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize
 	$(BIN)/python -m pytest -m "not slow"
 
-# Without sanitizers, GPU emulation, Triton, torch.compile, packaging, benchmarks and full-size models,
-# and in float16, which kernels compute as float32, not everything again: what the next edit most
-# probably breaks. `make test` runs the rest as well.
-FAST_SKIPS := tests/bench tests/cuda tests/triton tests/test_compile.py tests/test_packaging.py \
-    tests/test_fuzz.py tests/ops/test_registration.py
-FAST_NAMES := float16 full_size loading_holds place_in_memory not_finite finite_differences \
-    optimizers_are_followed compiled demo_shows
+# The next edit's most probable mistakes: no sanitizers, GPU emulation, Triton, torch.compile, packaging,
+# benchmarks, real or full-size models, nor float16 again, which kernels compute as float32. `make test`
+# runs all of that as well.
+FAST_SKIPS := bench cuda triton ops/test_registration.py tokenizers/test_tok_v4.py test_cli.py \
+    test_compile.py test_following_weights.py test_fuzz.py test_hub.py test_import_cost.py \
+    test_int8_accuracy.py test_packaging.py test_readme.py test_sharing.py test_tolerance_bites.py \
+    test_unbuilt.py
+FAST_NAMES := float16 full_size loading_holds place_in_memory not_finite finite_differences compiled \
+    any_batch
 
 test-fast: $(VENV)/.requirements-test $(INSTALLED)  ## the short tests, in less than three minutes
-	$(BIN)/python -m pytest -q -m "not slow" $(FAST_SKIPS:%=--ignore=%) \
+	$(BIN)/python -m pytest -q -m "not slow" $(FAST_SKIPS:%=--ignore=tests/%) \
 	    -k "not ($(subst $(space),$(space)or$(space),$(FAST_NAMES)))"
 
 # Full-size models, a wheel installed into an environment of its own, every tile of every Triton
