@@ -257,7 +257,7 @@ def test_the_bench_of_tiles_runs_them_all(
 ) -> None:
     tiles = pytest.importorskip("bench.gpu.tiles", reason="run from a checkout")
     device = torch.device("cpu")
-    product = tiles.Product(5, 32, 16, dtype, integer, device)
+    product = tiles.Gemm(5, 32, 16, dtype, integer, device)
     words = tiles.line(product, tiles.Stopwatch(device)).split()
     assert {word.rstrip("*") for word in words[::2]} == expected
     assert sum(word.endswith("*") for word in words) == 1
@@ -268,9 +268,9 @@ def test_the_drive_compares_forms(capsys: pytest.CaptureFixture[str]) -> None:
     drive = pytest.importorskip("bench.gpu.drive", reason="run from a checkout")
     tiles = importlib.import_module("bench.gpu.tiles")
     assert drive.every_form(torch.device("cpu"), 70, 32, 40) == 0
-    right = tiles.Product.run
+    right = tiles.Gemm.run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles.Product, "run", lambda self, form: right(self, form) + form[1])
+        patch.setattr(tiles.Gemm, "run", lambda self, form: right(self, form) + form[1])
         assert drive.every_form(torch.device("cpu"), 70, 32, 40) > 0
     assert "differs from another of its family" in capsys.readouterr().out
 
