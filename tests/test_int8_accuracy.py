@@ -31,6 +31,7 @@ MINILM = pytest.mark.skipif(
 
 @MINILM
 @pytest.mark.skipif(native.reason() is not None, reason=f"no kernels: {native.reason()}")
+@pytest.mark.slow  # 2048 texts in two precisions
 def test_minilm_keeps_its_embeddings_and_neighbours() -> None:
     """The thresholds that int8 is promised to reach.
 
