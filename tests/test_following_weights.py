@@ -327,9 +327,9 @@ def test_the_engines_are_the_ones_meant(engine: str) -> None:
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_kernels_of_a_gpu_pack_int8_weights_only(backend: str) -> None:
     """ModelSnapshot follows what a GPU's encoder copies: joined projections and what is packed."""
-    package = importlib.util.find_spec("fastbert").submodule_search_locations[0]
-    folder = {"triton": "triton_kernels", "cuda": "kernels/cuda"}[backend]
-    sources = [path.read_text(encoding="utf-8") for path in Path(package, folder).glob("*.py")]
+    package = {"triton": "fastbert.triton_kernels", "cuda": "fastbert.kernels.cuda"}[backend]
+    folder = importlib.util.find_spec(package).submodule_search_locations[0]
+    sources = [path.read_text(encoding="utf-8") for path in Path(folder).glob("*.py")]
     assert sources
     assert not any(re.search(r"(?<!int8_)linear_prepack\b", source) for source in sources)
 

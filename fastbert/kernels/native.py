@@ -7,7 +7,7 @@ only `fastbert.kernels.cpu` and `fastbert.engine.cpu_encoder` call its ops.
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -32,10 +32,26 @@ else:
         return globals()[name]
 
 
+def imported(name: str) -> ModuleType:
+    """Import a compiled module of this package, from this package's own folder only.
+
+    An editable install of another checkout would else lend its extension to a tree without one.
+
+    Raises:
+        ImportError: when this package's folder does not hold it, or it cannot be loaded.
+    """
+    import fastbert
+
+    spec = importlib.util.find_spec(f"fastbert.{name}")
+    if spec is None or str(Path(spec.origin or "").parent) not in fastbert.__path__:
+        raise ImportError(f"no fastbert.{name} in {_PACKAGE}")
+    return importlib.import_module(f"fastbert.{name}")
+
+
 @functools.cache
 def _load() -> tuple[ModuleType | None, str]:
     try:
-        module = importlib.import_module("fastbert._C")
+        module = imported("_C")
     except ImportError as error:
         return None, f"the native library cannot be loaded ({error}); {_hidden() or REMEDY}"
     try:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from fastbert.kernels import cuda
 from fastbert.kernels.cuda import _native
-from fastbert.kernels.cuda.attention_varlen import HEAD_DIMS, attention_varlen, supports
+from fastbert.kernels.cuda.attention_varlen import HEAD_DIMS, supports
 from fastbert.ops._op import Traits
+from fastbert.ops.attention_varlen import check
 
 module, reason = _native.load()
 if module is None:
@@ -107,7 +109,7 @@ def test_cpu_tensors_are_refused_by_name() -> None:
     q = torch.zeros(4, 2, 64)
     cu = torch.tensor([0, 4], dtype=torch.int32)
     with pytest.raises(ValueError, match="cuda"):
-        attention_varlen(q, q, q, cu, cu, 4, 4, 0.125)
+        check(cuda.target(), q, q, q, cu, cu, 4, 4, 0.125)
 
 
 def test_supports() -> None:

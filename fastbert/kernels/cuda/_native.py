@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert.errors import Unavailable
+from fastbert.kernels import native
 
 # Where operands must be; the emulation of the tests puts "cpu" here.
 DEVICE = "cuda"
@@ -20,7 +20,7 @@ DEVICE = "cuda"
 def load() -> tuple[ModuleType | None, str]:
     """Return the extension, or None and the reason."""
     try:
-        return importlib.import_module("fastbert._cuda"), ""
+        return native.imported("_cuda"), ""
     except ImportError as error:
         return None, (
             f"the CUDA library cannot be loaded ({error}); build with FASTBERT_CUDA=on on a "
