@@ -311,7 +311,8 @@ def _saturating_pairs(q: Tensor, zero_point: Tensor, weight: Tensor) -> Tensor:
     products = q[:, None, :] * weight[None, :, :]
     if products.shape[2] % 2:
         products = torch.nn.functional.pad(products, (0, 1))
-    pairs = products.unflatten(2, (products.shape[2] // 2, 2)).sum(3).clamp(-32768, 32767)
+    even, odd = products[..., ::2], products[..., 1::2]
+    pairs = (even + odd).clamp(-32768, 32767)
     out: Tensor = pairs.sum(2) - zero_point[:, None] * weight.sum(1)
     return out
 
