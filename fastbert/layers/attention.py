@@ -85,9 +85,7 @@ def attend(
         weights = _to_columns(probs, queries, keys)
         # What the caller gets must lie on the path to the context, or it would have no gradient.
         probs = _from_columns(weights, queries, keys)
-    context = attention_context(
-        probs, v, queries.cu_seqlens, keys.cu_seqlens, queries.total
-    )
+    context = attention_context(probs, v, queries.cu_seqlens, keys.cu_seqlens, queries.total)
     return context.flatten(1), weights
 
 
