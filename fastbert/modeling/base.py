@@ -15,6 +15,7 @@ from fastbert.checkpoints.files import save_torch_weights, save_weights
 from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Prepacked
+from fastbert.layers.parent import Parent
 from fastbert.modeling import loading, resize
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.introspection import Described
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fastbert.modeling.encoder import EncoderModel
 
 
-class PreTrainedModel(Described, Trainable):
+class PreTrainedModel(Described, Trainable, Parent):
     """Base of all models.
 
     Kernels run on packed copies of the weights, which follow every change that torch knows of. A
