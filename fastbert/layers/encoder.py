@@ -56,7 +56,7 @@ class Recompute:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute a layer, keeping its input alone for the backward pass."""
         kept: Any = nullcontext()
-        if self.offload:
+        if self.offload and hidden.device.type != "cpu":
             kept = torch.autograd.graph.save_on_cpu(pin_memory=True, device_type=hidden.device.type)
         with kept:
             found: tuple[Tensor, Tensor | None, Tensor | None]

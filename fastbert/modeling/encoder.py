@@ -20,6 +20,7 @@ from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
@@ -153,10 +154,17 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "torch.export and ONNX would record which tokens of this one input are padding, "
+                "and native code besides; use the model itself or torch.compile, or export the "
+                "transformers model that loads the same checkpoint."
+            )
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
             return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
+        join_transformers()
         return retrying(self, self.compute, inputs, wanted)
 
     def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:

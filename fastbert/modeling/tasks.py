@@ -281,10 +281,9 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         Returns:
             CausalLMOutputWithCrossAttentions, or its tuple with return_dict=False.
         """
-        mask, shift_labels = attention_mask, options.pop("shift_labels", None)
+        shift_labels = options.pop("shift_labels", None)
         if labels is not None and not self.caches_with_labels:
             use_cache = False
-        keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
         inputs = EncoderInputs(
             input_ids,
             attention_mask,
@@ -297,6 +296,8 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
             use_cache,
             options,
         )
+        mask = inputs.attention_mask
+        keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
         logits = self.scores(encoding, logits_to_keep)
         loss = None
