@@ -47,7 +47,7 @@ class ModelOutput(OrderedDict[str, Any]):
         )
 
     def __post_init__(self) -> None:
-        names = self.field_names()
+        names = tuple(self.__dataclass_fields__)
         first = getattr(self, names[0]) if names else None
         if first is not None and not isinstance(first, Tensor):
             pairs = _pairs(first)

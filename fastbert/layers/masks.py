@@ -62,6 +62,8 @@ def lay_out(
     """
     batch_size, length = shape
     total = length + (past or 0)
+    if mask is not None and (mask.dim() == 1 or mask.shape[0] != batch_size):
+        mask = for_all(mask, batch_size)
     if mask is not None and mask.dim() in (3, 4):
         bias = mask_bias(mask, (batch_size, length, total), dtype).to(device)
         batch = PackedBatch.dense(batch_size, length, device)
@@ -83,6 +85,13 @@ def lay_out(
         return Layout(PackedBatch.dense(batch_size, length, device), causal=causal)
     batch = PackedBatch.from_mask(mask, batch_size, length, device, keep_first_column)
     return Layout(batch, causal=causal)
+
+
+def for_all(mask: Tensor, batch_size: int) -> Tensor:
+    """Expand a mask (length,) or (1, length) to all sequences; return others as they are."""
+    if mask.dim() == 1 or (mask.dim() == 2 and mask.shape[0] == 1):
+        return mask.expand(batch_size, mask.shape[-1])
+    return mask
 
 
 def mask_bias(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> Tensor:
@@ -159,7 +168,10 @@ def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0)
         mask: (batch, length), zero where a token is removed; other masks remove nothing.
         shift: how many columns later the label of a token stands (1 for next-token prediction).
     """
-    if labels is None or mask is None or mask.dim() != 2 or mask.shape != labels.shape:
+    if labels is None or mask is None:
+        return False
+    mask = for_all(mask, labels.shape[0])
+    if mask.dim() != 2 or mask.shape != labels.shape:
         return False
     wanted = labels[:, shift:] != -100
     return bool((wanted & (mask[:, : mask.shape[1] - shift] == 0)).any())

@@ -177,6 +177,13 @@ class EncoderModel(PreTrainedModel):
         options = inputs.options
         chunks = self._check_options(options, shape[1])
         context = _context(self, (inputs.inputs_embeds, inputs.encoder_hidden_states))
+        source = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
+        if context.snapshot.device.type == "meta" and source is not None and not source.is_meta:
+            raise NotImplementedError(
+                f"The weights of this {type(self).__name__} hold no values (device meta), as "
+                "accelerate's offload hooks leave them until each module is called; kernels read "
+                "all weights at once, so load the model without offloading."
+            )
         given = self.arrange(inputs, shape, context.snapshot, wanted)
         lookup = self.look_up(inputs, shape, given, context.snapshot)
         asked = self._forward_options(given, options, chunks, context)

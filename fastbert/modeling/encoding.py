@@ -132,20 +132,14 @@ class EncoderInputs:
     use_cache: bool | None = None
     options: Options = field(default_factory=Options)
 
-    def __post_init__(self) -> None:
-        """Give every sequence its row of a mask that was given once for all of them."""
-        mask = self.attention_mask
-        given = self.inputs_embeds if self.input_ids is None else self.input_ids
-        if not isinstance(mask, Tensor) or not isinstance(given, Tensor) or mask.dim() > 2:
-            return
-        rows = given.shape[:-1] if self.input_ids is not None else given.shape[:-2]
-        if mask.dim() == 1 or (len(rows) == 1 and mask.shape[0] == 1 and rows[0] != 1):
-            self.attention_mask = mask.expand(*rows, mask.shape[-1])
-
     def flattened(self) -> Self:
         """Join the first two dimensions of every input that has a value for each token."""
         given = {name: getattr(self, name) for name in self.PER_TOKEN}
-        flat = {name: value.flatten(0, 1) for name, value in given.items() if value is not None}
+        flat = {
+            name: value.flatten(0, 1)
+            for name, value in given.items()
+            if value is not None and value.dim() > 1  # one mask for all texts stays as it is
+        }
         return replace(self, **flat)
 
 

@@ -9,6 +9,7 @@ import copy
 import pickle
 from typing import Any
 
+import accelerate
 import oracle
 import pytest
 import torch
@@ -226,3 +227,10 @@ def test_dynamic_quantization_ends_in_a_sentence() -> None:
     with pytest.raises(ValueError, match="quantization='int8'"):
         torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
     assert not hasattr(model, "qconfig")
+
+
+def test_offloaded_weights_end_in_a_sentence() -> None:
+    model = oracle.pair("BertModel")[1].float()
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with torch.no_grad(), pytest.raises(NotImplementedError, match="without offloading"):
+        model(IDS)

@@ -12,7 +12,7 @@ from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.layers.embeddings import EmbeddingInput
 from fastbert.layers.kv_cache import Cache, as_cache
-from fastbert.layers.masks import Layout, lay_out
+from fastbert.layers.masks import Layout, for_all, lay_out
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderPass
 from fastbert.modeling.encoding import EncoderInputs, RareOptions
@@ -209,6 +209,7 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
                 f"lengths must hold {shape[0]} values of at most {shape[1]}, one for each text."
             )
         if attention_mask is not None:
+            attention_mask = for_all(attention_mask, shape[0])
             if tuple(attention_mask.shape) != shape:
                 raise ValueError(
                     f"FlauBERT takes an attention_mask of shape {shape} only, one value for every "
