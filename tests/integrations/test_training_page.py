@@ -56,4 +56,3 @@ def test_the_page_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     }
     assert classify("Quel ennui !")[0]["label"] in ("LABEL_0", "LABEL_1")  # type: ignore[operator]
     assert isinstance(merged, fastbert.CamembertForSequenceClassification)
-    assert len(code[0].splitlines()) < 30
