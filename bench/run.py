@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import platform
 import sys
 import time
@@ -119,7 +120,12 @@ def _measure(
     timed = any(row.time for row in results.of(case.name))
     if timed:
         results.save(path)
-        plot.draw(results, path.with_suffix(".png"))
+        if importlib.util.find_spec("matplotlib") is None:
+            print(
+                "no plot: matplotlib is not installed (pip install -e '.[bench]')", file=sys.stderr
+            )
+        else:
+            plot.draw(results, path.with_suffix(".png"))
     return timed
 
 
