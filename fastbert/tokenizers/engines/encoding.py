@@ -103,12 +103,14 @@ class Truncation(NamedTuple):
         strategy: "longest_first", "only_first" or "only_second".
         stride: tokens that a row and its overflow share.
         side: "right" or "left", the end that is cut off.
+        overflow: whether what is cut off is wanted, as rows of its own.
     """
 
     max_length: int
     strategy: str
     stride: int
     side: str
+    overflow: bool = True
 
 
 class Padding(NamedTuple):
