@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -50,7 +51,7 @@ class Tokenizer(Assembling):
         model_input_names: the keys that a call returns by default.
         clean_up_tokenization_spaces: remove the spaces before English punctuation in decoded text.
         split_special_tokens: read special tokens in a text as ordinary characters.
-        pad_token_type_id: the token type of padding; None for what a tokenizer.json says, or 0.
+        pad_token_type_id: the token type of padding.
         additional_special_tokens: special tokens without a role.
         extra_special_tokens: more of them; or, as a dict, tokens by the names of attributes that
             only this tokenizer has ("image_token").
@@ -85,7 +86,7 @@ class Tokenizer(Assembling):
         model_input_names: Iterable[str] | None = None,
         clean_up_tokenization_spaces: bool | None = None,
         split_special_tokens: bool = False,
-        pad_token_type_id: int | None = None,
+        pad_token_type_id: int = 0,
         additional_special_tokens: Iterable[TokenLike] | None = None,
         extra_special_tokens: Any = None,
         added_tokens_decoder: dict[Any, Any] | None = None,
@@ -118,8 +119,6 @@ class Tokenizer(Assembling):
         check_flags({"split_special_tokens": split_special_tokens})
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.split_special_tokens = bool(split_special_tokens)
-        if pad_token_type_id is None:
-            pad_token_type_id = file.get("pad_token_type_id", 0)
         self.pad_token_type_id = pad_token_type_id
         self._warn = WarnOnce()
         self._disobeyed: list[str] = []
@@ -156,6 +155,7 @@ class Tokenizer(Assembling):
     def _add_initial(self, decoder: dict[Any, Any]) -> None:
         """Add the saved tokens at their ids, then the special tokens that are missing."""
         saved = {int(key): as_added_token(decoder[key]) for key in sorted(decoder, key=int)}
+        self._place_roles(saved)
         self.engine.restore_added(saved)
         known = {token.content: token for token in self.engine.added_tokens.values()}
         # A token that strips spaces says so; a plain one leaves the flags it was added with.
@@ -167,6 +167,22 @@ class Tokenizer(Assembling):
                 or (known[token.content] != token and not is_plain(token))
             ]
         )
+
+    def _place_roles(self, saved: dict[int, AddedToken]) -> None:
+        """Give special tokens that were not saved the ids that they have without added tokens.
+
+        Vocabularies of sentencepiece have no mask; its id is the first behind them, and files of
+        older programs do not name it.
+        """
+        contents = {token.content for token in saved.values()}
+        absent = [token for token in self.specials.every() if token.content not in contents]
+        if not saved or not absent:
+            return
+        vocab = self.engine.vocab()
+        free = (i for i in itertools.count(self.engine.total_size) if i not in saved)
+        for token in absent:
+            if token.content not in vocab:
+                saved[next(free)] = token
 
     @classmethod
     def _known_arguments(cls) -> set[str]:

@@ -163,9 +163,6 @@ def described(backend: Tokenizer) -> dict[str, Any]:
     if (cut := backend.truncation) is not None:
         found["truncation_side"] = cut["direction"]
     if (pad := backend.padding) is not None:
-        found |= {
-            "padding_side": pad["direction"],
-            "pad_token": pad["pad_token"],
-            "pad_token_type_id": pad["pad_type_id"],
-        }
+        # The token type of padding is 0 whatever the file says, as in transformers.
+        found |= {"padding_side": pad["direction"], "pad_token": pad["pad_token"]}
     return found
