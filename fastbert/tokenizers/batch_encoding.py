@@ -60,9 +60,10 @@ def as_tensor(key: str, rows: Any, tensor_type: TensorType) -> torch.Tensor | np
         array = rows if isinstance(rows, np.ndarray) else np.array(rows)
         if array.dtype.kind not in "OUS":
             return _of_numbers(array, tensor_type)
-        if array.ndim and not isinstance(array.flat[0] if array.size else [], (list, tuple)):
+        first = array.flat[0] if array.size else []
+        if not isinstance(first, (list, tuple)):
             raise TypeError(
-                f"'{key}' holds {array.flat[0]!r}, which cannot stand in a tensor; leave that key "
+                f"'{key}' holds {first if first is None else str(first)!r}, which cannot stand in a tensor; leave that key "
                 "out, or return_tensors."
             )
         raise ValueError("ragged")

@@ -72,7 +72,7 @@ class BertTokenizer(Tokenizer):
         tokenizer_file: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(do_lower_case, (str, os.PathLike)):
+        if isinstance(do_lower_case, os.PathLike) or str(do_lower_case).endswith(".json"):
             raise TypeError(
                 f"do_lower_case is {do_lower_case!r}; it must be True or False. A tokenizer.json "
                 "is passed by name: tokenizer_file=."

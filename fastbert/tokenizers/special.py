@@ -20,6 +20,8 @@ SPECIAL_NAMES = (
 )
 ADDITIONAL = "additional_special_tokens"
 
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+
 TokenLike = str | AddedToken
 # A row of ids.
 Ids = Sequence[int] | torch.Tensor | np.ndarray
@@ -68,12 +70,11 @@ def as_added_token(value: object, *, special: bool | None = None) -> AddedToken:
         fields = {k: v for k, v in value.items() if k not in ("__type", "id")}
         if special is not None:
             fields["special"] = special
-        if not all(isinstance(v, bool) for k, v in fields.items() if k != "content"):
+        if not all(isinstance(fields.get(name, False), bool) for name in _FLAGS):
             raise TypeError(f"The flags of a token must be true or false, but it is {value!r}.")
-        try:
-            return AddedToken(**fields)
-        except TypeError as error:
-            raise TypeError(f"A token has flags that tokens do not have: {value!r}.") from error
+        if strange := set(fields) - set(_FLAGS) - {"content"}:
+            raise TypeError(f"{value!r} has flags that tokens do not have: {sorted(strange)}.")
+        return AddedToken(**fields)
     raise TypeError(f"A token must be a str or an AddedToken, not {value!r}.")
 
 

@@ -27,12 +27,12 @@ class WarnOnce:
         seen: names of the warnings that were logged.
     """
 
-    seen: set[str] = field(default_factory=set)
+    seen: dict[str, None] = field(default_factory=dict)
 
     def __call__(self, name: str, message: str) -> None:
         """Log a message unless one of its name was logged before."""
         if name not in self.seen:
-            self.seen.add(name)
+            self.seen[name] = None
             logger.warning(message)
 
 
