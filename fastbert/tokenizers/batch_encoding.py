@@ -62,9 +62,10 @@ def as_tensor(key: str, rows: Any, tensor_type: TensorType) -> torch.Tensor | np
             return _of_numbers(array, tensor_type)
         first = array.flat[0] if array.size else []
         if not isinstance(first, (list, tuple)):
+            shown = first if first is None else str(first)
             raise TypeError(
-                f"'{key}' holds {first if first is None else str(first)!r}, which cannot stand in a tensor; leave that key "
-                "out, or return_tensors."
+                f"'{key}' holds {shown!r}, which cannot stand in a tensor; leave that key out, or "
+                "return_tensors."
             )
         raise ValueError("ragged")
     except ValueError as error:

@@ -104,20 +104,21 @@ class BertTokenizer(Tokenizer):
         engine: RustEngine | PieceEngine
         if in_python and source is not None:
             tokenizer_file = None
-            engine = python_engine(
-                read_vocabulary(source), content(unk_token), settings | in_python
-            )
+            vocabulary = read_vocabulary(source)
+            engine = python_engine(vocabulary, content(unk_token), settings | in_python)
+            disobeyed = ["clean_text"] if clean_text is False else []
+            disobeyed += ["wordpieces_prefix"] if wordpieces_prefix != "##" else []
         elif tokenizer_file is not None:
             engine, disobeyed = engine_of(tokenizer_file, settings)
             disobeyed += in_python
+            prefix = getattr(engine.backend.model, "continuing_subword_prefix", "##")
+            disobeyed += ["wordpieces_prefix"] if wordpieces_prefix not in ("##", prefix) else []
             settings["do_lower_case"] = lowercases(engine.backend)
         else:
             settings["tokenize_chinese_chars"] = tokenize_chinese_chars is not False
             names = {k: content(v) for k, v in special.items() if v is not None}
             engine = RustEngine(_build(read_vocabulary(source), names, settings, wordpieces_prefix))
-        self.do_lower_case = (
-            True if settings["do_lower_case"] is None else settings["do_lower_case"]
-        )
+        settings["do_lower_case"] = self.do_lower_case = settings["do_lower_case"] is not False
         # Built from a vocabulary, transformers 4 cleans decoded text; from tokenizer.json it does
         # not, unless the settings say so.
         options.setdefault("clean_up_tokenization_spaces", tokenizer_file is None)

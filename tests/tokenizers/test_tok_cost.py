@@ -185,6 +185,20 @@ def test_long_texts_are_cut_as_short_ones(
         assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("kind", ["marks", "abbreviations", "apostrophes"])
+@pytest.mark.parametrize(("cls", "name"), [FAMILIES[1], FAMILIES[2], FAMILIES[4]])
+def test_every_character_can_be_asked_about(cls: Any, name: str, kind: str, models: Path) -> None:
+    tok = cls.from_pretrained(models / name)
+    found = tok(LONG[kind][:20_000], verbose=False)
+    start = time.process_time()
+    tokens = {found.char_to_token(char) for char in range(20_000)}
+    words = {found.token_to_word(token) for token in tokens - {None}}
+    spans = [found.word_to_chars(word) for word in words]
+    assert spans and all(span is not None for span in spans)
+    assert [found.token_to_chars(token) for token in tokens - {None}]
+    assert time.process_time() - start < 8
+
+
 def test_long_words_are_not_kept(models: Path) -> None:
     tok = FlaubertTokenizer.from_pretrained(models / "flaubert")
     model = tok.engine.model  # type: ignore[attr-defined]
