@@ -47,6 +47,15 @@ _LIKE_BERT = (
     "RetriBertTokenizer",
     "SqueezeBertTokenizer",
 )
+# Where a folder names no class, its model's has this one.
+_OF_MODEL = {
+    "distilbert": "DistilBertTokenizer",
+    "electra": "ElectraTokenizer",
+    "mobilebert": "MobileBertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
 # What transformers calls a tokenizer.json whose family it does not know.
 _NAMELESS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
 # Classes that return no token types, in transformers 4 and 5 alike.
@@ -138,12 +147,20 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
     named = str(settings.get("tokenizer_class") or model.get("tokenizer_class") or "")
     name = named.removesuffix("Fast")
     model_type = model_type or model.get("model_type")
+    name = name or _OF_MODEL.get(str(model_type), "")
     given = settings.keys() | _special_names(folder)
     pair = _BY_CLASS.get(name)
     has_json = (folder / files.TOKENIZER_FILE).is_file()
     if pair is None and model_type in _BY_MODEL and (not name or name in _NAMELESS):
         # A nameless file runs as it is; without one, the model's family says what there is.
         pair = None if name and has_json else _BY_MODEL[model_type]
+    own_code = settings.get("auto_map")
+    if own_code.get("AutoTokenizer") if isinstance(own_code, dict) else own_code:
+        logger.warning(
+            "'%s' brings a tokenizer class of its own, which fastbert does not run; it goes by the "
+            "other files.",
+            folder,
+        )
     if pair is not None:
         return _Choice(pair[use_fast])
     default: dict[str, Any] = {
@@ -154,12 +171,6 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
     if name in _LIKE_BERT:
         return _Choice(BertTokenizer, default)
     if has_json:
-        if "AutoTokenizer" in (settings.get("auto_map") or {}):
-            logger.warning(
-                "'%s' brings a tokenizer class of its own, which fastbert does not run; its "
-                "tokenizer.json is run as it is.",
-                folder,
-            )
         return _Choice(PreTrainedTokenizerFast, default)
     known = ", ".join(sorted(_BY_CLASS))
     if not named and model_type is None:

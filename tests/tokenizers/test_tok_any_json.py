@@ -197,6 +197,8 @@ def test_classes_without_token_types(tmp_path: Path) -> None:
     tok = AutoTokenizer.from_pretrained(where)
     assert list(tok("un", "deux")) == ["input_ids", "attention_mask"]
     assert (tok.pad_token, tok.cls_token, tok.mask_token) == ("<pad>", "<s>", None)
+    tok = AutoTokenizer.from_pretrained(folder(tmp_path, made, "xlm-roberta"))
+    assert list(tok("un", "deux")) == ["input_ids", "attention_mask"] and tok.pad_token == "<pad>"
     where = folder(tmp_path, made, tokenizer_class="PreTrainedTokenizerFast")
     assert "token_type_ids" in AutoTokenizer.from_pretrained(where)("un", "deux")
     vocab = tmp_path / "words"
