@@ -179,6 +179,12 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
             "tokenizer_class, nor a config.json with a model_type; load it with its own class: "
             f"{known}."
         )
+    if name == "RobertaTokenizer":
+        raise ValueError(
+            f"'{folder}' has RoBERTa's tokenizer, a byte-level BPE, which fastbert does not have "
+            "without a tokenizer.json; transformers writes one: AutoTokenizer.from_pretrained(...)"
+            ".save_pretrained(...)."
+        )
     told = f"tokenizer_class '{named}'" if named else f"model_type '{model_type}'"
     raise ValueError(
         f"'{folder}' has the {told}, which is none of fastbert's ({known}), and no tokenizer.json, "
