@@ -81,6 +81,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "CamembertTokenizer",
         "CamembertTokenizerFast",
         "FlaubertTokenizer",
+        "PreTrainedTokenizerFast",
         "RemBertTokenizer",
         "RemBertTokenizerFast",
     ),
@@ -204,6 +205,7 @@ if TYPE_CHECKING:
         CamembertTokenizer as CamembertTokenizer,
         CamembertTokenizerFast as CamembertTokenizerFast,
         FlaubertTokenizer as FlaubertTokenizer,
+        PreTrainedTokenizerFast as PreTrainedTokenizerFast,
         RemBertTokenizer as RemBertTokenizer,
         RemBertTokenizerFast as RemBertTokenizerFast,
     )
