@@ -32,10 +32,13 @@ from fastbert.layers.embeddings import (
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Linear
 from fastbert.ops.activations import kernel_activation
+from fastbert.ops.operands import fits
 from fastbert.runtime.packing import PackedBatch
 
 if TYPE_CHECKING:
     from fastbert import _C
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -210,10 +213,11 @@ class CpuEncoder:
             times = []
             self.record.append(times)
         total, hidden = batch.total, self.hidden
-        out = torch.empty(
-            (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden), dtype=dtype
-        )
-        first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype) if pooled else None
+        shape = (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden)
+        out = torch.empty(shape, dtype=dtype, device=_CPU)
+        first = None
+        if pooled:
+            first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype, device=_CPU)
         alive: list[Tensor] = []
         if isinstance(source, Tensor):
             given = self._hidden_states(source, batch, total, alive)
@@ -247,7 +251,7 @@ class CpuEncoder:
     def _hidden_states(
         self, rows: Tensor, batch: PackedBatch, total: int, alive: list[Tensor]
     ) -> _C.EncoderInput:
-        if rows.device.type != "cpu" or rows.dtype not in DTYPES:
+        if rows.dtype not in DTYPES or not fits(rows, rows.dtype, _CPU):
             raise ValueError(
                 "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
                 f"given {rows.dtype} on {rows.device}."
@@ -282,10 +286,11 @@ class CpuEncoder:
         shape = (batch.batch_size, batch.seqlen)
         embeds, address = source.embeds, 0
         if embeds is not None:
-            if embeds.shape != (*shape, width) or embeds.dtype != self._kept[0].dtype:
+            dtype = self._kept[0].dtype
+            if embeds.shape != (*shape, width) or not fits(embeds, dtype, _CPU):
                 raise ValueError(
-                    f"Embeddings must be {self._kept[0].dtype} {(*shape, width)}, but they are "
-                    f"{embeds.dtype} {tuple(embeds.shape)}."
+                    f"Embeddings must be {dtype} {(*shape, width)} on the CPU, but they are "
+                    f"{embeds.dtype} {tuple(embeds.shape)} on {embeds.device}."
                 )
             embeds = embeds.contiguous()
             alive.append(embeds)
@@ -323,7 +328,7 @@ def _index_grid(
 ) -> _C.IndexGrid | None:
     if indices is None:
         return None
-    if indices.shape != shape or indices.dtype is not torch.int64 or indices.device.type != "cpu":
+    if indices.shape != shape or not fits(indices, torch.int64, _CPU):
         raise ValueError(
             f"Indices must be int64 {shape} on the CPU, but they are {indices.dtype} "
             f"{tuple(indices.shape)} on {indices.device}."
@@ -346,7 +351,7 @@ def _batch_addresses(batch: PackedBatch, total: int, alive: list[Tensor]) -> tup
         if vector is None:
             addresses.append(0)
             continue
-        if vector.dtype is not dtype or vector.device.type != "cpu" or vector.shape != (length,):
+        if vector.shape != (length,) or not fits(vector, dtype, _CPU):
             raise ValueError(
                 f"{name} must be {str(dtype).removeprefix('torch.')} ({length},) on the CPU, but "
                 f"it is {vector.dtype} {tuple(vector.shape)} on {vector.device}."

@@ -10,7 +10,6 @@ by all their bytes where a fused optimizer may have written to them, which raise
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -27,7 +26,9 @@ from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
-from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
+from fastbert.locks import Lock
+from fastbert.ops.operands import not_plain, obstacle
+from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan, forward_mode
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 _ATTEMPTS = 4
@@ -85,7 +86,7 @@ class ModelSnapshot:
         # In the order of model.parameters().
         self.parameters = tuple(tensor for _, tensor in parameters.values())
         tensors = parameters | buffers
-        self.plain = all(_plain(tensor) for _, tensor in tensors.values())
+        self.plain = all(readable(tensor) for _, tensor in tensors.values())
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
@@ -125,7 +126,7 @@ class ModelSnapshot:
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
-        asked = (*settings, autocast, FORCED_BACKEND.get(), native.isa())
+        asked = (*settings, autocast, forward_mode(), FORCED_BACKEND.get(), native.isa())
         known = self._plan
         if known is not None and known[0] == asked:
             return known[1]
@@ -222,13 +223,11 @@ def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> nati
     )
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor has an address: no wrapper of torch.func, no fake one, no subclass."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+def readable(tensor: Tensor) -> bool:
+    """Return whether native code can read a tensor's values in its memory."""
+    if tensor.device.type in ("cpu", "cuda"):
+        return obstacle(tensor) is None
+    return not_plain(tensor) is None
 
 
 class EncoderCache:
@@ -244,7 +243,7 @@ class EncoderCache:
 
     def __init__(self) -> None:
         self.gradients = Gradients()
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._view: ModelSnapshot | None = None
         self._entry: _Entry | None = None
         # None until something was packed, then how the weights stood at the last eval pass with

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
 from fastbert.ops.activations import Activation
+from fastbert.ops.operands import not_plain
 from fastbert.runtime.plan import Choice, Plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp
@@ -55,7 +56,7 @@ class Prepacked:
     def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
         """Return the packed weight for a plan; None where its backend takes the plain one."""
         choice = plan.choice(op)
-        if choice.backend == "reference":
+        if choice.backend == "reference" or not_plain(weight) is not None:
             return None
         if torch.compiler.is_compiling():
             return _prepacked_untraced(self, op, weight, plan)

@@ -14,10 +14,19 @@ from __future__ import annotations
 from typing import NamedTuple, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # As in csrc/common/types.h.
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+# Others may compute or keep their values elsewhere: quantised, sharded, not there at all.
+_PLAIN = (Tensor, nn.Parameter)
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class NotPlain(TypeError):
+    """An operand whose values do not lie at its address, so that only torch can compute with it."""
 
 
 class Target(NamedTuple):
@@ -48,7 +57,7 @@ def operand(op: str, name: str, x: object, target: Target) -> tuple[Tensor, int]
             f"{op}: the {target.backend} kernels compute {names}, {name} is {short(x.dtype)}; "
             "convert it, or use the reference."
         )
-    if x.layout is not torch.strided:
+    if obstacle(x) is not None:
         raise wrong_kind(op, name, x, x.dtype, x.device)
     return x, code
 
@@ -140,18 +149,57 @@ def bytes_(op: str, name: str, x: object, device: torch.device) -> Tensor:
 
 
 def address(x: Tensor | None) -> int:
-    """Return where x begins, 0 without x."""
+    """Return where x begins, 0 without x. The operand must have passed `fits`."""
     return 0 if x is None else x.data_ptr()
 
 
 def fits(x: object, dtype: torch.dtype, device: torch.device) -> TypeGuard[Tensor]:
-    """Tell whether x is a strided tensor of this dtype and device."""
+    """Return whether kernels can read x in its memory, as this dtype on this device."""
     return (
         isinstance(x, Tensor)
         and x.dtype is dtype
         and x.device == device
-        and x.layout is torch.strided
+        and obstacle(x) is None
     )
+
+
+def obstacle(x: Tensor) -> str | None:
+    """Return None where all values of x lie at its address, else what x is.
+
+    This is the one gate before every address that native code is given. The tensor must be on a
+    device that has addresses, a CPU or a GPU.
+    """
+    return not_plain(x) or _lost(x)
+
+
+def not_plain(x: Tensor) -> str | None:
+    """Return None where the values of x lie in its storage, else what x is."""
+    if type(x) not in _PLAIN:
+        return f"a {type(x).__name__}"
+    if _wrapped(x):
+        return "wrapped by a transform of torch.func"
+    if x.layout is not torch.strided:
+        return str(x.layout)
+    if x.is_neg():
+        return "a view that negates another tensor"
+    return None
+
+
+def _lost(x: Tensor) -> str | None:
+    """Return None where the storage of x is as large as its shape says, else what x is."""
+    held = x.untyped_storage().nbytes()
+    if held >= x.nbytes and x.is_contiguous() and x.storage_offset() == 0:
+        return None
+    if x.numel() == 0:
+        return None
+    if torch._is_zerotensor(x):
+        return "a tensor of zeros without memory"
+    last = sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
+    needed = (x.storage_offset() + last + 1) * x.element_size()
+    return None if held >= needed else f"{_LOST}: its storage holds {held} bytes of {needed}"
+
+
+_LOST = "without its memory"
 
 
 def wrong_kind(
@@ -163,7 +211,14 @@ def wrong_kind(
     if x.device != device:
         return ValueError(f"{op}: {name} is on {x.device}, expected {device} like the others.")
     if x.layout is not torch.strided:
-        return TypeError(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
+        return NotPlain(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
+    if reason := obstacle(x):
+        if reason.startswith(_LOST):
+            return ValueError(
+                f"{op}: {name} is {reason}; whoever freed it, as FSDP and offloading do, must "
+                "bring it back before the model is called."
+            )
+        return NotPlain(f"{op}: {name} is {reason}, which only the reference computes with.")
     return TypeError(
         f"{op}: {name} is {short(x.dtype)}, expected {short(dtype)}; convert it first."
     )

@@ -13,6 +13,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastbert import kernels
 from fastbert.errors import Unavailable
@@ -32,6 +33,7 @@ from fastbert.ops import (
     segment_sums,
 )
 from fastbert.ops.activations import Activation, activate, unsupported_activation
+from fastbert.ops.operands import NotPlain, not_plain
 from fastbert.runtime.tracing import untraced
 
 __all__ = [
@@ -78,6 +80,11 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         FORCED_BACKEND.reset(token)
+
+
+def forward_mode() -> bool:
+    """Return whether forward-mode derivatives (torch.func.jvp, dual numbers) may be computed."""
+    return forward_ad._current_level >= 0
 
 
 def forced_backend() -> str | None:
@@ -269,7 +276,9 @@ def build_plan(
         device.type
     )
     plan, complaint = _build(
-        _Question(traits, device, dtype, wanted, needs_grad, autocast, batch_invariant),
+        _Question(
+            traits, device, dtype, wanted, needs_grad, forward_mode(), autocast, batch_invariant
+        ),
         native.isa() if wanted != "reference" else "",
     )
     if complaint:
@@ -293,6 +302,7 @@ class _Question:
         dtype: as in build_plan.
         wanted: the backend, that of a `use_backend` block where there is one.
         needs_grad: as in build_plan.
+        forward_mode: whether forward-mode derivatives may be computed.
         autocast: whether autocast is on for the device.
         batch_invariant: as in build_plan.
     """
@@ -302,6 +312,7 @@ class _Question:
     dtype: torch.dtype
     wanted: str
     needs_grad: bool
+    forward_mode: bool
     autocast: bool
     batch_invariant: bool
 
@@ -344,6 +355,8 @@ def _build(question: _Question, isa: str) -> tuple[Plan, str]:
 def _general_reason(question: _Question) -> str | None:
     if question.wanted == "reference":
         return "the reference was asked for"
+    if question.forward_mode:
+        return "forward-mode derivatives are wanted, and kernels have none"
     if question.needs_grad:
         reason = "gradients are wanted, and kernels have no backward pass"
         if question.device.type == "cpu":
@@ -447,13 +460,26 @@ def _size(op: str, traits: Traits) -> int | None:
 def _entry(op: str, backend: str) -> Callable[..., Any]:
     kernel, registered = kernels.kernel(backend, op), overload(op, backend)
     check, target, function = kernel.check, kernel.target, kernel.function
+    reference = REGISTRY[op].reference
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            return reference(*args, **kwargs)
         # torch's dispatcher costs 2 to 6 us a call; only tracing and autograd need to see the call.
-        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-        if traced or torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
-        return function(check(target, *args, **kwargs))
+        if not torch.is_grad_enabled():
+            try:
+                operands = check(target, *args, **kwargs)
+            except NotPlain as reason:
+                _announce(f"{op} on the reference for such a tensor: {reason}")
+                return reference(*args, **kwargs)
+            return function(operands)
+        odd = [not_plain(v) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        if any(odd):
+            _announce(f"{op} on the reference for {', '.join(filter(None, odd))}")
+            return reference(*args, **kwargs)
+        return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
 
     return call
 

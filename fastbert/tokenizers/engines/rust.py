@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
+from fastbert.locks import Lock
 from fastbert.tokenizers import files
 from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
@@ -26,7 +26,7 @@ class RustEngine:
 
     def __init__(self, backend: Tokenizer) -> None:
         self.backend = backend
-        self._lock = threading.Lock()
+        self._lock = Lock()
         backend.no_truncation()
         backend.no_padding()
         self._contents: dict[int, str] = {}
