@@ -97,7 +97,7 @@ class Pool {
             try {
                 const int id = started_ + 1;
                 std::thread([this, id] { work(id); }).detach();
-            } catch (const std::system_error&) {
+            } catch (const std::exception&) {
                 return;  // no more threads to be had: fewer take part, with the same results
             }
             ++started_;

@@ -126,7 +126,8 @@ class ModelSnapshot:
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
-        asked = (*settings, autocast, forward_mode(), FORCED_BACKEND.get(), native.isa())
+        isa = (native.isa(), native.slow() is None)
+        asked = (*settings, autocast, forward_mode(), FORCED_BACKEND.get(), isa)
         known = self._plan
         if known is not None and known[0] == asked:
             return known[1]

@@ -7,6 +7,7 @@ is torch's.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,6 +58,21 @@ def use_torch_threads() -> None:
     if threads != _threads:
         native.library.set_num_threads(threads)
         _threads = threads
+
+
+def _renew_torch_threads() -> None:
+    """Let a forked child use torch's threads.
+
+    The library ends OpenMP's before a fork (csrc/cpu/forks.cpp). Here goes the pool behind them:
+    of the new threads that find the parent's at once, torch 2.13 lets one replace it, and stops
+    the others with "Invalid thread pool!". In the child there still is one thread only.
+    """
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(threads)
+
+
+os.register_at_fork(after_in_child=_renew_torch_threads)
 
 
 def unavailable() -> str | None:

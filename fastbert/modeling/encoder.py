@@ -328,7 +328,7 @@ class EncoderModel(PreTrainedModel):
         """
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        prepared = self.encoder_cache.computes(options)
+        prepared = self.encoder_cache.computes(options) and inputs.readable
         if prepared and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:

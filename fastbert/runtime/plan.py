@@ -279,7 +279,7 @@ def build_plan(
         _Question(
             traits, device, dtype, wanted, needs_grad, forward_mode(), autocast, batch_invariant
         ),
-        native.isa() if wanted != "reference" else "",
+        (native.isa(), native.slow() is None) if wanted != "reference" else ("", True),
     )
     if complaint:
         if strict:
@@ -324,12 +324,13 @@ class _Question:
 
 
 @functools.lru_cache(maxsize=256)
-def _build(question: _Question, isa: str) -> tuple[Plan, str]:
+def _build(question: _Question, isa: tuple[str, bool]) -> tuple[Plan, str]:
     """Build a plan.
 
     Args:
         question: the arguments of build_plan.
-        isa: the instruction set in use; it only tells cached plans apart.
+        isa: the instruction set in use, and whether "auto" may take it; they only tell cached
+            plans apart.
 
     Returns:
         The plan, and the ops that fell back to the reference in it, as a text ("" for none).
@@ -343,6 +344,8 @@ def _build(question: _Question, isa: str) -> tuple[Plan, str]:
                 'Remove the cause, or use backend="auto" or "reference".'
             )
     absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
+    if wanted == "auto" and absent["cpu"] is None:
+        absent["cpu"] = native.slow()
     choices = tuple(_choose(op, question, absent) for op in REGISTRY)
     plan = Plan(device, question.dtype, choices)
     complaint = _complaint(choices, wanted, question.candidates)
