@@ -46,6 +46,4 @@ def _after_fork() -> None:
         _held_by_fork.pop().__exit__()
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -155,12 +155,7 @@ def address(x: Tensor | None) -> int:
 
 def fits(x: object, dtype: torch.dtype, device: torch.device) -> TypeGuard[Tensor]:
     """Return whether kernels can read x in its memory, as this dtype on this device."""
-    return (
-        isinstance(x, Tensor)
-        and x.dtype is dtype
-        and x.device == device
-        and obstacle(x) is None
-    )
+    return isinstance(x, Tensor) and x.dtype is dtype and x.device == device and obstacle(x) is None
 
 
 def obstacle(x: Tensor) -> str | None:
@@ -186,8 +181,8 @@ def not_plain(x: Tensor) -> str | None:
 
 
 def _lost(x: Tensor) -> str | None:
-    """Return None where the storage of x is as large as its shape says, else what x is."""
-    held = x.untyped_storage().nbytes()
+    """Return None where x has an address and a storage as large as its shape says, else what x is."""
+    held = x.untyped_storage().nbytes() if x.data_ptr() else 0
     if held >= x.nbytes and x.is_contiguous() and x.storage_offset() == 0:
         return None
     if x.numel() == 0:

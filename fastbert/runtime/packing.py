@@ -257,9 +257,7 @@ def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[
     for tensor in given:
         starts.append(end)
         end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-    staged = torch.empty(
-        end, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda"
-    )
+    staged = torch.empty(end, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     for tensor, start in zip(given, starts, strict=True):
         _part(staged, start, tensor).copy_(tensor)
     there = staged.to(device, non_blocking=True)
