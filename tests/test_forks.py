@@ -1,4 +1,4 @@
-"""A child of fork() has one thread and a copy of all locks: it must answer what its parent answered.
+"""A child of fork() has one thread and a copy of all locks; it must answer as its parent does.
 
 Three things hang such a child where nothing is done: threads that a library's pool believes it has
 (OpenMP's in torch's operators, our own), a lock that another thread held when the process forked,

@@ -158,6 +158,7 @@ def test_plain_kernels_are_taken_only_by_whoever_asks(monkeypatch: pytest.Monkey
     monkeypatch.setattr(native, "isa", lambda: "scalar")
     monkeypatch.setattr(native, "_chosen", False)
     monkeypatch.delenv("FASTBERT_CPU_ISA", raising=False)
+    native.slow.cache_clear()
     traits = Traits(num_heads=4, head_dim=16, hidden_size=64, activation="gelu")
 
     def backend(wanted: str) -> str:
@@ -167,4 +168,7 @@ def test_plain_kernels_are_taken_only_by_whoever_asks(monkeypatch: pytest.Monkey
     assert "in plain C++ only" in str(build_plan(traits, "cpu", torch.float32))
     assert backend("cpu") == "cpu"
     monkeypatch.setenv("FASTBERT_CPU_ISA", "scalar")
+    native.slow.cache_clear()
     assert backend("auto") == "cpu"
+    monkeypatch.undo()
+    native.slow.cache_clear()

@@ -32,7 +32,7 @@ from fastbert.layers.embeddings import (
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Linear
 from fastbert.ops.activations import kernel_activation
-from fastbert.ops.operands import fits
+from fastbert.ops.operands import obstacle, unreadable
 from fastbert.runtime.packing import PackedBatch
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ class CpuEncoder:
             no longer the one of the packed weights.
 
         Raises:
+            NotPlain: for arguments whose values do not lie at their addresses.
             ValueError: when the arguments do not fit together or to the encoder.
             IndexError: for an index outside its table.
         """
@@ -213,6 +214,9 @@ class CpuEncoder:
             times = []
             self.record.append(times)
         total, hidden = batch.total, self.hidden
+        operands = {**vars(batch), **({"x": source} if torch.is_tensor(source) else vars(source))}
+        if obstacle(*operands.values()) is not None:
+            raise unreadable("encoder", operands)
         shape = (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden)
         out = torch.empty(shape, dtype=dtype, device=_CPU)
         first = None
@@ -251,7 +255,7 @@ class CpuEncoder:
     def _hidden_states(
         self, rows: Tensor, batch: PackedBatch, total: int, alive: list[Tensor]
     ) -> _C.EncoderInput:
-        if rows.dtype not in DTYPES or not fits(rows, rows.dtype, _CPU):
+        if rows.device.type != "cpu" or rows.dtype not in DTYPES:
             raise ValueError(
                 "A prepared encoder takes float32, bfloat16 or float16 rows on the CPU, but it was "
                 f"given {rows.dtype} on {rows.device}."
@@ -286,11 +290,10 @@ class CpuEncoder:
         shape = (batch.batch_size, batch.seqlen)
         embeds, address = source.embeds, 0
         if embeds is not None:
-            dtype = self._kept[0].dtype
-            if embeds.shape != (*shape, width) or not fits(embeds, dtype, _CPU):
+            if embeds.shape != (*shape, width) or embeds.dtype != self._kept[0].dtype:
                 raise ValueError(
-                    f"Embeddings must be {dtype} {(*shape, width)} on the CPU, but they are "
-                    f"{embeds.dtype} {tuple(embeds.shape)} on {embeds.device}."
+                    f"Embeddings must be {self._kept[0].dtype} {(*shape, width)}, but they are "
+                    f"{embeds.dtype} {tuple(embeds.shape)}."
                 )
             embeds = embeds.contiguous()
             alive.append(embeds)
@@ -328,7 +331,7 @@ def _index_grid(
 ) -> _C.IndexGrid | None:
     if indices is None:
         return None
-    if indices.shape != shape or not fits(indices, torch.int64, _CPU):
+    if indices.shape != shape or indices.dtype is not torch.int64 or indices.device.type != "cpu":
         raise ValueError(
             f"Indices must be int64 {shape} on the CPU, but they are {indices.dtype} "
             f"{tuple(indices.shape)} on {indices.device}."
@@ -351,7 +354,7 @@ def _batch_addresses(batch: PackedBatch, total: int, alive: list[Tensor]) -> tup
         if vector is None:
             addresses.append(0)
             continue
-        if vector.shape != (length,) or not fits(vector, dtype, _CPU):
+        if vector.dtype is not dtype or vector.device.type != "cpu" or vector.shape != (length,):
             raise ValueError(
                 f"{name} must be {str(dtype).removeprefix('torch.')} ({length},) on the CPU, but "
                 f"it is {vector.dtype} {tuple(vector.shape)} on {vector.device}."

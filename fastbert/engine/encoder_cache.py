@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
@@ -27,8 +28,8 @@ from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.locks import Lock
-from fastbert.ops.operands import not_plain, obstacle
-from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan, forward_mode
+from fastbert.ops.operands import obstacle
+from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 _ATTEMPTS = 4
@@ -126,8 +127,9 @@ class ModelSnapshot:
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
-        isa = (native.isa(), native.slow() is None)
-        asked = (*settings, autocast, forward_mode(), FORCED_BACKEND.get(), isa)
+        known_isa = (native.isa(), native.slow())
+        duals = forward_ad._current_level >= 0
+        asked = (*settings, autocast, duals, FORCED_BACKEND.get(), known_isa)
         known = self._plan
         if known is not None and known[0] == asked:
             return known[1]
@@ -226,9 +228,7 @@ def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> nati
 
 def readable(tensor: Tensor) -> bool:
     """Return whether native code can read a tensor's values in its memory."""
-    if tensor.device.type in ("cpu", "cuda"):
-        return obstacle(tensor) is None
-    return not_plain(tensor) is None
+    return obstacle(tensor, memory=tensor.device.type in ("cpu", "cuda")) is None
 
 
 class EncoderCache:

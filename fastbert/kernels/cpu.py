@@ -27,9 +27,11 @@ from fastbert.ops.operands import (
     address,
     by_rows,
     bytes_,
+    obstacle,
     operand,
     row_stride,
     two_dimensional,
+    unreadable,
     weight_rows,
 )
 from fastbert.ops.quantize_rows import QuantizeOperands
@@ -303,6 +305,8 @@ def segment_sums(o: SegmentOperands) -> Tensor:
 
 def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
     outer, inner = two_dimensional(op, "weight", weight)
+    if obstacle(weight) is not None:
+        raise unreadable(op, {"weight": weight})
     weight = by_rows(weight)
     size = native.library.packed_bytes(packed_code, outer, inner)
     packed = torch.empty(size, dtype=torch.uint8, device=_CPU)

@@ -105,6 +105,7 @@ def isa() -> str:
 _chosen = False
 
 
+@functools.cache
 def slow() -> str | None:
     """Return why the reference is faster than these kernels here; None where it is not.
 
@@ -139,3 +140,4 @@ def set_isa(name: str) -> None:
     extension().set_isa(name)
     _chosen = True
     isa.cache_clear()
+    slow.cache_clear()

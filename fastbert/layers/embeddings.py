@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
-from fastbert.ops.operands import not_plain
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -54,19 +53,10 @@ class EmbeddingInput:
     languages: Tensor | None = None
     embeds: Tensor | None = None
 
-    @property
-    def readable(self) -> bool:
-        """Whether native code can read all of them in their memory."""
-        return all(value is None or not_plain(value) is None for value in self._values)
-
-    @property
-    def _values(self) -> tuple[Tensor | None, ...]:
-        return (self.ids, self.positions, self.token_types, self.languages, self.embeds)
-
     def packed(self, batch: PackedBatch) -> EmbeddingInput:
         """Return the indices of the batch's tokens alone."""
-        packed = (None if value is None else batch.pack(value) for value in self._values)
-        return EmbeddingInput(*packed)
+        values = (self.ids, self.positions, self.token_types, self.languages, self.embeds)
+        return EmbeddingInput(*(None if value is None else batch.pack(value) for value in values))
 
 
 def check_input(tables: EmbeddingTables, rows: EmbeddingInput) -> None:

@@ -57,7 +57,7 @@ def operand(op: str, name: str, x: object, target: Target) -> tuple[Tensor, int]
             f"{op}: the {target.backend} kernels compute {names}, {name} is {short(x.dtype)}; "
             "convert it, or use the reference."
         )
-    if obstacle(x) is not None:
+    if x.layout is not torch.strided:
         raise wrong_kind(op, name, x, x.dtype, x.device)
     return x, code
 
@@ -149,52 +149,69 @@ def bytes_(op: str, name: str, x: object, device: torch.device) -> Tensor:
 
 
 def address(x: Tensor | None) -> int:
-    """Return where x begins, 0 without x. The operand must have passed `fits`."""
+    """Return where x begins, 0 without x."""
     return 0 if x is None else x.data_ptr()
 
 
 def fits(x: object, dtype: torch.dtype, device: torch.device) -> TypeGuard[Tensor]:
-    """Return whether kernels can read x in its memory, as this dtype on this device."""
-    return isinstance(x, Tensor) and x.dtype is dtype and x.device == device and obstacle(x) is None
+    """Tell whether x is a strided tensor of this dtype and device."""
+    return (
+        isinstance(x, Tensor)
+        and x.dtype is dtype
+        and x.device == device
+        and x.layout is torch.strided
+    )
 
 
-def obstacle(x: Tensor) -> str | None:
-    """Return None where all values of x lie at its address, else what x is.
+def obstacle(*operands: object, memory: bool = True) -> str | None:
+    """Return None where the values of all tensors lie at their addresses, else what one is.
 
-    This is the one gate before every address that native code is given. The tensor must be on a
-    device that has addresses, a CPU or a GPU.
+    This is the one gate before every address that native code is given.
+
+    Args:
+        operands: tensors, tuples of such, and anything else.
+        memory: whether to ask for the memory too. False asks for the kind of tensor alone, whose
+            device then need not have addresses.
     """
-    return not_plain(x) or _lost(x)
-
-
-def not_plain(x: Tensor) -> str | None:
-    """Return None where the values of x lie in its storage, else what x is."""
-    if type(x) not in _PLAIN:
-        return f"a {type(x).__name__}"
-    if _wrapped(x):
-        return "wrapped by a transform of torch.func"
-    if x.layout is not torch.strided:
-        return str(x.layout)
-    if x.is_neg():
-        return "a view that negates another tensor"
+    pending = list(operands)
+    for x in pending:
+        if isinstance(x, tuple):
+            pending += x
+        if not isinstance(x, Tensor):
+            continue
+        if type(x) not in _PLAIN:
+            return f"a {type(x).__name__}"
+        if _wrapped(x):
+            return "wrapped by a transform of torch.func"
+        if x.layout is not torch.strided:
+            return str(x.layout)
+        if x.is_neg():
+            return "a view that negates another tensor"
+        if not memory:
+            continue
+        end = x.storage_offset() + 1
+        for size, step in zip(x.shape, x.stride(), strict=True):
+            end += (size - 1) * step
+        needed, held = end * x.element_size(), x.untyped_storage().nbytes()
+        if (held < needed or x.data_ptr() == 0) and x.numel() > 0:
+            if torch._is_zerotensor(x):
+                return "a tensor of zeros without memory"
+            return f"{_LOST}: its storage holds {held} bytes of {needed}"
     return None
 
 
-def _lost(x: Tensor) -> str | None:
-    """Return None where x has an address and a storage as large as its shape says, else what x is."""
-    held = x.untyped_storage().nbytes() if x.data_ptr() else 0
-    if held >= x.nbytes and x.is_contiguous() and x.storage_offset() == 0:
-        return None
-    if x.numel() == 0:
-        return None
-    if torch._is_zerotensor(x):
-        return "a tensor of zeros without memory"
-    last = sum((size - 1) * step for size, step in zip(x.shape, x.stride(), strict=True))
-    needed = (x.storage_offset() + last + 1) * x.element_size()
-    return None if held >= needed else f"{_LOST}: its storage holds {held} bytes of {needed}"
-
-
 _LOST = "without its memory"
+
+
+def unreadable(op: str, operands: dict[str, object]) -> Exception:
+    """Return the error that names the operand with an `obstacle`, and what to do."""
+    name, reason = next((n, told) for n, v in operands.items() if (told := obstacle(v)))
+    if reason.startswith(_LOST):
+        return ValueError(
+            f"{op}: {name} is {reason}; whoever freed it, as FSDP and offloading do, must bring it "
+            "back before the model is called."
+        )
+    return NotPlain(f"{op}: {name} is {reason}, which only the reference computes with.")
 
 
 def wrong_kind(
@@ -207,13 +224,6 @@ def wrong_kind(
         return ValueError(f"{op}: {name} is on {x.device}, expected {device} like the others.")
     if x.layout is not torch.strided:
         return NotPlain(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
-    if reason := obstacle(x):
-        if reason.startswith(_LOST):
-            return ValueError(
-                f"{op}: {name} is {reason}; whoever freed it, as FSDP and offloading do, must "
-                "bring it back before the model is called."
-            )
-        return NotPlain(f"{op}: {name} is {reason}, which only the reference computes with.")
     return TypeError(
         f"{op}: {name} is {short(x.dtype)}, expected {short(dtype)}; convert it first."
     )

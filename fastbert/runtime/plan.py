@@ -33,7 +33,7 @@ from fastbert.ops import (
     segment_sums,
 )
 from fastbert.ops.activations import Activation, activate, unsupported_activation
-from fastbert.ops.operands import NotPlain, not_plain
+from fastbert.ops.operands import NotPlain, obstacle, unreadable
 from fastbert.runtime.tracing import untraced
 
 __all__ = [
@@ -80,11 +80,6 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         FORCED_BACKEND.reset(token)
-
-
-def forward_mode() -> bool:
-    """Return whether forward-mode derivatives (torch.func.jvp, dual numbers) may be computed."""
-    return forward_ad._current_level >= 0
 
 
 def forced_backend() -> str | None:
@@ -275,11 +270,10 @@ def build_plan(
     autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(
         device.type
     )
+    duals = forward_ad._current_level >= 0
     plan, complaint = _build(
-        _Question(
-            traits, device, dtype, wanted, needs_grad, forward_mode(), autocast, batch_invariant
-        ),
-        (native.isa(), native.slow() is None) if wanted != "reference" else ("", True),
+        _Question(traits, device, dtype, wanted, needs_grad, duals, autocast, batch_invariant),
+        (native.isa(), native.slow()) if wanted != "reference" else ("", None),
     )
     if complaint:
         if strict:
@@ -324,12 +318,12 @@ class _Question:
 
 
 @functools.lru_cache(maxsize=256)
-def _build(question: _Question, isa: tuple[str, bool]) -> tuple[Plan, str]:
+def _build(question: _Question, isa: tuple[str, str | None]) -> tuple[Plan, str]:
     """Build a plan.
 
     Args:
         question: the arguments of build_plan.
-        isa: the instruction set in use, and whether "auto" may take it; they only tell cached
+        isa: the instruction set in use, and why "auto" does not take it; they only tell cached
             plans apart.
 
     Returns:
@@ -472,15 +466,16 @@ def _entry(op: str, backend: str) -> Callable[..., Any]:
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
         if not torch.is_grad_enabled():
-            try:
-                operands = check(target, *args, **kwargs)
-            except NotPlain as reason:
-                _announce(f"{op} on the reference for such a tensor: {reason}")
-                return reference(*args, **kwargs)
-            return function(operands)
-        odd = [not_plain(v) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-        if any(odd):
-            _announce(f"{op} on the reference for {', '.join(filter(None, odd))}")
+            operands = check(target, *args, **kwargs)
+            if obstacle(operands) is None:
+                return function(operands)
+            error = unreadable(op, operands._asdict())
+            if not isinstance(error, NotPlain):
+                raise error
+            _announce(f"{op} on the reference for such a tensor: {error}")
+            return reference(*args, **kwargs)
+        if odd := obstacle(args, tuple(kwargs.values()), memory=False):
+            _announce(f"{op} on the reference for {odd}")
             return reference(*args, **kwargs)
         return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
 

@@ -32,9 +32,9 @@ def version(tensor: Tensor) -> int:
 
 
 def stamp(tensor: Tensor) -> tuple[Any, ...]:
-    """Describe where a tensor lies and how often it was written to."""
+    """Describe what a tensor is, where it lies and how often it was written to."""
     place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-    return (*place, 0 if tensor.is_inference() else tensor._version)
+    return (type(tensor), *place, 0 if tensor.is_inference() else tensor._version)
 
 
 def uncounted(tensors: Iterable[Tensor]) -> bool:
