@@ -116,6 +116,12 @@ def test_a_weight_that_is_not_plain_goes_to_the_reference_of_its_op(
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
     assert "on the reference" in caplog.text
     assert ("Elsewhere" if make is Elsewhere else "negates") in caplog.text
+    told = fastbert.explain(model).splitlines()
+    assert any(line.startswith("on the reference") and name in line for line in told)
+    model.strict = True
+    with pytest.raises(fastbert.Unavailable, match=f"{name} is a"):
+        outputs(model)
+    model.strict = False
     model.requires_grad_(True)
     differentiable = model(IDS).last_hidden_state
     torch.testing.assert_close(

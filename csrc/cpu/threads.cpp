@@ -66,8 +66,7 @@ class Pool {
         if (busy_.exchange(true, std::memory_order_acquire)) return false;
         start_workers(job.workers);
         job_ = job;
-        cores_.follow_caller(threads_, started_,
-                             sleepers_.load(std::memory_order_relaxed) > 0);
+        cores_.follow_caller(threads_, started_, sleepers_.load(std::memory_order_relaxed) > 0);
         next_.store(0, std::memory_order_relaxed);
         const std::uint64_t number =
             state_.load(std::memory_order_relaxed) & ~std::uint64_t{0xffff};

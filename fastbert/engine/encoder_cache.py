@@ -22,6 +22,7 @@ from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
+from fastbert.errors import Unavailable
 from fastbert.kernels import native
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
@@ -59,7 +60,8 @@ class ModelSnapshot:
         traits: what the choice of kernels depends on.
         device, dtype: of its parameters.
         parameters: all of them.
-        plain: whether all its tensors have an address.
+        odd: names a tensor whose values do not lie at its address; None where there is none.
+        plain: whether there is none.
         copied: the tensors whose contents a prepared encoder copies, by name.
         suspicious: whether `uncounted` holds for those, so that their bytes must be compared.
         watch: a `_C.Watch` of the model; None where nothing can be watched, and the snapshot serves
@@ -87,7 +89,11 @@ class ModelSnapshot:
         # In the order of model.parameters().
         self.parameters = tuple(tensor for _, tensor in parameters.values())
         tensors = parameters | buffers
-        self.plain = all(readable(tensor) for _, tensor in tensors.values())
+        self.odd = next(
+            (f"{name} is {why}" for name, t in tensors.values() if (why := _odd(t)) is not None),
+            None,
+        )
+        self.plain = self.odd is None
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
@@ -124,6 +130,11 @@ class ModelSnapshot:
 
         Arguments and errors are those of build_plan().
         """
+        if strict and self.odd is not None and (FORCED_BACKEND.get() or backend) != "reference":
+            raise Unavailable(
+                f"strict=True allows no fallback, but {self.odd}, which only the reference "
+                "computes with."
+            )
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
@@ -226,9 +237,9 @@ def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> nati
     )
 
 
-def readable(tensor: Tensor) -> bool:
-    """Return whether native code can read a tensor's values in its memory."""
-    return obstacle(tensor, memory=tensor.device.type in ("cpu", "cuda")) is None
+def _odd(tensor: Tensor) -> str | None:
+    """Return None where native code can read a tensor's values in its memory, else what it is."""
+    return obstacle(tensor, memory=tensor.device.type in ("cpu", "cuda"))
 
 
 class EncoderCache:

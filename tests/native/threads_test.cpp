@@ -156,7 +156,7 @@ TEST(threads_throw_on_what_a_task_throws) {
 
 // The bits of a result would else depend on who computes it.
 TEST(threads_compute_in_the_floating_point_state_of_the_caller) {
-    run_and_check(100, 4);  // workers exist before the state changes
+    run_and_check(100, 4);                         // workers exist before the state changes
     const volatile float one = 1.0f, ten = 10.0f;  // 0.1f is above a tenth, its neighbour below
     for (int mode : {FE_UPWARD, FE_DOWNWARD, FE_TONEAREST}) {
         std::fesetround(mode);
@@ -193,8 +193,9 @@ TEST(threads_leave_the_core_of_their_caller) {
             ++by_others;
             on_mine += sched_getcpu() == mine;
         });
-        if (!moved) CHECK_MSG(on_mine == 0, std::to_string(on_mine) + " of " +
-                                                std::to_string(by_others) + " tasks");
+        if (!moved)
+            CHECK_MSG(on_mine == 0,
+                      std::to_string(on_mine) + " of " + std::to_string(by_others) + " tasks");
     }
     cpu_set_t after;
     CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&all, &after));
