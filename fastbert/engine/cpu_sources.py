@@ -17,6 +17,7 @@ from fastbert.layers.block import Block
 from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.operands import obstacle
 
 if TYPE_CHECKING:
     from fastbert import _C
@@ -56,7 +57,7 @@ def embedding_source(
     width = tables.word.embedding_dim
 
     def table(part: nn.Embedding) -> _C.TableSource:
-        weight = part.weight.detach()
+        weight = _plain(part.weight)
         if weight.dim() != 2 or weight.shape[1] != width:
             raise ValueError(
                 f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
@@ -114,7 +115,9 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
     if any(b is not None for b in biases):
         bias = _joined(
             [
-                torch.zeros(part.out_features) if b is None else b.detach().float()
+                torch.zeros(part.out_features, dtype=torch.float32, device="cpu")
+                if b is None
+                else b.detach().float()
                 for part, b in zip(parts, biases, strict=True)
             ],
             alive,
@@ -161,8 +164,15 @@ def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
 
 
 def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
-    kept = tensor.detach().contiguous()
+    kept = _plain(tensor).contiguous()
     alive.append(kept)
     return kept
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a weight that can be read at its address, without its history."""
+    if tensor.device.type != "cpu":
+        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
+    if reason := obstacle(tensor):
+        raise ValueError(f"A weight is {reason}, so that it cannot be packed.")
+    return tensor.detach()

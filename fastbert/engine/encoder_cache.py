@@ -10,23 +10,26 @@ by all their bytes where a fused optimizer may have written to them, which raise
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
+from fastbert.errors import Unavailable
 from fastbert.kernels import native
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
+from fastbert.locks import Lock
+from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
@@ -57,7 +60,8 @@ class ModelSnapshot:
         traits: what the choice of kernels depends on.
         device, dtype: of its parameters.
         parameters: all of them.
-        plain: whether all its tensors have an address.
+        odd: names a tensor whose values do not lie at its address; None where there is none.
+        plain: whether there is none.
         copied: the tensors whose contents a prepared encoder copies, by name.
         suspicious: whether `uncounted` holds for those, so that their bytes must be compared.
         watch: a `_C.Watch` of the model; None where nothing can be watched, and the snapshot serves
@@ -85,7 +89,11 @@ class ModelSnapshot:
         # In the order of model.parameters().
         self.parameters = tuple(tensor for _, tensor in parameters.values())
         tensors = parameters | buffers
-        self.plain = all(_plain(tensor) for _, tensor in tensors.values())
+        self.odd = next(
+            (f"{name} is {why}" for name, t in tensors.values() if (why := _odd(t)) is not None),
+            None,
+        )
+        self.plain = self.odd is None
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
@@ -122,10 +130,17 @@ class ModelSnapshot:
 
         Arguments and errors are those of build_plan().
         """
+        if strict and self.odd is not None and (FORCED_BACKEND.get() or backend) != "reference":
+            raise Unavailable(
+                f"strict=True allows no fallback, but {self.odd}, which only the reference "
+                "computes with."
+            )
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
-        asked = (*settings, autocast, FORCED_BACKEND.get(), native.isa())
+        known_isa = (native.isa(), native.slow())
+        duals = forward_ad._current_level >= 0
+        asked = (*settings, autocast, duals, FORCED_BACKEND.get(), known_isa)
         known = self._plan
         if known is not None and known[0] == asked:
             return known[1]
@@ -222,13 +237,9 @@ def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> nati
     )
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor has an address: no wrapper of torch.func, no fake one, no subclass."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+def _odd(tensor: Tensor) -> str | None:
+    """Return None where native code can read a tensor's values in its memory, else what it is."""
+    return obstacle(tensor, memory=tensor.device.type in ("cpu", "cuda"))
 
 
 class EncoderCache:
@@ -244,7 +255,7 @@ class EncoderCache:
 
     def __init__(self) -> None:
         self.gradients = Gradients()
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._view: ModelSnapshot | None = None
         self._entry: _Entry | None = None
         # None until something was packed, then how the weights stood at the last eval pass with

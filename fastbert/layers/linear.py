@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
 from fastbert.ops.activations import Activation
+from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import Choice, Plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp
@@ -70,6 +71,8 @@ class Prepacked:
         kept = self._kept
         if kept is None or not kept.serves(op, weight, choice):
             self._kept = None  # its memory goes before the new one's comes
+            if obstacle(weight, memory=False) is not None:
+                return None
             name = f"The weight {tuple(weight.shape)} of a Linear"
             contents = Contents([weight], self.gradients, [name])
             place = (weight, weight.detach(), stamp(weight))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.ops.operands import NotPlain
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
@@ -332,19 +334,21 @@ class EncoderModel(PreTrainedModel):
         if prepared and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
-                output = encoder.encode(inputs, batch, wanted, context)
-                if output is None:
-                    raise self.encoder_cache.stale(snapshot)
-                return output
+                with suppress(NotPlain):  # op by op; their ops say which is not
+                    output = encoder.encode(inputs, batch, wanted, context)
+                    if output is None:
+                        raise self.encoder_cache.stale(snapshot)
+                    return output
         if not traced and not snapshot.holds():
             raise self.encoder_cache.stale(snapshot)
         if prepared and context.differentiable and not (traced or self.training):
             kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
-            output = recomputed_pass(
-                self, self.encoder_cache, inputs, batch, options, wanted, context, kernels
-            )
-            if output is not None:
-                return output
+            with suppress(NotPlain):
+                output = recomputed_pass(
+                    self, self.encoder_cache, inputs, batch, options, wanted, context, kernels
+                )
+                if output is not None:
+                    return output
         output = encode_inputs(
             snapshot.tables, snapshot.blocks, inputs, batch, context.plan, options
         )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -194,14 +195,19 @@ class Pipeline:
         batch = {}
         for name in ("input_ids", "token_type_ids"):
             if name in rows[0]:
-                grid = torch.full((len(rows), max(lengths)), fill[name], dtype=torch.int64)
+                shape = (len(rows), max(lengths))
+                grid = torch.full(shape, fill[name], dtype=torch.int64, device="cpu")
                 for index, row in enumerate(rows):
-                    grid[index, : lengths[index]] = torch.tensor(row[name], dtype=torch.int64)
+                    grid[index, : lengths[index]] = torch.tensor(
+                        row[name], dtype=torch.int64, device="cpu"
+                    )
                 batch[name] = grid.to(self.model.device)
-        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        mask = torch.from_numpy(np.arange(max(lengths)) < np.array(lengths)[:, None])
         for index, row in enumerate(rows):
             if "attention_mask" in row:
-                mask[index, : lengths[index]] &= torch.tensor(row["attention_mask"]) != 0
+                mask[index, : lengths[index]] &= torch.from_numpy(
+                    np.array(row["attention_mask"]) != 0
+                )
         batch["attention_mask"] = mask.to(self.model.device)
         return batch
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
+from fastbert.locks import Lock
 from fastbert.tokenizers.engines import cutting, holes, steps
 from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
@@ -35,7 +35,7 @@ class RustEngine:
         self._start()
 
     def _start(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._configure(None, None, False)
         base = self.backend.get_vocab(with_added_tokens=False)
         self._base_holes = {token: i for token, i in base.items() if holes.is_filler(token)}
