@@ -6,7 +6,7 @@ that are appended to `alive` until the native encoder has packed them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,10 +100,10 @@ def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSou
 
 def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
     """Return several projections of the same hidden states as one."""
-    quantised = [part for part in parts if isinstance(part, Int8Linear)]
+    quantised = [part.parts() for part in parts if isinstance(part, Int8Linear)]
     if quantised:
-        weight = _joined([part.qweight for part in quantised], alive)
-        scale = _joined([part.weight_scale for part in quantised], alive)
+        weight = _joined([part["qweight"] for part in quantised], alive)
+        scale = _joined([part["weight_scale"] for part in quantised], alive)
         columns = _columns(quantised[0], alive)
     else:
         weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
@@ -139,21 +139,13 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
     )
 
 
-def _columns(part: Int8Linear, alive: list[Tensor]) -> _C.InputColumns:
-    factor, repeated, repeats = 0, 0, 0
-    if part.factor is not None:
-        if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
-            raise ValueError(
-                f"A projection of rows of {part.in_features} has a factor of shape "
-                f"{tuple(part.factor.shape)}, {part.factor.dtype}."
-            )
-        factor = _kept(part.factor, alive).data_ptr()
-    if part.repeated is not None:
-        if part.repeated.dtype is not torch.int32:
-            raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
-        repeated = _kept(part.repeated, alive).data_ptr()
-        repeats = part.repeated.numel()
-    return native.library.InputColumns(factor=factor, repeated=repeated, repeats=repeats)
+def _columns(parts: Mapping[str, Tensor], alive: list[Tensor]) -> _C.InputColumns:
+    factor, repeated = parts.get("factor"), parts.get("repeated")
+    return native.library.InputColumns(
+        factor=0 if factor is None else _kept(factor, alive).data_ptr(),
+        repeated=0 if repeated is None else _kept(repeated, alive).data_ptr(),
+        repeats=0 if repeated is None else repeated.numel(),
+    )
 
 
 def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:

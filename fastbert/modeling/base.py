@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 import torch
 from torch import Tensor, nn
 
-from fastbert.checkpoints.files import save_torch_weights, save_weights
+from fastbert.checkpoints.saving import SaveOptions
 from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Prepacked
-from fastbert.modeling import loading, resize
+from fastbert.modeling import keywords, loading, resize, saving
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.runtime.plan import Plan, Traits, build_plan
 
@@ -476,11 +476,14 @@ class PreTrainedModel(nn.Module):
         safe_serialization: bool = True,
         is_main_process: bool = True,
         push_to_hub: bool = False,
+        variant: str | None = None,
+        **kwargs: Any,
     ) -> None:
         """Write config.json and the weights, in the form that transformers reads too.
 
-        Each file is written beside its target and renamed, so an interrupted save leaves the
-        earlier checkpoint whole. Tied parameters are written once.
+        The save is one transaction: whenever it is cut short, the folder holds the former
+        checkpoint or the new one, and whoever reads it meanwhile gets one of them. Tied parameters
+        are written once.
 
         Args:
             save_directory: a folder, made when it is not there.
@@ -489,41 +492,21 @@ class PreTrainedModel(nn.Module):
             safe_serialization: False writes pytorch_model.bin in place of safetensors.
             is_main_process: False writes nothing, since another process writes.
             push_to_hub: must be False; nothing is uploaded from here.
+            variant: what stands in the files' names before their ending, as in
+                model.fp16.safetensors.
+            **kwargs: arguments of transformers that mean nothing here, such as save_function.
 
         Raises:
             ValueError: for a file in the folder's place, a malformed size, or push_to_hub=True.
+            TypeError: for an unknown argument.
+            OSError: when a file cannot be written; the former checkpoint is then whole.
         """
-        if push_to_hub:
-            raise ValueError(
-                "fastbert uploads nothing: save into a folder, then use "
-                "huggingface_hub.upload_folder."
-            )
-        if not is_main_process:
-            return
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ValueError(f"{folder} is a file; save_pretrained needs a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        state = dict(self.state_dict() if state_dict is None else state_dict)
-        for target, source in self.tied_weights().items():
-            if target in state and source in state and _same(state[target], state[source]):
-                del state[target]
-        self.config.architectures = [type(self).__name__]
-        self.config.dtype = self.dtype
-        self.config.save_pretrained(folder)
-        if self.can_generate():
-            generation: Any = self.generation_config
-            generation.save_pretrained(folder)
-        if safe_serialization:
-            save_weights(state, folder, max_shard_size)
-        else:
-            save_torch_weights(state, folder)
+        options = SaveOptions(max_shard_size, safe_serialization, variant)
+        keywords.check_saving(type(self), push_to_hub, kwargs)
+        if is_main_process:
+            saving.save(self, Path(save_directory), state_dict, options)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and tensors: parameters (tied ones once for each name), then buffers."""
         yield from self.named_parameters(remove_duplicate=False)
         yield from self.named_buffers(remove_duplicate=False)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape

@@ -28,8 +28,10 @@ from typing import (
 
 import torch
 
-from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, resolve_file
+from fastbert.checkpoints import transaction
+from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, local_folder, resolve_file
 from fastbert.checkpoints.storage import read_json, write_text
+from fastbert.modeling import keywords
 
 ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
 
@@ -67,6 +69,10 @@ class PreTrainedConfig:
     attribute_map: ClassVar[dict[str, str]] = {}
     _alias_defaults: ClassVar[dict[str, Any]] = {}
     sub_configs: ClassVar[dict[str, type]] = {}
+    has_no_defaults_at_init: ClassVar[bool] = False
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    base_model_tp_plan: ClassVar[dict[str, str] | None] = None
+    base_model_pp_plan: ClassVar[dict[str, Any] | None] = None
     base_config_key: ClassVar[str] = ""
 
     architectures: list[str] | None = None
@@ -225,9 +231,15 @@ class PreTrainedConfig:
         """
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         path = Path(pretrained_model_name_or_path)
-        if not path.is_file():
-            path = resolve_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
-        return read_json(path, dict, _untag_floats), kwargs
+        if path.is_file():
+            return read_json(path, dict, _untag_floats), kwargs
+
+        def read() -> dict[str, Any]:
+            file = resolve_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
+            return read_json(file, dict, _untag_floats)
+
+        folder = local_folder(path, hub.get("subfolder", ""))
+        return read() if folder is None else transaction.steady(folder, read), kwargs
 
     @overload
     @classmethod
@@ -351,13 +363,52 @@ class PreTrainedConfig:
         """Write to_json_string to a file."""
         write_text(Path(json_file_path), self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
-        """Write config.json into a folder, which is made when it is not there."""
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ValueError(f"{folder} is a file; save_pretrained needs a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write config.json into a folder, which is made when it is not there.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: must be False; nothing is uploaded from here.
+            **kwargs: arguments of transformers that mean nothing here.
+
+        Raises:
+            ValueError: for a file in the folder's place, or push_to_hub=True.
+            TypeError: for an unknown argument.
+        """
+        keywords.check_saving(type(self), push_to_hub, kwargs)
+        folder = prepared_folder(Path(save_directory))
         self.to_json_file(folder / CONFIG_NAME)
+
+    def push_to_hub(self, repo_id: str, **_: Any) -> None:
+        """Refuse to upload.
+
+        Raises:
+            ValueError: always.
+        """
+        keywords.check_saving(type(self), True, {})
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Refuse to have code travel with a checkpoint.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{cls.__name__} cannot be registered for {auto_class}: fastbert neither saves nor runs "
+            "code that lies beside a checkpoint; import the class and call its from_pretrained."
+        )
+
+    def dict_dtype_to_str(self, d: dict[str, Any]) -> None:
+        """Turn dtypes in a dictionary, and in those within it, into their names, in place."""
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(d.get(name), torch.dtype):
+                d[name] = _plain(d[name])
+        for value in d.values():
+            if isinstance(value, dict):
+                self.dict_dtype_to_str(value)
 
     def update(self, config_dict: dict[str, Any]) -> None:
         """Set the attributes that a dictionary names."""
@@ -376,6 +427,19 @@ class PreTrainedConfig:
             if not hasattr(self, name):
                 raise ValueError(f"This configuration has no key {name!r} to update.")
             setattr(self, name, _parse_as(name, text, getattr(self, name)))
+
+
+def prepared_folder(directory: Path) -> Path:
+    """Make the folder of a checkpoint where it is not there, and finish what was begun in it.
+
+    Raises:
+        ValueError: for a file in the folder's place.
+    """
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file; save_pretrained needs a folder.")
+    directory.mkdir(parents=True, exist_ok=True)
+    transaction.recover(directory)
+    return directory
 
 
 _BASE_FIELDS = frozenset(PreTrainedConfig.default_config_fields())

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastbert.checkpoints.files import HUB_OPTIONS, Checkpoint
+from fastbert.checkpoints import transaction
+from fastbert.checkpoints.files import HUB_OPTIONS, Checkpoint, local_folder
+from fastbert.generation.config import GenerationConfig
 from fastbert.generation.mixin import GenerationMixin
-from fastbert.layers.linear import FLOAT32_BUFFERS, Int8Linear
+from fastbert.layers.linear import FLOAT32_BUFFERS, INT8_DTYPES, Int8Linear, as_int8_part
+from fastbert.layers.unfilled import unfilled
+from fastbert.modeling import keywords
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.quantization import as_quantization, fill, replace_linears
 from fastbert.runtime.devices import as_device
@@ -29,6 +33,7 @@ Model = TypeVar("Model", bound="PreTrainedModel")
 
 # Buffers that older checkpoints hold and that are computed here.
 _COMPUTED = ("position_ids", "token_type_ids")
+_PRECISIONS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -36,14 +41,15 @@ def as_dtype(value: torch.dtype | str | None) -> torch.dtype | None:
     """Return a torch dtype from itself or its name; None for None and "auto".
 
     Raises:
-        ValueError: for anything else, and for dtypes that are not floating.
+        ValueError: for anything else, and for dtypes that models are not computed in.
     """
     if value is None or value == "auto":
         return None
     dtype = getattr(torch, str(value).removeprefix("torch."), None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"dtype is a floating dtype of torch or its name, not {value!r}.")
-    return dtype
+    if dtype not in _PRECISIONS:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _PRECISIONS)
+        raise ValueError(f"dtype is one of {names} or its name, or 'auto', not {value!r}.")
+    return cast(torch.dtype, dtype)
 
 
 def traits_of(model: PreTrainedModel) -> Traits:
@@ -86,7 +92,10 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     Names may lack the prefix of the encoder, or have it where the model is the encoder itself; old
     names of LayerNorm parameters are understood.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.named_tensors()}
+    unsaved = _unsaved_buffers(model)
+    expected = {
+        name: tuple(tensor.shape) for name, tensor in model.named_tensors() if name not in unsaved
+    }
     int8 = {n: module for n, module in model.named_modules() if isinstance(module, Int8Linear)}
     for name, module in int8.items():
         expected.setdefault(f"{name}.weight", (module.out_features, module.in_features))
@@ -134,38 +143,57 @@ def load(
     Returns:
         The model, and the report that output_loading_info asks for.
     """
+    keywords.settle(cls.__name__, kwargs)
     hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
     files = {name: kwargs.pop(name) for name in ("use_safetensors", "variant") if name in kwargs}
     device = _device(kwargs.pop("device", None), kwargs.pop("device_map", None))
     if "torch_dtype" in kwargs:
         dtype = kwargs.pop("torch_dtype") if dtype is None else dtype
-    for name in ("low_cpu_mem_usage", "trust_remote_code"):
-        kwargs.pop(name, None)
+    asked = as_dtype(dtype)
+    quantization = as_quantization(quantization)
     model_kwargs = _model_kwargs(cls, kwargs)
-    settings = _configuration(cls, path, config, kwargs, hub)
-    if state_dict is not None:
-        checkpoint = Checkpoint.from_state_dict(state_dict)
-    elif path is not None:
-        checkpoint = Checkpoint.open(path, **hub, **files)
-    else:
-        raise ValueError("from_pretrained needs a path, or config= together with state_dict=.")
-    stored_int8 = as_quantization(getattr(settings, "quantization_config", None))
-    wanted = as_quantization(quantization) or stored_int8
-    precision = as_dtype(dtype) or _stored_dtype(checkpoint)
-    with torch.device("meta"):
+
+    def read() -> tuple[Any, Checkpoint, GenerationConfig | None]:
+        settings = _configuration(cls, path, config, kwargs, hub)
+        if state_dict is not None:
+            checkpoint = Checkpoint.from_state_dict(state_dict)
+        elif path is not None:
+            checkpoint = Checkpoint.open(path, **hub, **files)
+        else:
+            raise ValueError("from_pretrained needs a path, or config= together with state_dict=.")
+        generates = path is not None and issubclass(cls, GenerationMixin)
+        generation = (
+            GenerationConfig.from_checkpoint(path, settings, **hub)
+            if path is not None and generates
+            else None
+        )
+        return settings, checkpoint, generation
+
+    folder = local_folder(path, hub.get("subfolder", ""))
+    if folder is not None:
+        transaction.recover(folder)
+    settings, checkpoint, generation = read() if folder is None else transaction.steady(folder, read)
+    wanted = quantization or as_quantization(getattr(settings, "quantization_config", None))
+    precision = asked or as_dtype(settings.dtype) or _stored_dtype(checkpoint)
+    _check_layers(settings, checkpoint)
+    with unfilled():
         model = cls(settings, *model_args, **model_kwargs)
     if wanted is not None:
         replace_linears(model)
         settings.quantization_config = wanted.to_dict()
     match = match_names(model, checkpoint)
-    _fill_tied(model, match)
+    shared = _shared_names(model)
+    _fill_tied(model, match, shared)
     _judge(model, match, checkpoint, ignore_mismatched_sizes, tolerate_missing)
     _fill(model, match, checkpoint, precision, device)
-    _initialise_rest(model, match, precision, device)
+    checkpoint.check_unchanged()
+    _complete(model, match, precision, device)
+    _share(model, shared)
     _tie(model, match)
     settings.dtype = precision
     settings.name_or_path = model.name_or_path = "" if path is None else str(path)
-    _read_generation_config(model, path, hub)
+    if generation is not None:
+        cast(Any, model).generation_config = generation
     model.eval()
     report = {
         "missing_keys": set(match.missing),
@@ -178,7 +206,7 @@ def load(
 
 def _device(device: Any, device_map: Any) -> torch.device:
     if device_map is None:
-        return torch.device("cpu") if device is None else as_device(device)
+        return _default_device() if device is None else as_device(device)
     if isinstance(device_map, Mapping):
         places = set(device_map.values())
         if len(places) != 1:
@@ -189,6 +217,12 @@ def _device(device: Any, device_map: Any) -> torch.device:
     if device_map in ("auto", "balanced", "sequential"):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return as_device(device_map)
+
+
+def _default_device() -> torch.device:
+    """Return torch's default device; weights that are read need one that has memory."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _model_kwargs(cls: type[PreTrainedModel], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -232,15 +266,47 @@ def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return counts.most_common(1)[0][0] if counts else torch.float32
 
 
-def _fill_tied(model: PreTrainedModel, match: Match) -> None:
-    """Let each of two tied names serve for the other, where only one is stored.
+def _check_layers(settings: Any, checkpoint: Checkpoint) -> None:
+    """Refuse to build many more layers than there are tensors.
+
+    Raises:
+        ValueError: for a configuration that belongs to no checkpoint.
+    """
+    layers = getattr(settings, "num_hidden_layers", 0)
+    if isinstance(layers, int) and layers > max(len(checkpoint.files), 1):
+        raise ValueError(
+            f"The configuration asks for {layers} layers, but {checkpoint.source} holds only "
+            f"{len(checkpoint.files)} tensors; it belongs to another checkpoint or is damaged."
+        )
+
+
+def _unsaved_buffers(model: nn.Module) -> set[str]:
+    """Return the names of buffers that are computed and never stood in a file."""
+    return {
+        f"{path}.{leaf}" if path else leaf
+        for path, module in model.named_modules(remove_duplicate=False)
+        for leaf in module._non_persistent_buffers_set
+    }
+
+
+def _shared_names(model: PreTrainedModel) -> list[list[str]]:
+    """List the parameters that a constructor made the same object, by their names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
+
+
+def _fill_tied(model: PreTrainedModel, match: Match, shared: list[list[str]]) -> None:
+    """Let tied names serve for one another, where not all are stored.
 
     The bias of a vocabulary projection is served so even in untied models: transformers 4 ties it
     there too and stores it once.
     """
-    pairs = dict(model.tied_weights())
-    pairs.update((t, s) for t, s in model._tied_weights_keys.items() if t.endswith(".bias"))
-    for target, source in pairs.items():
+    pairs = list(model.tied_weights().items())
+    pairs += [(t, s) for t, s in model._tied_weights_keys.items() if t.endswith(".bias")]
+    pairs += [(other, first) for first, *others in shared for other in others]
+    for target, source in pairs:
         for absent, present in ((target, source), (source, target)):
             if absent in match.missing and present in match.sources:
                 match.sources[absent] = match.sources[present]
@@ -260,6 +326,12 @@ def _judge(
             f"{checkpoint.source} does not fit {type(model).__name__}. {_listing(match)} Pass "
             "ignore_mismatched_sizes=True to give mis-shaped parameters random weights instead."
         )
+    if match.mismatched:
+        warnings.warn(
+            f"{checkpoint.source} does not fit {type(model).__name__}. {_shapes(match)} These "
+            "parameters are random now and need training.",
+            stacklevel=4,
+        )
     ignored = model._keys_to_ignore_on_load_missing or ()
     match.missing = [n for n in match.missing if not any(part in n for part in ignored)]
     core = [name for name in match.missing if model.is_core(name)]
@@ -278,8 +350,9 @@ def _judge(
         )
     if match.missing:
         warnings.warn(
-            f"{checkpoint.source} has no weights for {', '.join(sorted(match.missing))}: they are "
-            f"random in this {type(model).__name__} and need training.",
+            f"{checkpoint.source} has no weights for {', '.join(sorted(match.missing))}: in this "
+            f"{type(model).__name__} they are random, or as their constructors made them, and need "
+            "training.",
             stacklevel=4,
         )
 
@@ -291,11 +364,15 @@ def _of_a_layer(model: PreTrainedModel, stored: str) -> bool:
     return any(name.startswith(f"{path}.") for path in lists)
 
 
+def _shapes(match: Match) -> str:
+    shapes = (f"{name} is {stored}, not {shape}" for name, stored, shape in match.mismatched)
+    return f"Mis-shaped: {'; '.join(shapes)}."
+
+
 def _listing(match: Match) -> str:
     parts = []
     if match.mismatched:
-        shapes = (f"{name} is {stored}, not {shape}" for name, stored, shape in match.mismatched)
-        parts.append(f"Mis-shaped: {'; '.join(shapes)}.")
+        parts.append(_shapes(match))
     if match.missing:
         parts.append(f"Missing: {', '.join(match.missing)}.")
     if match.unexpected:
@@ -323,55 +400,121 @@ def _fill(
         if isinstance(module, Int8Linear) and leaf == "weight":
             floating[id(module)] = stored
             continue
-        tensor = checkpoint.read(stored)
-        if leaf in module._parameters and not tensor.is_floating_point():
-            raise ValueError(
-                f"{checkpoint.source} holds {stored} as {tensor.dtype}, but weights are floating; "
-                "a model that another library has quantised cannot be read, its original can."
-            )
-        keep = not tensor.is_floating_point() or leaf in FLOAT32_BUFFERS
-        tensor = tensor.to(device=device, dtype=tensor.dtype if keep else dtype)
+        tensor = _converted(checkpoint, stored, module, leaf, dtype).to(device)
         _put(module, leaf, tensor)
         if uses[stored] > 1:
             filled[stored] = tensor
 
     def weight_of(part: Int8Linear) -> Tensor | None:
         stored = floating.get(id(part))
-        return None if stored is None else checkpoint.read(stored).to(device)
+        if stored is None:
+            return None
+        return _floating(checkpoint, stored).to(device)
 
     if floating:  # after all else, since norms have a say in it
         fill(model, weight_of)
 
 
+def _converted(
+    checkpoint: Checkpoint, stored: str, module: nn.Module, leaf: str, dtype: torch.dtype
+) -> Tensor:
+    """Read a tensor in the dtype that its place computes with.
+
+    Raises:
+        ValueError: for a dtype from which there is no way there.
+    """
+    if isinstance(module, Int8Linear) and leaf in INT8_DTYPES:
+        try:
+            return as_int8_part(leaf, checkpoint.read(stored), module.in_features)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.source} holds {stored}: {error}") from error
+    if leaf in module._parameters and module._parameters[leaf].is_floating_point():  # type: ignore[union-attr]
+        return _floating(checkpoint, stored).to(dtype)
+    tensor = checkpoint.read(stored)
+    buffer = getattr(module, leaf)
+    if tensor.is_floating_point() and buffer.is_floating_point():
+        return tensor.to(dtype)
+    if tensor.dtype != buffer.dtype and (tensor.is_floating_point() or tensor.dtype == torch.bool):
+        raise ValueError(
+            f"{checkpoint.source} holds {stored} as {tensor.dtype}, but {type(module).__name__} "
+            f"has {buffer.dtype} in that place; save it as that."
+        )
+    return tensor.to(buffer.dtype)
+
+
+def _floating(checkpoint: Checkpoint, stored: str) -> Tensor:
+    """Read a weight.
+
+    Raises:
+        ValueError: for integers.
+    """
+    if not checkpoint.dtype(stored).is_floating_point:
+        raise ValueError(
+            f"{checkpoint.source} holds {stored} as {checkpoint.dtype(stored)}, but weights are "
+            "floating; a model that another library has quantised cannot be read, its original can."
+        )
+    return checkpoint.read(stored)
+
+
 def _put(module: nn.Module, leaf: str, tensor: Tensor) -> None:
-    """Replace a parameter or buffer without copying."""
-    if leaf in module._parameters:
-        old = module._parameters[leaf]
-        trained = old is not None and old.requires_grad
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=trained)
-    else:
+    """Fill a parameter or buffer without copying.
+
+    A parameter that is there already stays the same object: modules such as nn.LSTM keep lists of
+    their own.
+    """
+    old = module._parameters.get(leaf)
+    if old is None:
         module._buffers[leaf] = tensor
+    elif old.is_meta:
+        setattr(module, leaf, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    else:
+        old.data = tensor
 
 
-def _initialise_rest(
+@torch.no_grad()
+def _complete(
     model: PreTrainedModel, match: Match, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Give random weights to what the checkpoint lacks, and leave all others alone."""
-    for module in model.modules():
+    """Give weights to what the checkpoint lacks, and leave all others alone.
+
+    What the model's `_init_weights` knows gets its random weights, all else keeps what its
+    constructor gave it.
+    """
+    for path, module in model.named_modules():
+        vars(module)["_initialized"] = True
         held = {**module._parameters, **module._buffers}
         leaves = {leaf: tensor for leaf, tensor in held.items() if tensor is not None}
-        empty = {leaf: tensor for leaf, tensor in leaves.items() if tensor.is_meta}
-        vars(module)["_initialized"] = True
-        if not empty:
+        absent = [k for k in leaves if (f"{path}.{k}" if path else k) not in match.sources]
+        for leaf in absent:
+            _place(module, leaf, dtype, device)
+        unsaved = module._non_persistent_buffers_set
+        if not set(absent) - unsaved:
             continue
-        keep = {leaf: leaves[leaf].detach().clone() for leaf in leaves if leaf not in empty}
-        for leaf, old in empty.items():
-            kind = dtype if old.is_floating_point() and leaf not in FLOAT32_BUFFERS else old.dtype
-            _put(module, leaf, torch.zeros(old.shape, dtype=kind, device=device))
+        keep = {k: leaves[k].detach().clone() for k in leaves if k not in absent or k in unsaved}
+        if any(leaves[leaf].is_meta for leaf in absent) and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
         model._init_weights(module)
-        with torch.no_grad():
-            for leaf, tensor in keep.items():
-                getattr(module, leaf).copy_(tensor)
+        for leaf, tensor in keep.items():
+            getattr(module, leaf).copy_(tensor)
+
+
+def _place(module: nn.Module, leaf: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Bring what the checkpoint lacks to where and in what the others are."""
+    old: Tensor = getattr(module, leaf)
+    fixed = leaf in FLOAT32_BUFFERS or leaf in module._non_persistent_buffers_set
+    kind = dtype if old.is_floating_point() and not fixed else old.dtype
+    if old.is_meta:
+        _put(module, leaf, torch.zeros(old.shape, dtype=kind, device=device))
+    elif old.dtype != kind or old.device != device:
+        _put(module, leaf, old.detach().to(device=device, dtype=kind))
+
+
+def _share(model: PreTrainedModel, shared: list[list[str]]) -> None:
+    """Make the same object again what a constructor had made the same object."""
+    for first, *others in shared:
+        for name in others:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, model.get_parameter(first))
 
 
 def _tie(model: PreTrainedModel, match: Match) -> None:
@@ -389,10 +532,3 @@ def _tie(model: PreTrainedModel, match: Match) -> None:
             model.config.tie_word_embeddings = False
             return
     model.tie_weights()
-
-
-def _read_generation_config(model: PreTrainedModel, path: Any, hub: dict[str, Any]) -> None:
-    if path is not None and isinstance(model, GenerationMixin):
-        model.generation_config = type(model.generation_config).from_checkpoint(
-            path, model.config, **hub
-        )
