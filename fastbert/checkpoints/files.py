@@ -210,10 +210,16 @@ class Checkpoint:
         if folder is None:
             return cls._open(name_or_path, use_safetensors, variant, options)
 
-        def read() -> Self:
-            return cls._open(name_or_path, use_safetensors, variant, options)
-
-        return transaction.steady(folder, read)
+        checkpoint, doubt = transaction.steady(
+            folder,
+            lambda: (
+                found := cls._open(name_or_path, use_safetensors, variant, options),
+                _doubt(folder, found),
+            ),
+        )
+        if doubt is not None:
+            warnings.warn(doubt, stacklevel=6)
+        return checkpoint
 
     @classmethod
     def _open(
@@ -236,7 +242,6 @@ class Checkpoint:
             path = resolve_file(name_or_path, name, optional=True, **options)
             if path is not None:
                 file = reader(path)
-                _warn_of_another_save(name_or_path, options, name, file)
                 return cls(dict.fromkeys(file.names(), file), str(name_or_path))
             index = resolve_file(name_or_path, index_name, optional=True, **options)
             if index is not None:
@@ -316,31 +321,31 @@ def _check_one_save(index: Path, save: str | None, shards: Mapping[str, TensorFi
         )
 
 
-def _warn_of_another_save(
-    source: str | os.PathLike[str], options: FileOptions, name: str, file: TensorFile
-) -> None:
-    """Warn where a folder was overwritten by half.
+def _doubt(folder: Path, checkpoint: Checkpoint) -> str | None:
+    """Return what is to be said of a folder that was overwritten by half; None of all others.
 
     Its weights are of another save than its configuration. An edited configuration and weights of
     another program are somebody's own doing, and no news.
     """
-    folder = local_folder(source, options.get("subfolder", ""))
-    if folder is None or file.save is None:
-        return
+    file = next(iter(checkpoint.files.values()), None)
+    if file is None or file.save is None:
+        return None
     try:
         manifest = transaction.manifest_of(folder)
     except ValueError:
-        return
+        return None
     config = transaction.find(folder, CONFIG_NAME)
-    if manifest is None or manifest.save == file.save or name not in manifest.files or not config:
-        return
-    if transaction.digest(config) == manifest.files.get(CONFIG_NAME):
-        warnings.warn(
-            f"{file.path} was not written together with the {CONFIG_NAME} beside it: they may "
-            "belong to two checkpoints. If you put it there on purpose, remove "
-            f"{transaction.MANIFEST}; if not, save or copy the checkpoint again as a whole.",
-            stacklevel=6,
-        )
+    if manifest is None or config is None or manifest.save == file.save:
+        return None
+    if file.path.name not in manifest.files:
+        return None
+    if transaction.digest(config) != manifest.files.get(CONFIG_NAME):
+        return None
+    return (
+        f"{file.path} was not written together with the {CONFIG_NAME} beside it: they may belong "
+        f"to two checkpoints. If you put it there on purpose, remove {transaction.MANIFEST}; if "
+        "not, save or copy the checkpoint again as a whole."
+    )
 
 
 def _other_weights(source: str | os.PathLike[str], options: FileOptions) -> str:

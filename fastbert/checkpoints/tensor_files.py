@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import struct
 import weakref
 from collections import Counter
@@ -17,7 +16,6 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastbert.checkpoints.storage import refuse_pointer, replaced
@@ -35,7 +33,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_KNOWN = frozenset(_DTYPES.values())
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 # Where a file of tensors says which save wrote it, among its metadata.
 SAVE = "fastbert_save"
 _HASHING_THREADS = 4
@@ -318,7 +316,7 @@ def _check_plain(state: Mapping[str, Tensor], source: str) -> None:
                 f"{source} holds {name!r} as a tensor that is {what}; models here are made of "
                 "plain tensors: convert it first."
             )
-    foreign = {str(t.dtype).removeprefix("torch.") for t in state.values() if t.dtype not in _KNOWN}
+    foreign = {str(t.dtype).removeprefix("torch.") for t in state.values() if t.dtype not in _NAMES}
     if foreign:
         names = sorted(foreign)
         raise ValueError(
@@ -346,8 +344,7 @@ def name_of_save(state: Mapping[str, Tensor]) -> str:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    flat = tensor.reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(memoryview(flat)).digest()
+    return hashlib.sha256(_bytes_of(tensor)).digest()
 
 
 def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -360,7 +357,7 @@ def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: for a dtype that a model here is not made of, or a tensor without values.
     """
     for name, tensor in state.items():
-        if tensor.dtype not in _KNOWN:
+        if tensor.dtype not in _NAMES:
             raise ValueError(f"safetensors cannot hold {name!r} of type {tensor.dtype}.")
         if tensor.is_meta:
             raise ValueError(
@@ -379,6 +376,9 @@ def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_safetensors(state: Mapping[str, Tensor], path: Path, save: str | None = None) -> None:
     """Write tensors to a safetensors file, whole or not at all.
 
+    The library would copy every tensor before it writes, give the file to its owner alone, and put
+    the metadata in another order each time; so the bytes of the format are written here.
+
     Args:
         state: tensors by name, on any device. Those that share memory are written one by one.
         path: the file; its folder must exist.
@@ -389,12 +389,26 @@ def save_safetensors(state: Mapping[str, Tensor], path: Path, save: str | None =
         OSError: when the file cannot be written.
     """
     tensors = plain_tensors(state)
+    # Wide types first, so that every tensor is aligned; the header is filled up for the same end.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     metadata = {"format": "pt"} | ({} if save is None else {SAVE: save})
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        offsets = [end, end := end + tensor.nbytes]
+        entry = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = entry | {"data_offsets": offsets}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
     try:
-        with replaced(path) as temporary:
-            temporary.touch()
-            mode = stat.S_IMODE(temporary.stat().st_mode)
-            save_file(tensors, temporary, metadata=metadata)
-            temporary.chmod(mode)  # The library makes files that only their owner can read.
-    except (SafetensorError, FileNotFoundError) as error:
-        raise OSError(f"{path} could not be written ({error}).") from error
+        with replaced(path) as temporary, temporary.open("xb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in order:
+                file.write(_bytes_of(tensors[name]))
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""A save of several files as one transaction: readers and crashes meet the old ones or the new ones.
+"""A save of several files as one transaction: readers and crashes meet the old ones or the new.
 
 POSIX renames one file at a time, so a save goes in three steps:
 
@@ -10,8 +10,8 @@ POSIX renames one file at a time, so a save goes in three steps:
    goes on reading the new checkpoint, and the next save or load of the folder does the rest.
 
 Programs that know nothing of step 2 look for config.json first. Where more than one file of theirs
-changes, config.json goes first and comes last, so that they find no checkpoint rather than halves of
-two. Where only the weights change, which is what a training loop does, they are replaced at once.
+changes, config.json goes first and comes last, so that they find no checkpoint rather than halves
+of two. Where only the weights change, as in a training loop, they are replaced at once.
 
 The manifest, `fastbert_checkpoint.json`, is moved last and stays. It names the files of the save,
 with their sizes and the hashes of the small ones; files of tensors carry the name of their save in
@@ -138,7 +138,7 @@ def manifest_of(folder: Path) -> Manifest | None:
 
 
 def is_plain_name(name: object) -> bool:
-    """Return whether a name that stands in a file leads nowhere but into the folder of that file."""
+    """Return whether a name that a file gives leads nowhere but into the folder of that file."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
 
 
@@ -295,8 +295,8 @@ def _read_manifest(path: Path) -> Manifest | None:
     if content.get("format") != _FORMAT:
         return None
     files, removes = content.get("files"), content.get("removes", [])
-    proper = isinstance(files, dict) and isinstance(removes, list)
-    if not proper or not all(is_plain_name(name) for name in (*files, *removes)):
+    names = [*files, *removes] if isinstance(files, dict) and isinstance(removes, list) else [None]
+    if not isinstance(files, dict) or not all(is_plain_name(name) for name in names):
         raise ValueError(
             f"'{path}' is not a manifest of a checkpoint; remove it, or save the checkpoint again."
         )

@@ -91,11 +91,26 @@ def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSou
         )
     return native.library.NormSource(
         weight=weight.data_ptr(),
-        weight_dtype=DTYPES[weight.dtype],
+        weight_dtype=_code(weight),
         bias=bias.data_ptr(),
-        bias_dtype=DTYPES[bias.dtype],
+        bias_dtype=_code(bias),
         eps=part.eps,
     )
+
+
+def _code(tensor: Tensor) -> int:
+    """Return the code of a weight's dtype.
+
+    Raises:
+        ValueError: for a dtype that kernels do not read.
+    """
+    code = DTYPES.get(tensor.dtype)
+    if code is None:
+        raise ValueError(
+            f"A weight of shape {tuple(tensor.shape)} is {tensor.dtype}, but kernels read float32, "
+            "bfloat16 and float16; convert it, or use the backend 'reference'."
+        )
+    return code
 
 
 def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
@@ -127,7 +142,7 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
             )
     return native.library.ProjectionSource(
         weight=weight.data_ptr(),
-        dtype=_INT8 if weight.dtype is torch.int8 else DTYPES[weight.dtype],
+        dtype=_INT8 if weight.dtype is torch.int8 else _code(weight),
         n=weight.shape[0],
         k=weight.shape[1],
         stride=weight.shape[1],

@@ -244,7 +244,7 @@ class Int8Linear(nn.Module):
                     state_dict[prefix + name] = as_int8_part(name, given, self.in_features)
                 except ValueError as error:
                     errors.append(f"{prefix}{name}: {error}")
-                    del state_dict[prefix + name]
+                    state_dict[prefix + name] = self._buffers[name]  # It stays, whole.
         super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
     def parts(self) -> dict[str, Tensor]:

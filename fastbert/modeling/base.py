@@ -15,8 +15,9 @@ from fastbert.checkpoints.saving import SaveOptions
 from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Prepacked
-from fastbert.modeling import keywords, loading, resize, saving
+from fastbert.modeling import keywords, loading, matching, resize, saving
 from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.sizes import check_sizes
 from fastbert.runtime.plan import Plan, Traits, build_plan
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class PreTrainedModel(nn.Module):
                 f"{type(config).__name__}; use {type(self).__name__}.from_pretrained(path) to load "
                 "a checkpoint."
             )
+        check_sizes(config)
         self.config: PreTrainedConfig = config
         self.name_or_path = config.name_or_path
         self.gradient_checkpointing = False
@@ -147,8 +149,14 @@ class PreTrainedModel(nn.Module):
 
     @property
     def base_model(self) -> EncoderModel:
-        """The encoder: the attribute that base_model_prefix names, or the model itself."""
-        return cast("EncoderModel", getattr(self, self.base_model_prefix, self))
+        """The encoder: the attribute that base_model_prefix names, or the model itself.
+
+        In a class of one's own that names none, the one encoder among its parts.
+        """
+        if self.base_model_prefix:
+            return cast("EncoderModel", getattr(self, self.base_model_prefix, self))
+        found = [part for part in self.children() if isinstance(part, PreTrainedModel)]
+        return cast("EncoderModel", found[0].base_model if len(found) == 1 else self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of word embeddings."""
@@ -182,9 +190,8 @@ class PreTrainedModel(nn.Module):
         Args:
             name: name of the parameter in this model.
         """
-        prefix = f"{self.base_model_prefix}."
-        inside = name.startswith(prefix) if self.base_model is not self else True
-        return inside and "pooler." not in name
+        prefix = matching.encoder_prefix(self)
+        return name.startswith(prefix) and "pooler." not in name.removeprefix(prefix)
 
     def first_block(self) -> Block | None:
         """Return the first layer, None in an encoder without layers.
@@ -505,6 +512,14 @@ class PreTrainedModel(nn.Module):
         keywords.check_saving(type(self), push_to_hub, kwargs)
         if is_main_process:
             saving.save(self, Path(save_directory), state_dict, options)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Older versions saved position_ids and token_type_ids, which are computed here.
+        own = {prefix + name for name, _ in self.named_buffers()}
+        for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
+            if name.rpartition(".")[2] in matching.COMPUTED:
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and tensors: parameters (tied ones once for each name), then buffers."""

@@ -13,7 +13,8 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -37,6 +38,8 @@ ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
 
 _FLOAT_TAG = "__float__"
 _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+# Each label takes about 200 bytes.
+_LABELS = 10_000_000
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _NOT_SERIALIZED = ("_name_or_path", "_attn_implementation", "_commit_hash", "_from_auto")
 
@@ -105,6 +108,7 @@ class PreTrainedConfig:
         kwargs.pop("model_type", None)
         for name, value in type(self).default_config_fields().items():
             setattr(self, name, copy.copy(value))
+        self._warn_of_near_names(kwargs)
         # Aliases come last, so that `pad_index=7` holds beside a default `pad_token_id`.
         for name in sorted(kwargs, key=lambda name: name in self.attribute_map):
             setattr(self, name, kwargs[name])
@@ -113,6 +117,19 @@ class PreTrainedConfig:
             if isinstance(value, str) and isinstance(default, int | float):
                 raise ValueError(f"{name} must be a {type(default).__name__}, not {value!r}.")
         self._settle_labels(num_labels)
+
+    def _warn_of_near_names(self, given: Iterable[str]) -> None:
+        """Warn of a name that is nearly a field's: it is kept, but nothing reads it."""
+        known = {*type(self).default_config_fields(), *type(self).attribute_map}
+        near = {_without_number(name): name for name in known}
+        for name in given:
+            meant = near.get(_without_number(name))
+            if name not in known and meant is not None and not hasattr(type(self), name):
+                warnings.warn(
+                    f"{type(self).__name__} does not read {name!r}, but {meant!r}; what was given "
+                    f"as {name!r} changes nothing.",
+                    stacklevel=3,
+                )
 
     def _settle_labels(self, num_labels: int | None) -> None:
         if self.problem_type is not None and self.problem_type not in _PROBLEM_TYPES:
@@ -174,6 +191,11 @@ class PreTrainedConfig:
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
+        if not is_count(count) or not 0 <= count <= _LABELS:
+            raise ValueError(
+                f"num_labels is a whole number from 0 to {_LABELS}, not {count!r}; correct it in "
+                "the configuration."
+            )
         if self.id2label is None or len(self.id2label) != count:
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
             self.label2id = {label: index for index, label in self.id2label.items()}
@@ -397,8 +419,8 @@ class PreTrainedConfig:
             ValueError: always.
         """
         raise ValueError(
-            f"{cls.__name__} cannot be registered for {auto_class}: fastbert neither saves nor runs "
-            "code that lies beside a checkpoint; import the class and call its from_pretrained."
+            f"{cls.__name__} cannot be registered for {auto_class}: fastbert neither saves nor "
+            "runs code beside a checkpoint; import the class and call its from_pretrained."
         )
 
     def dict_dtype_to_str(self, d: dict[str, Any]) -> None:
@@ -442,6 +464,9 @@ def prepared_folder(directory: Path) -> Path:
     return directory
 
 
+# The name that transformers had before, and still takes.
+PretrainedConfig = PreTrainedConfig
+
 _BASE_FIELDS = frozenset(PreTrainedConfig.default_config_fields())
 
 
@@ -452,6 +477,16 @@ def _as_dtype(value: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{value!r} is not the name of a torch dtype, such as 'float32'.")
     return dtype
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value is a whole number, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _without_number(name: str) -> str:
+    """Return a name so that n_layer and n_layers are the same."""
+    return "_".join(word.removesuffix("s") for word in name.lower().split("_") if word)
 
 
 def _plain(value: Any) -> Any:
