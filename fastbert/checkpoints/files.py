@@ -32,11 +32,12 @@ TORCH_WEIGHTS = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
 # Weights of other programs, which a folder may hold in place of ours, and the way out.
 _OTHERS = {
-    "tf_model.h5": "weights of TensorFlow: load them in transformers 4 with from_tf=True and save",
+    "tf_model.h5": "weights of TensorFlow: load them in transformers 4 with from_tf=True and "
+    "save_pretrained",
     "model.ckpt.index": "weights of TensorFlow: load them in transformers 4 with from_tf=True and "
-    "save",
+    "save_pretrained",
     "flax_model.msgpack": "weights of Flax: load them in transformers 4 with from_flax=True and "
-    "save",
+    "save_pretrained",
     "adapter_model.safetensors": "an adapter: load its base model and use "
     "peft.PeftModel.from_pretrained",
     "adapter_model.bin": "an adapter: load its base model and use peft.PeftModel.from_pretrained",
@@ -49,7 +50,7 @@ _OTHERS = {
 class FileOptions(hub.HubOptions, total=False):
     """Where the files of a checkpoint are looked for: a folder inside it, and the hub's options."""
 
-    subfolder: str
+    subfolder: str | None
 
 
 HUB_OPTIONS = tuple(FileOptions.__annotations__)
@@ -79,7 +80,7 @@ def resolve_file(
     name_or_path: str | os.PathLike[str],
     filename: str,
     *,
-    subfolder: str = "",
+    subfolder: str | None = "",
     optional: bool = False,
     **options: Unpack[hub.HubOptions],
 ) -> Path | None:
@@ -100,7 +101,7 @@ def resolve_file(
     """
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
-        inner = folder / subfolder
+        inner = folder / (subfolder or "")
         path = transaction.find(inner, filename)
         if path is not None or optional:
             return path
@@ -130,11 +131,11 @@ def variant_name(name: str, variant: str | None) -> str:
     return f"{stem}.{variant}.{ending}"
 
 
-def local_folder(name_or_path: object, subfolder: str = "") -> Path | None:
+def local_folder(name_or_path: object, subfolder: str | None = "") -> Path | None:
     """Return the folder of a checkpoint on this machine; None for a hub id."""
     if not isinstance(name_or_path, (str, os.PathLike)):
         return None
-    folder = Path(name_or_path).expanduser() / subfolder
+    folder = Path(name_or_path).expanduser() / (subfolder or "")
     return folder if folder.is_dir() else None
 
 
@@ -312,7 +313,7 @@ def _check_one_save(index: Path, save: str | None, shards: Mapping[str, TensorFi
     saves = {name: shard.save for name, shard in shards.items()}
     first = next(iter(saves), "")
     other = next((name for name in saves if saves[name] != saves[first]), None)
-    if other is None and first and save != saves[first]:
+    if other is None and first and save is not None and save != saves[first]:
         first, other = index.name, first
     if other is not None:
         raise ValueError(
@@ -355,7 +356,10 @@ def _other_weights(source: str | os.PathLike[str], options: FileOptions) -> str:
     for name, what in _OTHERS.items():
         if name in present:
             return f" {name} is {what}."
-    ours = [name for name in present if name.endswith((".safetensors", ".bin", ".gguf"))]
+    gguf = next((name for name in present if name.endswith(".gguf")), None)
+    if gguf is not None:
+        return f" {gguf} is of a format that is not read here: take the original checkpoint."
+    ours = [name for name in present if name.endswith((".safetensors", ".bin"))]
     if ours:
         return f" It holds {', '.join(ours[:5])}; see use_safetensors and variant, or rename it."
     return ""

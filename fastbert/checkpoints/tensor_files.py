@@ -233,10 +233,10 @@ class TorchFile:
             before = _written(file.fileno())
             try:
                 state = torch.load(file, map_location="cpu", weights_only=True)
-            except (OSError, MemoryError):
+            except MemoryError:
                 raise
             except Exception as error:
-                # Of many kinds: its readers assert, index and unpack as they go.
+                # Of many kinds: its readers assert, index, seek and unpack as they go.
                 told = (str(error).splitlines() or [type(error).__name__])[0][:200]
                 raise ValueError(
                     f"torch cannot read {path} as weights ({told}); it is truncated or holds more "
@@ -299,6 +299,9 @@ class StateDictFile(TorchFile):
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.path = Path("state_dict")
         self._state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if state and not self._state:
+            kind = type(next(iter(state.values()))).__name__
+            raise ValueError(f"The given state_dict holds values of type {kind}, not tensors.")
         _check_plain(self._state, "The given state_dict")
         self._alone = set()
 

@@ -131,6 +131,8 @@ def complete(
     constructor gave it.
     """
     for path, module in model.named_modules():
+        # A part that its constructor loaded from a checkpoint of its own is ready.
+        ready = vars(module).get("_initialized", False)
         vars(module)["_initialized"] = True
         held = {**module._parameters, **module._buffers}
         leaves = {leaf: tensor for leaf, tensor in held.items() if tensor is not None}
@@ -138,7 +140,7 @@ def complete(
         for leaf in absent:
             _place(module, leaf, dtype, device)
         unsaved = module._non_persistent_buffers_set
-        if not set(absent) - unsaved:
+        if ready or not set(absent) - unsaved:
             continue
         keep = {k: leaves[k].detach().clone() for k in leaves if k not in absent or k in unsaved}
         if any(leaves[leaf].is_meta for leaf in absent) and hasattr(module, "reset_parameters"):

@@ -58,6 +58,12 @@ def as_quantization(value: Any) -> QuantizationConfig | None:
         return QuantizationConfig()
     if isinstance(value, dict) and value.get("quant_method") == METHOD:
         return QuantizationConfig() if value.get("load_in_8bit", True) else None
+    method = value.get("quant_method") if isinstance(value, dict) else None
+    if method is not None:
+        raise ValueError(
+            f"The checkpoint was quantised with {method!r}, says its quantization_config, and only "
+            "that library reads such weights; load the original and pass quantization='int8'."
+        )
     if getattr(value, "load_in_8bit", False) is True:
         return QuantizationConfig()
     raise ValueError(

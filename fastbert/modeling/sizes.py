@@ -25,9 +25,11 @@ def check_sizes(config: PreTrainedConfig) -> None:
     Raises:
         ValueError: for a size that is no whole number, or out of range.
     """
+    fields = type(config).default_config_fields()
     for name, least in _SIZES.items():
         size = getattr(config, name, None)
-        if size is None:
+        # None is right in a field whose default it is.
+        if size is None and fields.get(config.attribute_map.get(name, name)) is None:
             continue
         most = MOST_LAYERS if name == "num_hidden_layers" else _LARGEST
         if not is_count(size) or not least <= size <= most:
