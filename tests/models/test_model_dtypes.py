@@ -115,9 +115,7 @@ def test_parts_of_int8_are_refused_by_name(
 def test_columns_that_do_not_exist_are_refused(
     way: str, shift: int, folders: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(
-        (ValueError, RuntimeError), match="16 columns repeats the column|24 columns"
-    ):
+    with pytest.raises((ValueError, RuntimeError), match=r"(16|24) columns repeats"):
         result(WAYS[way](folders, tmp_path, "repeated", lambda tensor: tensor + shift))
 
 
