@@ -22,6 +22,7 @@ from typing import (
     ClassVar,
     Literal,
     Self,
+    TypeGuard,
     TypeVar,
     dataclass_transform,
     overload,
@@ -479,7 +480,7 @@ def _as_dtype(value: str | torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Return whether a value is a whole number, of Python or NumPy."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 

@@ -184,7 +184,7 @@ def test_what_stands_in_place_of_a_checkpoint_is_named(
 
 
 def test_a_folder_without_model_type_is_named(folder: Path) -> None:
-    with pytest.raises(ValueError, match="has no model_type.*name the class"):
+    with pytest.raises(ValueError, match=r"has no model_type.*name the class"):
         fastbert.AutoModel.from_pretrained(configured(folder, model_type=None))
     fastbert.BertModel.from_pretrained(folder)
 
