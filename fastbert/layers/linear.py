@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
+from fastbert.layers.unfilled import weights_device
 from fastbert.ops.activations import Activation
 from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import Choice, Plan
@@ -100,7 +101,7 @@ class Linear(nn.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
+        super().__init__(in_features, out_features, bias, device=weights_device())
         self._prepacked = Prepacked()
 
     def forward(
@@ -143,8 +144,44 @@ class Linear(nn.Linear):
         return out
 
 
+# What kernels read the buffers of an Int8Linear as.
+INT8_DTYPES = {
+    "qweight": torch.int8,
+    "weight_scale": torch.float32,
+    "factor": torch.float32,
+    "repeated": torch.int32,
+}
 # Buffers of Int8Linear that stay float32 whatever the precision of the model.
 FLOAT32_BUFFERS = ("weight_scale", "factor")
+
+
+def as_int8_part(name: str, tensor: Tensor, in_features: int) -> Tensor:
+    """Return a buffer of an Int8Linear in the dtype that kernels read it as.
+
+    Args:
+        name: of the buffer.
+        tensor: what is to stand there. Floating scales of any precision become float32, column
+            numbers of any width int32; a weight must be int8.
+        in_features: the columns there are.
+
+    Raises:
+        ValueError: for another dtype, or a column that does not exist.
+    """
+    wanted = INT8_DTYPES[name]
+    alike = tensor.is_floating_point() == wanted.is_floating_point and tensor.dtype != torch.bool
+    if not alike or (wanted is torch.int8 and tensor.dtype is not wanted):
+        raise ValueError(
+            f"the {name} of an int8 projection is {str(wanted).removeprefix('torch.')}, not "
+            f"{str(tensor.dtype).removeprefix('torch.')}; quantise and save the model again."
+        )
+    if name == "repeated" and tensor.numel() and not tensor.is_meta:
+        least, largest = (int(value) for value in torch.aminmax(tensor))
+        if least < 0 or largest >= in_features:
+            raise ValueError(
+                f"an int8 projection of {in_features} columns repeats the column "
+                f"{least if least < 0 else largest}; quantise and save the model again."
+            )
+    return tensor.to(wanted)
 
 
 class Int8Linear(nn.Module):
@@ -197,6 +234,48 @@ class Int8Linear(nn.Module):
             if old is not None and new is not None and new.dtype != torch.float32:
                 self._buffers[name] = old.to(new.device)
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, *rest: Any
+    ) -> None:
+        # With assign=True torch puts tensors here as they are, without it copies round in silence.
+        errors = rest[-1]
+        for name in INT8_DTYPES:
+            given = state_dict.get(prefix + name)
+            if isinstance(given, Tensor):
+                try:
+                    state_dict[prefix + name] = as_int8_part(name, given, self.in_features)
+                except ValueError as error:
+                    errors.append(f"{prefix}{name}: {error}")
+                    state_dict[prefix + name] = self._buffers[name]  # It stays, whole.
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the buffers that kernels read, by name, in the dtypes that they read.
+
+        Raises:
+            ValueError: for a buffer of another shape, or in a dtype without a way there.
+        """
+        held = {name: self._buffers.get(name) for name in INT8_DTYPES}
+        found = {
+            name: as_int8_part(name, tensor, self.in_features)
+            for name, tensor in held.items()
+            if tensor is not None
+        }
+        repeats = found["repeated"].numel() if "repeated" in found else 0
+        shapes = {
+            "qweight": (self.out_features, self.in_features + repeats),
+            "weight_scale": (self.out_features,),
+            "factor": (self.in_features,),
+            "repeated": (repeats,),
+        }
+        for name, tensor in found.items():
+            if tensor.shape != shapes[name]:
+                raise ValueError(
+                    f"The {name} of an int8 projection of {self.in_features} columns has the "
+                    f"shape {tuple(tensor.shape)}, not {shapes[name]}."
+                )
+        return found
 
     def forward(
         self,

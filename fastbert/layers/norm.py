@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastbert.layers.unfilled import weights_device
 from fastbert.runtime.plan import Plan
 
 
@@ -16,7 +17,7 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__(hidden_size, eps=eps)
+        super().__init__(hidden_size, eps=eps, device=weights_device())
 
     def forward(  # type: ignore[override]
         self, x: Tensor, plan: Plan, residual: Tensor | None = None

@@ -13,6 +13,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.parameter_tree import ParameterTree
+from fastbert.layers.unfilled import weights_device
 from fastbert.modeling.parameter_names import LAYER, AttentionNames, EncoderShape, ParameterNames
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -104,8 +105,12 @@ def build_tables(
         path: str | None = getattr(names, table)
         rows, padding = sizes[table]
         if path is not None and rows and find(root, path) is None:
-            plant(root, path, nn.Embedding(rows, shape.width, padding))
+            plant(root, path, _table(rows, shape.width, padding))
     plant(root, names.embedding_norm, LayerNorm(shape.width, shape.norm_eps))
+
+
+def _table(rows: int, width: int, padding: int | None = None) -> nn.Embedding:
+    return nn.Embedding(rows, width, padding, device=weights_device())
 
 
 def build_layers(root: nn.Module, names: ParameterNames, shape: EncoderShape) -> None:
@@ -156,7 +161,7 @@ def _build_attention(
         plant(root, path, Linear(hidden, hidden), layer)
     if names.distances is not None and shape.position_type != "absolute":
         rows = 2 * shape.positions - 1
-        plant(root, names.distances, nn.Embedding(rows, shape.head_dim), layer)
+        plant(root, names.distances, _table(rows, shape.head_dim), layer)
     plant(root, names.output, Linear(hidden, hidden), layer)
     plant(root, names.norm, LayerNorm(hidden, shape.norm_eps), layer)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastbert.layers.heads import vocabulary_scores
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.unfilled import weights_device
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import Encoding
 from fastbert.modeling.parts import part, plant
@@ -59,7 +60,11 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         plant(self, names.norm, LayerNorm(width, config.layer_norm_eps))
         plant(self, names.decoder, Linear(width, config.vocab_size))
         if names.bias is not None:
-            plant(self, names.bias, nn.Parameter(torch.zeros(config.vocab_size)))
+            plant(
+                self,
+                names.bias,
+                nn.Parameter(torch.zeros(config.vocab_size, device=weights_device())),
+            )
 
     def get_output_embeddings(self) -> Linear:
         """Find the projection to the vocabulary."""
