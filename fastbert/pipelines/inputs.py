@@ -60,7 +60,7 @@ def _is_table(inputs: Any) -> bool:
 
 def _indexed(dataset: Dataset[Any]) -> Iterator[Any]:
     """Read a data set by index: to its length, or to its IndexError where it has none."""
-    length = len(dataset) if hasattr(dataset, "__len__") else None  # type: ignore[arg-type]
+    length = len(dataset) if hasattr(dataset, "__len__") else None
     index = 0
     while length is None or index < length:
         try:
