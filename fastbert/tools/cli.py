@@ -12,8 +12,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from fastbert import __version__
@@ -57,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with stoppable():
             return command(options)
     except BrokenPipeError:
-        return _reader_has_left()
+        # Whoever read the answers (head, say) has had enough.
+        _drop_output()
+        return 0
     except KeyboardInterrupt:
         print("fastbert: interrupted", file=sys.stderr)
         return 130
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stopped.status
     except USER_ERRORS as error:
         print(f"fastbert: {_sentence(error)}", file=sys.stderr)
+        _drop_output()
         return ERROR_STATUS
 
 
@@ -76,18 +77,19 @@ def _prepare_streams() -> None:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
 
 
-def _reader_has_left() -> int:
-    """End quietly: whoever read the answers (head, say) has had enough."""
-    # Python flushes standard output once more at exit.
-    with suppress(OSError, ValueError):
+def _drop_output() -> None:
+    """Drop what standard output cannot take; Python would try once more at exit, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _sentence(error: BaseException) -> str:
@@ -279,11 +281,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from fastbert.tools import run
-
     labels = options.labels.split(",") if options.labels else None
     problems = Problems()
     with opened_input(options.file) as source, opened_output(options.output) as target:
+        from fastbert.tools import run
+
         loading = _loading(options)
         if options.device:
             loading["device"] = options.device
