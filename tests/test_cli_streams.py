@@ -1,8 +1,8 @@
 """Commands over streams: one bad line ends nothing, and no output is destroyed.
 
 Guarded are the reader of lines (ends, bytes, limits, waiting), the answers to a block with bad
-lines, and what an output's name stands for. Most run in this process; what belongs to a process as a
-whole (closed descriptors, signals, locale) shares a few of its own.
+lines, and what an output's name stands for. Most run in this process; what belongs to a process as
+a whole (closed descriptors, signals, locale) shares a few of its own.
 """
 
 from __future__ import annotations

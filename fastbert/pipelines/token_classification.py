@@ -17,6 +17,9 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 Entity = dict[str, Any]
 Offsets = Sequence[tuple[int, int]]
 
+# The token that sentencepiece has for a blank, where no token holds it together with its word.
+_BLANK = "\u2581"
+
 
 @dataclass(frozen=True)
 class _Token:
@@ -29,6 +32,7 @@ class _Token:
         end: the character behind its last one.
         index: position of the token in its row.
         continues: whether the token goes on with the word before it.
+        blank: whether it stands for a blank alone, as sentencepiece has them before words.
     """
 
     word: str
@@ -37,6 +41,7 @@ class _Token:
     end: int
     index: int
     continues: bool
+    blank: bool
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,10 @@ class TokenClassification(Pipeline):
             elif number is not None:
                 start, end = (offset + sentence.starts[number] for offset in (start, end))
             word = self.tokenizer.convert_ids_to_tokens(int(token))
+            blank = word == _BLANK or sentence.text[start:end].isspace()
             if token == self.tokenizer.unk_token_id:
                 word = sentence.text[start:end]
-            yield _Token(word, scores[index], start, end, index, continues)
+            yield _Token(word, scores[index], start, end, index, continues, blank)
             last, last_end = number, end
 
     def _answers_of(
@@ -174,80 +180,74 @@ class TokenClassification(Pipeline):
         ignored: Sequence[str],
     ) -> list[Entity]:
         """Build the answers for the tokens of one row."""
-        if strategy in ("none", "simple"):
-            entities = [self._token_entity(token) for token in tokens]
-        else:
-            words: list[list[_Token]] = []
-            for token in tokens:
-                if token.continues and words:
-                    words[-1].append(token)
-                else:
-                    words.append([token])
-            entities = [self._word_entity(word, strategy) for word in words]
+        words = [[token] for token in tokens]
+        if strategy not in ("none", "simple"):
+            words = _words(tokens)
+        entities = [self._entity(word, strategy) for word in words]
         if strategy == "none":
             return [entity for entity in entities if entity["entity"] not in ignored]
-        joined = [token.continues for token in tokens] if strategy == "simple" else None
-        groups = _groups(entities, scheme, joined)
+        joined = [word[0].continues for word in words]
         return [
-            self._group_entity(group, scheme)
-            for group in groups
-            if not scheme.is_ignored(group[0]["entity"], ignored)
+            {
+                "entity_group": scheme.tag(entities[group[0]]["entity"]).kind,
+                "score": float(np.mean([entities[at]["score"] for at in group])),
+                "word": self.tokenizer.convert_tokens_to_string(
+                    [token.word for at in group for token in words[at]]
+                ),
+                "start": entities[group[0]]["start"],
+                "end": entities[group[-1]]["end"],
+            }
+            for group in _groups([entity["entity"] for entity in entities], scheme, joined)
+            if not scheme.is_ignored(entities[group[0]]["entity"], ignored)
         ]
 
-    def _token_entity(self, token: _Token) -> Entity:
-        best = int(token.scores.argmax())
-        return {
-            "entity": self.labels[best],
-            "score": float(token.scores[best]),
-            "index": token.index,
-            "word": token.word,
-            "start": token.start,
-            "end": token.end,
-        }
-
-    def _word_entity(self, tokens: list[_Token], strategy: str) -> Entity:
-        if strategy == "first":
-            scores = tokens[0].scores
-        elif strategy == "max":
-            scores = max(tokens, key=lambda token: token.scores.max()).scores
+    def _entity(self, word: Sequence[_Token], strategy: str) -> Entity:
+        """Settle the label of a word, or of a single token."""
+        telling = [token for token in word if not token.blank] or word
+        if strategy == "max":
+            scores = max(telling, key=lambda token: token.scores.max()).scores
+        elif strategy == "average":
+            scores = np.mean([token.scores for token in telling], axis=0)
         else:
-            scores = np.mean([token.scores for token in tokens], axis=0)
+            scores = telling[0].scores
         best = int(scores.argmax())
         return {
             "entity": self.labels[best],
             "score": float(scores[best]),
-            "word": self.tokenizer.convert_tokens_to_string([token.word for token in tokens]),
-            "start": tokens[0].start,
-            "end": tokens[-1].end,
-        }
-
-    def _group_entity(self, group: list[Entity], scheme: LabelScheme) -> Entity:
-        return {
-            "entity_group": scheme.tag(group[0]["entity"]).kind,
-            "score": float(np.mean([entity["score"] for entity in group])),
-            "word": self.tokenizer.convert_tokens_to_string([entity["word"] for entity in group]),
-            "start": group[0]["start"],
-            "end": group[-1]["end"],
+            "index": word[0].index,
+            "word": word[0].word,
+            "start": telling[0].start,
+            "end": telling[-1].end,
         }
 
 
-def _groups(
-    entities: Sequence[Entity], scheme: LabelScheme, joined: Sequence[bool] | None
-) -> list[list[Entity]]:
+def _words(tokens: Sequence[_Token]) -> list[list[_Token]]:
+    words: list[list[_Token]] = []
+    for token in tokens:
+        if token.continues and words:
+            words[-1].append(token)
+        else:
+            words.append([token])
+    return words
+
+
+def _groups(labels: Sequence[str], scheme: LabelScheme, joined: Sequence[bool]) -> list[list[int]]:
     """Join tokens or words to entities.
 
     Args:
-        entities: tokens or words with their labels, in order.
+        labels: those of the tokens or words, in order.
         scheme: the model's labels.
-        joined: for tokens, whether each goes on with the word before it; None for words.
+        joined: whether each goes on with the word before it.
+
+    Returns:
+        The indices of what belongs to each entity.
     """
-    groups: list[list[Entity]] = []
-    for index, entity in enumerate(entities):
-        same_word = joined is not None and joined[index]
-        if groups and not scheme.begins(groups[-1][-1]["entity"], entity["entity"], same_word):
-            groups[-1].append(entity)
+    groups: list[list[int]] = []
+    for index, label in enumerate(labels):
+        if index and not scheme.begins(labels[index - 1], label, joined[index]):
+            groups[-1].append(index)
         else:
-            groups.append([entity])
+            groups.append([index])
     return groups
 
 
