@@ -126,7 +126,9 @@ def test_words_of_the_caller_are_words(tokenizers: dict[str, Any]) -> None:
         pipe = stubbed(tokenizer, BIO, text, {})
         encoded = tokenizer([words], is_split_into_words=True)
         logits = torch.zeros(len(encoded["input_ids"][0]), len(BIO))
-        logits[encoded.word_ids(0).index(1), 1] = 5.0
+        pieces = list(zip(encoded.word_ids(0), encoded.tokens(0), strict=True))
+        first = next(i for i, (word, token) in enumerate(pieces) if word == 1 and token != "▁")
+        logits[first, 1] = 5.0
         pipe.token_outputs = lambda rows, field, logits=logits: [logits + torch.eye(5)[0]]
         for given in (words, [words], (tuple(words),)):
             (found,) = pipe(given, is_split_into_words=True, aggregation_strategy="first")
