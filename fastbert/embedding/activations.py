@@ -55,10 +55,10 @@ def fused(activation: nn.Module) -> str | Activation | None:
     kind = type(activation)
     if kind is nn.Identity:
         return "none"
-    if kind is nn.GELU:
+    if isinstance(activation, nn.GELU):
         return "gelu" if activation.approximate == "none" else "gelu_pytorch_tanh"
-    if kind is nn.LeakyReLU:
-        return Activation("leaky_relu", (float(activation.negative_slope),))
+    if isinstance(activation, nn.LeakyReLU):
+        return Activation("leaky_relu", (activation.negative_slope,))
     return {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}.get(kind)
 
 
@@ -71,4 +71,4 @@ def activated(activation: nn.Module, rows: Tensor) -> Tensor:
     if rows.device.type != "cpu" or rows.shape[0] < 2:
         result: Tensor = activation(rows)
         return result
-    return torch.cat([activation(row) for row in rows.split(1)])
+    return torch.cat([activation(row) for row in torch.split(rows, 1)])

@@ -59,7 +59,9 @@ class EncoderMethods(Similarity):
         return self.prompts[name]
 
     @overload
-    def encode_query(self, inputs: str, **options: Unpack[EncodeOptions]) -> Vector: ...
+    def encode_query(  # type: ignore[overload-overlap]
+        self, inputs: str, **options: Unpack[EncodeOptions]
+    ) -> Vector: ...
 
     @overload
     def encode_query(self, inputs: Iterable[str], **options: Unpack[EncodeOptions]) -> Vectors: ...
@@ -79,7 +81,9 @@ class EncoderMethods(Similarity):
         return self._encoder().encode(inputs, **{"task": "query", **options})
 
     @overload
-    def encode_document(self, inputs: str, **options: Unpack[EncodeOptions]) -> Vector: ...
+    def encode_document(  # type: ignore[overload-overlap]
+        self, inputs: str, **options: Unpack[EncodeOptions]
+    ) -> Vector: ...
 
     @overload
     def encode_document(
@@ -244,7 +248,7 @@ def length_limit(model: PreTrainedModel, asked: int | None) -> int:
         return longest
     if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= longest:
         raise ValueError(
-            f"max_seq_length is {asked!r}, but must be at least 1 and at most {longest}, the number "
-            "of positions of this model."
+            f"max_seq_length is {asked!r}, but must be at least 1 and at most {longest}, the "
+            "number of positions of this model."
         )
     return asked

@@ -162,7 +162,7 @@ def _entries(content: list[Any], where: str) -> list[dict[str, str]]:
         parts = PurePosixPath(path) if isinstance(path, str) else PurePosixPath("/")
         if parts.is_absolute() or ".." in parts.parts or "\\" in str(path):
             raise ValueError(
-                f"{where}: module {name!r} has the path {path!r}; expected a folder inside this one."
+                f"{where}: module {name!r} has the path {path!r}; expected one inside this folder."
             )
         if name in found:
             raise ValueError(f"{where} lists two modules named {name!r}; give each its own name.")

@@ -62,7 +62,7 @@ def quantize(
     if precision == "float32":
         return vectors
     if precision in ("binary", "ubinary"):
-        packed = np.packbits(vectors > 0, axis=-1)
+        packed: np.ndarray = np.packbits(vectors > 0, axis=-1)
         # The bits read as a number, less 128.
         return packed if precision == "ubinary" else (packed ^ 0x80).view(np.int8)
     if ranges is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastbert.embedding.modules import TOKENS, Features, Shape
+from fastbert.embedding.modules import SENTENCE, TOKENS, Features, Shape
 from fastbert.embedding.quantize import Precision, quantize, quantize_all, ranges_of
 from fastbert.embedding.texts import Tokens
 from fastbert.embedding.transformer_settings import TextOptions
@@ -153,3 +153,22 @@ def finished(result: Tensor | list[Any], form: Form) -> Encoded:
     if form.single:
         return vectors[0]
     return vectors if form.stacked else list(vectors)
+
+
+def check_request(request: Request, form: Form) -> None:
+    """Refuse what cannot be computed.
+
+    Raises:
+        ValueError: for a limit below 1, or values that do not go together.
+    """
+    if request.max_tokens < 1 or (request.batch_size is not None and request.batch_size < 1):
+        raise ValueError(
+            f"max_tokens and batch_size must be at least 1, but they are {request.max_tokens} and "
+            f"{request.batch_size}."
+        )
+    if request.output_value not in (SENTENCE, TOKENS, None):
+        raise ValueError(
+            f"output_value is {request.output_value!r}; expected {SENTENCE!r}, {TOKENS!r} or None."
+        )
+    if request.output_value is None and form.precision != "float32":
+        raise ValueError("output_value=None returns features as they are; leave precision out.")

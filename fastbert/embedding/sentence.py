@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
-from fastbert.checkpoints.files import HUB_OPTIONS, FileOptions
 from fastbert.embedding import workers
 from fastbert.embedding.batching import MAX_TOKENS, batches
 from fastbert.embedding.encoder_methods import EncoderMethods, length_limit
-from fastbert.embedding.folder import Source, read_spec
+from fastbert.embedding.loading import loaded
 from fastbert.embedding.modules import (
     SENTENCE,
     TOKENS,
@@ -35,6 +32,7 @@ from fastbert.embedding.request import (
     Request,
     Vector,
     Vectors,
+    check_request,
     check_truncate_dim,
     finished,
     of_everything,
@@ -48,18 +46,12 @@ from fastbert.embedding.transformer_settings import (
 )
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs
-from fastbert.models.auto import AutoModel, AutoTokenizer
 from fastbert.runtime.packing import in_one_copy
 from fastbert.runtime.progress import Progress
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.rust import RustEngine
 
-__all__ = ["EncodeOptions", "SentenceEncoder", "Vector", "Vectors"]
-
-_log = logging.getLogger("fastbert")
-
-# A tokenizer that knows no limit has a larger number than this.
-_NO_LIMIT = 10**9
+__all__ = ["EncodeOptions", "Encoded", "SentenceEncoder", "Vector", "Vectors"]
 
 OutputValue = Literal["sentence_embedding", "token_embeddings"] | None
 
@@ -178,34 +170,21 @@ class SentenceEncoder(EncoderMethods):
         """
         if cache_folder is not None:
             options.setdefault("cache_dir", cache_folder)
-        hub: Any = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
-        source = Source(path, hub)
-        spec = read_spec(source)
-        settings = spec.transformer
-        where: FileOptions = source.at(settings.folder)
-        settings.processor_kwargs |= {**(tokenizer_kwargs or {}), **(processor_kwargs or {})}
-        asked = settings.processor_kwargs.pop("model_max_length", None)
-        given = {**settings.config_kwargs, **(config_kwargs or {})}
-        given |= {**settings.model_kwargs, **(model_kwargs or {})}
-        if "dtype" in options:
-            given.pop("torch_dtype", None)
-        model: PreTrainedModel = AutoModel.from_pretrained(path, **where, **{**given, **options})
-        tokenizer = AutoTokenizer.from_pretrained(path, **where, **settings.processor_kwargs)
-        _fit(settings, model, tokenizer, path)
-        return cls(
-            model,
-            tokenizer,
-            max_seq_length=next(
-                (n for n in (max_seq_length, asked, settings.max_seq_length) if n is not None), None
-            ),
-            do_lower_case=settings.do_lower_case,
-            prompts={**spec.prompts, **(prompts or {})},
-            default_prompt_name=default_prompt_name or spec.default_prompt_name,
-            modules=spec.modules,
-            similarity_fn_name=similarity_fn_name or spec.similarity_fn_name,
-            truncate_dim=spec.truncate_dim if truncate_dim is None else truncate_dim,
-            settings=settings,
+        arguments = loaded(
+            path,
+            [model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs],
+            max_seq_length,
+            options,
         )
+        arguments["prompts"] |= prompts or {}
+        for name, value in (
+            ("default_prompt_name", default_prompt_name),
+            ("similarity_fn_name", similarity_fn_name),
+            ("truncate_dim", truncate_dim),
+        ):
+            if value is not None:
+                arguments[name] = value
+        return cls(**arguments)
 
     @property
     def device(self) -> torch.device:
@@ -372,7 +351,10 @@ class SentenceEncoder(EncoderMethods):
         """
         given = [value for value in (inputs, sentences, texts) if value is not None]
         if len(given) != 1:
-            raise TypeError("encode() takes the texts once, as inputs= (or sentences=, texts=).")
+            raise TypeError(
+                "encode() takes a text or any number of them, once, as inputs= (or sentences=, "
+                "texts=)."
+            )
         items = checked([given[0]] if isinstance(given[0], str) else given[0])
         request = Request(
             self._prefix(prompt, prompt_name),
@@ -389,7 +371,7 @@ class SentenceEncoder(EncoderMethods):
             convert_to_tensor,
             check_precision(precision),
         )
-        _check(request, form)
+        check_request(request, form)
         with contextlib.ExitStack() as stack:
             if isinstance(show_progress_bar, Progress):
                 progress = show_progress_bar
@@ -400,8 +382,8 @@ class SentenceEncoder(EncoderMethods):
                 pool = self.start_multi_process_pool(device)
                 stack.callback(self.stop_multi_process_pool, pool)
             if pool is not None and items:
-                parts = workers.share(pool, items, request, chunk_size, progress)
-                return finished(_joined(parts), form)
+                shared = workers.share(pool, items, request, chunk_size, progress)
+                return finished(shared, form)
             if device is not None and not isinstance(device, list):
                 self.to(device)
             return finished(self.run(items, request, progress), form)
@@ -477,52 +459,3 @@ class SentenceEncoder(EncoderMethods):
         for module in self.modules:
             module(features)
         return features
-
-
-def _check(request: Request, form: Form) -> None:
-    if request.max_tokens < 1 or (request.batch_size is not None and request.batch_size < 1):
-        raise ValueError(
-            f"max_tokens and batch_size must be at least 1, but they are {request.max_tokens} and "
-            f"{request.batch_size}."
-        )
-    if request.output_value not in (SENTENCE, TOKENS, None):
-        raise ValueError(
-            f"output_value is {request.output_value!r}; expected {SENTENCE!r}, {TOKENS!r} or None."
-        )
-    if request.output_value is None and form.precision != "float32":
-        raise ValueError("output_value=None returns features as they are; leave precision out.")
-
-
-def _joined(parts: list[Any]) -> Tensor | list[Any]:
-    """Put the answers of several processes one behind the other."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return [answer for part in parts for answer in part]
-
-
-def _fit(
-    settings: TransformerSettings, model: PreTrainedModel, tokenizer: Tokenizer, path: object
-) -> None:
-    """Cut the lengths that files give to what the model has positions for, and say so."""
-    longest = int(model.base_model.longest())
-
-    def fitting(value: int, name: str) -> int:
-        if longest < value:
-            _log.warning(
-                "%s has %s = %d, but the model has positions for %d tokens; texts are cut to these.",
-                path,
-                name,
-                value,
-                longest,
-            )
-        return min(value, longest)
-
-    if settings.max_seq_length is not None:
-        settings.max_seq_length = fitting(settings.max_seq_length, "max_seq_length")
-    elif tokenizer.model_max_length is not None and tokenizer.model_max_length < _NO_LIMIT:
-        fitting(tokenizer.model_max_length, "model_max_length")
-    for task, value in settings.lengths.items():
-        settings.lengths[task] = fitting(value, f"{task}_length")
-    if settings.text.max_length is not None:
-        cut = fitting(settings.text.max_length, "processing_kwargs.text.max_length")
-        settings.text = replace(settings.text, max_length=cut)

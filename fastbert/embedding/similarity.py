@@ -48,7 +48,8 @@ def _dot_pairs(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _euclidean_pairs(a: Tensor, b: Tensor) -> Tensor:
-    return -torch.linalg.vector_norm(a - b, dim=-1)
+    lengths: Tensor = torch.linalg.vector_norm(a - b, dim=-1)
+    return -lengths
 
 
 def _manhattan_pairs(a: Tensor, b: Tensor) -> Tensor:
@@ -96,7 +97,8 @@ class Similarity:
             float32 (n, m), float64 for such vectors; greater is more alike, so distances are
             negative.
         """
-        a, b = (torch.atleast_2d(as_tensor(given)) for given in (embeddings1, embeddings2))
+        both = as_tensor(embeddings1), as_tensor(embeddings2)
+        a, b = (vectors[None] if vectors.ndim == 1 else vectors for vectors in both)
         return _FUNCTIONS[self.similarity_fn_name][0](a, b)
 
     def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:

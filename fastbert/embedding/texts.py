@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,18 +44,21 @@ def checked(texts: object) -> list[str]:
     Raises:
         TypeError: naming what is no text, or no sequence of texts.
     """
-    named = hasattr(texts, "columns") or isinstance(texts, Mapping)
-    if named or isinstance(texts, bytes | set | frozenset) or not isinstance(texts, Iterable):
+    why = None
+    if hasattr(texts, "columns") or isinstance(texts, Mapping):
+        why = ", whose names would be taken for the texts"
+    elif isinstance(texts, set | frozenset):
+        why = ", which has no order"
+    elif isinstance(texts, np.ndarray) and texts.ndim == 0:
+        why = " without dimensions"
+    elif isinstance(texts, bytes) or not isinstance(texts, Iterable):
         why = ""
-        if named:
-            why = ", whose names would be taken for the texts"
-        elif isinstance(texts, set | frozenset):
-            why = ", which has no order"
+    if why is not None or not isinstance(texts, Iterable):
         raise TypeError(
             f"encode() takes a text or any number of them, but it was given a "
             f"{type(texts).__name__}{why}; pass a str or a list of str."
         )
-    inputs = list(_items(texts))
+    inputs = list(texts)
     for index, text in enumerate(inputs):
         if not isinstance(text, str):
             pair = isinstance(text, tuple | list) and all(isinstance(part, str) for part in text)
@@ -66,15 +70,6 @@ def checked(texts: object) -> list[str]:
     return inputs
 
 
-def _items(texts: Iterable[str]) -> Iterable[str]:
-    if isinstance(texts, np.ndarray) and texts.ndim == 0:
-        raise TypeError(
-            "encode() takes a text or any number of them, but it was given an array without "
-            "dimensions; pass its item()."
-        )
-    return texts
-
-
 def lower_cased(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer that lower-cases texts before all else, as sentence-transformers does.
 
@@ -83,8 +78,8 @@ def lower_cased(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer = copy.deepcopy(tokenizer)
     if isinstance(tokenizer.engine, RustEngine):
         backend = tokenizer.engine.backend
-        steps = backend.normalizer
-        steps = list(steps) if isinstance(steps, normalizers.Sequence) else [steps]
+        before: Any = backend.normalizer
+        steps = list(before) if isinstance(before, normalizers.Sequence) else [before]
         if not any(isinstance(step, normalizers.Lowercase) for step in steps):
             rest = [step for step in steps if step is not None]
             backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])

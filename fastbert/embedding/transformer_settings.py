@@ -24,8 +24,15 @@ _OUTPUT = "token_embeddings"
 # What a caller says goes before these, and a file must not ask for foreign code.
 _CALLERS = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder")
 # They lay out padding and other containers, of which nothing is seen here.
-_LAYOUT = ("padding", "padding_side", "pad_to_multiple_of", "return_tensors", "verbose")
-_LAYOUT += ("return_attention_mask", "logits_to_keep")
+_LAYOUT = (
+    "padding",
+    "padding_side",
+    "pad_to_multiple_of",
+    "return_tensors",
+    "return_attention_mask",
+    "logits_to_keep",
+    "verbose",
+)
 _CUTS = {
     True: True,
     False: False,

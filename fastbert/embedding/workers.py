@@ -79,7 +79,7 @@ def stop(pool: Pool) -> None:
 
 def share(
     pool: Pool, texts: list[str], request: Any, chunk_size: int | None, progress: Progress
-) -> list[Any]:
+) -> Tensor | list[Any]:
     """Let the workers encode texts.
 
     Args:
@@ -90,7 +90,7 @@ def share(
         progress: advanced by every chunk.
 
     Returns:
-        The results of the chunks, in the order of the texts.
+        What `SentenceEncoder.run` returns for all of them, on the CPU.
 
     Raises:
         RuntimeError: when a worker has died.
@@ -112,7 +112,10 @@ def share(
     for index in range(len(chunks)):
         if isinstance(found[index], BaseException):
             raise found[index]
-    return [as_tensors(found[index]) for index in range(len(chunks))]
+    parts = [as_tensors(found[index]) for index in range(len(chunks))]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return [answer for part in parts for answer in part]
 
 
 def _next(pool: Pool) -> Any:
