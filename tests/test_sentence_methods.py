@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 import fastbert
-from fastbert.embedding.modules import Dense, Pooling
+from fastbert.embedding.modules import Dense, Dropout, Normalize, Pooling, SentenceLayerNorm
+from fastbert.embedding.transformer_settings import TextOptions, TransformerSettings
 
 st = pytest.importorskip("sentence_transformers")
 from sentence_transformers.sentence_transformer import modules as stm  # noqa: E402
@@ -327,6 +328,62 @@ def test_pickles_and_batches_keep_every_bit(folder: Path, name: str) -> None:
         assert np.array_equal(encoder.encode(MANY * 40)[: len(MANY)], together)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("modes", [("mean", "cls"), ("cls", "mean")])
+def test_both_libraries_read_what_is_saved(folder: Path, tmp_path: Path, modes: Any) -> None:
+    source = fastbert.SentenceEncoder.from_pretrained(folder)
+    torch.manual_seed(2)
+    modules = [
+        Dense(HIDDEN, 20, module_input_name="token_embeddings"),
+        Pooling(modes, include_prompt=False),
+        Dense(40, 40, activation_function=nn.PReLU(), use_residual=True),
+        SentenceLayerNorm(40),
+        Normalize(),
+        Dropout(0.1),
+    ]
+    encoder = fastbert.SentenceEncoder(
+        source.model,
+        source.tokenizer,
+        modules=modules,
+        max_seq_length=7,
+        do_lower_case=True,
+        prompts={"red": "red "},
+        default_prompt_name="red",
+        similarity_fn_name="dot",
+        truncate_dim=11,
+        settings=TransformerSettings(lengths={"query": 5}, text=TextOptions(truncation=True)),
+    )
+    encoder.save_pretrained(tmp_path / "saved")
+    ours, theirs = both(tmp_path / "saved")
+    texts = [*TEXTS, "The CAT sat far far under the House [MASK]"]
+    np.testing.assert_array_equal(ours.encode(texts), encoder.encode(texts))
+    np.testing.assert_array_equal(ours.encode_query(texts), encoder.encode_query(texts))
+    alike(ours.encode(texts), theirs.encode(texts))
+    alike(ours.encode_query(texts), theirs.encode_query(texts))
+    assert (ours.prompts, ours.similarity_fn_name) == (encoder.prompts, "dot")
+    assert theirs.similarity_fn_name == "dot"
+
+
+def test_int8_is_saved(folder: Path, tmp_path: Path) -> None:
+    encoder = fastbert.SentenceEncoder.from_pretrained(folder, quantization="int8")
+    encoder.save_pretrained(tmp_path)
+    again = fastbert.SentenceEncoder.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+
+
+def test_what_the_format_cannot_hold_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    class Mine(Normalize): ...
+
+    encoder = fastbert.SentenceEncoder.from_pretrained(folder)
+    leaky = Dense(HIDDEN, 4, activation_function=nn.LeakyReLU(0.3))
+    for module, told in ((Mine(), "Mine"), (leaky, "LeakyReLU")):
+        made = fastbert.SentenceEncoder(
+            encoder.model, encoder.tokenizer, modules=[Pooling(), module]
+        )
+        with pytest.raises(ValueError, match=told):
+            made.save_pretrained(tmp_path / "nothing")
+        assert not (tmp_path / "nothing").exists()
 
 
 def test_a_pool_of_processes_gives_the_same_bits(folder: Path) -> None:

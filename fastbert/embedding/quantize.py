@@ -69,8 +69,10 @@ def quantize(
         ranges = cast(np.ndarray, ranges_of(vectors, precision))
     steps = (ranges[1] - ranges[0]) / np.float32(255)
     steps = np.where(steps == 0, np.float32(1), steps)
-    levels = np.clip(np.floor((vectors - ranges[0]) / steps), 0, 255)
-    return (levels - 128).astype(np.int8) if precision == "int8" else levels.astype(np.uint8)
+    levels: np.ndarray = np.clip(np.floor((vectors - ranges[0]) / steps), 0, 255)
+    return (
+        np.asarray(levels - 128, np.int8) if precision == "int8" else np.asarray(levels, np.uint8)
+    )
 
 
 def quantize_all(matrices: Sequence[np.ndarray], precision: Precision) -> list[np.ndarray]:

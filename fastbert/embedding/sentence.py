@@ -38,6 +38,7 @@ from fastbert.embedding.request import (
     of_everything,
     of_tokens,
 )
+from fastbert.embedding.saving import save
 from fastbert.embedding.texts import TextReader, Tokens, checked, grids, lower_cased
 from fastbert.embedding.transformer_settings import (
     TextOptions,
@@ -69,6 +70,7 @@ class SentenceEncoder(EncoderMethods):
         do_lower_case: whether texts are lower-cased before they are tokenised.
         prompts: texts put before the input, by name.
         default_prompt_name: the prompt used where none is asked for; None for none.
+        settings: how texts are tokenised.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class SentenceEncoder(EncoderMethods):
         self.tokenizer = lower_cased(tokenizer) if do_lower_case else tokenizer
         self.modules = nn.ModuleList(modules).to(device=model.device, dtype=model.dtype).eval()
         self._shapes()
-        self._settings = settings or TransformerSettings()
+        self.settings = settings or TransformerSettings()
         if max_seq_length is None:
             limit = tokenizer.model_max_length
             longest = length_limit(model, None)
@@ -185,6 +187,19 @@ class SentenceEncoder(EncoderMethods):
             if value is not None:
                 arguments[name] = value
         return cls(**arguments)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the encoder into a folder, in the format of sentence-transformers.
+
+        It loads there too, save for weights in int8, which only fastbert reads.
+
+        Args:
+            path: a folder, made when it is not there.
+
+        Raises:
+            ValueError: for a module or an activation that the format has no place for.
+        """
+        save(self, path)
 
     @property
     def device(self) -> torch.device:
@@ -433,8 +448,8 @@ class SentenceEncoder(EncoderMethods):
 
     def _lengths(self, task: str | None, given: object) -> tuple[int, TextOptions]:
         """Return the tokens of a text, and how the tokenizer is called."""
-        options = with_processing(self._settings.text, given, "encode()")
-        length = self._settings.lengths.get(task or "", self.max_seq_length)
+        options = with_processing(self.settings.text, given, "encode()")
+        length = self.settings.lengths.get(task or "", self.max_seq_length)
         if options.max_length is not None:
             length = length_limit(self.model, options.max_length)
         return length, options

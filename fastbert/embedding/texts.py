@@ -79,7 +79,8 @@ def lower_cased(tokenizer: Tokenizer) -> Tokenizer:
     if isinstance(tokenizer.engine, RustEngine):
         backend = tokenizer.engine.backend
         before: Any = backend.normalizer
-        steps = list(before) if isinstance(before, normalizers.Sequence) else [before]
+        several = type(before) is normalizers.Sequence
+        steps = list(before) if several else [before]
         if not any(isinstance(step, normalizers.Lowercase) for step in steps):
             rest = [step for step in steps if step is not None]
             backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
