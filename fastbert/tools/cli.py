@@ -244,6 +244,8 @@ def _embed(options: argparse.Namespace) -> int:
             from fastbert.runtime.devices import as_device
 
             encoder.to(as_device(options.device))
+        if options.normalize is False:
+            embedding.leave_lengths(encoder)
         arguments: dict[str, Any] = {"normalize_embeddings": options.normalize}
         if options.max_tokens:
             arguments["max_tokens"] = options.max_tokens

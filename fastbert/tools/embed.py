@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fastbert.embedding.modules import Normalize
 from fastbert.runtime.progress import Progress
 from fastbert.tools.lines import Line, Problems, answered
 from fastbert.tools.output import Output
@@ -40,6 +41,12 @@ def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
             "choose --format jsonl."
         )
     return form
+
+
+def leave_lengths(encoder: Any) -> None:
+    """Take the modules that scale vectors to length 1 off the end of a SentenceEncoder."""
+    while isinstance(encoder.modules[-1], Normalize):
+        del encoder.modules[-1]
 
 
 def vectors_of(
