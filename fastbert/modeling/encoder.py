@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.ops.operands import NotPlain
+from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
@@ -54,6 +55,12 @@ class EncoderModel(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.encoder_cache = EncoderCache()
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        # The one that it has so far speaks of the original's weights.
+        replica.encoder_cache = EncoderCache()
+        return replica
 
     def tables(self) -> EmbeddingTables:
         """Return the embedding tables."""
@@ -149,10 +156,17 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "torch.export and ONNX would record which tokens of this one input are padding, "
+                "and native code besides; use the model itself or torch.compile, or export the "
+                "transformers model that loads the same checkpoint."
+            )
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
             return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
+        join_transformers()
         return retrying(self, self.compute, inputs, wanted)
 
     def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
@@ -311,7 +325,7 @@ class EncoderModel(PreTrainedModel):
             layer_dropout=dropouts[2],
             chunks=chunks,
             row_scale=given.row_scale,
-            recompute=self._recompute_options if training and self.gradient_checkpointing else None,
+            recompute=self._recompute if training and self.gradient_checkpointing else None,
             differentiable=context.differentiable,
         )
 

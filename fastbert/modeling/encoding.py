@@ -16,16 +16,33 @@ from fastbert.runtime.plan import Plan
 Output = TypeVar("Output", bound=ModelOutput)
 
 
-class RareOptions(TypedDict, total=False):
+class TokenizerExtras(TypedDict, total=False):
+    """What tokenizers return beside a model's inputs: accepted, so that all of it can be passed.
+
+    None of it changes a result.
+    """
+
+    special_tokens_mask: Any
+    offset_mapping: Any
+    length: Any
+    overflowing_tokens: Any
+    num_truncated_tokens: Any
+    overflow_to_sample_mapping: Any
+
+
+class RareOptions(TokenizerExtras, total=False):
     """Keyword arguments that every forward takes and few callers give.
 
     Attributes:
         head_mask: (heads,) or (layers, heads), multiplies the attention weights; None keeps all.
         cache_position: accepted, not needed.
+        num_items_in_batch: what a loss divides by, see `fastbert.modeling.losses`; means nothing
+            where no loss is computed.
     """
 
     head_mask: Tensor | None
     cache_position: Tensor | None
+    num_items_in_batch: Tensor | int | None
 
 
 class Options(RareOptions, total=False):
@@ -43,6 +60,38 @@ class Options(RareOptions, total=False):
     return_dict: bool | None
 
 
+class CausalOptions(Options, total=False):
+    """Keyword arguments of heads that predict the next token.
+
+    Attributes:
+        shift_labels: labels already moved by one column, in place of labels. No named argument:
+            transformers' Trainer would wait for each argument whose name has "label" in it before
+            it computes a loss.
+    """
+
+    shift_labels: Tensor | None
+
+
+def counted(options: RareOptions) -> dict[str, Any]:
+    """Return num_items_in_batch, where it was given, as the keyword argument of a loss."""
+    count = options.get("num_items_in_batch")
+    return {} if count is None else {"num_items_in_batch": count}
+
+
+def refuse_count(options: RareOptions, head: str) -> None:
+    """Refuse num_items_in_batch where a loss is a sum of means over different things.
+
+    Raises:
+        ValueError: where it was given.
+    """
+    if counted(options):
+        raise ValueError(
+            f"{head} adds losses that are means over different things, so it cannot divide by "
+            "num_items_in_batch; leave it out. A trainer leaves it out where the model says "
+            "accepts_loss_kwargs = False."
+        )
+
+
 @dataclass
 class EncoderInputs:
     """The arguments of a forward that go to the encoder; None where they were not given.
@@ -51,7 +100,8 @@ class EncoderInputs:
 
     Attributes:
         input_ids: int64 (batch, length).
-        attention_mask: (batch, length), zero for padding, or a wider mask.
+        attention_mask: (batch, length), zero for padding, or a wider mask; (length,) and
+            (1, length) stand for the same row in all sequences.
         token_type_ids: int64 (batch, length) or (1, length).
         position_ids: int64 (batch, length) or (1, length).
         inputs_embeds: (batch, length, embedding width), in place of input_ids.
@@ -81,6 +131,16 @@ class EncoderInputs:
     past_key_values: Any = None
     use_cache: bool | None = None
     options: Options = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        """Give every sequence its row of a mask that was given once for all of them."""
+        mask = self.attention_mask
+        given = self.inputs_embeds if self.input_ids is None else self.input_ids
+        if not isinstance(mask, Tensor) or not isinstance(given, Tensor) or mask.dim() > 2:
+            return
+        rows = given.shape[:-1] if self.input_ids is not None else given.shape[:-2]
+        if mask.dim() == 1 or (len(rows) == 1 and mask.shape[0] == 1 and rows[0] != 1):
+            self.attention_mask = mask.expand(*rows, mask.shape[-1])
 
     def flattened(self) -> Self:
         """Join the first two dimensions of every input that has a value for each token."""

@@ -13,7 +13,7 @@ from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, refuse_count
 from fastbert.modeling.losses import token_loss
 from fastbert.modeling.parts import part, plant
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
@@ -148,12 +148,13 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
             inputs_embeds,
             options=options,
         )
-        keep = labelled_padding(labels, attention_mask)
+        keep = labelled_padding(labels, inputs.attention_mask)
         encoding = self.encode(inputs, Wanted(first_column=True, keep_padding=keep))
         scores = self.scores(encoding)
         follows = self.follows(encoding)
         loss = None
         if labels is not None and next_sentence_label is not None:
+            refuse_count(options, type(self).__name__)
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
         return finish(BertForPreTrainingOutput(loss, scores, follows), encoding)
 
