@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
 from fastbert.ops.activations import Activation
-from fastbert.runtime.plan import Choice, Plan
+from fastbert.runtime.plan import Choice, Plan, Traits, build_plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp
 
@@ -111,19 +111,22 @@ class Linear(nn.Linear):
         """One product.
 
         Args:
-            x: (rows, in_features).
-            plan: the backends; None for those of the pass that this is called in.
+            x: (rows, in_features), or (..., in_features) without a plan.
+            plan: the backends; None for those of the pass that this is called in, and torch's own
+                product outside of a pass.
             activation: as in the op `linear`.
             residual: (rows, out_features), added last.
             bias: False leaves the bias to a later op.
 
         Returns:
-            (rows, out_features), x.dtype.
-
-        Raises:
-            TypeError: without a plan outside of a model's pass.
+            (rows, out_features), or (..., out_features), x.dtype.
         """
-        plan, weight = _known() if plan is None else plan, self.weight
+        if plan is None:
+            plan = _running.get()
+            if plan is None:
+                return super().forward(x)
+            return self.forward(x.reshape(-1, x.shape[-1]), plan).reshape(*x.shape[:-1], -1)
+        weight = self.weight
         out: Tensor = plan.linear(
             x,
             weight,
@@ -203,7 +206,9 @@ class Int8Linear(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
-        plan = _known() if plan is None else plan
+        if plan is None:
+            plan = _running.get() or build_plan(Traits(quantized=True), x.device, x.dtype)
+            return self.forward(x.reshape(-1, x.shape[-1]), plan).reshape(*x.shape[:-1], -1)
         return plan.int8_linear(
             x,
             self.qweight,
@@ -231,19 +236,9 @@ _PROJECTIONS = (Linear, Int8Linear)
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
 
 
-def _known() -> Plan:
-    """Return the plan of the pass that this is called in."""
-    plan = _running.get()
-    if plan is None:
-        raise TypeError(
-            "Outside of a model's pass a projection does not know its kernels; give it a plan, "
-            "such as model.plan()."
-        )
-    return plan
-
-
 @contextmanager
-def _running_on(plan: Plan) -> Iterator[None]:
+def running_on(plan: Plan) -> Iterator[None]:
+    """Let projections that are called without a plan take this one, within the block."""
     token = _running.set(plan)
     try:
         yield
@@ -287,7 +282,7 @@ def project(
     if isinstance(part, Linear | Int8Linear):
         out = part(x, plan)
     else:
-        with _running_on(plan):
+        with running_on(plan):
             out = part(x)
     if activation != "none":
         out = plan.bias_act(out, None, activation)

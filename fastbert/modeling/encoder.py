@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +11,13 @@ from torch import Tensor
 
 from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
+from fastbert.engine.reading import Reading
 from fastbert.engine.recompute import recomputed_pass
+from fastbert.layers.called import CalledStack
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
-from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, encode_inputs
+from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, Layers, encode_inputs
 from fastbert.layers.kv_cache import Cache
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.linear import Linear, project, running_on
 from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
@@ -52,10 +54,16 @@ class EncoderModel(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.encoder_cache = EncoderCache()
+        # As it was built: what a configuration says later changes no dropout, as in transformers.
+        self._dropouts = (0.0, 0.0, 0.0)
 
     def tables(self) -> EmbeddingTables:
         """Return the embedding tables."""
         raise NotImplementedError
+
+    def read(self) -> Reading:
+        """Read the parts that kernels compute, and say which are called as modules instead."""
+        return Reading(list(self.blocks()), self.tables(), self.pooling())
 
     def arrange(
         self,
@@ -163,10 +171,18 @@ class EncoderModel(PreTrainedModel):
         options = inputs.options
         chunks = self._check_options(options, shape[1])
         context = _context(self, (inputs.inputs_embeds, inputs.encoder_hidden_states))
-        given = self.arrange(inputs, shape, context.snapshot, wanted)
-        lookup = self.look_up(inputs, shape, given, context.snapshot)
+        snapshot = context.snapshot
+        given = self.arrange(inputs, shape, snapshot, wanted)
+        batch = given.layout.batch
+        every = snapshot.reading.on_grid and not wanted.keep_padding and batch.indices is not None
+        if every:
+            # Whatever is called may look at any token.
+            given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))
+        lookup = self.look_up(inputs, shape, given, snapshot)
         asked = self._forward_options(given, options, chunks, context)
         output = self._run(lookup, given.layout.batch, asked, wanted, context)
+        if every:
+            output = _without_padding(output, given.layout.batch, batch)
         return_dict = options.get("return_dict")
         if return_dict is None:
             return_dict = self.config.return_dict
@@ -176,7 +192,7 @@ class EncoderModel(PreTrainedModel):
             "attentions": output.attentions,
             "cross_attentions": output.cross_attentions,
         }
-        return Encoding(given.layout.batch, context.plan, return_dict, output, rest)
+        return Encoding(batch, context.plan, return_dict, output, rest)
 
     def dropouts(self) -> tuple[float, float, float]:
         """Return the probabilities for hidden states, attention weights and whole layers."""
@@ -287,7 +303,7 @@ class EncoderModel(PreTrainedModel):
     ) -> ForwardOptions:
         config, layout, snapshot = self.config, given.layout, context.snapshot
         training = self.training
-        dropouts = self.dropouts() if training else (0.0, 0.0, 0.0)
+        dropouts = self._dropouts if training else (0.0, 0.0, 0.0)
         head_mask = options.get("head_mask")
         attentions = options.get("output_attentions")
         states = options.get("output_hidden_states")
@@ -298,7 +314,7 @@ class EncoderModel(PreTrainedModel):
             head_mask=(
                 None
                 if head_mask is None
-                else _head_mask(head_mask, len(snapshot.blocks), snapshot.dtype)
+                else _head_mask(head_mask, _count(snapshot.layers, config), snapshot.dtype)
             ),
             cross=given.cross,
             cache=given.cache,
@@ -311,6 +327,7 @@ class EncoderModel(PreTrainedModel):
             row_scale=given.row_scale,
             recompute=self._recompute_options if training and self.gradient_checkpointing else None,
             differentiable=context.differentiable,
+            past=given.past,
         )
 
     def _run(
@@ -328,7 +345,8 @@ class EncoderModel(PreTrainedModel):
         """
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        prepared = self.encoder_cache.computes(options)
+        called = snapshot.reading.called
+        prepared = not called and self.encoder_cache.computes(options)
         if prepared and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
@@ -346,13 +364,39 @@ class EncoderModel(PreTrainedModel):
             if output is not None:
                 return output
         output = encode_inputs(
-            snapshot.tables, snapshot.blocks, inputs, batch, context.plan, options
+            snapshot.tables, snapshot.layers, inputs, batch, context.plan, options
         )
+        pooler = snapshot.reading.called_pooler
+        if pooler is not None:
+            assert output.packed is not None
+            with running_on(context.plan):
+                output.pooled = pooler.call(batch.pad(output.packed))
         if context.differentiable and not traced:
             more = (output.hidden_states, output.attentions, output.cross_attentions)
             others = (tensor for layers in more for tensor in layers or ())
-            self.encoder_cache.gradients.follow(output.packed, output.grid, *others)
+            self.encoder_cache.gradients.follow(
+                output.packed, output.grid, output.pooled, *others
+            )
         return output
+
+
+def _count(layers: Layers, config: Any) -> int:
+    return int(config.num_hidden_layers) if isinstance(layers, CalledStack) else len(layers)
+
+
+def _without_padding(output: EncoderOutput, full: PackedBatch, batch: PackedBatch) -> EncoderOutput:
+    """Remove the tokens that only a called part needed, as every other pass does.
+
+    Args:
+        output: of a pass over all tokens.
+        full: the batch of that pass.
+        batch: the tokens that remain.
+    """
+    assert output.packed is not None
+    states = output.hidden_states
+    if states is not None:
+        states = tuple(batch.pad(batch.pack(grid)) for grid in states)
+    return replace(output, packed=batch.pack(full.pad(output.packed)), hidden_states=states)
 
 
 def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:

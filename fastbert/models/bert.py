@@ -6,6 +6,7 @@ from typing import Unpack
 
 from torch import Tensor
 
+from fastbert.branches.bert import bert_modules
 from fastbert.engine.encoder import Wanted
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
@@ -66,6 +67,8 @@ class BertPreTrainedModel(PreTrainedModel):
 
 class BertModel(BertPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
+
+    module_table = bert_modules()
 
 
 _FOLLOWS = "cls.seq_relationship"

@@ -11,6 +11,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from fastbert.branches.bert import BertEmbeddings, BertLayer, bert_modules
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
@@ -64,7 +65,7 @@ class RobertaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
 
-class RobertaEmbeddings(ParameterTree):
+class RobertaEmbeddings(BertEmbeddings):
     """RoBERTa's tables, and the rules by which tokens get their positions."""
 
     @staticmethod
@@ -102,6 +103,17 @@ class RobertaEmbeddings(ParameterTree):
         columns = torch.arange(first, first + length, device=inputs_embeds.device)
         return columns.expand(batch, length)
 
+    def positions(self, input_ids: Tensor | None, inputs_embeds: Tensor, past: int) -> Tensor:
+        """Return the positions of tokens, (batch, length)."""
+        padding = int(self.padding_idx or 0)
+        if input_ids is None:
+            return self.create_position_ids_from_inputs_embeds(inputs_embeds, padding)
+        return self.create_position_ids_from_input_ids(input_ids, padding, past)
+
+
+class RobertaLayer(BertLayer):
+    """BERT's layer."""
+
 
 class RobertaPreTrainedModel(PreTrainedModel):
     """Base of the RoBERTa models."""
@@ -114,7 +126,7 @@ class RobertaPreTrainedModel(PreTrainedModel):
 class RobertaModel(RobertaPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
-    branch_classes = {"embeddings": RobertaEmbeddings}
+    module_table = bert_modules(embeddings=RobertaEmbeddings, layer=RobertaLayer)
 
     def encoder_shape(self) -> EncoderShape:
         """Read the sizes; padding has a row of its own in the table of positions."""
