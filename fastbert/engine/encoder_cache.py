@@ -80,6 +80,7 @@ class ModelSnapshot:
         self.dtype: torch.dtype = model.dtype
         modules = list(model.named_modules())
         self.modules = tuple(module for _, module in modules)
+        self._dropouts, self._backward_hooks = _for_training(self.modules)
         parameters, buffers = (
             {
                 id(tensor): (f"{path}.{name}", tensor)
@@ -119,6 +120,15 @@ class ModelSnapshot:
                 since count as written.
         """
         return self.watch is None or bool(self.watch.unchanged(contents))
+
+    def as_trained(self, differentiable: bool) -> bool:
+        """Return whether hooks and dropouts that only training asks for are those that were read.
+
+        Args:
+            differentiable: whether gradients will flow, which backward hooks look at.
+        """
+        dropouts, hooks = _for_training(self.modules)
+        return dropouts == self._dropouts and (not differentiable or hooks == self._backward_hooks)
 
     def versions(self) -> list[int]:
         """Return how often each copied tensor was written to."""
@@ -194,6 +204,13 @@ class ModelSnapshot:
         for block in self.blocks:
             yield from (block.q, block.k, block.v)
         yield from (part for part in self._projections_and_norms() if isinstance(part, Int8Linear))
+
+
+def _for_training(modules: Sequence[nn.Module]) -> tuple[list[float], list[int]]:
+    """Read the probability of every dropout, and count every module's backward hooks."""
+    dropouts = [module.p for module in modules if isinstance(module, nn.Dropout)]
+    hooks = [len(m._backward_hooks) + len(m._backward_pre_hooks) for m in modules]
+    return dropouts, hooks
 
 
 def _tensors(part: nn.Module) -> Iterator[Tensor]:

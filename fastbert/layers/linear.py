@@ -279,11 +279,8 @@ def project(
         out = part(x, plan, activation, residual)
         return out
     # Their result, and what hooks see, is the projection alone, as in transformers.
-    if isinstance(part, Linear | Int8Linear):
-        out = part(x, plan)
-    else:
-        with running_on(plan):
-            out = part(x)
+    with running_on(plan):
+        out = part(x)
     if activation != "none":
         out = plan.bias_act(out, None, activation)
     return out if residual is None else out + residual

@@ -19,7 +19,7 @@ from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_no
 from fastbert.layers.encoder import CrossInput
 from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.masks import cross_keys, lay_out
-from fastbert.modeling.encoder import EncoderPass
+from fastbert.modeling.encoder import EncoderPass, keeps_padding
 from fastbert.modeling.encoding import EncoderInputs, Options
 from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import EncoderShape
@@ -222,7 +222,11 @@ class BertLikeModel(NamedEncoder):
                 use_cache,
                 options,
             ),
-            Wanted(padded=True, first_column=self.pooling() is not None),
+            Wanted(
+                padded=True,
+                first_column=self.pooling() is not None,
+                keep_padding=keeps_padding(),
+            ),
         )
         output = self.output_class(last_hidden_state=encoding.padded())
         pooled = self.pool(encoding) if "pooler_output" in output.field_names() else None

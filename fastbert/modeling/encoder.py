@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +27,21 @@ from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
+
+
+# Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
+_keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
+keeps_padding = _keep_padding.get
+
+
+@contextmanager
+def keeping_padding(wanted: bool) -> Iterator[None]:
+    """Have encoders that are called within the block compute masked tokens too, if wanted."""
+    token = _keep_padding.set(wanted)
+    try:
+        yield
+    finally:
+        _keep_padding.reset(token)
 
 
 @dataclass
@@ -433,6 +450,8 @@ def _context(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardCon
         any(x is not None and x.requires_grad for x in inputs)
         or any(parameter.requires_grad for parameter in snapshot.parameters)
     )
+    if (grad or model.training) and not snapshot.as_trained(grad):
+        raise model.encoder_cache.stale(snapshot)
     return ForwardContext(snapshot, _plan(model, snapshot, grad), grad)
 
 
@@ -443,7 +462,7 @@ def _plan(model: EncoderModel, snapshot: ModelSnapshot, needs_grad: bool) -> Pla
 @untraced  # reads context variables and caches
 def _context_between_graphs(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:
     snapshot = model.encoder_cache.view(model)
-    if not snapshot.holds():
+    if not (snapshot.holds() and snapshot.as_trained(True)):
         model.encoder_cache.stale(snapshot)
     context = _context(model, inputs)
     if context.differentiable:

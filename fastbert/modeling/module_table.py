@@ -100,6 +100,20 @@ def _below(owner: nn.Module, pattern: str, name: str) -> str:
     return f"{pattern}.{name}" if pattern else name
 
 
+def why_changed(module: nn.Module, tree: Mapping[str, Built], name: str) -> str | None:
+    """Return how a module, or one in it, differs from what was recorded of it; None if not.
+
+    Args:
+        module: what stands there now.
+        tree: what record() returned of what was built.
+        name: its path, for the clause.
+    """
+    if any(GLOBAL_HOOKS):
+        return "hooks of the process look at all modules"
+    found = next(_compare(module, name, "", None, tree, module.training), None)
+    return None if found is None else found.why
+
+
 def differences(root: nn.Module, tree: Mapping[str, Built]) -> Iterator[Difference]:
     """Yield every place below a module that is not as it was built.
 
@@ -137,9 +151,9 @@ def _compare(
         for name in built.children:
             part = module._modules.get(name)
             if part is not None:
-                below = f"{pattern}.{name}"
+                below = _below(module, pattern, name)
                 yield from _compare(part, f"{path}.{name}", below, layer, tree, training)
-            elif tree[f"{pattern}.{name}"].kind is not nn.Embedding:
+            elif tree[_below(module, pattern, name)].kind is not nn.Embedding:
                 yield Difference(pattern, layer, f"{path}.{name} is gone")
 
 
@@ -175,6 +189,18 @@ def by_rows(part: nn.Module) -> bool:
     if kind.__module__.startswith(_ADAPTERS):
         return not any(hooked(inner) for inner in part.modules())
     return kind.forward in _BY_ROWS
+
+
+# What computes every row by itself where it stands behind the hidden states.
+_SIMPLE = (nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.LayerNorm)
+
+
+def head_by_rows(part: nn.Module) -> bool:
+    """Return whether a projection of a head computes every row by itself, whatever it is."""
+    kind = type(part)
+    if kind is nn.Sequential:
+        return not hooked(part) and all(head_by_rows(inner) for inner in part.children())
+    return by_rows(part) or (kind in _SIMPLE and not hooked(part))
 
 
 def foreign_projections(root: nn.Module, tree: Mapping[str, Built]) -> Iterator[str]:

@@ -163,8 +163,7 @@ class NamedEncoder(EncoderModel):
         """Return the regions that must be called because of a difference."""
         table = self.module_table
         if not one.pattern:
-            every = list(dict.fromkeys(table.regions.values()))
-            return [(region, None) for region in every if region != "layer"]
+            return [(region, None) for region in dict.fromkeys(table.regions.values())]
         region = region_of(one.pattern, table)
         if region is None:
             raise ValueError(

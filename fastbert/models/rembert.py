@@ -14,6 +14,7 @@ from fastbert.branches.bert import (
     BertSelfAttention,
     bert_modules,
 )
+from fastbert.branches.heads import BertOnlyMLMHead, RemBertLMPredictionHead
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
@@ -125,6 +126,7 @@ class _RemBertVocabulary(_RemBertHead, NamedVocabularyHead):
         norm="cls.predictions.LayerNorm",
         decoder="cls.predictions.decoder",
     )
+    head_classes = {"cls": BertOnlyMLMHead, "cls.predictions": RemBertLMPredictionHead}
 
     def head_width(self) -> int:
         """Return the width that the decoder reads."""

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from fastbert.branches.bert import BertEmbeddings, BertLayer, bert_modules
-from fastbert.layers.linear import Linear, project
-from fastbert.layers.parameter_tree import ParameterTree
+from fastbert.branches.heads import RobertaClassificationHead, RobertaLMHead
+from fastbert.engine.encoder import Wanted
+from fastbert.layers.calling import call, hidden_of
+from fastbert.layers.linear import Linear, project, running_on
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.modeling.module_table import record, why_changed
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import MultipleChoiceModelOutput
@@ -164,6 +167,7 @@ class _RobertaVocabulary(_RobertaHead, NamedVocabularyHead):
         decoder="lm_head.decoder",
         bias="lm_head.bias",
     )
+    head_classes = {"lm_head": RobertaLMHead}
     _tied_weights_keys = {
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
@@ -182,18 +186,6 @@ class RobertaForMaskedLM(_RobertaVocabulary, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token."""
 
 
-class RobertaClassificationHead(ParameterTree):
-    """The parts of a classifier that reads the first token.
-
-    Attributes:
-        dense: hidden to hidden, which a tanh follows.
-        out_proj: hidden to the labels.
-    """
-
-    dense: Linear
-    out_proj: Linear
-
-
 class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassification):
     """A label for a whole text, from the first token through a layer of the head's own."""
 
@@ -204,10 +196,26 @@ class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassifica
         self.classifier = RobertaClassificationHead(
             dense=Linear(config.hidden_size, config.hidden_size),
             out_proj=Linear(config.hidden_size, config.num_labels),
+            dropout=self.head_dropout(),
         )
+        self._head_built = record(self.classifier)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Apply the classifier's own dropout."""
+        out: Tensor = self.classifier.dropout(x)
+        return out
+
+    def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+        """Run the encoder, on all tokens where somebody's classifier may look at them."""
+        if why_changed(self.classifier, self._head_built, "classifier") is not None:
+            wanted = replace(wanted, keep_padding=True)
+        return super().encode(inputs, wanted)
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score the labels, (batch, num_labels)."""
+        if why_changed(self.classifier, self._head_built, "classifier") is not None:
+            with running_on(encoding.plan):
+                return hidden_of(call(self.classifier, encoding.padded()))
         first = self.dropped(encoding.first_tokens())
         hidden = project(self.classifier.dense, first, encoding.plan, "tanh")
         return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)
