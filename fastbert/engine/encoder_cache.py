@@ -130,6 +130,15 @@ class ModelSnapshot:
         dropouts, hooks = _for_training(self.modules)
         return dropouts == self._dropouts and (not differentiable or hooks == self._backward_hooks)
 
+    def torch_parts(self) -> Iterator[str]:
+        """Yield, as clauses, what torch computes in every pass, whatever the Plan says."""
+        for why in self.reading.called:
+            yield f"{why}, so it is called as a module"
+        for why in self.reading.foreign:
+            yield f"{why}, which is called for its product"
+        if any(block.distances is not None for block in self.blocks):
+            yield "relative positions are scored by torch"
+
     def versions(self) -> list[int]:
         """Return how often each copied tensor was written to."""
         return [version(tensor) for tensor in self.copied.values()]
@@ -164,7 +173,6 @@ class ModelSnapshot:
 
     def _source(self) -> list[Any]:
         described: list[Any] = [native.isa(), self.tables.projection is None, self.pooler is None]
-        described.append(self.reading.called)
         for part in self._parts():
             described.append((id(part), type(part), getattr(part, "eps", None)))
             described += [(id(tensor), stamp(tensor)) for tensor in _tensors(part)]
@@ -297,9 +305,12 @@ class EncoderCache:
         return view
 
     def _keep_packed(self, view: ModelSnapshot) -> None:
-        """Keep packed weights for a new snapshot that gives the same ones."""
+        """Keep packed weights for a new snapshot that gives the same ones.
+
+        They wait while parts are called as modules, such as those that someone hooked for a pass.
+        """
         entry = self._entry
-        if entry is not None and view.plain:
+        if entry is not None and view.plain and not view.reading.called:
             same = entry.view.source == view.source
             self._entry = replace(entry, view=view) if same else None
 

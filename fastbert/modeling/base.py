@@ -305,6 +305,10 @@ class PreTrainedModel(nn.Module):
             self.batch_invariant,
         )
 
+    def torch_parts(self) -> list[str]:
+        """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
+        raise NotImplementedError
+
     def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
         """Set the name in the configuration, for compatibility with transformers.
 

@@ -25,7 +25,7 @@ from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Plan
+from fastbert.runtime.plan import Plan, Unavailable
 from fastbert.runtime.tracing import untraced
 
 
@@ -77,6 +77,10 @@ class EncoderModel(PreTrainedModel):
     def tables(self) -> EmbeddingTables:
         """Return the embedding tables."""
         raise NotImplementedError
+
+    def torch_parts(self) -> list[str]:
+        """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
+        return list(ModelSnapshot(self).torch_parts())
 
     def read(self) -> Reading:
         """Read the parts that kernels compute, and say which are called as modules instead."""
@@ -347,6 +351,25 @@ class EncoderModel(PreTrainedModel):
             past=given.past,
         )
 
+    def _refuse_torch(self, snapshot: ModelSnapshot, options: ForwardOptions, plan: Plan) -> None:
+        """Raise where a strict pass would leave the kernels that were asked for.
+
+        Raises:
+            Unavailable: naming what would be computed by torch.
+        """
+        found = list(snapshot.torch_parts())
+        for name, given in (
+            ("head_mask was given", options.head_mask is not None),
+            ("output_attentions asks for weights, which kernels do not keep", options.attentions),
+            ("attention weights are dropped in training", options.attention_dropout > 0.0),
+        ):
+            found += [name] if given else []
+        if found and not plan.by_reference:
+            raise Unavailable(
+                f"strict=True allows no fallback, but torch would compute a part of this pass: "
+                f"{'; '.join(found)}."
+            )
+
     def _run(
         self,
         inputs: EmbeddingInput,
@@ -373,6 +396,8 @@ class EncoderModel(PreTrainedModel):
                 return output
         if not traced and not snapshot.holds():
             raise self.encoder_cache.stale(snapshot)
+        if self.strict:
+            self._refuse_torch(snapshot, options, context.plan)
         if prepared and context.differentiable and not (traced or self.training):
             kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
             output = recomputed_pass(

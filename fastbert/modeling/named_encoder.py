@@ -166,6 +166,7 @@ class NamedEncoder(EncoderModel):
             return [(region, None) for region in dict.fromkeys(table.regions.values())]
         region = region_of(one.pattern, table)
         if region is None:
+            self.blocks()  # says what is missing, if anything is
             raise ValueError(
                 f"{one.why}, and the modules around it in this {type(self).__name__} cannot be "
                 "called. Put the part that was built back, or replace its linear layers, which may "

@@ -21,7 +21,7 @@ from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.hooks import hooked
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel, keeping_padding
@@ -44,7 +44,7 @@ from fastbert.outputs import (
     finish,
 )
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Traits
+from fastbert.runtime.plan import Traits, Unavailable
 
 
 class HeadModel(PreTrainedModel):
@@ -79,6 +79,25 @@ class HeadModel(PreTrainedModel):
         encoder: EncoderModel = next(inside, found)
         return encoder
 
+    def torch_parts(self) -> list[str]:
+        """See PreTrainedModel.torch_parts."""
+        name = self.base_model_prefix
+        base: Any = self._modules[name]
+        found = self.base_model.torch_parts() if isinstance(self.base_model, EncoderModel) else []
+        if type(base) is not self._encoder_type:
+            found.append(f"{name} is a {type(base).__name__}, which is called")
+        elif hooked(base):
+            found.append(f"{name} has hooks, or another forward, so it is called")
+        return found + self.head_parts()
+
+    def head_parts(self) -> list[str]:
+        """Say, in clauses, which parts of the head torch computes."""
+        return [
+            f"{path} is a {type(part).__name__}, or hooked, and is called"
+            for path in ("classifier", "qa_outputs")
+            if (part := self._modules.get(path)) is not None and not alone(part)
+        ]
+
     def traits(self) -> Traits:
         """See PreTrainedModel.traits; of an own module in the place of the encoder, nothing."""
         base: Any = self.base_model
@@ -110,10 +129,25 @@ class HeadModel(PreTrainedModel):
 
         Whatever else stands in its place, or looks at it, is called as torch would call it.
         """
+        if self.strict:
+            self._refuse_torch()
         base = self._modules[self.base_model_prefix]
         if type(base) is self._encoder_type and not hooked(base):
             return base.encode(inputs, wanted)  # type: ignore[no-any-return, operator]
         return self._call_encoder(base, inputs, wanted)
+
+    def _refuse_torch(self) -> None:
+        """Raise where a strict pass would leave the kernels for a part of the head.
+
+        Raises:
+            Unavailable: naming what torch would compute.
+        """
+        found = self.head_parts()
+        if found and not self.plan().by_reference:
+            raise Unavailable(
+                f"strict=True allows no fallback, but torch would compute a part of this pass: "
+                f"{'; '.join(found)}."
+            )
 
     def _call_encoder(self, base: Any, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         given = {**inputs.named(), "return_dict": True}

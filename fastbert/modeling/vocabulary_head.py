@@ -84,6 +84,15 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         part = self._modules[root]
         return part is None or why_changed(part, self._head_built, root) is not None
 
+    def head_parts(self) -> list[str]:
+        """See HeadModel.head_parts."""
+        root = self._head_root()
+        part = self._modules[root]
+        if not self.head_classes or part is None:
+            return []
+        why = why_changed(part, self._head_built, root)
+        return [] if why is None else [f"{why}, so {root} is called as a module"]
+
     def called_scores(self, encoding: Encoding) -> Tensor | None:
         """Score all tokens by calling a head that is not as it was built; None otherwise."""
         if not self.called_head():

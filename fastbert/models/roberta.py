@@ -200,6 +200,11 @@ class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassifica
         )
         self._head_built = record(self.classifier)
 
+    def head_parts(self) -> list[str]:
+        """See HeadModel.head_parts."""
+        why = why_changed(self.classifier, self._head_built, "classifier")
+        return [] if why is None else [f"{why}, so it is called as a module"]
+
     def dropped(self, x: Tensor) -> Tensor:
         """Apply the classifier's own dropout."""
         out: Tensor = self.classifier.dropout(x)

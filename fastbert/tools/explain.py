@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastbert.ops.activations import unsupported_activation
 from fastbert.runtime import versions
 
 
@@ -31,7 +32,15 @@ def explain(model: Any) -> str:
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
-    return "\n".join([head, str(plan), *_comparisons(inner)])
+    beside = [*inner.torch_parts(), *_dense_parts(model)]
+    return "\n".join([head, *plan.lines(beside), *_comparisons(inner)])
+
+
+def _dense_parts(model: Any) -> list[str]:
+    """Name the activations behind a SentenceEncoder's projections that no kernel computes."""
+    names = [getattr(dense, "activation", None) for dense in getattr(model, "dense", ())]
+    reasons = (unsupported_activation(str(name).lower()) for name in names if name is not None)
+    return [f"a Dense: {reason}" for reason in reasons if reason is not None]
 
 
 def _comparisons(model: Any) -> list[str]:
