@@ -160,7 +160,7 @@ LAYER = "encoder.layer.1"
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "nothing": lambda model: None,
     "attention": put(f"{LAYER}.attention.self", Gate),
-    "mixing attention": put(f"{LAYER}.attention.self", Mixed),
+    "mixing attention": put(f"{LAYER}.attention.self", lambda _: Mixed()),
     "activation": put(f"{LAYER}.intermediate.intermediate_act_fn", lambda _: nn.ReLU()),
     "norm": put(f"{LAYER}.output.LayerNorm", lambda _: nn.Identity()),
     "projection": put(f"{LAYER}.attention.self.query", sequence),
@@ -210,15 +210,13 @@ def test_gradients_flow_through_what_is_called(change: str) -> None:
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         scale = max(1.0, float(gradient.abs().max()))
-        torch.testing.assert_close(
-            found[1][name], gradient, rtol=0, atol=2e-5 * scale, msg=name
-        )
+        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=2e-5 * scale, msg=name)
 
 
 FLAUBERT: dict[str, Callable[[Any], Any]] = {
     "attention": put("attentions.1", Around),
     "feed-forward": put("ffns.1", Around),
-    "activation": lambda model: setattr(model.ffns[1], "act", torch.tanh),
+    "activation": lambda model: setattr(model.ffns[1], "act", nn.Tanh()),
     "norm": put("layer_norm2.0", lambda _: nn.Identity()),
     "projection": put("ffns.0.lin2", sequence),
     "words": hook("embeddings"),

@@ -226,7 +226,9 @@ def _tensors(part: nn.Module) -> Iterator[Tensor]:
         yield from (tensor for tensor in holder.values() if tensor is not None)
 
 
-def _watch(model: nn.Module, modules: Sequence[nn.Module], copied: set[int]) -> native.library.Watch:
+def _watch(
+    model: nn.Module, modules: Sequence[nn.Module], copied: set[int]
+) -> native.library.Watch:
     """Make a `_C.Watch` of a model."""
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.

@@ -129,7 +129,9 @@ def _read(forward: Any, bound: int) -> _Taken:
     return _Taken(
         positions,
         math.inf if many else len(positions),
-        frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)),
+        frozenset(
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ),
         any(p.kind is p.VAR_KEYWORD for p in parameters),
     )
 

@@ -28,7 +28,6 @@ from fastbert.layers.norm import LayerNorm
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
-
 # The layers of an encoder: each computed by kernels or called as a module, or all called at once.
 Layers = Sequence[Block | CalledLayer] | CalledStack
 
@@ -234,9 +233,7 @@ def _call_stack(
     given = _layer_inputs(hidden, batch, options)
     with running_on(plan), listening() as weights:
         answer = stack.call(batch.pad(hidden), given, options.hidden_states)
-    return _output(
-        batch.pack(answer.hidden), answer.states, weights.own, weights.cross, options
-    )
+    return _output(batch.pack(answer.hidden), answer.states, weights.own, weights.cross, options)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, Unavailable
 from fastbert.runtime.tracing import untraced
 
-
 # Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
 _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
 keeps_padding = _keep_padding.get
@@ -416,9 +415,7 @@ class EncoderModel(PreTrainedModel):
         if context.differentiable and not traced:
             more = (output.hidden_states, output.attentions, output.cross_attentions)
             others = (tensor for layers in more for tensor in layers or ())
-            self.encoder_cache.gradients.follow(
-                output.packed, output.grid, output.pooled, *others
-            )
+            self.encoder_cache.gradients.follow(output.packed, output.grid, output.pooled, *others)
         return output
 
 

@@ -88,7 +88,8 @@ def record(root: nn.Module) -> dict[str, Built]:
 
 
 def _record(module: nn.Module, pattern: str, tree: dict[str, Built]) -> None:
-    settings = {name: getattr(module, name) for name in settings_of(module)}
+    found = {name: getattr(module, name) for name in settings_of(module)}
+    settings = {name: value for name, value in found.items() if not isinstance(value, nn.Module)}
     children = {name: child for name, child in module._modules.items() if child is not None}
     tree[pattern] = Built(type(module), settings, tuple(children))
     for name, child in children.items():
@@ -227,4 +228,3 @@ def region_of(pattern: str, table: ModuleTable) -> Region | None:
         if region is not None:
             return region
     return None
-

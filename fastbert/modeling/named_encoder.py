@@ -148,7 +148,9 @@ class NamedEncoder(EncoderModel):
         embeddings, pooler = ("embeddings", None) in regions, ("pooler", None) in regions
         return Reading(
             self._layers(regions),
-            CalledEmbeddings(self.call_embeddings, self._projection()) if embeddings else self.tables(),
+            CalledEmbeddings(self.call_embeddings, self._projection())
+            if embeddings
+            else self.tables(),
             None if pooler else self.pooling(),
             CalledPooler(self.call_pooler) if pooler else None,
             tuple(dict.fromkeys(regions.values())),

@@ -51,7 +51,9 @@ def plant(
             inside = LAYER in names[:end]
             listed = names[end] == LAYER
             branch = (
-                nn.ModuleList() if listed else make(".".join(names[:end]), layer if inside else None)
+                nn.ModuleList()
+                if listed
+                else make(".".join(names[:end]), layer if inside else None)
             )
             owner.add_module(key, branch)
         owner = branch

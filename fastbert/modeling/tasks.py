@@ -26,13 +26,13 @@ from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel, keeping_padding
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, Output
-from fastbert.modeling.module_table import head_by_rows
 from fastbert.modeling.losses import (
     next_token_loss,
     sequence_loss,
     span_loss,
     token_loss,
 )
+from fastbert.modeling.module_table import head_by_rows
 from fastbert.outputs import (
     CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
@@ -197,7 +197,6 @@ class HeadModel(PreTrainedModel):
     def add_dropout(self) -> None:
         """Make `dropout`, with the probability that `head_dropout` returns."""
         self.dropout = nn.Dropout(self.head_dropout())
-
 
     def looks_around(self, name: str) -> bool:
         """Return whether the part of that name may look at more than one token at a time."""
@@ -495,9 +494,7 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score every text: (batch, num_labels)."""
-        return project(
-            self.classifier, self.dropped(self.pooled_text(encoding)), encoding.plan
-        )
+        return project(self.classifier, self.dropped(self.pooled_text(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> SequenceClassifierOutput:
         """See _WithLabels.run."""
@@ -548,9 +545,7 @@ class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score every choice: (batch * choices, 1)."""
-        return project(
-            self.classifier, self.dropped(self.pooled_text(encoding)), encoding.plan
-        )
+        return project(self.classifier, self.dropped(self.pooled_text(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
         """See _WithLabels.run."""

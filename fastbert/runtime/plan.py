@@ -225,7 +225,7 @@ class Plan:
 
     def _invariance(self, beside: bool) -> str:
         if beside and not self._by_torch():
-            return "no: torch computes a part of every pass, and may choose its algorithm by the batch"
+            return "no: torch computes a part of it, and may choose its algorithm by the batch"
         torchs = self._by_torch()
         if torchs:
             whole = all(choice.backend in _TORCH for choice in self.choices)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastbert.branches.bert import ActivationFunction
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
-from fastbert.ops.activations import activate
 
 
 class MultiHeadAttention(nn.Module):
@@ -84,7 +84,8 @@ class TransformerFFN(nn.Module):
     def __init__(self, config: Any, shape: EncoderShape, layer: int | None = None) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.act: Any = _gelu if shape.activation == "gelu" else F.relu
+        gelu = shape.activation == "gelu"
+        self.act: Any = ActivationFunction("gelu") if gelu else F.relu
         self.chunk_size_feed_forward = getattr(config, "chunk_size_feed_forward", 0)
         self.seq_len_dim = 1
 
@@ -98,10 +99,6 @@ class TransformerFFN(nn.Module):
         """Compute some columns."""
         out: Tensor = self.lin2(self.act(self.lin1(input)))
         return F.dropout(out, self.dropout, self.training)
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return activate(x, "gelu")
 
 
 FLAUBERT_MODULES = ModuleTable(
