@@ -110,6 +110,7 @@ FLOORS = (
     ("layers",),
     ("engine", "generation"),
     ("modeling",),
+    ("branches",),
     ("models",),
     ("embedding",),
     ("pipelines",),

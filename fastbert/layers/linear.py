@@ -15,7 +15,7 @@ from fastbert.layers.hooks import hooked
 from fastbert.layers.unfilled import weights_device
 from fastbert.ops.activations import Activation
 from fastbert.ops.operands import obstacle
-from fastbert.runtime.plan import Choice, Plan
+from fastbert.runtime.plan import Choice, Plan, Traits, build_plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp
 
@@ -134,20 +134,24 @@ class Linear(nn.Linear):
         """One product.
 
         Args:
-            x: (rows, in_features).
-            plan: the backends; None for those of the pass that this is called in.
+            x: (rows, in_features), or (..., in_features) without a plan.
+            plan: the backends; None for those of the pass that this is called in, and torch's own
+                product outside of a pass.
             activation: as in the op `linear`.
             residual: (rows, out_features), added last.
             bias: False leaves the bias to a later op.
 
         Returns:
-            (rows, out_features), x.dtype.
-
-        Raises:
-            TypeError: without a plan outside of a model's pass.
+            (rows, out_features), or (..., out_features), x.dtype.
         """
-        adapted = plan is None
-        plan, weight = _known() if plan is None else plan, self.weight
+        # Called as torch calls a linear layer: by somebody's module around this one, or by hand.
+        adapted, leading = plan is None, x.shape[:-1]
+        if plan is None:
+            plan = _running.get()
+            if plan is None:
+                return super().forward(x)
+            x = x.reshape(-1, x.shape[-1])
+        weight = self.weight
         out: Tensor = plan.linear(
             x,
             weight,
@@ -161,7 +165,7 @@ class Linear(nn.Linear):
                 self._prepacked.gradients.traced = True
             else:
                 self._prepacked.gradients.follow(out)
-        return out
+        return out.reshape(*leading, self.out_features) if adapted else out
 
 
 # What kernels read the buffers of an Int8Linear as.
@@ -305,7 +309,9 @@ class Int8Linear(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
-        plan = _known() if plan is None else plan
+        if plan is None:
+            plan = _running.get() or build_plan(Traits(quantized=True), x.device, x.dtype)
+            return self.forward(x.reshape(-1, x.shape[-1]), plan).reshape(*x.shape[:-1], -1)
         return plan.int8_linear(
             x,
             self.qweight,
@@ -333,19 +339,9 @@ _PROJECTIONS = (Linear, Int8Linear)
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
 
 
-def _known() -> Plan:
-    """Return the plan of the pass that this is called in."""
-    plan = _running.get()
-    if plan is None:
-        raise TypeError(
-            "Outside of a model's pass a projection does not know its kernels; give it a plan, "
-            "such as model.plan()."
-        )
-    return plan
-
-
 @contextmanager
-def _running_on(plan: Plan) -> Iterator[None]:
+def running_on(plan: Plan) -> Iterator[None]:
+    """Let projections that are called without a plan take this one, within the block."""
     token = _running.set(plan)
     try:
         yield
@@ -386,11 +382,8 @@ def project(
         out = part(x, plan, activation, residual)
         return out
     # Their result, and what hooks see, is the projection alone, as in transformers.
-    if isinstance(part, Linear | Int8Linear):
-        out = part(x, plan)
-    else:
-        with _running_on(plan):
-            out = part(x)
+    with running_on(plan):
+        out = part(x)
     if activation != "none":
         out = plan.bias_act(out, None, activation)
     return out if residual is None else out + residual

@@ -267,6 +267,10 @@ class PreTrainedModel(Described, Trainable, Parent):
             self.batch_invariant,
         )
 
+    def torch_parts(self) -> list[str]:
+        """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
+        raise NotImplementedError
+
     def warn_if_padding_and_no_attention_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 from torch import Tensor
@@ -141,6 +141,11 @@ class EncoderInputs:
         rows = given.shape[:-1] if self.input_ids is not None else given.shape[:-2]
         if mask.dim() == 1 or (len(rows) == 1 and mask.shape[0] == 1 and rows[0] != 1):
             self.attention_mask = mask.expand(*rows, mask.shape[-1])
+
+    def named(self) -> dict[str, Any]:
+        """Return what was given, by the names of a forward's arguments, the ids first."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
+        return {**given, **self.options}
 
     def flattened(self) -> Self:
         """Join the first two dimensions of every input that has a value for each token."""

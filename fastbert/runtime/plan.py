@@ -7,7 +7,7 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -184,6 +184,11 @@ class Plan:
         """
         return not self._by_torch()
 
+    @property
+    def by_reference(self) -> bool:
+        """Whether the reference computes every op."""
+        return all(choice.backend == "reference" for choice in self.choices)
+
     def _by_torch(self) -> list[str]:
         """Return the ops whose algorithm torch picks, perhaps by the batch."""
         return [
@@ -192,8 +197,11 @@ class Plan:
             if choice.backend in _TORCH and not REGISTRY[choice.op].reference_suffices
         ]
 
-    def lines(self) -> list[str]:
+    def lines(self, beside: Sequence[str] = ()) -> list[str]:
         """Describe the plan, line by line.
+
+        Args:
+            beside: what torch computes beside the ops of the plan, a clause for each.
 
         Returns:
             A line for every op (its name, backend, instruction set, and the backends passed over
@@ -212,10 +220,14 @@ class Plan:
         for name, why in self.choices[0].passed_over:
             if (name, why) in common:
                 lines.append(f"{'all of them':<16}  not {name}: {why}")
-        lines.append(f"{'batch invariant':<16}  {self._invariance()}")
+        for clause in beside:
+            lines.append(f"{'on torch':<16}  {clause}")
+        lines.append(f"{'batch invariant':<16}  {self._invariance(bool(beside))}")
         return lines
 
-    def _invariance(self) -> str:
+    def _invariance(self, beside: bool) -> str:
+        if beside and not self._by_torch():
+            return "no: torch computes a part of it, and may choose its algorithm by the batch"
         torchs = self._by_torch()
         if torchs:
             whole = all(choice.backend in _TORCH for choice in self.choices)

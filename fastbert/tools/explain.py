@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastbert.embedding.activations import fused
+from fastbert.embedding.modules import Dense
 from fastbert.ops.operands import obstacle
 from fastbert.runtime import versions
 
@@ -33,7 +35,8 @@ def explain(model: Any) -> str:
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
-    return "\n".join([head, str(plan), *_not_plain(inner), *_comparisons(inner)])
+    beside = [*inner.torch_parts(), *_dense_parts(model)]
+    return "\n".join([head, *plan.lines(beside), *_not_plain(inner), *_comparisons(inner)])
 
 
 def _not_plain(model: Any) -> list[str]:
@@ -45,6 +48,18 @@ def _not_plain(model: Any) -> list[str]:
     return [
         f"{'on the reference':<16}  whatever reads {', '.join(found)}: each is {what}"
         for what, found in names.items()
+    ]
+
+
+def _dense_parts(model: Any) -> list[str]:
+    """Name the activations behind a SentenceEncoder's projections that no kernel computes."""
+    modules = getattr(model, "modules", ())
+    if callable(modules):  # a model's own
+        return []
+    return [
+        f"a Dense calls {type(module.activation_function).__name__} row by row"
+        for module in modules
+        if isinstance(module, Dense) and fused(module.activation_function) is None
     ]
 
 
