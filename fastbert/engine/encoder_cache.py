@@ -59,6 +59,7 @@ class ModelSnapshot:
     Attributes:
         reading: its parts, as the families describe them; layers, tables and pooler are its own.
         blocks: the layers that kernels compute.
+        on_grid: whether a part is called that may look at any token.
         traits: what the choice of kernels depends on.
         device, dtype: of its parameters.
         parameters: all of them.
@@ -75,6 +76,7 @@ class ModelSnapshot:
         self.blocks = self.reading.blocks
         self.layers, self.tables = self.reading.layers, self.reading.tables
         self.pooler = self.reading.pooler
+        self.on_grid = self.reading.on_grid
         self.traits = model.traits()
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -247,7 +249,8 @@ def _watch(
         entries.append((vars(module), "forward"))
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
-        for name in SETTINGS.get(type(module)) or getattr(type(module), "settings", ()):
+        settings: tuple[str, ...] = getattr(type(module), "settings", ())
+        for name in SETTINGS.get(type(module), settings):
             if name in vars(module):
                 entries.append((vars(module), name))
         tensors |= {id(tensor): tensor for tensor in _tensors(module)}
