@@ -184,7 +184,7 @@ class BertCrossAttention(BertSelfAttention):
         super().__init__(config, shape, layer)
         self.position_embedding_type = "absolute"
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
@@ -330,7 +330,7 @@ class BertLayer(Branch):
             )
             hidden, rest = hidden_of(crossed), rest + _rest(crossed)
         chunk = self.chunk_size_feed_forward
-        parts = hidden.split(chunk, self.seq_len_dim) if chunk else (hidden,)
+        parts = torch.split(hidden, chunk, self.seq_len_dim) if chunk else (hidden,)
         done = [self.feed_forward_chunk(part) for part in parts]
         hidden = done[0] if len(done) == 1 else torch.cat(done, self.seq_len_dim)
         return (hidden, *rest) if self.returns_tuple else hidden

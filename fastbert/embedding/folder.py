@@ -89,7 +89,7 @@ class Source:
     def at(self, folder: str) -> FileOptions:
         """Return the options for the files of a module's folder."""
         options = self.options.copy()
-        inside = str(PurePosixPath(options.pop("subfolder", ""), folder))
+        inside = str(PurePosixPath(options.pop("subfolder", None) or "", folder))
         if inside != ".":
             options["subfolder"] = inside
         return options

@@ -31,9 +31,9 @@ from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.locks import Lock
 from fastbert.ops.operands import obstacle
-from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
@@ -64,6 +64,7 @@ class ModelSnapshot:
     Attributes:
         reading: its parts, as the families describe them; layers, tables and pooler are its own.
         blocks: the layers that kernels compute.
+        on_grid: whether a part is called that may look at any token.
         traits: what the choice of kernels depends on.
         device, dtype: of its parameters.
         parameters: all of them.
@@ -81,6 +82,7 @@ class ModelSnapshot:
         self.blocks = self.reading.blocks
         self.layers, self.tables = self.reading.layers, self.reading.tables
         self.pooler = self.reading.pooler
+        self.on_grid = self.reading.on_grid
         self.traits = model.traits()
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
@@ -265,7 +267,8 @@ def _watch(
         entries.append((vars(module), "forward"))
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
-        for name in SETTINGS.get(type(module)) or getattr(type(module), "settings", ()):
+        settings: tuple[str, ...] = getattr(type(module), "settings", ())
+        for name in SETTINGS.get(type(module), settings):
             if name in vars(module):
                 entries.append((vars(module), name))
         tensors |= {id(tensor): tensor for tensor in _tensors(module)}

@@ -116,7 +116,7 @@ def _taken(part: Any) -> _Taken:
 
 
 @functools.lru_cache(maxsize=256)
-def _taken_by_class(kind: type[nn.Module]) -> _Taken:
+def _taken_by_class(kind: Any) -> _Taken:
     return _read(kind.forward, 1)
 
 

@@ -63,7 +63,7 @@ class Recompute:
     offload: bool = False
 
     def __call__(
-        self, layer: _Layer, hidden: Tensor
+        self, layer: _Layer | _Called, hidden: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute a layer, keeping its input alone for the backward pass."""
         kept: Any = nullcontext()

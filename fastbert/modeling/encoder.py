@@ -209,7 +209,7 @@ class EncoderModel(PreTrainedModel):
         snapshot = context.snapshot
         given = self.arrange(inputs, shape, snapshot, wanted)
         batch = given.layout.batch
-        every = snapshot.reading.on_grid and not wanted.keep_padding and batch.indices is not None
+        every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
         if every:
             # Whatever is called may look at any token.
             given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))

@@ -135,9 +135,10 @@ class HeadModel(PreTrainedModel):
         """
         if self.strict:
             self._refuse_torch()
-        base = self._modules[self.base_model_prefix]
+        base: Any = self._modules[self.base_model_prefix]
         if type(base) is self._encoder_type and not hooked(base):
-            return base.encode(inputs, wanted)  # type: ignore[no-any-return, operator]
+            encoding: Encoding = base.encode(inputs, wanted)
+            return encoding
         return self._call_encoder(base, inputs, wanted)
 
     def _refuse_torch(self) -> None:

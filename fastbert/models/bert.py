@@ -118,7 +118,8 @@ class _BertNextSentence(_BertHead):
 
     def follows(self, encoding: Encoding) -> Tensor:
         """Score whether the second text follows, (batch, 2)."""
-        pooled, head = self.pooled_text(encoding), self._modules["cls"]
+        pooled = self.pooled_text(encoding)
+        head: Any = self._modules["cls"]
         if type(head) not in (BertOnlyNSPHead, BertPreTrainingHeads) or hooked(head):
             with running_on(encoding.plan):
                 answer = call(head, pooled)

@@ -92,7 +92,7 @@ class TransformerFFN(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Compute dropout(lin2(act(lin1(input)))) on (batch, length, dim)."""
         chunk = self.chunk_size_feed_forward
-        parts = input.split(chunk, self.seq_len_dim) if chunk else (input,)
+        parts = torch.split(input, chunk, self.seq_len_dim) if chunk else (input,)
         return torch.cat([self.ff_chunk(part) for part in parts], self.seq_len_dim)
 
     def ff_chunk(self, input: Tensor) -> Tensor:
