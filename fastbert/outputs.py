@@ -198,6 +198,25 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
 
 
 @dataclass
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """What a stack of layers returns where it is called by hand.
+
+    Attributes:
+        last_hidden_state: (B, L, H).
+        past_key_values: the key/value cache, where use_cache asked for it.
+        hidden_states: see the module.
+        attentions: see the module.
+        cross_attentions: one tensor (B, heads, L, encoder L) for each layer.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: Layers = None
+    attentions: Layers = None
+    cross_attentions: Layers = None
+
+
+@dataclass
 class CausalLMOutputWithCrossAttentions(ModelOutput):
     """The output of a model that predicts the next token.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 from torch import Tensor
@@ -131,6 +131,11 @@ class EncoderInputs:
     past_key_values: Any = None
     use_cache: bool | None = None
     options: Options = field(default_factory=Options)
+
+    def named(self) -> dict[str, Any]:
+        """Return what was given, by the names of a forward's arguments, the ids first."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
+        return {**given, **self.options}
 
     def flattened(self) -> Self:
         """Join the first two dimensions of every input that has a value for each token."""
