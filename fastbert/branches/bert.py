@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.layers.calling import call, hidden_of, tell
+from fastbert.layers.parent import Parent
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.ops.activations import Activation, activate
@@ -41,7 +42,7 @@ class ActivationFunction(nn.Module):
         return str(self.kind)
 
 
-class Branch(nn.Module):
+class Branch(Parent):
     """Base of the branches: its children are planted from outside, under checkpoints' names.
 
     Args:

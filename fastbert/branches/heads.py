@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from fastbert.branches.bert import ActivationFunction
 from fastbert.layers.calling import call
+from fastbert.layers.parent import Parent
 from fastbert.ops.activations import Activation
 
 
-class HeadBranch(nn.Module):
+class HeadBranch(Parent):
     """Base of the branches of heads: their children are planted from outside.
 
     Args:
@@ -108,7 +109,7 @@ class RobertaLMHead(HeadBranch):
         return out
 
 
-class RobertaClassificationHead(nn.Module):
+class RobertaClassificationHead(Parent):
     """A classifier that reads the first token.
 
     Args:

@@ -196,6 +196,9 @@ def test_replicas_compute_with_their_own_weights(name: str, training: bool, repl
     for dropout in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout"):
         setattr(model.config, dropout, 0.0)
     model.config.attention_dropout = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     model.set_backend("auto")
     wanted = model(IDS)[0]
     wanted.pow(2).sum().backward()
@@ -215,11 +218,10 @@ def test_replicas_compute_with_their_own_weights(name: str, training: bool, repl
             assert torch.allclose(one(IDS)[0], wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_exports_end_in_a_sentence(strict: bool) -> None:
+def test_exports_end_in_a_sentence() -> None:
     model = oracle.pair("BertModel")[1]
-    with pytest.raises(Exception, match=r"which tokens of this one input are padding"):
-        torch.export.export(model, (IDS,), strict=strict)
+    with pytest.raises(NotImplementedError, match=r"which tokens of this one input are padding"):
+        torch.export.export(model, (IDS,))
 
 
 def test_dynamic_quantization_ends_in_a_sentence() -> None:
