@@ -111,7 +111,8 @@ def _call_in_turn(
 
 def _taken(part: Any) -> _Taken:
     if isinstance(part, nn.Module) and "forward" not in vars(part):
-        return _taken_by_class(type(part))
+        kind: Any = type(part)
+        return _taken_by_class(kind)
     return _read(getattr(part, "forward", part), 0)
 
 
