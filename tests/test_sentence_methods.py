@@ -214,7 +214,7 @@ def test_what_may_be_encoded(pair: tuple[Any, Any]) -> None:
         np.array("a"),
         np.array([["a", "b"]]),
     ],
-    ids=str,
+    ids=lambda wrong: type(wrong).__name__,
 )
 def test_what_may_not_be_encoded_gets_a_sentence(pair: tuple[Any, Any], wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"encode\(\) takes"):

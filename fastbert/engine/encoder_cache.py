@@ -326,10 +326,13 @@ class EncoderCache:
     def _keep_packed(self, view: ModelSnapshot) -> None:
         """Keep packed weights for a new snapshot that gives the same ones.
 
-        They wait while parts are called as modules, such as those that someone hooked for a pass.
+        They wait while parts are called only because someone hooked them. An adapter around a part
+        may be merged by a raw write, so packed weights do not outlast it.
         """
         entry = self._entry
-        if entry is not None and view.plain and not view.reading.called:
+        if entry is None or (view.reading.called and entry.view.modules == view.modules):
+            return
+        if view.plain:
             same = entry.view.source == view.source
             self._entry = replace(entry, view=view) if same else None
 

@@ -159,6 +159,7 @@ class Encoding:
         output: the last hidden states, and what was asked for besides.
         rest: by name, what the output of a forward holds beside a head's results, as far as it was
             asked for: hidden_states, past_key_values, attentions, cross_attentions.
+        scores_padding: whether masked tokens that were computed are scored by a head too.
     """
 
     batch: PackedBatch
@@ -166,6 +167,7 @@ class Encoding:
     return_dict: bool
     output: EncoderOutput
     rest: Mapping[str, object] = field(default_factory=dict)
+    scores_padding: bool = True
 
     @property
     def packed(self) -> Tensor:

@@ -166,7 +166,7 @@ def _difference(module: nn.Module, built: Built, training: bool) -> str | None:
     elif built.kind is LayerNorm:
         if kind.forward is not LayerNorm.forward:
             return f"is a {kind.__name__}"
-        if any(getattr(module, name) is None for name in ("weight", "bias")):
+        if getattr(module, "weight", None) is None or getattr(module, "bias", None) is None:
             return "has no weight or bias"
     elif kind is not built.kind:
         return f"is a {kind.__name__}, not the {built.kind.__name__} that was built"

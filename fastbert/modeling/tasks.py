@@ -333,8 +333,9 @@ class ForMaskedLM(VocabularyHead):
         logits_to_keep: int | Tensor | str = 0,
     ) -> MaskedLMOutput:
         """Compute the task; arguments are those of forward."""
-        keep = self.called_head() or labelled_padding(labels, self.removed(inputs))
-        encoding = self.encode(inputs, Wanted(keep_padding=keep))
+        keep = labelled_padding(labels, self.removed(inputs))
+        encoding = self.encode(inputs, Wanted(keep_padding=keep or self.called_head()))
+        encoding.scores_padding = keep
         if isinstance(logits_to_keep, str):
             if logits_to_keep != "labels" or labels is None:
                 raise ValueError('logits_to_keep="labels" needs labels; other texts mean nothing.')
@@ -431,9 +432,9 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
             options,
         )
         mask = inputs.attention_mask
-        keep = self.called_head() or labelled_padding(labels, mask, shift=1)
-        keep = keep or labelled_padding(shift_labels, mask)
-        encoding = self.encode(inputs, Wanted(keep_padding=keep))
+        keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
+        encoding = self.encode(inputs, Wanted(keep_padding=keep or self.called_head()))
+        encoding.scores_padding = keep
         logits = self.scores(encoding, logits_to_keep)
         loss = None
         if labels is not None or shift_labels is not None:

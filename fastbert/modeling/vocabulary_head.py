@@ -99,7 +99,12 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         if not self.called_head():
             return None
         with running_on(encoding.plan):
-            return hidden_of(self.call_head(self._modules[self._head_root()], encoding))
+            logits = hidden_of(self.call_head(self._modules[self._head_root()], encoding))
+        batch = encoding.batch
+        if encoding.scores_padding or batch.key_bias is None:
+            return logits
+        masked = (batch.key_bias != 0).reshape(batch.batch_size, batch.seqlen, 1)
+        return logits.masked_fill(masked, 0.0)
 
     def call_head(self, head: Any, encoding: Encoding) -> Any:
         """Call the whole head on (batch, length, hidden)."""
