@@ -13,7 +13,7 @@ and losses are scalars, present when labels were given.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -27,7 +27,11 @@ class ModelOutput(OrderedDict[str, Any]):
     """Base of all outputs: fields by name or key, those that are not None by position too.
 
     A subclass is a dataclass. A field that is None is no key; setting it to a value makes it one.
-    Nothing can be deleted.
+    Nothing can be deleted. In place of its fields it takes one mapping, or one iterable of (name,
+    value) pairs: accelerate and nn.DataParallel make outputs anew as `type(output)(...)` of those.
+
+    Raises:
+        TypeError: for a mapping or pairs with a name that is no field.
     """
 
     # dataclasses.fields() of a class stops torch.compile, so its own dictionary is read.
@@ -43,10 +47,31 @@ class ModelOutput(OrderedDict[str, Any]):
         )
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
+        names = self.field_names()
+        first = getattr(self, names[0]) if names else None
+        if first is not None and not isinstance(first, Tensor):
+            pairs = _pairs(first)
+            if pairs is not None:
+                self._take(pairs)
+                return
+        for name in names:
             value = getattr(self, name)
             if value is not None:
                 super().__setitem__(name, value)
+
+    def _take(self, pairs: dict[str, Any]) -> None:
+        """Set the fields that stand together in the place of the first one."""
+        names = self.field_names()
+        unknown = [name for name in pairs if name not in names]
+        if unknown or any(getattr(self, name) is not None for name in names[1:]):
+            raise TypeError(
+                f"A {type(self).__name__} takes its fields ({', '.join(names)}), or one mapping of "
+                f"them and nothing else; {', '.join(map(repr, unknown or names[1:]))} does not fit."
+            )
+        setattr(self, names[0], None)
+        for name in names:
+            if pairs.get(name) is not None:
+                self[name] = pairs[name]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if value is not None and name in vars(self):
@@ -89,6 +114,19 @@ class ModelOutput(OrderedDict[str, Any]):
     update = _refuse
     setdefault = _refuse
     clear = _refuse
+
+
+def _pairs(first: Any) -> dict[str, Any] | None:
+    """Return the fields that a mapping or (name, value) pairs hold; None for anything else."""
+    if isinstance(first, Mapping | Iterator):
+        return dict(first)
+    if isinstance(first, list | tuple) and first and all(map(_is_pair, first)):
+        return dict(first)
+    return None
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _rebuild(cls: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:

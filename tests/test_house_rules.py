@@ -113,7 +113,7 @@ FLOORS = (
     ("models",),
     ("embedding",),
     ("pipelines",),
-    ("tools",),
+    ("tools", "integrations"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

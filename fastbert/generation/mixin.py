@@ -71,7 +71,8 @@ class GenerationMixin:
     def generation_config(self, value: GenerationConfig) -> None:
         self._generation_config = value
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """Return True: the model has the method generate()."""
         return True
 

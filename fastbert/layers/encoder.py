@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +38,31 @@ class CrossInput:
 
 
 @dataclass(frozen=True)
+class Recompute:
+    """Say how layers are recomputed in the backward pass.
+
+    Attributes:
+        options: keyword arguments of torch's checkpoint().
+        every: recompute every n-th layer only.
+        offload: keep the layers' inputs in the main memory, rather than on an accelerator.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    every: int = 1
+    offload: bool = False
+
+    def __call__(self, layer: _Layer, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Compute a layer, keeping its input alone for the backward pass."""
+        kept: Any = nullcontext()
+        if self.offload:
+            kept = torch.autograd.graph.save_on_cpu(pin_memory=True, device_type=hidden.device.type)
+        with kept:
+            found: tuple[Tensor, Tensor | None, Tensor | None]
+            found = checkpoint(layer, hidden, **self.options)
+        return found
+
+
+@dataclass(frozen=True)
 class ForwardOptions:
     """Say what one pass through the encoder is asked for; the defaults ask for nothing special.
 
@@ -51,8 +77,7 @@ class ForwardOptions:
         hidden_dropout, attention_dropout, layer_dropout: probabilities; 0 outside of training.
         chunks: parts into which the tokens are cut for the feed-forward part.
         row_scale: (total, 1), multiplies the hidden states after every layer.
-        recompute: keyword arguments of torch's checkpoint() where layers are recomputed in the
-            backward pass, None where they are not.
+        recompute: how layers are recomputed in the backward pass, None where they are not.
         differentiable: gradients will flow.
     """
 
@@ -69,7 +94,7 @@ class ForwardOptions:
     layer_dropout: float = 0.0
     chunks: int = 1
     row_scale: Tensor | None = None
-    recompute: dict[str, Any] | None = None
+    recompute: Recompute | None = None
     differentiable: bool = False
 
 
@@ -152,10 +177,10 @@ def encode(
         if options.hidden_states:
             hidden = _record(states, hidden, batch, options)
         run = _Layer(block, index, batch, plan, options)
-        if options.recompute is None:
+        if options.recompute is None or index % options.recompute.every:
             hidden, probs, cross_probs = run(hidden)
         else:
-            hidden, probs, cross_probs = checkpoint(run, hidden, **options.recompute)
+            hidden, probs, cross_probs = options.recompute(run, hidden)
         if probs is not None:
             weights.append(probs)
         if cross_probs is not None:

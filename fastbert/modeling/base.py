@@ -17,13 +17,14 @@ from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Prepacked
 from fastbert.modeling import loading, resize
 from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.training import Trainable
 from fastbert.runtime.plan import Plan, Traits, build_plan
 
 if TYPE_CHECKING:
     from fastbert.modeling.encoder import EncoderModel
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(Trainable):
     """Base of all models.
 
     Kernels run on packed copies of the weights, which follow every change that torch knows of. A
@@ -37,12 +38,10 @@ class PreTrainedModel(nn.Module):
         base_model_prefix: name of the attribute that holds the encoder in a model with a head;
             the parameter names in checkpoints of the encoder alone lack it.
         main_input_name: name of the first input, as transformers' tools ask for it.
-        supports_gradient_checkpointing: whether layers can be recomputed in the backward pass.
         _tied_weights_keys: parameter -> the parameter that it is tied to, where
             config.tie_word_embeddings is set.
         config: the configuration.
         name_or_path: the place that the model was loaded from.
-        gradient_checkpointing: whether layers are recomputed in the backward pass.
         backend: the backend of `set_backend`.
         strict: whether a backend that cannot serve an op is an error.
         batch_invariant: whether no gemm is left to cuBLAS.
@@ -51,7 +50,6 @@ class PreTrainedModel(nn.Module):
     config_class: ClassVar[type[PreTrainedConfig]]
     base_model_prefix: ClassVar[str] = ""
     main_input_name: ClassVar[str] = "input_ids"
-    supports_gradient_checkpointing: ClassVar[bool] = True
     _tied_weights_keys: ClassVar[dict[str, str]] = {}
     _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
     _keep_in_fp32_modules: ClassVar[set[str]] = set()
@@ -68,12 +66,9 @@ class PreTrainedModel(nn.Module):
             )
         self.config: PreTrainedConfig = config
         self.name_or_path = config.name_or_path
-        self.gradient_checkpointing = False
         self.backend = "auto"
         self.strict = False
         self.batch_invariant = False
-        self._recompute_options: dict[str, Any] = {}
-        self._input_grads_hook: Any = None
         self._warned_padding = False
 
     # Building
@@ -251,7 +246,8 @@ class PreTrainedModel(nn.Module):
         quantised = (module for module in self.modules() if isinstance(module, Int8Linear))
         return count + sum(part.in_features * part.out_features for part in quantised)
 
-    def can_generate(self) -> bool:
+    @classmethod
+    def can_generate(cls) -> bool:
         """Return whether generate() works on this class."""
         return False
 
@@ -311,53 +307,6 @@ class PreTrainedModel(nn.Module):
         Nothing else changes: the Plan chooses the implementation, and all choices compute the same.
         """
         self.config._attn_implementation = attn_implementation
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether some part of the model recomputes layers in the backward pass."""
-        return any(
-            module.gradient_checkpointing
-            for module in self.modules()
-            if isinstance(module, PreTrainedModel)
-        )
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Recompute the activations of layers in the backward pass rather than keep them.
-
-        Args:
-            gradient_checkpointing_kwargs: passed to torch.utils.checkpoint.checkpoint.
-
-        Raises:
-            ValueError: for a class that does not support it.
-        """
-        if not self.supports_gradient_checkpointing:
-            raise ValueError(f"{type(self).__name__} does not support gradient checkpointing.")
-        self._set_checkpointing(True, gradient_checkpointing_kwargs or {})
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep the activations of layers for the backward pass again."""
-        self._set_checkpointing(False, {})
-
-    def _set_checkpointing(self, enabled: bool, options: dict[str, Any]) -> None:
-        for module in self.modules():
-            if isinstance(module, PreTrainedModel):
-                module.gradient_checkpointing = enabled
-                module._recompute_options = {"use_reentrant": False, **options}
-
-    def enable_input_require_grads(self) -> None:
-        """Make the word embeddings' output require gradients, for adapters on frozen weights."""
-        self.disable_input_require_grads()
-        self._input_grads_hook = self.get_input_embeddings().register_forward_hook(
-            lambda _module, _inputs, output: output.requires_grad_(True)
-        )
-
-    def disable_input_require_grads(self) -> None:
-        """Undo enable_input_require_grads."""
-        if self._input_grads_hook is not None:
-            self._input_grads_hook.remove()
-            self._input_grads_hook = None
 
     def warn_if_padding_and_no_attention_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None

@@ -309,7 +309,7 @@ class EncoderModel(PreTrainedModel):
             layer_dropout=dropouts[2],
             chunks=chunks,
             row_scale=given.row_scale,
-            recompute=self._recompute_options if training and self.gradient_checkpointing else None,
+            recompute=self._recompute if training and self.gradient_checkpointing else None,
             differentiable=context.differentiable,
         )
 

@@ -16,16 +16,33 @@ from fastbert.runtime.plan import Plan
 Output = TypeVar("Output", bound=ModelOutput)
 
 
-class RareOptions(TypedDict, total=False):
+class TokenizerExtras(TypedDict, total=False):
+    """What tokenizers return beside a model's inputs: accepted, so that all of it can be passed.
+
+    None of it changes a result.
+    """
+
+    special_tokens_mask: Any
+    offset_mapping: Any
+    length: Any
+    overflowing_tokens: Any
+    num_truncated_tokens: Any
+    overflow_to_sample_mapping: Any
+
+
+class RareOptions(TokenizerExtras, total=False):
     """Keyword arguments that every forward takes and few callers give.
 
     Attributes:
         head_mask: (heads,) or (layers, heads), multiplies the attention weights; None keeps all.
         cache_position: accepted, not needed.
+        num_items_in_batch: what a loss divides by, see `fastbert.modeling.losses`; means nothing
+            where no loss is computed.
     """
 
     head_mask: Tensor | None
     cache_position: Tensor | None
+    num_items_in_batch: Tensor | int | None
 
 
 class Options(RareOptions, total=False):
@@ -41,6 +58,24 @@ class Options(RareOptions, total=False):
     output_attentions: bool | None
     output_hidden_states: bool | None
     return_dict: bool | None
+
+
+class CausalOptions(Options, total=False):
+    """Keyword arguments of heads that predict the next token.
+
+    Attributes:
+        shift_labels: labels already moved by one column, in place of labels. No named argument:
+            transformers' Trainer would wait for each argument whose name has "label" in it before
+            it computes a loss.
+    """
+
+    shift_labels: Tensor | None
+
+
+def counted(options: Options) -> dict[str, Tensor | int]:
+    """Return num_items_in_batch, where it was given, as the keyword argument of a loss."""
+    count = options.get("num_items_in_batch")
+    return {} if count is None else {"num_items_in_batch": count}
 
 
 @dataclass

@@ -1,6 +1,15 @@
-"""The losses that the heads compute when labels are given."""
+"""The losses that the heads compute when labels are given.
+
+Each is a mean over what has a label. With `num_items_in_batch` it is the sum divided by that number
+instead, so that the losses of several batches add up to that of one large batch: a trainer that
+accumulates gradients counts the labels of all of them. LOSSES holds the `loss_function` of each
+sort of head under transformers' name of it, with the arguments that it has there.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +18,19 @@ from torch import Tensor
 from fastbert.modeling.config import PreTrainedConfig
 
 IGNORED = -100
+Count: TypeAlias = Tensor | int | float | None
 
 
-def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def token_loss(
+    logits: Tensor, labels: Tensor, num_items_in_batch: Count = None, ignore_index: int = IGNORED
+) -> Tensor:
     """Compute the mean cross-entropy over all labels but -100.
 
     Args:
         logits: (..., classes).
         labels: (...) of class indices.
+        num_items_in_batch: see the module.
+        ignore_index: label that counts for nothing.
 
     Raises:
         ValueError: for as many labels as there are no logits for.
@@ -27,7 +41,9 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
             f"labels must hold one class for each of {tuple(logits.shape[:-1])}, but they have the "
             f"shape {tuple(labels.shape)}."
         )
-    return F.cross_entropy(flat, labels.to(logits.device).reshape(-1), ignore_index=IGNORED)
+    return _cross_entropy(
+        flat, labels.to(logits.device).reshape(-1), num_items_in_batch, ignore_index
+    )
 
 
 def next_token_loss(
@@ -35,7 +51,7 @@ def next_token_loss(
     labels: Tensor | None,
     *,
     shift_labels: Tensor | None = None,
-    num_items_in_batch: Tensor | int | None = None,
+    num_items_in_batch: Count = None,
     ignore_index: int = IGNORED,
 ) -> Tensor:
     """Compute the cross-entropy of each token's successor, in float32 or better.
@@ -44,8 +60,7 @@ def next_token_loss(
         logits: (batch, length, vocabulary).
         labels: (batch, length); the label of a token is compared with the logits one column before.
         shift_labels: labels already moved by one column, in place of labels.
-        num_items_in_batch: divide the sum by this rather than by the number of labels (gradient
-            accumulation).
+        num_items_in_batch: see the module.
         ignore_index: label that counts for nothing.
 
     Raises:
@@ -58,15 +73,12 @@ def next_token_loss(
     flat = logits.to(torch.promote_types(logits.dtype, torch.float32))
     flat = flat.reshape(-1, logits.shape[-1])
     targets = shift_labels.to(logits.device).reshape(-1)
-    if num_items_in_batch is None:
-        return F.cross_entropy(flat, targets, ignore_index=ignore_index)
-    total = F.cross_entropy(flat, targets, ignore_index=ignore_index, reduction="sum")
-    if isinstance(num_items_in_batch, Tensor):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+    return _cross_entropy(flat, targets, num_items_in_batch, ignore_index)
 
 
-def sequence_loss(config: PreTrainedConfig, logits: Tensor, labels: Tensor) -> Tensor:
+def sequence_loss(
+    config: PreTrainedConfig, logits: Tensor, labels: Tensor, num_items_in_batch: Count = None
+) -> Tensor:
     """Compute the loss of a sequence classification head.
 
     The problem type is config.problem_type; where that is None it is judged from num_labels and the
@@ -76,6 +88,7 @@ def sequence_loss(config: PreTrainedConfig, logits: Tensor, labels: Tensor) -> T
         config: of the model; its num_labels and problem_type count.
         logits: (batch, num_labels).
         labels: (batch,) classes or values, or (batch, num_labels) for several labels at once.
+        num_items_in_batch: see the module; values and several labels count one by one.
     """
     labels = labels.to(logits.device)
     if config.problem_type is None:
@@ -85,16 +98,22 @@ def sequence_loss(config: PreTrainedConfig, logits: Tensor, labels: Tensor) -> T
             config.problem_type = "single_label_classification"
         else:
             config.problem_type = "multi_label_classification"
-    if config.problem_type == "regression":
-        if config.num_labels == 1:
-            return F.mse_loss(logits.squeeze(), labels.squeeze())
-        return F.mse_loss(logits, labels)
     if config.problem_type == "single_label_classification":
-        return F.cross_entropy(logits.reshape(-1, config.num_labels), labels.reshape(-1))
-    return F.binary_cross_entropy_with_logits(logits, labels)
+        flat = logits.reshape(-1, config.num_labels)
+        return _cross_entropy(flat, labels.reshape(-1), num_items_in_batch)
+    loss = F.binary_cross_entropy_with_logits
+    if config.problem_type == "regression":
+        loss = F.mse_loss
+        if config.num_labels == 1:
+            logits, labels = logits.squeeze(), labels.squeeze()
+    if num_items_in_batch is None:
+        return loss(logits, labels)
+    return _divided(loss(logits, labels, reduction="sum"), num_items_in_batch)
 
 
-def span_loss(starts: Tensor, ends: Tensor, first: Tensor, last: Tensor) -> Tensor:
+def span_loss(
+    starts: Tensor, ends: Tensor, first: Tensor, last: Tensor, num_items_in_batch: Count = None
+) -> Tensor:
     """Compute the mean of the cross-entropies of the two ends of an answer.
 
     Args:
@@ -103,11 +122,67 @@ def span_loss(starts: Tensor, ends: Tensor, first: Tensor, last: Tensor) -> Tens
         first: positions (batch,) or (batch, 1) of the true first token; those beyond the input are
             ignored.
         last: positions of the true last token, likewise.
+        num_items_in_batch: see the module.
     """
     length = starts.shape[1]
     losses = []
     for logits, position in ((starts, first), (ends, last)):
         target = position.to(logits.device)
         target = target.squeeze(-1) if target.dim() > 1 else target
-        losses.append(F.cross_entropy(logits, target.clamp(0, length), ignore_index=length))
+        losses.append(_cross_entropy(logits, target.clamp(0, length), num_items_in_batch, length))
     return (losses[0] + losses[1]) / 2
+
+
+def _cross_entropy(
+    flat: Tensor, targets: Tensor, count: Count, ignore_index: int = IGNORED
+) -> Tensor:
+    if count is None:
+        return F.cross_entropy(flat, targets, ignore_index=ignore_index)
+    total = F.cross_entropy(flat, targets, ignore_index=ignore_index, reduction="sum")
+    return _divided(total, count)
+
+
+def _divided(total: Tensor, count: Tensor | int | float) -> Tensor:
+    # nn.DataParallel gives each replica its number as a tensor (1, 1).
+    return total / (count.to(total.device).reshape(()) if isinstance(count, Tensor) else count)
+
+
+def _causal(
+    logits: Tensor, labels: Tensor | None, vocab_size: int | None = None, **options: Any
+) -> Tensor:
+    return next_token_loss(logits, labels, **options)
+
+
+def _of_tokens(
+    logits: Tensor,
+    labels: Tensor,
+    vocab_size: int | None = None,
+    config: PreTrainedConfig | None = None,
+    **options: Any,
+) -> Tensor:
+    return token_loss(logits, labels, **options)
+
+
+def _of_sequences(
+    labels: Tensor, pooled_logits: Tensor, config: PreTrainedConfig, **options: Any
+) -> Tensor:
+    return sequence_loss(config, pooled_logits, labels, **options)
+
+
+def _of_spans(
+    start_logits: Tensor,
+    end_logits: Tensor,
+    start_positions: Tensor,
+    end_positions: Tensor,
+    **options: Any,
+) -> Tensor:
+    return span_loss(start_logits, end_logits, start_positions, end_positions, **options)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "ForCausalLM": _causal,
+    "ForMaskedLM": _of_tokens,
+    "ForTokenClassification": _of_tokens,
+    "ForSequenceClassification": _of_sequences,
+    "ForQuestionAnswering": _of_spans,
+}

@@ -22,13 +22,15 @@ from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel
-from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, Output
-from fastbert.modeling.losses import (
-    next_token_loss,
-    sequence_loss,
-    span_loss,
-    token_loss,
+from fastbert.modeling.encoding import (
+    CausalOptions,
+    EncoderInputs,
+    Encoding,
+    Options,
+    Output,
+    counted,
 )
+from fastbert.modeling.losses import token_loss
 from fastbert.outputs import (
     CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
@@ -137,6 +139,9 @@ class VocabularyHead(HeadModel):
 class ForMaskedLM(VocabularyHead):
     """A head that predicts the tokens that were masked out, with scores of the vocabulary."""
 
+    accepts_loss_kwargs = True
+    loss_type = "ForMaskedLM"
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -201,7 +206,12 @@ class ForMaskedLM(VocabularyHead):
         logits = self.scores(encoding, logits_to_keep)
         loss = None
         if labels is not None:
-            loss = token_loss(logits, _labels_of(labels, logits_to_keep))
+            loss = self.loss_function(
+                logits=logits,
+                labels=_labels_of(labels, logits_to_keep),
+                vocab_size=self.config.vocab_size,
+                **counted(inputs.options),
+            )
         return finish(MaskedLMOutput(loss, logits), encoding)
 
 
@@ -222,6 +232,8 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         caches_with_labels: whether a cache is returned even when labels are given.
     """
 
+    accepts_loss_kwargs = True
+    loss_type = "ForCausalLM"
     caches_with_labels = False
 
     def __init__(self, config: Any) -> None:
@@ -246,10 +258,7 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        *,
-        shift_labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[CausalOptions],
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token.
 
@@ -265,14 +274,12 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
             past_key_values: a cache, or tuples over layers of keys and values.
             use_cache: whether to return a cache; None for config.use_cache.
             logits_to_keep: as `keep` in `scores`.
-            shift_labels: see `fastbert.modeling.losses.next_token_loss`.
-            num_items_in_batch: see `fastbert.modeling.losses.next_token_loss`.
-            **options: the keywords of `fastbert.modeling.encoding.Options`.
+            **options: the keywords of `fastbert.modeling.encoding.CausalOptions`.
 
         Returns:
             CausalLMOutputWithCrossAttentions, or its tuple with return_dict=False.
         """
-        mask = attention_mask
+        mask, shift_labels = attention_mask, options.pop("shift_labels", None)
         if labels is not None and not self.caches_with_labels:
             use_cache = False
         keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
@@ -292,8 +299,13 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         logits = self.scores(encoding, logits_to_keep)
         loss = None
         if labels is not None or shift_labels is not None:
-            loss = next_token_loss(
-                logits, labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch
+            shifted = {} if shift_labels is None else {"shift_labels": shift_labels}
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                **shifted,
+                **counted(options),
             )
         return finish(CausalLMOutputWithCrossAttentions(loss, logits), encoding)
 
@@ -350,6 +362,7 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
         reads_first_column: whether the head reads column 0 of every text.
     """
 
+    loss_type = "ForSequenceClassification"
     pooled = True
     reads_first_column = True
 
@@ -367,7 +380,11 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
         """See _WithLabels.run."""
         encoding = self.encode(inputs, FIRST_COLUMN if self.reads_first_column else PACKED)
         logits = self.classify(encoding)
-        loss = None if labels is None else sequence_loss(self.config, logits, labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                labels=labels, pooled_logits=logits, config=self.config, **counted(inputs.options)
+            )
         return finish(SequenceClassifierOutput(loss, logits), encoding)
 
 
@@ -388,7 +405,8 @@ class ForNextSentencePrediction(_WithLabels[NextSentencePredictorOutput]):
         """See _WithLabels.run."""
         encoding = self.encode(inputs, FIRST_COLUMN)
         logits = self.classify(encoding)
-        loss = None if labels is None else token_loss(logits, labels)
+        count = counted(inputs.options)
+        loss = None if labels is None else token_loss(logits, labels, **count)
         return finish(NextSentencePredictorOutput(loss, logits), encoding)
 
 
@@ -424,7 +442,8 @@ class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
         wanted = FIRST_COLUMN if self.reads_first_column else PACKED
         encoding = self.encode(inputs.flattened(), wanted)
         logits = self.classify(encoding).reshape(-1, choices)
-        loss = None if labels is None else token_loss(logits, labels)
+        count = counted(inputs.options)
+        loss = None if labels is None else token_loss(logits, labels, **count)
         return finish(MultipleChoiceModelOutput(loss, logits), encoding)
 
 
@@ -434,6 +453,9 @@ class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
     forward takes `labels` of shape (batch, length), -100 where there is none, and returns a
     TokenClassifierOutput.
     """
+
+    accepts_loss_kwargs = True
+    loss_type = "ForTokenClassification"
 
     def build_head(self, config: Any) -> None:
         """See HeadModel.build_head."""
@@ -448,12 +470,18 @@ class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
         keep = labelled_padding(labels, self.removed(inputs))
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
         logits = encoding.batch.pad(self.classify(encoding.packed, encoding))
-        loss = None if labels is None else token_loss(logits, labels)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, config=self.config, **counted(inputs.options)
+            )
         return finish(TokenClassifierOutput(loss, logits), encoding)
 
 
 class ForQuestionAnswering(HeadModel):
     """A head that finds the answer to a question in a text."""
+
+    loss_type = "ForQuestionAnswering"
 
     def build_head(self, config: Any) -> None:
         """See HeadModel.build_head."""
@@ -518,5 +546,11 @@ class ForQuestionAnswering(HeadModel):
         starts, ends = padded[..., 0].contiguous(), padded[..., 1].contiguous()
         loss = None
         if first is not None and last is not None:
-            loss = span_loss(starts, ends, first, last)
+            loss = self.loss_function(
+                start_logits=starts,
+                end_logits=ends,
+                start_positions=first,
+                end_positions=last,
+                **counted(inputs.options),
+            )
         return finish(QuestionAnsweringModelOutput(loss, starts, ends), encoding)

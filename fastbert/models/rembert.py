@@ -11,7 +11,7 @@ from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import Options
+from fastbert.modeling.encoding import CausalOptions
 from fastbert.modeling.parameter_names import EncoderShape, ParameterNames
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import CausalLMOutputWithCrossAttentions
@@ -112,9 +112,7 @@ class RemBertForCausalLM(_RemBertVocabulary, tasks.ForCausalLM):
         use_cache: bool | None = None,
         *,
         logits_to_keep: int | Tensor = 0,
-        shift_labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[CausalOptions],
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token as all causal models do, with RemBERT's order of arguments."""
         return super().forward(
@@ -129,8 +127,6 @@ class RemBertForCausalLM(_RemBertVocabulary, tasks.ForCausalLM):
             past_key_values,
             use_cache,
             logits_to_keep,
-            shift_labels=shift_labels,
-            num_items_in_batch=num_items_in_batch,
             **options,
         )
 
