@@ -80,6 +80,10 @@ class GenerationMixin:
         """Return whether tokens that were scored once need not be scored again."""
         return bool(self.config.is_decoder)
 
+    def most_tokens(self) -> int | None:
+        """Return how many tokens a text may have; None where positions have no end."""
+        return int(self.base_model.longest())
+
     def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
         """Return arguments of forward that score, in the last column, the token behind `ids`.
 
@@ -202,19 +206,20 @@ class GenerationMixin:
         """Return the length at which every text ends; padding before a prompt takes no position."""
         prompt = mask.shape[1]
         unused = prompt - int((mask != 0).sum(dim=1).max()) if mask.shape[0] else 0
-        longest = self.base_model.longest() + unused
+        most = self.most_tokens()
+        longest = None if most is None else most + unused
         if settings.max_new_tokens is not None:
             limit = prompt + settings.max_new_tokens
         elif settings.max_length is not None:
             limit = settings.max_length
         else:
-            limit = min(prompt + 20, longest)
+            limit = prompt + 20 if longest is None else min(prompt + 20, longest)
         if limit <= prompt:
             raise ValueError(
                 f"The prompt has {prompt} tokens, so max_length={limit} leaves no room for a "
                 "continuation; raise it, or give max_new_tokens."
             )
-        if limit > longest:
+        if longest is not None and limit > longest:
             raise ValueError(
                 f"{limit - unused} tokens were asked for, but the model has positions for "
                 f"{longest - unused}."

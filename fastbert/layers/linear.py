@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
+from fastbert.ops import DECODING
 from fastbert.ops.activations import Activation
-from fastbert.runtime.plan import Choice, Plan
+from fastbert.runtime.plan import Choice, Plan, Traits, build_plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp
 
@@ -124,14 +125,16 @@ class Linear(nn.Linear):
             TypeError: without a plan outside of a model's pass.
         """
         plan, weight = _known() if plan is None else plan, self.weight
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         out: Tensor = plan.linear(
-            x,
+            rows,
             weight,
             self.bias if bias else None,
             activation,
             residual,
             self._prepacked.get("linear", weight, plan),
         )
+        out = out if rows is x else out.reshape(*x.shape[:-1], weight.shape[0])
         if torch.is_grad_enabled():
             if torch.compiler.is_compiling():
                 self._prepacked.gradients.traced = True
@@ -242,8 +245,25 @@ def _known() -> Plan:
     return plan
 
 
+def plan_of_pass(x: Tensor) -> Plan:
+    """Return the plan of the pass that this is called in, and the reference's outside of one.
+
+    Args:
+        x: what is computed with it.
+    """
+    plan = _running.get()
+    if plan is not None:
+        return plan
+    return build_plan(Traits(ops=_ALONE), x.device, x.dtype, "reference")
+
+
+# The ops of parts that can be called without their model.
+_ALONE = ("linear", "int8_linear", "bias_act", *DECODING)
+
+
 @contextmanager
-def _running_on(plan: Plan) -> Iterator[None]:
+def running_on(plan: Plan) -> Iterator[None]:
+    """Let the parts that are called within the block find this plan."""
     token = _running.set(plan)
     try:
         yield
@@ -287,7 +307,7 @@ def project(
     if isinstance(part, Linear | Int8Linear):
         out = part(x, plan)
     else:
-        with _running_on(plan):
+        with running_on(plan):
             out = part(x)
     if activation != "none":
         out = plan.bias_act(out, None, activation)

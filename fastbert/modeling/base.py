@@ -38,6 +38,7 @@ class PreTrainedModel(Trainable):
         base_model_prefix: name of the attribute that holds the encoder in a model with a head;
             the parameter names in checkpoints of the encoder alone lack it.
         main_input_name: name of the first input, as transformers' tools ask for it.
+        checkpoint_prefixes: further prefixes that base_model_prefix has in checkpoints.
         _tied_weights_keys: parameter -> the parameter that it is tied to, where
             config.tie_word_embeddings is set.
         config: the configuration.
@@ -49,6 +50,7 @@ class PreTrainedModel(Trainable):
 
     config_class: ClassVar[type[PreTrainedConfig]]
     base_model_prefix: ClassVar[str] = ""
+    checkpoint_prefixes: ClassVar[tuple[str, ...]] = ()
     main_input_name: ClassVar[str] = "input_ids"
     _tied_weights_keys: ClassVar[dict[str, str]] = {}
     _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="PreTrainedModel")
 
 # Buffers that older checkpoints hold and that are computed here.
-_COMPUTED = ("position_ids", "token_type_ids")
+_COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "original_inv_freq")
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -90,18 +91,14 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     int8 = {n: module for n, module in model.named_modules() if isinstance(module, Int8Linear)}
     for name, module in int8.items():
         expected.setdefault(f"{name}.weight", (module.out_features, module.in_features))
-    prefix = f"{model.base_model_prefix}."
     match = Match()
     for stored in checkpoint.files:
-        head, _, leaf = stored.rpartition(".")
-        name = f"{head}.{_OLD_NAMES[leaf]}" if head and leaf in _OLD_NAMES else stored
-        if leaf in _COMPUTED:
+        if stored.rpartition(".")[2] in _COMPUTED:
             continue
-        candidates = (name, prefix + name, name.removeprefix(prefix))
-        place = next((candidate for candidate in candidates if candidate in expected), None)
+        place = next((name for name in _places(model, stored) if name in expected), None)
         if place is None:
             match.unexpected.append(stored)
-        elif checkpoint.shape(stored) != expected[place]:
+        elif not _fits(checkpoint.shape(stored), expected[place]):
             match.mismatched.append((place, checkpoint.shape(stored), expected[place]))
         else:
             match.sources[place] = stored
@@ -114,6 +111,26 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     wrong = {name for name, _, _ in match.mismatched}
     match.missing = [name for name in expected if name not in match.sources and name not in wrong]
     return match
+
+
+def _places(model: PreTrainedModel, stored: str) -> Iterator[str]:
+    """Yield the names that a stored tensor may have in the model, the likeliest first."""
+    prefix = f"{model.base_model_prefix}."
+    for other in model.checkpoint_prefixes:
+        if stored.startswith(other):
+            stored = prefix + stored.removeprefix(other)
+    head, _, leaf = stored.rpartition(".")
+    names = [stored]
+    # Only where the model has no parameter of the name itself, as an activation may.
+    if head and leaf in _OLD_NAMES:
+        names.append(f"{head}.{_OLD_NAMES[leaf]}")
+    for name in names:
+        yield from (name, prefix + name, name.removeprefix(prefix))
+
+
+def _fits(stored: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Return whether shapes agree; a single number may be stored with or without a dimension."""
+    return stored == expected or math.prod(stored) == math.prod(expected) == 1
 
 
 def load(
@@ -331,6 +348,9 @@ def _fill(
             )
         keep = not tensor.is_floating_point() or leaf in FLOAT32_BUFFERS
         tensor = tensor.to(device=device, dtype=tensor.dtype if keep else dtype)
+        old = getattr(module, leaf)
+        if tensor.dim() != old.dim():
+            tensor = tensor.reshape(old.shape)
         _put(module, leaf, tensor)
         if uses[stored] > 1:
             filled[stored] = tensor
