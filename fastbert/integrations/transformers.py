@@ -48,7 +48,9 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
             given["data_collator"] = transformers.DataCollatorWithPadding(tokenizer)
         super().__init__(**given)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if not isinstance(model, PreTrainedModel):
             super()._save(output_dir, state_dict)

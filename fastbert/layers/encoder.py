@@ -51,7 +51,9 @@ class Recompute:
     every: int = 1
     offload: bool = False
 
-    def __call__(self, layer: _Layer, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def __call__(
+        self, layer: _Layer, hidden: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute a layer, keeping its input alone for the backward pass."""
         kept: Any = nullcontext()
         if self.offload:

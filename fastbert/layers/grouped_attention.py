@@ -67,9 +67,7 @@ class Attending:
         return cls.of(layout)
 
     @classmethod
-    def of_parts(
-        cls, starts: Tensor, causal: bool, weights: list[Tensor] | None = None
-    ) -> Self:
+    def of_parts(cls, starts: Tensor, causal: bool, weights: list[Tensor] | None = None) -> Self:
         """Say that several texts stand in every row, one behind the other.
 
         Args:

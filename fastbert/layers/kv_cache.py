@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 # The least number of tokens that room is made for; it doubles from there.
 _LEAST_ROOM = 64
 

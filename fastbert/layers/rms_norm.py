@@ -43,9 +43,7 @@ def untouched(norm: nn.Module) -> bool:
     return type(norm) is RMSNorm and not hooked(norm)
 
 
-def add_norm(
-    norm: nn.Module, x: Tensor, residual: Tensor, plan: Plan
-) -> tuple[Tensor, Tensor]:
+def add_norm(norm: nn.Module, x: Tensor, residual: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     """Return norm(x + residual) and x + residual, in one pass where the norm is ours.
 
     Args:

@@ -21,7 +21,9 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "yarn": ("factor", "original_max_position_embeddings"),
 }
-_BY_LONGEST = "its angles depend on the longest text of a batch, so no text would have a result of its own"
+_BY_LONGEST = (
+    "its angles depend on the longest text of a batch, so no text would have a result of its own"
+)
 REFUSED: dict[str, str] = {
     "dynamic": _BY_LONGEST,
     "longrope": _BY_LONGEST,

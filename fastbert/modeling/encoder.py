@@ -212,7 +212,9 @@ class EncoderModel(PreTrainedModel):
         if input_ids is not None:
             source = checked_input("input_ids", input_ids, "integers", "(batch, length)")
         else:
-            source = checked_input("inputs_embeds", inputs_embeds, "floating", "(batch, length, width)")
+            source = checked_input(
+                "inputs_embeds", inputs_embeds, "floating", "(batch, length, width)"
+            )
         return source.shape[0], source.shape[1]
 
     def longest(self) -> int:

@@ -247,8 +247,8 @@ def cases() -> Iterator[Case]:
     yield Case("empty", partial(_make, lengths=[0, 0]))
     yield Case("single", partial(_make, lengths=[1], heads=2, kv_heads=1))
     for heads, kv_heads in ((3, 3), (4, 1), (6, 2), (8, 4)):
-        shape = {"heads": heads, "kv_heads": kv_heads}
-        yield Case(f"heads-{heads}-{kv_heads}", partial(_make, lengths=[13, 1, 29], **shape))
+        make = partial(_make, heads=heads, kv_heads=kv_heads)
+        yield Case(f"heads-{heads}-{kv_heads}", partial(make, lengths=[13, 1, 29]))
     for dim in (8, 64, 80, 128):
         yield Case(f"dim-{dim}", partial(_make, lengths=[17, 40], dim=dim))
     ragged = [3, 0, 40, 1, 0, 65, 17]

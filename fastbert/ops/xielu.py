@@ -149,9 +149,7 @@ def _rebuilt(
 ) -> Callable[..., Tensor]:
     """Return the op with other factors, another exponential or another branch at 0."""
 
-    def mutated(
-        x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, eps: Tensor
-    ) -> Tensor:
+    def mutated(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, eps: Tensor) -> Tensor:
         rows, slope = x.float(), beta.float()
         p, n = factors(alpha_p.float(), alpha_n.float(), slope)
         below = (exponential(torch.minimum(rows, eps.float())) - rows) * n + slope * rows
@@ -159,6 +157,10 @@ def _rebuilt(
         return torch.where(rows >= 0 if from_zero else rows > 0, above, below).to(x.dtype)
 
     return mutated
+
+
+def _exp_less_one(x: Tensor) -> Tensor:
+    return torch.exp(x) - 1
 
 
 def _beta_twice(alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,10 +195,10 @@ OP = Op(
         Mutation("softplus forgotten", _rebuilt(_no_softplus)),
         Mutation("alphas swapped", _rebuilt(_swapped)),
         Mutation("zero belongs to the square", _rebuilt(from_zero=True)),
-        Mutation(
-            "expm1 as exp - 1", _rebuilt(exponential=lambda x: x.exp() - 1), (torch.float32,)
-        ),
+        Mutation("expm1 as exp - 1", _rebuilt(exponential=_exp_less_one), (torch.float32,)),
         Mutation("sign of eps", _changed(eps=torch.neg)),
-        Mutation("parameters ignored", _changed(alpha_p=torch.zeros_like, alpha_n=torch.zeros_like)),
+        Mutation(
+            "parameters ignored", _changed(alpha_p=torch.zeros_like, alpha_n=torch.zeros_like)
+        ),
     ),
 )

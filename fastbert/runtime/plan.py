@@ -356,7 +356,7 @@ def _general_reason(question: _Question) -> str | None:
         return "the reference was asked for"
     if question.needs_grad:
         reason = "gradients are wanted, and kernels have no backward pass"
-        if question.device.type == "cpu":
+        if question.device.type == "cpu" and question.traits.ops is None:
             reason += (
                 "; an encoder in eval mode runs its forward pass on them all the same, and again "
                 "here when gradients are asked for"

@@ -199,8 +199,8 @@ def _check_heads(config: ApertusConfig) -> None:
         )
     if head_dim(config) < 2 or head_dim(config) % 2:
         raise ValueError(
-            f"A head has {head_dim(config)} columns, but they are rotated in pairs; the number must "
-            "be even."
+            f"A head has {head_dim(config)} columns, but they are rotated in pairs; the number "
+            "must be even."
         )
     rope = config.rope_parameters or {}
     if rope.get("rope_type") in REFUSED or rope.get("rope_type") not in REQUIRED:

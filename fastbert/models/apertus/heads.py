@@ -57,7 +57,7 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
         Raises:
             ValueError: for a model whose embeddings have other words than its scores.
         """
-        if output_size(self.config) != self.config.vocab_size:  # type: ignore[arg-type]
+        if output_size(self.config) != self.config.vocab_size:
             raise ValueError(
                 "This model scores other words than it reads (output_vocab_size), so its "
                 "vocabulary has no one size to change."

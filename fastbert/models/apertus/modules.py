@@ -98,10 +98,10 @@ class ApertusAttention(nn.Module):
             )
         plan = plan_of_pass(hidden_states)
         shape = hidden_states.shape[:-1]
-        heads = (*shape, -1, self.head_dim)
-        q = project(self.q_proj, hidden_states, plan).reshape(heads)
-        k = project(self.k_proj, hidden_states, plan).reshape(heads)
-        v = project(self.v_proj, hidden_states, plan).reshape(heads)
+        q, k, v = (
+            self._heads(project(part, hidden_states, plan))
+            for part in (self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = self._positioned(q, k, position_embeddings)
         past = 0 if past_key_values is None else past_key_values.get_seq_length(self.layer_idx)
         if attending is None:
@@ -109,6 +109,7 @@ class ApertusAttention(nn.Module):
             attending.weights = [] if output_attentions else None
         if past_key_values is not None:
             k, v = self._cached(k, v, past_key_values, past)
+        width = q.shape[2] * self.head_dim
         context, weights = attend(
             q.flatten(0, 1),
             k.flatten(0, 1),
@@ -118,7 +119,12 @@ class ApertusAttention(nn.Module):
             self.attention_dropout if self.training else 0.0,
             plan,
         )
-        return project(self.o_proj, context.reshape(*shape, -1), plan), weights
+        return project(self.o_proj, context.reshape(*shape, width), plan), weights
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        """Split (batch, length, width) into (batch, length, heads, head_dim)."""
+        *shape, width = projected.shape
+        return projected.reshape(*shape, width // self.head_dim, self.head_dim)
 
     def _positioned(
         self, q: Tensor, k: Tensor, rotation: PositionEmbeddings
@@ -149,8 +155,8 @@ class ApertusAttention(nn.Module):
         keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
         if keys.shape != wanted:
             raise ValueError(
-                f"The cache returned keys of shape {tuple(keys.shape)} for {wanted[2]} tokens, where "
-                f"{wanted} was expected; use a DynamicCache, which grows with every token."
+                f"The cache returned keys of shape {tuple(keys.shape)} for {wanted[2]} tokens, "
+                f"where {wanted} was expected; use a DynamicCache, which grows with every token."
             )
         return keys.transpose(1, 2), values.transpose(1, 2)
 
@@ -223,7 +229,8 @@ class ApertusDecoderLayer(nn.Module):
             attending.weights.append(weights)
         plan = plan_of_pass(hidden_states)
         normed, total = add_norm(self.feedforward_layernorm, attended, hidden_states, plan)
-        return total + self.mlp(normed)
+        fed: Tensor = self.mlp(normed)
+        return total + fed
 
 
 def takes_attending(part: nn.Module, kind: type[nn.Module]) -> bool:
