@@ -52,7 +52,7 @@ def frequencies(parameters: Mapping[str, Any], dim: int) -> tuple[Tensor, float]
         )
     # Explicitly on the CPU: a model that is being loaded is built on the device "meta".
     steps = torch.arange(0, dim, 2, dtype=torch.float32, device="cpu")
-    wavelengths = parameters["rope_theta"] ** (steps / dim)
+    wavelengths: Tensor = float(parameters["rope_theta"]) ** (steps / dim)
     if kind == "linear":
         return 1.0 / wavelengths / parameters["factor"], 1.0
     if kind == "llama3":
@@ -94,7 +94,7 @@ def _yarn(wavelengths: Tensor, parameters: Mapping[str, Any], dim: int) -> Tenso
         high += 0.001
     pairs = torch.arange(dim // 2, dtype=torch.float32, device="cpu")
     kept = 1 - ((pairs - low) / (high - low)).clamp(0, 1)
-    return 1.0 / (parameters["factor"] * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept
+    return 1.0 / (float(parameters["factor"]) * wavelengths) * (1 - kept) + 1.0 / wavelengths * kept
 
 
 def _yarn_factor(parameters: Mapping[str, Any]) -> float:
@@ -124,7 +124,7 @@ class Rotation(tuple[Tensor, Tensor]):
 
     def __new__(cls, pair: Iterable[Tensor]) -> Self:
         """Make a pair, as tuple() does."""
-        return super().__new__(cls, pair)  # type: ignore[type-var]
+        return super().__new__(cls, pair)
 
 
 class RotaryEmbedding(nn.Module):

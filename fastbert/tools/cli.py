@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ TASKS = (
     "fill-mask",
     "question-answering",
     "text-classification",
+    "text-generation",
     "token-classification",
     "zero-shot-classification",
 )
@@ -231,6 +233,15 @@ def _run(options: argparse.Namespace) -> int:
     loading = _loading(options)
     if options.device:
         loading["device"] = options.device
+    if options.task == "text-generation":
+        from fastbert.tools.generate import continue_lines
+
+        if labels is not None or options.top_k is not None:
+            raise ValueError("--labels and --top-k mean nothing for text-generation.")
+        with _input("-") as stream:
+            show = partial(print, end="", flush=True)
+            continue_lines(options.model, _lines(stream), show, **loading)
+        return 0
     with _input("-") as stream:
         for line in answers(
             options.task, options.model, _lines(stream), options.top_k, labels, **loading
