@@ -173,9 +173,8 @@ class TextGeneration(Pipeline):
                 [row or begin for row in rows], self.tokenizer.pad_token_id or 0, model.device
             )
         elif len(rows) > 1:
-            return [
-                found for row in rows for found in self._written([row], settings, others, stops)
-            ]
+            alone = ([row] for row in rows)
+            return [self._written(row, settings, others, stops)[0] for row in alone]
         start = 1 if ids is None else ids.shape[1]
         if stops is not None:
             wanted = [stops] if isinstance(stops, str) else list(stops)
@@ -231,10 +230,8 @@ def _left_padded(
 ) -> tuple[Tensor, Tensor]:
     longest = max(map(len, rows))
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
-    kept = torch.tensor(
-        [[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device
-    )
-    return ids, kept
+    kept = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return ids, torch.tensor(kept, device=device)
 
 
 @dataclass

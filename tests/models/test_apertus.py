@@ -8,6 +8,7 @@ results are held against the same network without the fault.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -86,11 +87,8 @@ def test_outputs_and_defaults() -> None:
 
 
 def inspect_arguments(model: nn.Module) -> list[str]:
-    import inspect
-
-    return [
-        n for n in inspect.signature(model.forward).parameters if n not in ("kwargs", "options")
-    ]
+    names = inspect.signature(model.forward).parameters
+    return [name for name in names if name not in ("kwargs", "options")]
 
 
 # Positions
@@ -536,24 +534,34 @@ class Doubled(nn.Module):
         return (out[0] * 2, out[1]) if isinstance(out, tuple) else out * 2
 
 
-@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize(
     "place",
-    ["norm", "embed_tokens", "layers.0", "layers.1.self_attn", "layers.0.mlp", "layers.0.mlp.act_fn",
-     "layers.1.attention_layernorm", "layers.0.feedforward_layernorm", "layers.0.self_attn.q_norm",
-     "layers.1.self_attn.k_proj", "layers.1.mlp.down_proj"],
-)  # fmt: skip
-def test_parts_of_others_are_called(place: str, cached: bool) -> None:
+    [
+        "norm",
+        "embed_tokens",
+        "layers.0",
+        "layers.1.self_attn",
+        "layers.0.mlp",
+        "layers.0.mlp.act_fn",
+        "layers.1.attention_layernorm",
+        "layers.0.feedforward_layernorm",
+        "layers.0.self_attn.q_norm",
+        "layers.1.self_attn.k_proj",
+        "layers.1.mlp.down_proj",
+    ],
+)
+def test_parts_of_others_are_called(place: str) -> None:
     ours, theirs = pair()
     for model in (ours, theirs):
         owner, _, name = place.rpartition(".")
         module = model.model.get_submodule(owner)
         setattr(module, name, Doubled(getattr(module, name)))
     batch, mask = ids(2, 7), torch.tensor(PADDED["right"])
-    given = {"attention_mask": mask, "use_cache": cached}
-    one, other = ours(batch, **given), theirs(batch, **given)
-    close(one.logits[mask != 0], other.logits[mask != 0])
-    close(ours(batch, use_cache=cached).logits, theirs(batch, use_cache=cached).logits)
+    for cached in (True, False):
+        given = {"attention_mask": mask, "use_cache": cached}
+        one, other = ours(batch, **given), theirs(batch, **given)
+        close(one.logits[mask != 0], other.logits[mask != 0])
+    close(ours(batch).logits, theirs(batch).logits)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]])
     given = {"position_ids": positions, "use_cache": False}
     close(ours(batch[:1], **given).logits, theirs(batch[:1], **given).logits)
@@ -570,6 +578,48 @@ def test_a_layer_of_transformers_runs_among_ours() -> None:
     close(ours(batch).logits, expected)
     found = ours(batch, attention_mask=mask).logits[0, 3:]
     close(found, pair()[0](batch, attention_mask=mask).logits[0, 3:])
+
+
+@pytest.mark.parametrize("name", ["ApertusForCausalLM", "ApertusForTokenClassification"])
+def test_whoever_stands_below_and_in_a_head_is_called(name: str) -> None:
+    batch, mask = ids(2, 7), torch.tensor(PADDED["right"])
+    given = {"attention_mask": mask, "labels": batch % 2, "use_cache": False}
+    for kind in ("wrapped", "hooked", "head"):
+        found = []
+        for model in pair(name):
+            seen: list[Tensor] = []
+            if kind == "wrapped":
+                model.model = Around(model.model)
+            elif kind == "hooked":
+                model.model.register_forward_hook(
+                    lambda _m, _a, out, seen=seen: seen.append(out.last_hidden_state)
+                )
+            else:
+                head = model.lm_head if hasattr(model, "lm_head") else model.score
+                head.register_forward_hook(lambda _m, _a, out, seen=seen: seen.append(out * 2))
+                head.register_forward_hook(lambda _m, _a, out: out * 2)
+            out = model(batch, output_hidden_states=True, **given)
+            found.append((out, seen))
+        (one, ours), (other, theirs) = found
+        close(one.logits, other.logits)
+        close(one.loss, other.loss, 1e-6)
+        close(one.hidden_states[1], other.hidden_states[1])
+        assert len(ours) == len(theirs) == (kind != "wrapped")
+        for a, b in zip(ours, theirs, strict=True):
+            close(a, b)
+
+
+class Around(nn.Module):
+    """Somebody's own model around a model."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.inner(*args, **kwargs)
+        out.last_hidden_state = out.last_hidden_state * 2
+        return out
 
 
 def test_fewer_layers_by_the_configuration() -> None:

@@ -126,10 +126,8 @@ def test_shapes_and_names_of_single_numbers(tmp_path: Path) -> None:
 def test_stored_frequencies_are_passed_over(tmp_path: Path) -> None:
     saved(tmp_path)
     stray = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    changed(
-        tmp_path,
-        lambda s: s.update({stray: torch.zeros(4), "model.rotary_emb.inv_freq": torch.ones(4)}),
-    )
+    more = {stray: torch.zeros(4), "model.rotary_emb.inv_freq": torch.ones(4)}
+    changed(tmp_path, lambda state: state.update(more))
     fastbert.ApertusForCausalLM.from_pretrained(tmp_path)
 
 
@@ -195,7 +193,7 @@ def test_vocabulary_can_be_resized() -> None:
 
 def test_int8_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
-    with pytest.raises(ValueError, match="int8.*bfloat16"):
+    with pytest.raises(ValueError, match=r"int8.*bfloat16"):
         fastbert.ApertusForCausalLM.from_pretrained(tmp_path, quantization="int8")
 
 
@@ -203,7 +201,10 @@ def test_int8_is_refused(tmp_path: Path) -> None:
 
 GIVEN: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "v4": {"rope_theta": 5e5, "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}},
+    "v4": {
+        "rope_theta": 5e5,
+        "rope_scaling": {name: value for name, value in LLAMA3.items() if name != "rope_theta"},
+    },
     "type": {"rope_scaling": {"type": "linear", "factor": 2.0}},
     "empty": {"rope_parameters": {}},
     "default": {"rope_parameters": {"rope_type": "default"}, "rope_theta": 7.0},

@@ -5,21 +5,22 @@ from __future__ import annotations
 import warnings
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin, GenerationState
+from fastbert.layers.encoder import EncoderOutput
+from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import CausalOptions, EncoderInputs, Encoding, counted
+from fastbert.models.apertus.base import ApertusOptions, ApertusPreTrainedModel
 from fastbert.models.apertus.config import output_size
-from fastbert.models.apertus.model import (
-    ApertusModel,
-    ApertusOptions,
-    ApertusPreTrainedModel,
-)
+from fastbert.models.apertus.model import ApertusModel
 from fastbert.outputs import CausalLMOutputWithPast, TokenClassifierOutput, finish
+from fastbert.runtime.packing import PackedBatch
 
 
 class ApertusCausalOptions(ApertusOptions, CausalOptions, total=False):
@@ -30,6 +31,44 @@ class _ApertusHead(ApertusPreTrainedModel, tasks.HeadModel):
     def build_encoder(self, config: Any) -> Any:
         """Make the layers that the head stands on."""
         return ApertusModel(config)
+
+    def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+        """Run the layers; by a call of `model` where somebody looks at it or put it there."""
+        model: Any = self.model
+        if type(model) is ApertusModel and not hooked(model):
+            return model.encode(inputs, wanted)
+        options: dict[str, Any] = {**inputs.options, "return_dict": True}
+        if wanted.keep_padding and inputs.use_cache is False:
+            options["keep_padding"] = True
+        out = model(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            position_ids=inputs.position_ids,
+            past_key_values=inputs.past_key_values,
+            inputs_embeds=inputs.inputs_embeds,
+            use_cache=inputs.use_cache,
+            **options,
+        )
+        hidden: Tensor = out.last_hidden_state
+        batch = PackedBatch.dense(hidden.shape[0], hidden.shape[1], hidden.device)
+        asked = inputs.options.get("return_dict")
+        grad = torch.is_grad_enabled() and hidden.requires_grad
+        return Encoding(
+            batch,
+            self.plan(grad),
+            self.config.return_dict if asked is None else asked,
+            EncoderOutput(packed=hidden.flatten(0, 1)),
+            {name: getattr(out, name, None) for name in _REST},
+        )
+
+    def rows(self, encoding: Encoding, *readers: nn.Module) -> Tensor:
+        """Return what a head reads: (tokens, hidden), or the whole grid where somebody looks on."""
+        plain = all(type(part) in _PLAIN and not hooked(part) for part in readers)
+        return encoding.packed if plain else encoding.padded()
+
+
+_REST = ("past_key_values", "hidden_states", "attentions")
+_PLAIN = (Linear, nn.Dropout)
 
 
 class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
@@ -63,6 +102,13 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
                 "vocabulary has no one size to change."
             )
         return super().resize_token_embeddings(*args, **kwargs)
+
+    def scores(self, encoding: Encoding, keep: Any = 0) -> Tensor:
+        """See VocabularyHead.scores."""
+        rows = self.rows(encoding, self.lm_head)
+        if rows.dim() == 3 and isinstance(keep, int):
+            return self.score(rows[:, -keep:], encoding)
+        return super().scores(encoding, keep)
 
     def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         """Score hidden states: (tokens, hidden) to (tokens, vocabulary)."""
@@ -218,8 +264,9 @@ class ApertusForTokenClassification(_ApertusHead):
         )
         keep = labelled_padding(labels, attention_mask)
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
-        hidden = self.dropout(encoding.packed)
-        logits = encoding.batch.pad(project(self.score, hidden, encoding.plan))
+        hidden = self.dropout(self.rows(encoding, self.dropout, self.score))
+        logits = project(self.score, hidden, encoding.plan)
+        logits = logits if logits.dim() == 3 else encoding.batch.pad(logits)
         loss = None
         if labels is not None:
             loss = self.loss_function(

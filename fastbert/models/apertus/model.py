@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from fastbert.layers.grouped_attention import Attending
 from fastbert.layers.hooks import hooked
 from fastbert.layers.kv_cache import as_cache
 from fastbert.layers.linear import Linear, running_on
-from fastbert.layers.masks import Layout, lay_out
 from fastbert.layers.rms_norm import RMSNorm
 from fastbert.layers.rotary import RotaryEmbedding
-from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import checked_input
-from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
-from fastbert.models.apertus.config import ApertusConfig, check_buildable, head_dim
+from fastbert.modeling.encoding import EncoderInputs, Encoding
+from fastbert.models.apertus.arrange import Arranged, Asked, arranged
+from fastbert.models.apertus.base import ApertusOptions, ApertusPreTrainedModel
+from fastbert.models.apertus.config import ApertusConfig, head_dim
 from fastbert.models.apertus.modules import (
     ApertusAttention,
     ApertusDecoderLayer,
@@ -32,94 +31,8 @@ from fastbert.models.apertus.modules import (
 )
 from fastbert.outputs import BaseModelOutputWithPast, finish
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Plan, Traits
+from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
-
-
-class ApertusOptions(Options, total=False):
-    """Keyword arguments that every forward of Apertus takes besides its own.
-
-    Attributes:
-        is_causal: False shows every token those after it too; None for the configuration's value.
-    """
-
-    is_causal: bool | None
-
-
-class ApertusPreTrainedModel(PreTrainedModel):
-    """Base of Apertus models."""
-
-    config_class = ApertusConfig
-    base_model_prefix = "model"
-    checkpoint_prefixes = ("model.language_model.",)
-    _no_split_modules = ["ApertusDecoderLayer"]
-    # Constants, which exporters drop: a new model has the right ones.
-    _keys_to_ignore_on_load_missing = ["act_fn.beta", "act_fn.eps"]
-
-    def __init__(self, config: ApertusConfig) -> None:
-        super().__init__(config)
-        check_buildable(config)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, RMSNorm):
-            module.weight.fill_(1.0)
-        elif isinstance(module, XIELU):
-            module.reset_parameters()
-
-    def is_core(self, name: str) -> bool:
-        """See PreTrainedModel.is_core; without its slopes an activation has those of a new one."""
-        return super().is_core(name) and ".act_fn." not in name
-
-    def traits(self) -> Traits:
-        """See PreTrainedModel.traits."""
-        config: Any = self.config
-        plain = config.hidden_act == "xielu"
-        return Traits(
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=head_dim(config),
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            embedding_size=config.hidden_size,
-            activation=None if plain else config.hidden_act,
-            ops=(
-                "rms_norm",
-                "linear",
-                "qk_norm_rope",
-                "attention_grouped",
-                "xielu" if plain else "bias_act",
-            ),
-        )
-
-    def blocks(self) -> NoReturn:
-        """Refuse: Apertus computes by its modules.
-
-        Raises:
-            ValueError: always; int8, which asks for them, has no kernels for Apertus yet.
-        """
-        raise ValueError(
-            "int8 weights and pruned heads are for BERT-like encoders: Apertus has neither yet. "
-            "Load it with dtype=torch.bfloat16 to halve its memory."
-        )
-
-
-@dataclass
-class _Arranged:
-    """What a forward's arguments mean.
-
-    Attributes:
-        layout: the tokens that are computed.
-        attending: what they see.
-        positions: int64 (batch or 1, length), or (1, tokens) where padding was removed.
-        cache: the cache that the pass extends and the caller gets back.
-    """
-
-    layout: Layout
-    attending: Attending
-    positions: Tensor
-    cache: Any
 
 
 class ApertusModel(ApertusPreTrainedModel):
@@ -218,7 +131,21 @@ class ApertusModel(ApertusPreTrainedModel):
             assert inputs.input_ids is not None
             hidden = self._embedded(inputs.input_ids)
         weights: list[Tensor] | None = [] if asked["output_attentions"] else None
-        given = self._arranged(inputs, shape, hidden, wanted, weights)
+        mask = inputs.attention_mask
+        keep = wanted.keep_padding or options.get("keep_padding") or weights is not None
+        causal = options.get("is_causal")
+        given = arranged(
+            inputs,
+            self._cache(inputs),
+            Asked(
+                shape,
+                hidden.dtype,
+                hidden.device,
+                bool(getattr(self.config, "is_causal", True) if causal is None else causal),
+                bool(keep) or (mask is not None and self._watched()),
+                weights,
+            ),
+        )
         batch = given.layout.batch
         if batch.indices is not None:
             hidden = batch.pack(hidden)[None]
@@ -235,7 +162,7 @@ class ApertusModel(ApertusPreTrainedModel):
         return Encoding(batch, plan, asked["return_dict"], EncoderOutput(packed=packed), rest)
 
     def _layers(
-        self, hidden: Tensor, given: _Arranged, plan: Plan, states: list[Tensor] | None
+        self, hidden: Tensor, given: Arranged, plan: Plan, states: list[Tensor] | None
     ) -> Tensor:
         """Compute all layers and the last norm; `states` takes what goes into each of them."""
         rotation = self.rotary_emb(hidden, position_ids=given.positions)
@@ -311,50 +238,6 @@ class ApertusModel(ApertusPreTrainedModel):
             given = checked_input("inputs_embeds", embeds, "floating", shape)
         return given.shape[0], given.shape[1]
 
-    def _arranged(
-        self,
-        inputs: EncoderInputs,
-        shape: tuple[int, int],
-        hidden: Tensor,
-        wanted: Wanted,
-        weights: list[Tensor] | None,
-    ) -> _Arranged:
-        """Decide which tokens are computed, what they see, and where they stand."""
-        mask, device = inputs.attention_mask, hidden.device
-        causal = inputs.options.get("is_causal")
-        if causal is None:
-            causal = getattr(self.config, "is_causal", True)
-        cache = self._cache(inputs)
-        alone = mask is None and inputs.past_key_values is None
-        positions = self._given_positions(inputs.position_ids, shape, device)
-        if alone and positions is not None:
-            starts = _starts(positions, inputs.use_cache is False or cache is None)
-            if starts is not None:
-                if inputs.use_cache and cache is not None:
-                    raise ValueError(
-                        "The position_ids begin anew within a row, so several texts stand in it, "
-                        "which no cache can continue; pass use_cache=False, or an attention_mask."
-                    )
-                attending = Attending.of_parts(starts.expand(shape), bool(causal), weights)
-                layout = Layout(PackedBatch.dense(*shape, device), causal=bool(causal))
-                return _Arranged(layout, attending, positions, None)
-        past = None if cache is None else cache.get_seq_length()
-        whole = wanted.keep_padding or weights is not None
-        layout = lay_out(
-            mask,
-            shape,
-            device,
-            dtype=hidden.dtype,
-            past=past,
-            causal=bool(causal),
-            keep_padding=whole or (mask is not None and past is None and self._watched()),
-        )
-        if positions is None:
-            positions = _positions(mask, past or 0, shape, device)
-        if layout.batch.indices is not None:
-            positions = layout.batch.pack(positions.expand(shape))[None]
-        return _Arranged(layout, Attending.of(layout, weights), positions, cache)
-
     def _cache(self, inputs: EncoderInputs) -> Any:
         """Return the cache that the pass extends, None without one.
 
@@ -371,20 +254,6 @@ class ApertusModel(ApertusPreTrainedModel):
         if inputs.past_key_values is None and (recomputes or not wanted):
             return None
         return as_cache(inputs.past_key_values, cross=False)
-
-    def _given_positions(
-        self, positions: Tensor | None, shape: tuple[int, int], device: torch.device
-    ) -> Tensor | None:
-        if positions is None:
-            return None
-        wide = positions.to(device, torch.long)
-        wide = wide[None] if wide.dim() == 1 else wide
-        if wide.dim() != 2 or wide.shape[1] != shape[1] or wide.shape[0] not in (1, shape[0]):
-            raise ValueError(
-                f"position_ids must have the shape {shape} or {(1, shape[1])}, but have "
-                f"{tuple(positions.shape)}."
-            )
-        return wide
 
     def _watched(self) -> bool:
         """Return whether somebody looks at a part, or put one in: then padding stays in its place.
@@ -424,26 +293,3 @@ def _run_layer(
 @untraced
 def _untraced(model: ApertusModel, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
     return model.compute(inputs, wanted)
-
-
-def _starts(positions: Tensor, any_jump: bool) -> Tensor | None:
-    """Return bool (batch or 1, length), where texts begin within rows; None where none does.
-
-    Without a cache every jump begins a text, as in transformers. Where a cache was not refused,
-    only rows that begin anew at 0 with every jump say so beyond doubt.
-    """
-    jumps = positions.diff(dim=1) != 1
-    if not bool(jumps.any()) or not (any_jump or bool((positions[:, 1:][jumps] == 0).all())):
-        return None
-    return torch.cat([torch.ones_like(jumps[:, :1]), jumps], dim=1)
-
-
-def _positions(
-    mask: Tensor | None, past: int, shape: tuple[int, int], device: torch.device
-) -> Tensor:
-    """Count positions, from the first token that a mask (batch, past + length) shows."""
-    columns = torch.arange(past, past + shape[1], device=device)[None]
-    if mask is None or mask.dim() != 2 or not mask.shape[1]:
-        return columns
-    first = (mask.to(device) != 0).int().argmax(dim=1, keepdim=True)
-    return (columns - first).clamp(min=0)
