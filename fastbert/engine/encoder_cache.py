@@ -10,6 +10,7 @@ by all their bytes where a fused optimizer may have written to them, which raise
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
@@ -77,15 +79,16 @@ class ModelSnapshot:
             {
                 id(tensor): (f"{path}.{name}", tensor)
                 for path, module in modules
-                for name, tensor in getattr(module, holder).items()
+                for name, tensor in held(module).items()
                 if tensor is not None
             }
-            for holder in ("_parameters", "_buffers")
+            for held in (parameters_held, operator.attrgetter("_buffers"))
         )
         # In the order of model.parameters().
         self.parameters = tuple(tensor for _, tensor in parameters.values())
         tensors = parameters | buffers
-        self.plain = all(_plain(tensor) for _, tensor in tensors.values())
+        # A replica's tensors live for one pass only, so packing them would not pay.
+        self.plain = not is_replica(model) and all(_plain(t) for _, t in tensors.values())
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None

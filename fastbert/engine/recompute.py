@@ -114,11 +114,13 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, compute: Any, again: Any, *leaves: Tensor) -> tuple[Tensor, ...]:
         outputs: tuple[Tensor, ...] = compute()
         ctx.again = again
+        # A result that nobody used has no gradient, and its own weights shall have none either.
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*leaves)
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         leaves = ctx.saved_tensors  # autograd raises here where one was modified
         wanted = ctx.needs_input_grad[2:]
         inputs = [leaf for leaf, want in zip(leaves, wanted, strict=True) if want]
@@ -126,7 +128,8 @@ class _Recomputed(torch.autograd.Function):
         with torch.enable_grad():
             outputs = ctx.again()
         # Where only the pooler is trained, for example, the hidden states require no gradient.
-        ends = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+        pairs = zip(outputs, gradients, strict=True)
+        ends = [(o, g) for o, g in pairs if g is not None and o.requires_grad]
         results, given = [o for o, _ in ends], [g for _, g in ends]
         found = iter(
             torch.autograd.grad(results, inputs, given, allow_unused=True, create_graph=twice)

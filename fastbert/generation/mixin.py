@@ -80,6 +80,10 @@ class GenerationMixin:
         """Return whether tokens that were scored once need not be scored again."""
         return bool(self.config.is_decoder)
 
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
+        """Return the inputs as they are: peft asks for this method, generate() for the next."""
+        return {"input_ids": input_ids, **inputs}
+
     def most_tokens(self) -> int | None:
         """Return how many tokens a text may have; None where positions have no end."""
         return int(self.base_model.longest())
@@ -150,6 +154,7 @@ class GenerationMixin:
             TypeError: for an argument that generate() does not have; it lists those it has.
             ValueError: for settings that contradict each other, or a length beyond the positions.
         """
+        _check_adapter(self)
         settings = self._settings(generation_config, kwargs)
         if streamer is not None:
             _check_streamer(streamer, settings)
@@ -343,6 +348,16 @@ class _Generation:
             self.state.reorder(rows)
         sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
         return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
+
+
+def _check_adapter(model: object) -> None:
+    """Refuse prompts that peft learned: it would put them in by a method that is not called."""
+    adapter = getattr(vars(model).get("prepare_inputs_for_generation"), "__self__", None)
+    if getattr(getattr(adapter, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            "generate() does not read the prompts that this adapter learned; of peft, it runs "
+            "adapters that change weights, such as LoRA."
+        )
 
 
 def _check_streamer(streamer: object, settings: GenerationConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ __all__ = ["Trainer"]
 _PARAMETERS = inspect.signature(transformers.Trainer)
 
 
-class Trainer(transformers.Trainer):  # type: ignore[misc]
+class Trainer(transformers.Trainer):
     """transformers' Trainer, whose checkpoints of fastbert's models are whole checkpoints.
 
     transformers' own writes the bare weights of a model that is none of its classes, without
@@ -45,7 +45,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
         given = _PARAMETERS.bind(*args, **kwargs).arguments
         tokenizer = given.get("processing_class")
         if given.get("data_collator") is None and isinstance(tokenizer, Tokenizer):
-            given["data_collator"] = transformers.DataCollatorWithPadding(tokenizer)
+            given["data_collator"] = transformers.DataCollatorWithPadding(cast(Any, tokenizer))
         super().__init__(**given)
 
     def _save(
@@ -57,7 +57,7 @@ class Trainer(transformers.Trainer):  # type: ignore[misc]
             return
         if not self.args.should_save:
             return
-        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder = Path(output_dir or self.args.output_dir or ".")
         model.save_pretrained(folder, state_dict=state_dict)
         tokenizer = self.processing_class or getattr(self.data_collator, "tokenizer", None)
         if tokenizer is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastbert.layers.block import Distances
-from fastbert.ops.attention_varlen import attention_probs, attention_with_probs
+from fastbert.ops.attention_varlen import attention_context, attention_probs, thinned
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -71,21 +71,22 @@ def attend(
         keys.key_bias,
         scores.bias,
     )
-    probs = None
     # The kernels keep no weights. Where only the values of the weights are wanted, the context
     # still comes from the kernel, so that asking for attentions changes no other output.
     explicit = scores.dropout > 0.0 or scores.head_mask is not None
-    if explicit or (scores.wanted and scores.differentiable):
-        context, probs = attention_with_probs(
-            q, k, v, *arguments, dropout_p=scores.dropout, head_mask=scores.head_mask
-        )
-    else:
-        context = plan.attention_varlen(q, k, v, *arguments)
-        if scores.wanted:
-            probs = attention_probs(q, k, *arguments)
-    if not scores.wanted or probs is None:
-        return context.flatten(1), None
-    return context.flatten(1), _to_columns(probs, queries, keys)
+    if not explicit and not (scores.wanted and scores.differentiable):
+        context = plan.attention_varlen(q, k, v, *arguments).flatten(1)
+        if not scores.wanted:
+            return context, None
+        return context, _to_columns(attention_probs(q, k, *arguments), queries, keys)
+    probs = thinned(attention_probs(q, k, *arguments), scores.dropout, scores.head_mask)
+    weights = None
+    if scores.wanted:
+        weights = _to_columns(probs, queries, keys)
+        # What the caller gets must lie on the path to the context, or it would have no gradient.
+        probs = _from_columns(weights, queries, keys)
+    context = attention_context(probs, v, queries.cu_seqlens, keys.cu_seqlens, queries.total)
+    return context.flatten(1), weights
 
 
 def distance_bias(
@@ -161,3 +162,15 @@ def _to_columns(probs: Tensor, queries: PackedBatch, keys: PackedBatch) -> Tenso
     to = columns(queries, queries.seqlen)[:, None, :, None].expand(batch, heads, -1, keys.seqlen)
     tall = probs.new_zeros(batch, heads, queries.seqlen + 1, keys.seqlen).scatter(2, to, wide)
     return tall[:, :, : queries.seqlen].contiguous()
+
+
+def _from_columns(weights: Tensor, queries: PackedBatch, keys: PackedBatch) -> Tensor:
+    """Move weights back from columns of the padded grid to positions within their sequences.
+
+    Behind the end of a sequence stand weights of column 0, which meet no value there.
+    """
+    if queries.indices is None and keys.indices is None:
+        return weights
+    rows = columns(queries)[:, None, :, None].expand(-1, weights.shape[1], -1, weights.shape[3])
+    tall = weights.gather(2, rows)
+    return tall.gather(3, columns(keys)[:, None, None, :].expand(*tall.shape[:3], -1))

@@ -34,14 +34,21 @@ class _Packed:
     choice: Choice
     packed: Tensor | None
 
-    def serves(self, op: str, weight: Tensor, choice: Choice) -> bool:
-        """Whether it still is what packing the weight would give."""
+    def serves(self, op: str, weight: Tensor, choice: Choice, doubtful: bool) -> bool:
+        """Whether it still is what packing the weight would give.
+
+        Args:
+            op: what it is packed for.
+            weight: the weight.
+            choice: the op's backend.
+            doubtful: whether its bytes are compared in any case.
+        """
         return (
             self.source is weight
             and self.stamp == stamp(weight)
             and (self.op, self.choice) == (op, choice)
             and self.contents.same(
-                weight.is_inference() or (weight.is_leaf and weight.grad is not None)
+                doubtful or weight.is_inference() or (weight.is_leaf and weight.grad is not None)
             )
         )
 
@@ -53,26 +60,36 @@ class Prepacked:
         self.gradients = Gradients()
         self._kept: _Packed | None = None
 
-    def get(self, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
-        """Return the packed weight for a plan; None where its backend takes the plain one."""
+    def get(self, op: str, weight: Tensor, plan: Plan, adapted: bool = False) -> Tensor | None:
+        """Return the packed weight for a plan; None where its backend takes the plain one.
+
+        Args:
+            op: what it is packed for.
+            weight: the weight.
+            plan: the backends.
+            adapted: whether an adapter calls the projection. It may write to the weight in ways
+                that torch does not count, as peft merges, so that all bytes are compared.
+        """
         choice = plan.choice(op)
         if choice.backend == "reference":
             return None
         if torch.compiler.is_compiling():
-            return _prepacked_untraced(self, op, weight, plan)
-        return self.current(op, weight, plan, choice)
+            return _prepacked_untraced(self, op, weight, plan, adapted)
+        return self.current(op, weight, plan, choice, adapted)
 
     def clear(self) -> None:
         """Forget the packed weight."""
         self._kept = None
 
-    def current(self, op: str, weight: Tensor, plan: Plan, choice: Choice) -> Tensor | None:
+    def current(
+        self, op: str, weight: Tensor, plan: Plan, choice: Choice, adapted: bool
+    ) -> Tensor | None:
         """Return the packed weight, packed again where the weight has changed."""
         kept = self._kept
-        if kept is None or not kept.serves(op, weight, choice):
+        if kept is None or not kept.serves(op, weight, choice, adapted):
             self._kept = None  # its memory goes before the new one's comes
             name = f"The weight {tuple(weight.shape)} of a Linear"
-            contents = Contents([weight], self.gradients, [name])
+            contents = Contents([weight], self.gradients, [name], adapted)
             place = (weight, weight.detach(), stamp(weight))
             kept = _Packed(*place, contents, op, choice, plan.prepack(op, weight))
             self._kept = kept
@@ -87,8 +104,10 @@ class Prepacked:
 
 # Addresses and versions of the weight are compared, which a graph would freeze.
 @untraced
-def _prepacked_untraced(prepacked: Prepacked, op: str, weight: Tensor, plan: Plan) -> Tensor | None:
-    return prepacked.current(op, weight, plan, plan.choice(op))
+def _prepacked_untraced(
+    prepacked: Prepacked, op: str, weight: Tensor, plan: Plan, adapted: bool
+) -> Tensor | None:
+    return prepacked.current(op, weight, plan, plan.choice(op), adapted)
 
 
 class Linear(nn.Linear):
@@ -124,6 +143,7 @@ class Linear(nn.Linear):
         Raises:
             TypeError: without a plan outside of a model's pass.
         """
+        adapted = plan is None
         plan, weight = _known() if plan is None else plan, self.weight
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         out: Tensor = plan.linear(
@@ -132,7 +152,7 @@ class Linear(nn.Linear):
             self.bias if bias else None,
             activation,
             residual,
-            self._prepacked.get("linear", weight, plan),
+            self._prepacked.get("linear", weight, plan, adapted),
         )
         out = out if rows is x else out.reshape(*x.shape[:-1], weight.shape[0])
         if torch.is_grad_enabled():

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from fastbert.layers.parent import Parent
 
-class ParameterTree(nn.Module):
+
+class ParameterTree(Parent):
     """A branch of the parameter tree: keyword arguments become children or parameters.
 
     A class with more than one use of its children derives from this and annotates them, so that

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from fastbert.checkpoints.files import save_torch_weights, save_weights
 from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
-from fastbert.layers.linear import Int8Linear, Prepacked
+from fastbert.layers.linear import Prepacked
+from fastbert.layers.parent import Parent
 from fastbert.modeling import loading, resize
 from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.introspection import Described
 from fastbert.modeling.training import Trainable
 from fastbert.runtime.plan import Plan, Traits, build_plan
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from fastbert.modeling.encoder import EncoderModel
 
 
-class PreTrainedModel(Trainable):
+class PreTrainedModel(Described, Trainable, Parent):
     """Base of all models.
 
     Kernels run on packed copies of the weights, which follow every change that torch knows of. A
@@ -37,7 +39,6 @@ class PreTrainedModel(Trainable):
         config_class: the class of the configuration that the model is built from.
         base_model_prefix: name of the attribute that holds the encoder in a model with a head;
             the parameter names in checkpoints of the encoder alone lack it.
-        main_input_name: name of the first input, as transformers' tools ask for it.
         checkpoint_prefixes: further prefixes that base_model_prefix has in checkpoints.
         _tied_weights_keys: parameter -> the parameter that it is tied to, where
             config.tie_word_embeddings is set.
@@ -51,12 +52,8 @@ class PreTrainedModel(Trainable):
     config_class: ClassVar[type[PreTrainedConfig]]
     base_model_prefix: ClassVar[str] = ""
     checkpoint_prefixes: ClassVar[tuple[str, ...]] = ()
-    main_input_name: ClassVar[str] = "input_ids"
     _tied_weights_keys: ClassVar[dict[str, str]] = {}
     _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
-    _keep_in_fp32_modules: ClassVar[set[str]] = set()
-    _no_split_modules: ClassVar[list[str]] = []
-    _supports_sdpa: ClassVar[bool] = True
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
@@ -82,6 +79,11 @@ class PreTrainedModel(Trainable):
         """
         if not any(parameter.is_meta for parameter in self.parameters()):
             self.init_weights()
+        if self.supports_gradient_checkpointing and getattr(
+            self.config, "gradient_checkpointing", False
+        ):
+            # transformers 4.10 and older had it in the configuration.
+            self.activation_checkpointing_enable()
 
     def init_weights(self) -> None:
         """Give every module that is not initialised yet its random weights, and tie weights."""
@@ -110,8 +112,10 @@ class PreTrainedModel(Trainable):
     @classmethod
     def _from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
         dtype = loading.as_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
-        kwargs.pop("attn_implementation", None)
+        attention = kwargs.pop("attn_implementation", None)
         model = cls(config, **kwargs)
+        if attention is not None:
+            model.set_attn_implementation(attention)
         return model if dtype is None else model.to(dtype)
 
     def tied_weights(self) -> dict[str, str]:
@@ -208,51 +212,6 @@ class PreTrainedModel(Trainable):
         """
         self.base_model.prune(heads_to_prune)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the floating parameters, float32 in a model without any."""
-        for parameter in self.parameters():
-            if parameter.is_floating_point():
-                return parameter.dtype
-        return torch.float32
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of words in the vocabulary."""
-        return int(self.config.vocab_size)
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Count the parameters, each once; an int8 weight counts as the weight it stands for.
-
-        Args:
-            only_trainable: whether to count only parameters that require gradients.
-            exclude_embeddings: whether to leave out all embedding tables.
-        """
-        skip = set()
-        if exclude_embeddings:
-            tables = (m for m in self.modules() if isinstance(m, nn.Embedding))
-            skip = {id(table.weight) for table in tables}
-        count = sum(
-            parameter.numel()
-            for parameter in self.parameters()
-            if id(parameter) not in skip and (parameter.requires_grad or not only_trainable)
-        )
-        if only_trainable:
-            return count
-        # The repeated columns of int8 weights are not counted a second time.
-        quantised = (module for module in self.modules() if isinstance(module, Int8Linear))
-        return count + sum(part.in_features * part.out_features for part in quantised)
-
-    @classmethod
-    def can_generate(cls) -> bool:
-        """Return whether generate() works on this class."""
-        return False
-
     # How it computes
 
     def set_backend(
@@ -302,13 +261,6 @@ class PreTrainedModel(Trainable):
             needs_grad,
             self.batch_invariant,
         )
-
-    def set_attn_implementation(self, attn_implementation: str | dict[str, str]) -> None:
-        """Set the name in the configuration, for compatibility with transformers.
-
-        Nothing else changes: the Plan chooses the implementation, and all choices compute the same.
-        """
-        self.config._attn_implementation = attn_implementation
 
     def warn_if_padding_and_no_attention_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None

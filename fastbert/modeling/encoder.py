@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -52,6 +52,12 @@ class EncoderModel(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.encoder_cache = EncoderCache()
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        # The one that it has so far speaks of the original's weights.
+        replica.encoder_cache = EncoderCache()
+        return replica
 
     def tables(self) -> EmbeddingTables:
         """Return the embedding tables."""

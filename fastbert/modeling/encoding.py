@@ -72,7 +72,7 @@ class CausalOptions(Options, total=False):
     shift_labels: Tensor | None
 
 
-def counted(options: Options) -> dict[str, Tensor | int]:
+def counted(options: RareOptions) -> dict[str, Any]:
     """Return num_items_in_batch, where it was given, as the keyword argument of a loss."""
     count = options.get("num_items_in_batch")
     return {} if count is None else {"num_items_in_batch": count}

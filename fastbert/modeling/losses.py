@@ -101,7 +101,7 @@ def sequence_loss(
     if config.problem_type == "single_label_classification":
         flat = logits.reshape(-1, config.num_labels)
         return _cross_entropy(flat, labels.reshape(-1), num_items_in_batch)
-    loss = F.binary_cross_entropy_with_logits
+    loss: Callable[..., Tensor] = F.binary_cross_entropy_with_logits
     if config.problem_type == "regression":
         loss = F.mse_loss
         if config.num_labels == 1:

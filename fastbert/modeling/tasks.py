@@ -49,6 +49,7 @@ class HeadModel(PreTrainedModel):
     Attributes:
         encoder_class: the family's encoder.
         pooled: whether the head needs the encoder's pooler.
+        num_labels: number of classes when the model was built.
     """
 
     encoder_class: ClassVar[Callable[..., EncoderModel]]
@@ -56,6 +57,7 @@ class HeadModel(PreTrainedModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self.num_labels: int = config.num_labels
         setattr(self, self.base_model_prefix, self.build_encoder(config))
         self.build_head(config)
         self.post_init()

@@ -101,11 +101,15 @@ def attention_with_probs(
     probs = attention_probs(
         q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias
     )
+    probs = thinned(probs, dropout_p, head_mask)
+    return attention_context(probs, v, cu_seqlens_q, cu_seqlens_k, q.shape[0]), probs
+
+
+def thinned(probs: Tensor, dropout_p: float, head_mask: Tensor | None) -> Tensor:
+    """Drop weights with a probability, and multiply those of heads by a mask."""
     if dropout_p > 0.0:
         probs = F.dropout(probs, dropout_p, training=True)
-    if head_mask is not None:
-        probs = probs * head_mask.to(probs.dtype)
-    return attention_context(probs, v, cu_seqlens_q, cu_seqlens_k, q.shape[0]), probs
+    return probs if head_mask is None else probs * head_mask.to(probs.dtype)
 
 
 def attention_probs(

@@ -87,15 +87,22 @@ class Contents:
         tensors: whose bytes count.
         gradients: counts the backward passes that may reach them.
         names: of the tensors, for warnings.
+        expected: whether comparisons will be asked for.
 
     Bytes are read now only where a comparison is to be expected; one that comes unexpectedly finds
     that the tensors may have changed.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], gradients: Gradients, names: Sequence[str]):
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        gradients: Gradients,
+        names: Sequence[str],
+        expected: bool = False,
+    ):
         self._tensors, self._names = tensors, names
         self._gradients, self._seen = gradients, gradients.count
-        expected = CHECK_ALWAYS or self._seen > 0 or uncounted(tensors)
+        expected = expected or CHECK_ALWAYS or self._seen > 0 or uncounted(tensors)
         self._held = [_bytes_of(tensor) for tensor in tensors] if expected else None
 
     def same(self, suspicious: bool) -> bool:
