@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from apertus_pair import exact_norms, ids, pair
+from apertus_pair import close, exact_norms, ids, pair
 
 import fastbert
 from fastbert.pipelines import text_generation
@@ -92,6 +92,30 @@ def test_texts_beyond_the_positions_go_on() -> None:
     assert torch.equal(found, theirs.generate(batch, attention_mask=mask, max_new_tokens=10))
     with pytest.warns(UserWarning, match="more than the 64"):
         ours.generate(ids(1, 70), max_new_tokens=1)
+
+
+def test_adapters_of_peft_write_and_merge() -> None:
+    import peft
+
+    batch = ids(2, 6)
+    settings = {"r": 2, "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    chosen = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+    ours, theirs = (
+        peft.get_peft_model(model, peft.LoraConfig(**settings, **chosen)).eval()
+        for model in pair(dtype=torch.float32)
+    )
+    theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        before = ours(input_ids=batch).logits
+        close(before, theirs(input_ids=batch).logits, 1e-5)
+        given = {"attention_mask": torch.ones_like(batch), "max_new_tokens": 5}
+        found = ours.generate(input_ids=batch, **given)
+        assert torch.equal(found, theirs.generate(input_ids=batch, **given))
+        close(ours.merge_and_unload()(batch).logits, before, 1e-5)
+    ours, _ = pair(dtype=torch.float32)
+    prompts = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="prompts that this adapter learned"):
+        peft.get_peft_model(ours, prompts).generate(input_ids=batch, max_new_tokens=3)
 
 
 def test_beams_after_a_grown_cache() -> None:

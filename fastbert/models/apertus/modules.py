@@ -11,13 +11,14 @@ from fastbert.layers.activation import XIELU, NamedActivation
 from fastbert.layers.grouped_attention import Attending, attend
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Linear, plan_of_pass, project
+from fastbert.layers.parent import Parent
 from fastbert.layers.rms_norm import RMSNorm, add_norm, untouched
 from fastbert.models.apertus.config import ApertusConfig, head_dim
 
 PositionEmbeddings = tuple[Tensor, Tensor]
 
 
-class ApertusMLP(nn.Module):
+class ApertusMLP(Parent):
     """down_proj(act_fn(up_proj(x))), without biases."""
 
     def __init__(self, config: ApertusConfig) -> None:
@@ -36,7 +37,7 @@ class ApertusMLP(nn.Module):
         return project(self.down_proj, self.act_fn(project(self.up_proj, x, plan)), plan)
 
 
-class ApertusAttention(nn.Module):
+class ApertusAttention(Parent):
     """Attention with normalised, rotated queries and keys, and grouped key/value heads.
 
     Args:
@@ -171,7 +172,7 @@ def _rotated(q: Tensor, k: Tensor, rotation: PositionEmbeddings) -> tuple[Tensor
     return turned[0].transpose(1, 2), turned[1].transpose(1, 2)
 
 
-class ApertusDecoderLayer(nn.Module):
+class ApertusDecoderLayer(Parent):
     """One layer: attention and feed-forward part, each behind a norm and around a residual.
 
     Args:
