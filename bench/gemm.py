@@ -23,6 +23,7 @@ import torch
 
 from fastbert import _C
 from fastbert.tools import peak
+from fastbert.tools.threads import thread_count
 
 SHAPES = (  # K, N
     (384, 384), (384, 1152), (384, 1536), (1536, 384),
@@ -177,7 +178,7 @@ def measure(
 def main() -> None:
     """Print a table for every precision and number of threads."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=thread_count, nargs="+", default=[1, 2])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 96, 128, 1024])
     parser.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--budget", type=float, default=0.2, help="seconds a figure")

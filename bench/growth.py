@@ -19,12 +19,13 @@ import fastbert
 from bench import cases, models
 from bench.baselines import Padded
 from fastbert.tools.profile import prepared
+from fastbert.tools.threads import thread_count
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--threads", type=thread_count, nargs="+", default=[2, 1])
     parser.add_argument("--repetitions", type=int, default=3)
     # Its earlier name.
     hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}

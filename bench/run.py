@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import platform
 import sys
 import time
@@ -23,6 +24,7 @@ from bench.embedding import MAX_TOKENS, embedder
 from bench.exact import Exact, token_states
 from bench.results import FOLDER, Results, Row
 from fastbert.tools import peak
+from fastbert.tools.threads import thread_count
 from fastbert.tools.timing import Run, Summary, interleave
 
 # A failure of one engine must not end the run; it becomes that engine's line in the table.
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cases", default="base,text", help="names or groups; see bench/cases.py")
     parser.add_argument("--baselines", default="all", help="names, parts of names, or all")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=thread_count, default=2)
     parser.add_argument(
         "--repetitions", type=int, default=9, help="of the interleaved run of all engines"
     )
@@ -119,7 +121,12 @@ def _measure(
     timed = any(row.time for row in results.of(case.name))
     if timed:
         results.save(path)
-        plot.draw(results, path.with_suffix(".png"))
+        if importlib.util.find_spec("matplotlib") is None:
+            print(
+                "no plot: matplotlib is not installed (pip install -e '.[bench]')", file=sys.stderr
+            )
+        else:
+            plot.draw(results, path.with_suffix(".png"))
     return timed
 
 

@@ -15,6 +15,9 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "runtime.plan": ("Plan", "use_backend"),
     "tools.explain": ("explain",),
     "modeling.quantization": ("QuantizationConfig",),
+    "modeling.base": ("PreTrainedModel",),
+    "modeling.config": ("PreTrainedConfig", "PretrainedConfig"),
+    "outputs": ("BertForPreTrainingOutput",),
     "generation.config": ("GenerationConfig",),
     "layers.kv_cache": ("DynamicCache", "EncoderDecoderCache"),
     "runtime.packing": ("PackedBatch",),
@@ -22,6 +25,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "pipelines": ("pipeline",),
     "models.bert": (
         "BertConfig",
+        "BertPreTrainedModel",
         "BertModel",
         "BertForPreTraining",
         "BertLMHeadModel",
@@ -34,6 +38,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "models.roberta": (
         "RobertaConfig",
+        "RobertaPreTrainedModel",
         "RobertaModel",
         "RobertaForCausalLM",
         "RobertaForMaskedLM",
@@ -44,6 +49,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "models.camembert": (
         "CamembertConfig",
+        "CamembertPreTrainedModel",
         "CamembertModel",
         "CamembertForCausalLM",
         "CamembertForMaskedLM",
@@ -54,6 +60,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "models.flaubert": (
         "FlaubertConfig",
+        "FlaubertPreTrainedModel",
         "FlaubertModel",
         "FlaubertWithLMHeadModel",
         "FlaubertForSequenceClassification",
@@ -64,6 +71,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "models.rembert": (
         "RemBertConfig",
+        "RemBertPreTrainedModel",
         "RemBertModel",
         "RemBertForCausalLM",
         "RemBertForMaskedLM",
@@ -88,6 +96,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "CamembertTokenizer",
         "CamembertTokenizerFast",
         "FlaubertTokenizer",
+        "PreTrainedTokenizerFast",
         "RemBertTokenizer",
         "RemBertTokenizerFast",
     ),
@@ -120,6 +129,13 @@ if TYPE_CHECKING:
     from fastbert.layers.kv_cache import (
         DynamicCache as DynamicCache,
         EncoderDecoderCache as EncoderDecoderCache,
+    )
+    from fastbert.modeling.base import (
+        PreTrainedModel as PreTrainedModel,
+    )
+    from fastbert.modeling.config import (
+        PreTrainedConfig as PreTrainedConfig,
+        PretrainedConfig as PretrainedConfig,
     )
     from fastbert.modeling.quantization import (
         QuantizationConfig as QuantizationConfig,
@@ -159,6 +175,7 @@ if TYPE_CHECKING:
         BertForTokenClassification as BertForTokenClassification,
         BertLMHeadModel as BertLMHeadModel,
         BertModel as BertModel,
+        BertPreTrainedModel as BertPreTrainedModel,
     )
     from fastbert.models.camembert import (
         CamembertConfig as CamembertConfig,
@@ -169,6 +186,7 @@ if TYPE_CHECKING:
         CamembertForSequenceClassification as CamembertForSequenceClassification,
         CamembertForTokenClassification as CamembertForTokenClassification,
         CamembertModel as CamembertModel,
+        CamembertPreTrainedModel as CamembertPreTrainedModel,
     )
     from fastbert.models.flaubert import (
         FlaubertConfig as FlaubertConfig,
@@ -178,6 +196,7 @@ if TYPE_CHECKING:
         FlaubertForSequenceClassification as FlaubertForSequenceClassification,
         FlaubertForTokenClassification as FlaubertForTokenClassification,
         FlaubertModel as FlaubertModel,
+        FlaubertPreTrainedModel as FlaubertPreTrainedModel,
         FlaubertWithLMHeadModel as FlaubertWithLMHeadModel,
     )
     from fastbert.models.rembert import (
@@ -189,6 +208,7 @@ if TYPE_CHECKING:
         RemBertForSequenceClassification as RemBertForSequenceClassification,
         RemBertForTokenClassification as RemBertForTokenClassification,
         RemBertModel as RemBertModel,
+        RemBertPreTrainedModel as RemBertPreTrainedModel,
     )
     from fastbert.models.roberta import (
         RobertaConfig as RobertaConfig,
@@ -199,6 +219,10 @@ if TYPE_CHECKING:
         RobertaForSequenceClassification as RobertaForSequenceClassification,
         RobertaForTokenClassification as RobertaForTokenClassification,
         RobertaModel as RobertaModel,
+        RobertaPreTrainedModel as RobertaPreTrainedModel,
+    )
+    from fastbert.outputs import (
+        BertForPreTrainingOutput as BertForPreTrainingOutput,
     )
     from fastbert.pipelines import (
         pipeline as pipeline,
@@ -218,6 +242,7 @@ if TYPE_CHECKING:
         CamembertTokenizer as CamembertTokenizer,
         CamembertTokenizerFast as CamembertTokenizerFast,
         FlaubertTokenizer as FlaubertTokenizer,
+        PreTrainedTokenizerFast as PreTrainedTokenizerFast,
         RemBertTokenizer as RemBertTokenizer,
         RemBertTokenizerFast as RemBertTokenizerFast,
     )

@@ -12,6 +12,7 @@ and losses are scalars, present when labels were given.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -38,7 +39,6 @@ class ModelOutput(OrderedDict[str, Any]):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
         _pytree.register_pytree_node(
             cls,
             lambda output: (list(output.values()), list(output.keys())),
@@ -114,6 +114,17 @@ class ModelOutput(OrderedDict[str, Any]):
     update = _refuse
     setdefault = _refuse
     clear = _refuse
+
+
+def join_transformers() -> None:
+    """Make outputs instances of transformers' ModelOutput too, once that library is loaded.
+
+    Its pipelines ask for that class, and take outputs of another for plain dictionaries.
+    """
+    loaded = sys.modules.get("transformers.utils.generic")
+    theirs = getattr(loaded, "ModelOutput", None)
+    if theirs is not None and theirs not in ModelOutput.__bases__:
+        ModelOutput.__bases__ = (theirs,)
 
 
 def _pairs(first: Any) -> dict[str, Any] | None:
@@ -199,6 +210,25 @@ class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
     pooler_output: Tensor | None = None
     hidden_states: Layers = None
     past_key_values: Any = None
+    attentions: Layers = None
+    cross_attentions: Layers = None
+
+
+@dataclass
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """What a stack of layers returns where it is called by hand.
+
+    Attributes:
+        last_hidden_state: (B, L, H).
+        past_key_values: the key/value cache, where use_cache asked for it.
+        hidden_states: see the module.
+        attentions: see the module.
+        cross_attentions: one tensor (B, heads, L, encoder L) for each layer.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: Layers = None
     attentions: Layers = None
     cross_attentions: Layers = None
 

@@ -149,8 +149,8 @@ def test_a_failed_embed_leaves_the_old_output(
     output, broken = tmp_path / "out.npy", tmp_path / "latin.txt"
     output.write_bytes(b"before")
     broken.write_bytes("très\n".encode("latin-1"))
-    words = failed(capsys, "embed", str(checkpoint), str(broken), "-o", str(output))
-    assert "not UTF-8" in words
+    assert cli.main(["embed", str(checkpoint), str(broken), "-o", str(output)]) == 1
+    assert "line 1: It is not UTF-8" in capsys.readouterr().err
     assert output.read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -259,22 +259,21 @@ def test_tables_align_their_columns() -> None:
 
 
 def test_run_fills_masks(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stream = io.StringIO("Paris is the [MASK] of France.\n")
-    monkeypatch.setattr(cli, "_input", lambda name: stream)
+    source = tmp_path / "in.txt"
+    source.write_text("Paris is the [MASK] of France.\n")
     arguments = ["run", "--task", "fill-mask", "--model", str(checkpoint), "--top-k", "2"]
-    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, str(source)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == 2
     assert {"score", "token", "token_str", "sequence"} == set(found[0])
 
 
 def test_run_refuses_options_that_mean_nothing(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, texts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_input", lambda name: io.StringIO("x\n"))
-    common = ["run", "--model", str(checkpoint), "--task"]
+    common = ["run", str(texts), "--model", str(checkpoint), "--task"]
     assert "--labels" in failed(capsys, *common, "fill-mask", "--labels", "a,b")
     assert "--labels" in failed(capsys, *common, "zero-shot-classification")
     assert "--top-k" in failed(capsys, *common, "feature-extraction", "--top-k", "2")

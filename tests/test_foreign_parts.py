@@ -182,8 +182,8 @@ def _doubled(self: nn.Embedding, ids: Tensor) -> Tensor:
     return 2.0 * nn.functional.embedding(ids, self.weight)
 
 
-def test_a_projection_outside_of_a_pass_asks_for_a_plan() -> None:
-    part, model = Linear(4, 3), bert()
-    with pytest.raises(TypeError, match="give it a plan"):
-        part(torch.zeros(2, 4))
-    assert part(torch.zeros(2, 4), model.plan()).shape == (2, 3)
+def test_a_projection_is_called_alone_or_with_a_plan() -> None:
+    part, model, x = Linear(4, 3), bert(), torch.randn(5, 2, 4)
+    expected = nn.functional.linear(x, part.weight, part.bias)
+    assert torch.equal(part(x), expected)
+    torch.testing.assert_close(part(x[0], model.plan()), expected[0])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fastbert
-from fastbert.embedding import pooling, sentence
+from fastbert.embedding import pooling, texts as reading
 from fastbert.embedding.batching import batches
 from fastbert.runtime.plan import Traits, build_plan
 from fastbert.runtime.progress import Progress
@@ -79,7 +79,7 @@ def test_a_text_has_the_same_bits_alone_and_in_any_batch(options: dict) -> None:
 def test_many_chunks_keep_their_order(
     encoder: fastbert.SentenceEncoder, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 2)
+    monkeypatch.setattr(reading, "CHUNK_TEXTS", 2)
     np.testing.assert_array_equal(encoder.encode(TEXTS), vectors)
 
 
@@ -90,9 +90,10 @@ def test_shapes_and_kinds(encoder: fastbert.SentenceEncoder) -> None:
     tensor = encoder.encode(TEXTS[:3], convert_to_tensor=True)
     assert isinstance(tensor, torch.Tensor)
     assert not tensor.is_inference()
-    plain = encoder.encode(TEXTS[:3], normalize_embeddings=False)
-    assert (np.abs(np.linalg.norm(plain, axis=1) - 1) > 1e-3).all()
     np.testing.assert_allclose(np.linalg.norm(tensor.numpy(), axis=1), 1, atol=1e-6)
+    # The Normalize among the modules is obeyed, whatever is asked for besides.
+    same = encoder.encode(TEXTS[:3], normalize_embeddings=False, convert_to_tensor=True)
+    assert torch.equal(same, tensor)
 
 
 def test_a_failing_tokenizer_is_heard(
@@ -101,7 +102,7 @@ def test_a_failing_tokenizer_is_heard(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no words")
 
-    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 2)
+    monkeypatch.setattr(reading, "CHUNK_TEXTS", 2)
     monkeypatch.setattr(encoder, "tokenizer", broken)
     with pytest.raises(RuntimeError, match="no words"):
         encoder.encode(TEXTS)
@@ -116,21 +117,21 @@ def test_an_interrupt_leaves_no_thread(
     encoder: fastbert.SentenceEncoder, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     calls = itertools.count()
-    vectors_of, tokenizer = encoder._vectors, encoder.tokenizer
+    features_of, tokenizer = encoder._features, encoder.tokenizer
 
     def interrupted(*_: object) -> None:
         raise Stop
 
-    def kernels(pack: list) -> torch.Tensor:
-        return interrupted() if next(calls) == 2 else vectors_of(pack)  # type: ignore[return-value]
+    def kernels(batch: list, prompt_length: int) -> object:
+        return interrupted() if next(calls) == 2 else features_of(batch, prompt_length)
 
     def tokenise(*args: object, **kwargs: object) -> object:
         return interrupted() if next(calls) == 2 else tokenizer(*args, **kwargs)
 
     progress = Progress(len(TEXTS), shown=False)
-    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 2)
+    monkeypatch.setattr(reading, "CHUNK_TEXTS", 2)
     if where == "kernels":
-        monkeypatch.setattr(encoder, "_vectors", kernels)
+        monkeypatch.setattr(encoder, "_features", kernels)
     elif where == "tokenizer":
         monkeypatch.setattr(encoder, "tokenizer", tokenise)
     else:
@@ -145,7 +146,7 @@ def test_an_interrupt_leaves_no_thread(
 def test_several_threads_share_one_encoder_or_have_their_own(
     encoder: fastbert.SentenceEncoder, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sentence, "CHUNK_TEXTS", 4)
+    monkeypatch.setattr(reading, "CHUNK_TEXTS", 4)
     other = fastbert.SentenceEncoder.from_pretrained(PATH)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda e: e.encode(TEXTS), (encoder, other) * 3))
@@ -186,8 +187,8 @@ def test_bad_arguments_get_a_sentence(encoder: fastbert.SentenceEncoder) -> None
         encoder.encode(["a", 3])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="at least 1"):
         encoder.encode(["a"], max_tokens=0)
-    with pytest.raises(ValueError, match="no prompt named 'query'"):
-        encoder.encode(["a"], prompt_name="query")
+    with pytest.raises(ValueError, match="no prompt named 'passage'"):
+        encoder.encode(["a"], prompt_name="passage")
     with pytest.raises(ValueError, match="at most 512"):
         fastbert.SentenceEncoder(encoder.model, encoder.tokenizer, max_seq_length=513)
 

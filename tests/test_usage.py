@@ -112,8 +112,15 @@ def test_parts_of_your_own(tmp_path: Path) -> None:
     assert logits.shape == (1, 5)
 
 
+def test_sentences(checkpoint: Path) -> None:
+    names = run(blocks()[6], checkpoint)
+    assert names["scores"].shape == (1, 2)  # type: ignore[attr-defined]
+    assert names["bits"].shape == (1, 2)  # type: ignore[attr-defined]
+    assert names["tokens"].shape[1] == 32  # type: ignore[attr-defined]
+
+
 def test_every_block_is_run() -> None:
-    assert len(blocks()) == 6
+    assert len(blocks()) == 7
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -14,7 +14,7 @@ PROGRAM = """
 from typing import Any, assert_type
 import numpy as np
 from torch import Tensor
-from fastbert.embedding.sentence import SentenceEncoder, Vector, Vectors
+from fastbert.embedding.sentence import Encoded, SentenceEncoder, Vector, Vectors
 from fastbert.generation.mixin import GenerateOutput, GenerationMixin
 from fastbert.pipelines import Pipeline, pipeline
 from fastbert.pipelines.classification import TextClassification, ZeroShotClassification
@@ -33,7 +33,11 @@ def vectors(encoder: SentenceEncoder, texts: list[str], as_tensor: bool) -> None
     assert_type(encoder.encode(texts, batch_size=2, prompt="query: "), Vectors)
     assert_type(encoder.encode(iter(texts), convert_to_tensor=True), Tensor)
     assert_type(encoder.encode("text", convert_to_numpy=False), Tensor)
-    assert_type(encoder.encode(texts, convert_to_tensor=as_tensor), Vector | Vectors | Tensor)
+    assert_type(encoder.encode(texts, convert_to_numpy=False), list[Tensor])
+    assert_type(encoder.encode(texts, convert_to_tensor=as_tensor), Encoded)
+    assert_type(encoder.encode(texts, precision="binary"), Encoded)
+    assert_type(encoder.encode_query(texts), Vectors)
+    assert_type(encoder.similarity(encoder.encode(texts), encoder.encode("text")), Tensor)
     encoder.encode(texts, batchsize=2)  # error: call-overload
     assert_type(encoder.to("cpu"), SentenceEncoder)
 

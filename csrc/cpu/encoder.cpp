@@ -7,6 +7,7 @@
 #include "cpu/encoder_memory.h"
 #include "cpu/encoder_pass.h"
 #include "cpu/encoder_weights.h"
+#include "cpu/forks.h"
 #include "cpu/isa.h"
 #include "cpu/ops/attention.h"
 #include "cpu/ops/embed.h"
@@ -145,7 +146,7 @@ struct Encoder::Arena {
 class Encoder::ArenaLoan {
   public:
     explicit ArenaLoan(Encoder& encoder) : encoder_(encoder) {
-        std::lock_guard<std::mutex> lock(encoder.mutex_);
+        const std::lock_guard<std::mutex> lock(fork_safe_mutex());
         if (encoder.idle_.empty()) {
             arena_ = std::make_unique<Arena>();
             // Room to give it back without allocating.
@@ -154,9 +155,17 @@ class Encoder::ArenaLoan {
         }
         arena_ = std::move(encoder.idle_.back());
         encoder.idle_.pop_back();
+        encoder.idle_bytes_ -= arena_->memory.size();
     }
     ~ArenaLoan() {
-        std::lock_guard<std::mutex> lock(encoder_.mutex_);
+        const index_t bytes = arena_->memory.size();
+        const std::lock_guard<std::mutex> lock(fork_safe_mutex());
+        if (encoder_.idle_bytes_ + bytes > kMostIdle) {
+            encoder_.arena_bytes_ -= bytes;
+            --encoder_.arenas_;
+            return;  // the arena ends with this loan, behind the lock
+        }
+        encoder_.idle_bytes_ += bytes;
         encoder_.idle_.push_back(std::move(arena_));
     }
     ArenaLoan(const ArenaLoan&) = delete;
@@ -164,13 +173,18 @@ class Encoder::ArenaLoan {
 
     char* reserve(index_t bytes) {
         const index_t before = arena_->memory.size();
+        count(-before);  // where there is no memory, the old arena is lost as well
         arena_->memory.reserve(bytes);
-        std::lock_guard<std::mutex> lock(encoder_.mutex_);
-        encoder_.arena_bytes_ += arena_->memory.size() - before;
+        count(arena_->memory.size());
         return arena_->memory.data();
     }
 
   private:
+    void count(index_t bytes) {
+        const std::lock_guard<std::mutex> lock(fork_safe_mutex());
+        encoder_.arena_bytes_ += bytes;
+    }
+
     Encoder& encoder_;
     std::unique_ptr<Arena> arena_;
 };
@@ -212,7 +226,7 @@ index_t Encoder::packed_bytes() const {
 }
 
 index_t Encoder::arena_bytes() const {
-    std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(fork_safe_mutex());
     return arena_bytes_;
 }
 

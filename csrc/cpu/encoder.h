@@ -12,7 +12,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -172,7 +171,8 @@ class Encoder {
     Encoder& operator=(const Encoder&) = delete;
 
     // One forward pass. Safe to call from several threads at once: each running call has its own
-    // arena, which later calls use again and which grows linearly with the number of tokens.
+    // arena, which grows linearly with the number of tokens. Later calls use it again, unless it
+    // is so large that it was given back.
     // threads: at most so many, 0 for max_threads().
     // Throws, before anything is computed: std::invalid_argument for arguments that do not fit, and
     // where the instruction set is no longer the one the weights were packed for;
@@ -184,14 +184,18 @@ class Encoder {
     index_t packed_bytes() const;  // memory of the packed weights
     index_t arena_bytes() const;   // memory of all arenas
 
+    // What arenas keep between calls, all together: enough for 14 000 tokens of BERT-base in int8.
+    // A larger one is new memory for every pass, which is little beside the arithmetic on it.
+    static constexpr index_t kMostIdle = index_t{128} << 20;
+
   private:
     struct Arena;
     class ArenaLoan;
 
     const std::unique_ptr<const encoder_detail::Weights> weights_;
-    mutable std::mutex mutex_;  // of what follows
+    // Under fork_safe_mutex(). Idle arenas keep kMostIdle bytes together at most.
     std::vector<std::unique_ptr<Arena>> idle_;
-    index_t arenas_ = 0, arena_bytes_ = 0;
+    index_t arenas_ = 0, arena_bytes_ = 0, idle_bytes_ = 0;
 };
 
 }  // namespace fastbert

@@ -5,12 +5,17 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
+
+#include "cpu/cores.h"
+#include "cpu/float_state.h"
 
 namespace fastbert {
 namespace {
@@ -42,6 +47,7 @@ struct Job {
     void* context = nullptr;
     index_t tasks = 0;
     int workers = 0;
+    std::uint64_t float_state = 0;  // the caller's, which its tasks are computed in
 };
 
 // The state word says, in one atomic value, whether a job may be joined and by how many it has
@@ -55,11 +61,12 @@ constexpr std::uint64_t next_job = 0x10000;
 
 class Pool {
   public:
-    // False when the pool is busy with another caller.
+    // False when the pool is busy with another caller. Throws what the first task to throw threw.
     bool run(const Job& job) {
         if (busy_.exchange(true, std::memory_order_acquire)) return false;
         start_workers(job.workers);
         job_ = job;
+        cores_.follow_caller(threads_, started_, sleepers_.load(std::memory_order_relaxed) > 0);
         next_.store(0, std::memory_order_relaxed);
         const std::uint64_t number =
             state_.load(std::memory_order_relaxed) & ~std::uint64_t{0xffff};
@@ -74,7 +81,10 @@ class Pool {
         take_tasks(0);
         state_.fetch_and(~open_bit, std::memory_order_acq_rel);
         wait_until_empty();
+        failed_.store(false, std::memory_order_relaxed);
+        const std::exception_ptr error = std::exchange(error_, nullptr);
         busy_.store(false, std::memory_order_release);
+        if (error != nullptr) std::rethrow_exception(error);
         return true;
     }
 
@@ -86,7 +96,7 @@ class Pool {
             try {
                 const int id = started_ + 1;
                 std::thread([this, id] { work(id); }).detach();
-            } catch (const std::system_error&) {
+            } catch (const std::exception&) {
                 return;  // no more threads to be had: fewer take part, with the same results
             }
             ++started_;
@@ -97,7 +107,15 @@ class Pool {
         for (;;) {
             const index_t task = next_.fetch_add(1, std::memory_order_relaxed);
             if (task >= job_.tasks) return;
-            job_.fn(job_.context, task, worker);
+            try {
+                job_.fn(job_.context, task, worker);
+            } catch (...) {
+                if (!failed_.exchange(true, std::memory_order_relaxed)) {
+                    error_ = std::current_exception();
+                }
+                next_.store(job_.tasks, std::memory_order_relaxed);  // the rest is not begun
+                return;
+            }
         }
     }
 
@@ -150,6 +168,10 @@ class Pool {
     alignas(64) std::atomic<index_t> next_{0};
     alignas(64) Job job_;
     int started_ = 0;
+    std::atomic<thread_number> threads_[most_threads] = {};
+    Cores cores_;
+    std::atomic<bool> failed_{false};
+    std::exception_ptr error_;  // of whoever set failed_
     std::atomic<bool> busy_{false};
     std::atomic<bool> caller_sleeps_{false};
     std::atomic<int> sleepers_{0};
@@ -162,11 +184,16 @@ thread_local bool inside_task = false;
 
 void Pool::work(int id) {
     inside_task = true;
+    threads_[id - 1].store(this_thread(), std::memory_order_relaxed);
     std::uint64_t seen = 0;
     for (;;) {
         if (join(seen)) {
             // A job for fewer workers than exist: those above its limit only pass through.
-            if (id < job_.workers) take_tasks(id);
+            if (id < job_.workers) {
+                cores_.step_aside();
+                set_float_state(job_.float_state);
+                take_tasks(id);
+            }
             leave();
             continue;
         }
@@ -189,17 +216,23 @@ std::atomic<Pool*> the_pool{nullptr};
 std::atomic<int> thread_limit{0};
 
 void forget_pool_in_child() { the_pool.store(nullptr, std::memory_order_relaxed); }
+// While the library is loaded, rather than on first use: another thread may fork meanwhile.
+const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
 
 Pool& pool() {
+    (void)registered;
     Pool* current = the_pool.load(std::memory_order_acquire);
     if (current != nullptr) return *current;
-    static const int registered = pthread_atfork(nullptr, nullptr, forget_pool_in_child);
-    (void)registered;
     Pool* fresh = new Pool;
     if (the_pool.compare_exchange_strong(current, fresh, std::memory_order_acq_rel)) return *fresh;
     delete fresh;
     return *current;
 }
+
+struct InsideTask {
+    const bool before = std::exchange(inside_task, true);
+    ~InsideTask() { inside_task = before; }
+};
 
 }  // namespace
 
@@ -224,16 +257,11 @@ void parallel_for(index_t tasks, int workers, TaskFn fn, void* context) {
     if (tasks <= 0) return;
     if (tasks < workers) workers = static_cast<int>(tasks);
     if (workers > most_threads) workers = most_threads;
-    if (workers > 1 && !inside_task) {
-        inside_task = true;
-        const bool ran = pool().run({fn, context, tasks, workers});
-        inside_task = false;
-        if (ran) return;
+    const InsideTask inside;
+    if (workers > 1 && !inside.before && pool().run({fn, context, tasks, workers, float_state()})) {
+        return;
     }
-    const bool outer = inside_task;
-    inside_task = true;
     for (index_t task = 0; task < tasks; ++task) fn(context, task, 0);
-    inside_task = outer;
 }
 
 void parallel_for(index_t tasks, TaskFn fn, void* context) {

@@ -20,10 +20,11 @@ using TaskFn = void (*)(void* context, index_t task, int worker);
 
 // Runs fn(context, task, worker) once for every task in [0, tasks), the caller taking part, and
 // returns when all are done. `worker` is below `workers`, and no two tasks run at once under one
-// worker number: it may index scratch memory. Tasks must not throw, and must write to disjoint
-// places in a way that does not depend on `worker`, so that no result depends on the number of
-// threads. A call from inside a task, or while another thread uses the pool, runs all its tasks on
-// the caller as worker 0.
+// worker number: it may index scratch memory. Tasks must write to disjoint places in a way that
+// does not depend on `worker`, so that no result depends on the number of threads; for the same
+// reason all are computed in the caller's floating-point state (rounding, denormal numbers). Once
+// a task throws, no others begin, and parallel_for throws it on. A call from inside a task, or
+// while another thread uses the pool, runs all its tasks on the caller as worker 0.
 void parallel_for(index_t tasks, int workers, TaskFn fn, void* context);
 
 // The same with max_threads() workers.

@@ -43,6 +43,10 @@ PyObject* value_of(const py::object& dict, const py::object& key) {
     return value;
 }
 
+bool has_type(const py::object& object, const py::object& type) {
+    return reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())) == type.ptr();
+}
+
 std::size_t number(const py::object& value) {
     const std::size_t found = PyLong_AsSize_t(value.ptr());
     if (found == static_cast<std::size_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
@@ -97,6 +101,7 @@ Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& obj
     for (const py::handle item : tensors) {
         const auto told = py::cast<py::tuple>(item);
         Weight weight{told[0],
+                      py::type::of(told[0]),
                       TensorLayout(told[0], *exchange_),
                       py::cast<bool>(told[1]),
                       py::cast<bool>(told[2]),
@@ -131,12 +136,13 @@ bool Watch::same_objects() const {
                        [](const Lookup& l) {
                            return l.entry.value.ptr() == value_of(l.dict, l.entry.key);
                        }) &&
-           std::all_of(classes_.begin(), classes_.end(), [](const Class& c) {
-               return reinterpret_cast<PyObject*>(Py_TYPE(c.object.ptr())) == c.type.ptr();
-           });
+           std::all_of(classes_.begin(), classes_.end(),
+                       [](const Class& c) { return has_type(c.object, c.type); });
 }
 
 bool Watch::unchanged(const Weight& w, bool contents) const {
+    // Before the layout: another class may keep its values elsewhere, and be no tensor to DLPack.
+    if (!has_type(w.tensor, w.type)) return false;
     if (!w.layout.holds(w.tensor, *exchange_)) return false;
     if (!contents || !w.copied) return true;
     if (w.counted && number(version_of_(w.tensor)) != w.version) return false;
@@ -164,7 +170,10 @@ int Watch::traverse(visitproc visit, void* arg) const {
         Py_VISIT(c.object.ptr());
         Py_VISIT(c.type.ptr());
     }
-    for (const Weight& w : weights_) Py_VISIT(w.tensor.ptr());
+    for (const Weight& w : weights_) {
+        Py_VISIT(w.tensor.ptr());
+        Py_VISIT(w.type.ptr());
+    }
     return 0;
 }
 

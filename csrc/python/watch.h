@@ -1,5 +1,6 @@
 // What a prepared encoder was made from, in a form that is quick to compare: dictionaries of Python
-// objects and classes by identity; tensors by address, shape, strides, dtype and version. Comparing
+// objects and classes by identity; tensors by class, address, shape, strides, dtype and version.
+// Comparing
 // the few hundred of a model in Python would take longer than many a small kernel.
 #pragma once
 
@@ -61,7 +62,7 @@ class Watch {
         py::object object, type;
     };
     struct Weight {
-        py::object tensor;
+        py::object tensor, type;
         TensorLayout layout;
         bool copied, counted, leaf;
         std::size_t version;

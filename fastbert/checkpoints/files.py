@@ -1,4 +1,4 @@
-"""Checkpoints: which files they consist of, reading their tensors, writing their weights.
+"""Checkpoints: which files they consist of, reading their tensors, writing all of them together.
 
 A checkpoint is a folder (or a hub id) with model.safetensors, its sharded form with an index, or
 pytorch_model.bin likewise.
@@ -7,6 +7,7 @@ pytorch_model.bin likewise.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +16,41 @@ from typing import Literal, Self, Unpack, overload
 import torch
 from torch import Tensor
 
-from fastbert.checkpoints import hub
-from fastbert.checkpoints.storage import read_json, replaced, write_json
+from fastbert.checkpoints import hub, transaction
+from fastbert.checkpoints.storage import read_json
 from fastbert.checkpoints.tensor_files import (
+    SAVE,
     SafetensorsFile,
     StateDictFile,
     TensorFile,
     TorchFile,
-    save_safetensors,
 )
 
-CONFIG_NAME = "config.json"
+CONFIG_NAME = transaction.CONFIG_NAME
 SAFE_WEIGHTS = "model.safetensors"
 TORCH_WEIGHTS = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+# Weights of other programs, which a folder may hold in place of ours, and the way out.
+_OTHERS = {
+    "tf_model.h5": "weights of TensorFlow: load them in transformers 4 with from_tf=True and "
+    "save_pretrained",
+    "model.ckpt.index": "weights of TensorFlow: load them in transformers 4 with from_tf=True and "
+    "save_pretrained",
+    "flax_model.msgpack": "weights of Flax: load them in transformers 4 with from_flax=True and "
+    "save_pretrained",
+    "adapter_model.safetensors": "an adapter: load its base model and use "
+    "peft.PeftModel.from_pretrained",
+    "adapter_model.bin": "an adapter: load its base model and use peft.PeftModel.from_pretrained",
+    "model.onnx": "an exported graph: take the checkpoint that it was made from",
+    "openvino_model.xml": "an exported graph: take the checkpoint that it was made from",
+    "rust_model.ot": "weights of rust-bert: take the checkpoint that they were made from",
+}
 
 
 class FileOptions(hub.HubOptions, total=False):
     """Where the files of a checkpoint are looked for: a folder inside it, and the hub's options."""
 
-    subfolder: str
+    subfolder: str | None
 
 
 HUB_OPTIONS = tuple(FileOptions.__annotations__)
@@ -64,7 +80,7 @@ def resolve_file(
     name_or_path: str | os.PathLike[str],
     filename: str,
     *,
-    subfolder: str = "",
+    subfolder: str | None = "",
     optional: bool = False,
     **options: Unpack[hub.HubOptions],
 ) -> Path | None:
@@ -85,16 +101,12 @@ def resolve_file(
     """
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
-        path = folder / subfolder / filename
-        if path.is_file():
+        inner = folder / (subfolder or "")
+        path = transaction.find(inner, filename)
+        if path is not None or optional:
             return path
-        if optional:
-            return None
-        present = (
-            sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-        )
-        listing = ", ".join(present[:12]) or "nothing"
-        raise FileNotFoundError(f"{path.parent} has no {filename}; it holds {listing}.")
+        listing = ", ".join(_names_in(inner)[:12]) or "nothing"
+        raise FileNotFoundError(f"{inner} has no {filename}; it holds {listing}.")
     text = str(name_or_path)
     if folder.exists() or text.count("/") > 1 or text.startswith((".", "/", "~")):
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -103,6 +115,36 @@ def resolve_file(
         )
     inside = f"{subfolder}/{filename}" if subfolder else filename
     return hub.file(text, inside, optional=optional, **options)
+
+
+def variant_name(name: str, variant: str | None) -> str:
+    """Return the name of a variant's file, such as model.fp16.safetensors.
+
+    Raises:
+        ValueError: for a variant that is no part of a file's name.
+    """
+    if variant is None:
+        return name
+    if not transaction.is_plain_name(variant):
+        raise ValueError(f"variant is a part of a file's name, such as 'fp16', not {variant!r}.")
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}.{variant}.{ending}"
+
+
+def local_folder(name_or_path: object, subfolder: str | None = "") -> Path | None:
+    """Return the folder of a checkpoint on this machine; None for a hub id."""
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        return None
+    folder = Path(name_or_path).expanduser() / (subfolder or "")
+    return folder if folder.is_dir() else None
+
+
+def _names_in(folder: Path) -> list[str]:
+    """List what a folder holds, without what saves leave there for themselves."""
+    if not folder.is_dir():
+        return []
+    hidden = transaction.COMMITTED.partition("-")[0]
+    return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(hidden))
 
 
 @dataclass(frozen=True)
@@ -129,6 +171,11 @@ class Checkpoint:
         """Read one tensor, in the dtype it was stored in, into memory of its own."""
         return self.files[name].read(name)
 
+    def check_unchanged(self) -> None:
+        """Raise ValueError where somebody has written into a file since it was opened."""
+        for file in dict.fromkeys(self.files.values()):
+            file.check_unchanged()
+
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> Self:
         """Make a checkpoint of tensors that are in memory already."""
@@ -146,7 +193,8 @@ class Checkpoint:
     ) -> Self:
         """Find and open the weights of a folder or hub id.
 
-        Safetensors are preferred to .bin, a single file to shards.
+        Safetensors are preferred to .bin, a single file to shards. Each file is opened once; in a
+        folder they all are of one checkpoint, however often others are saved into it meanwhile.
 
         Args:
             name_or_path: a folder, or a hub id when huggingface_hub is installed.
@@ -157,8 +205,31 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: when there are no weights, or a shard of the index is missing.
-            ValueError: when a file is damaged.
+            ValueError: when a file is damaged, or shards are of different checkpoints.
         """
+        folder = local_folder(name_or_path, options.get("subfolder", ""))
+        if folder is None:
+            return cls._open(name_or_path, use_safetensors, variant, options)
+
+        checkpoint, doubt = transaction.steady(
+            folder,
+            lambda: (
+                found := cls._open(name_or_path, use_safetensors, variant, options),
+                _doubt(folder, found),
+            ),
+        )
+        if doubt is not None:
+            warnings.warn(doubt, stacklevel=6)
+        return checkpoint
+
+    @classmethod
+    def _open(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        use_safetensors: bool | None,
+        variant: str | None,
+        options: FileOptions,
+    ) -> Self:
         choices: list[tuple[str, Callable[[Path], TensorFile]]] = []
         if use_safetensors is not False:
             choices.append((SAFE_WEIGHTS, SafetensorsFile))
@@ -166,14 +237,14 @@ class Checkpoint:
             choices.append((TORCH_WEIGHTS, TorchFile))
         tried = []
         for plain, reader in choices:
-            stem, _, ending = plain.partition(".")
-            name = f"{stem}.{variant}.{ending}" if variant else plain
-            tried += [name, name + INDEX_SUFFIX]
+            name = variant_name(plain, variant)
+            index_name = variant_name(plain + INDEX_SUFFIX, variant)
+            tried += [name, index_name]
             path = resolve_file(name_or_path, name, optional=True, **options)
             if path is not None:
                 file = reader(path)
                 return cls(dict.fromkeys(file.names(), file), str(name_or_path))
-            index = resolve_file(name_or_path, name + INDEX_SUFFIX, optional=True, **options)
+            index = resolve_file(name_or_path, index_name, optional=True, **options)
             if index is not None:
                 return cls._sharded(name_or_path, index, reader, options)
         because = None
@@ -182,6 +253,7 @@ class Checkpoint:
         raise FileNotFoundError(
             f"{name_or_path} holds no weights: looked for {', '.join(tried)}"
             + (f" in the hub's cache only, since {because}." if because else ".")
+            + _other_weights(name_or_path, options)
         )
 
     @classmethod
@@ -192,96 +264,102 @@ class Checkpoint:
         reader: Callable[[Path], TensorFile],
         options: FileOptions,
     ) -> Self:
-        weight_map = read_json(index, dict).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ValueError(
-                f"{index} is not a valid index of shards: it has no weight_map; download or save "
-                "the checkpoint again."
-            )
-        files: dict[str, TensorFile] = {}
+        weight_map, save = _weight_map(index)
+        shards: dict[str, TensorFile] = {}
         for name in sorted(set(weight_map.values())):
-            shard = reader(resolve_file(name_or_path, name, **options))
+            shards[name] = reader(resolve_file(name_or_path, name, **options))
+        _check_one_save(index, save, shards)
+        files: dict[str, TensorFile] = {}
+        for shard in shards.values():
             files.update((key, shard) for key in shard.names())
-        absent = sorted(set(weight_map) - set(files))
+        held = {name: set(shard.names()) for name, shard in shards.items()}
+        absent = sorted(key for key, name in weight_map.items() if key not in held[name])
         if absent:
             raise ValueError(
                 f"{index} promises tensors that its shards do not hold: {', '.join(absent)}."
             )
+        files.update((key, shards[name]) for key, name in weight_map.items())
         return cls(files, str(name_or_path))
 
 
-def save_weights(
-    state: Mapping[str, Tensor], folder: Path, max_shard_size: int | str
-) -> list[Path]:
-    """Write model.safetensors, or shards and their index where it would exceed max_shard_size.
+def _weight_map(index: Path) -> tuple[dict[str, str], str | None]:
+    """Read which shard holds which tensor, and which save wrote the index.
 
-    Safetensors that an earlier save left in the folder and this one does not replace are removed
-    last; other files stay.
-
-    Args:
-        state: tensors by name.
-        folder: an existing folder.
-        max_shard_size: bytes, or a text such as "5GB" or "500MB".
-
-    Returns:
-        The files written, the index included.
+    Raises:
+        ValueError: for an index of another form, or one that leads out of its folder.
     """
-    limit = _parse_size(max_shard_size)
-    shards: list[dict[str, Tensor]] = [{}]
-    filled = 0
-    for name, tensor in state.items():
-        size = tensor.numel() * tensor.element_size()
-        if filled and filled + size > limit:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = tensor
-        filled += size
-    earlier = _safetensors_of(folder)
-    written = []
-    weight_map = {}
-    for number, shard in enumerate(shards, start=1):
-        name = SAFE_WEIGHTS
-        if len(shards) > 1:
-            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_safetensors(shard, folder / name)
-        written.append(folder / name)
-        weight_map.update(dict.fromkeys(shard, name))
-    if len(shards) > 1:
-        total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        path = folder / (SAFE_WEIGHTS + INDEX_SUFFIX)
-        write_json(path, index)
-        written.append(path)
-    for path in earlier - set(written):
-        path.unlink(missing_ok=True)
-    return written
+    content = read_json(index, dict)
+    weight_map, metadata = content.get("weight_map"), content.get("metadata")
+    if not isinstance(weight_map, dict):
+        raise ValueError(
+            f"{index} is not a valid index of shards: it has no weight_map; download or save "
+            "the checkpoint again."
+        )
+    for name in weight_map.values():
+        if not transaction.is_plain_name(name):
+            raise ValueError(
+                f"{index} names {name!r} as a shard, but shards are files beside their index, "
+                "named without a folder; download or save the checkpoint again."
+            )
+    return weight_map, metadata.get(SAVE) if isinstance(metadata, dict) else None
 
 
-def save_torch_weights(state: Mapping[str, Tensor], folder: Path) -> Path:
-    """Write pytorch_model.bin and return its path.
+def _check_one_save(index: Path, save: str | None, shards: Mapping[str, TensorFile]) -> None:
+    """Refuse shards of different saves.
 
-    Safetensors of an earlier save are removed last, since they would be read in its place.
+    Raises:
+        ValueError: where a shard, or the index, is of another save than the others.
     """
-    path = folder / TORCH_WEIGHTS
-    with replaced(path) as temporary:
-        torch.save(dict(state), temporary)
-    for earlier in _safetensors_of(folder):
-        earlier.unlink(missing_ok=True)
-    return path
+    saves = {name: shard.save for name, shard in shards.items()}
+    first = next(iter(saves), "")
+    other = next((name for name in saves if saves[name] != saves[first]), None)
+    if other is None and first and save is not None and save != saves[first]:
+        first, other = index.name, first
+    if other is not None:
+        raise ValueError(
+            f"{index.parent} holds parts of two checkpoints: {first} and {other} were not written "
+            "by the same save. Save or download the checkpoint again as a whole."
+        )
 
 
-def _safetensors_of(folder: Path) -> set[Path]:
-    """Return the paths that save_weights may have written in a folder."""
-    shards = set(folder.glob("model-[0-9]*-of-[0-9]*.safetensors"))
-    return shards | {folder / SAFE_WEIGHTS, folder / (SAFE_WEIGHTS + INDEX_SUFFIX)}
+def _doubt(folder: Path, checkpoint: Checkpoint) -> str | None:
+    """Return what is to be said of a folder that was overwritten by half; None of all others.
+
+    Its weights are of another save than its configuration. An edited configuration and weights of
+    another program are somebody's own doing, and no news.
+    """
+    file = next(iter(checkpoint.files.values()), None)
+    if file is None or file.save is None:
+        return None
+    try:
+        manifest = transaction.manifest_of(folder)
+    except ValueError:
+        return None
+    config = transaction.find(folder, CONFIG_NAME)
+    if manifest is None or config is None or manifest.save == file.save:
+        return None
+    if file.path.name not in manifest.files:
+        return None
+    if transaction.digest(config) != manifest.files.get(CONFIG_NAME):
+        return None
+    return (
+        f"{file.path} was not written together with the {CONFIG_NAME} beside it: they may belong "
+        f"to two checkpoints. If you put it there on purpose, remove {transaction.MANIFEST}; if "
+        "not, save or copy the checkpoint again as a whole."
+    )
 
 
-def _parse_size(size: int | str) -> int:
-    if isinstance(size, int):
-        return size
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    text = size.strip().upper()
-    for unit in sorted(units, key=len, reverse=True):
-        if text.endswith(unit) and text[: -len(unit)].strip().replace(".", "", 1).isdigit():
-            return int(float(text[: -len(unit)]) * units[unit])
-    raise ValueError(f"max_shard_size is a number of bytes or a text like '5GB', not {size!r}.")
+def _other_weights(source: str | os.PathLike[str], options: FileOptions) -> str:
+    """Return a sentence about weights that a folder holds for other programs, or nothing."""
+    folder = local_folder(source, options.get("subfolder", ""))
+    present = [] if folder is None else _names_in(folder)
+    for name, what in _OTHERS.items():
+        if name in present:
+            return f" {name} is {what}."
+    gguf = next((name for name in present if name.endswith(".gguf")), None)
+    if gguf is not None:
+        return f" {gguf} is of a format that is not read here: take the original checkpoint."
+    ours = [name for name in present if name.endswith((".safetensors", ".bin"))]
+    if ours:
+        return f" It holds {', '.join(ours[:5])}; see use_safetensors and variant, or rename it."
+    return ""

@@ -1,12 +1,15 @@
-"""Small files of checkpoints: JSON is read with one error sentence, writing is atomic.
+"""Small files of checkpoints: JSON is read with one error sentence, writing is atomic and durable.
 
-Everything that the package writes goes through `replaced`, so there is one place that decides what
-an interrupted write leaves behind.
+A single file is written through `replaced`, several that belong together through
+`fastbert.checkpoints.transaction`, so there are two places that decide what an interrupted write
+leaves behind.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +19,46 @@ from typing import Any, TypeVar
 ContentT = TypeVar("ContentT", dict[str, Any], list[Any])
 
 _NAMES = {dict: "object", list: "array"}
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def keep_mode(new: Path, former: Path) -> None:
+    """Give a file the permissions of the one that it will replace, where there is one.
+
+    Writing into the former file would have kept them, so that a private file stays private.
+    """
+    try:
+        found = former.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(found.st_mode):
+        new.chmod(stat.S_IMODE(found.st_mode))
+
+
+def refuse_pointer(path: Path, head: bytes) -> None:
+    """Refuse what git leaves in the place of a large file that it did not fetch.
+
+    Args:
+        path: the file, for the message.
+        head: how it begins.
+
+    Raises:
+        ValueError: for a pointer of git-lfs.
+    """
+    if head.startswith(_LFS):
+        raise ValueError(
+            f"{path} is a git-lfs pointer, not the file that it stands for; fetch it with "
+            "`git lfs pull`, or download it again."
+        )
 
 
 @contextmanager
@@ -34,7 +77,10 @@ def replaced(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield temporary
+        keep_mode(temporary, path)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,8 +104,12 @@ def write_json(path: Path, content: Any, *, ensure_ascii: bool = True) -> None:
         content: values that JSON can hold.
         ensure_ascii: whether other characters are written as escapes.
     """
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=ensure_ascii)
-    write_text(path, text + "\n")
+    write_text(path, json_text(content, ensure_ascii=ensure_ascii))
+
+
+def json_text(content: Any, *, ensure_ascii: bool = True) -> str:
+    """Return sorted, indented JSON that ends in a newline."""
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=ensure_ascii) + "\n"
 
 
 def read_json(
@@ -77,9 +127,11 @@ def read_json(
     Raises:
         ValueError: when the file is not JSON in UTF-8, or holds another kind of value.
     """
+    raw = path.read_bytes()
+    refuse_pointer(path, raw)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=object_hook)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(raw.decode("utf-8"), object_hook=object_hook)
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"'{path}' is not valid JSON ({error}); it is broken or cut short: download it or "
             "write it again."

@@ -1,4 +1,4 @@
-"""From hidden states to one vector a text: pooling and the small modules that may follow it.
+"""Pooling: from the hidden states of a text to one vector.
 
 Everything works on packed hidden states and sums those of a text in the order of its tokens, so
 that the vector of a text does not depend on the texts beside it.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastbert.layers.linear import Linear
 from fastbert.ops.segment_sums import weighted_sums
 from fastbert.runtime.plan import Plan
 
 # In the order in which several modes of one model are concatenated.
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_FLAGS = {
+FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -28,38 +27,39 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Identity": lambda x: x,
-    "Tanh": torch.tanh,
-    "GELU": F.gelu,
-    "ReLU": F.relu,
-    "Sigmoid": torch.sigmoid,
-}
 
 
 def modes_of(config: Mapping[str, Any], source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Read the pooling modes that a 1_Pooling/config.json asks for, in either of its two forms.
+    """Read the pooling modes that the config.json of a Pooling module asks for.
 
     Args:
-        config: the content of the file.
+        config: the content of the file; modes are named, or flagged one by one as before
+            sentence-transformers 5.4. Without either it is the mean.
         source: the name of the file in error messages.
 
     Raises:
-        ValueError: for a mode that does not exist, or pooling that leaves out the prompt.
+        ValueError: for a mode that does not exist, or a flag that is no boolean.
     """
-    if not config.get("include_prompt", True):
-        raise ValueError(
-            f"{source} leaves the prompt out of pooling (include_prompt is false), which is not "
-            "supported; expected include_prompt to be true."
-        )
     if "pooling_mode" in config:
         given = config["pooling_mode"]
-        return check_modes((given,) if isinstance(given, str) else given)
-    return tuple(mode for flag, mode in _FLAGS.items() if config.get(flag)) or ("mean",)
+        if not isinstance(given, str | list):
+            raise ValueError(f"{source} has the pooling_mode {given!r}; expected a name or a list.")
+        return check_modes((given,) if isinstance(given, str) else given, source)
+    flags = {flag: config[flag] for flag in FLAGS if flag in config}
+    wrong = [flag for flag, value in flags.items() if not isinstance(value, bool)]
+    if wrong:
+        raise ValueError(f"{source} has {wrong[0]} = {flags[wrong[0]]!r}; expected true or false.")
+    return tuple(mode for flag, mode in FLAGS.items() if flags.get(flag)) or ("mean",)
 
 
-def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
+def check_modes(
+    modes: Sequence[str], source: str | os.PathLike[str] = "The caller"
+) -> tuple[str, ...]:
     """Check that pooling modes exist and return them as a tuple.
+
+    Args:
+        modes: their names.
+        source: who asks for them, in error messages.
 
     Raises:
         ValueError: for a mode that does not exist, or none at all.
@@ -67,13 +67,15 @@ def check_modes(modes: Sequence[str]) -> tuple[str, ...]:
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:
         raise ValueError(
-            f"Pooling {', '.join(map(repr, unknown)) or 'by no mode'} is unknown; choose from "
-            f"{', '.join(MODES)}."
+            f"{source} asks for pooling {', '.join(map(repr, unknown)) or 'by no mode'}, which is "
+            f"unknown; choose from {', '.join(MODES)}."
         )
     return tuple(modes)
 
 
-def pool(rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str], plan: Plan) -> Tensor:
+def pool(
+    rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str], plan: Plan, skipped: int = 0
+) -> Tensor:
     """Compute one vector for each packed sequence.
 
     Args:
@@ -81,50 +83,86 @@ def pool(rows: Tensor, cu_seqlens: Tensor, modes: Sequence[str], plan: Plan) -> 
         cu_seqlens: (batch + 1,) integers, as in PackedBatch. An empty sequence pools to zeros.
         modes: names from MODES; several are concatenated in the order given.
         plan: whose `segment_sums` adds the rows.
+        skipped: tokens at the beginning of every sequence that are left out, those of a prompt. A
+            sequence without others pools to zeros, and by `cls` to its first token.
 
     Returns:
         float32 (batch, hidden * len(modes)). Sums are float32, in the order of the tokens.
     """
-    bounds = cu_seqlens.to(torch.int64)
-    pooled = [_POOLERS[mode](rows, bounds, plan) for mode in check_modes(modes)]
+    span = _Span(rows, cu_seqlens.to(torch.int64), 0)
+    kept = span.after(skipped) if skipped else span
+    pooled = [
+        _first(span, skipped) if mode == "cls" else _POOLERS[mode](kept, plan)
+        for mode in check_modes(modes)
+    ]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Packed rows (tokens, hidden) with the bounds of their sequences.
+
+    Attributes:
+        rows: the hidden states.
+        bounds: int64 (batch + 1,).
+        skipped: tokens of every sequence before the first row.
+    """
+
+    rows: Tensor
+    bounds: Tensor
+    skipped: int
+
+    def owners(self) -> Tensor:
+        """Return the sequence of every row: int64 (tokens,)."""
+        # Told how many rows there are, torch need not ask the device.
+        every = torch.arange(self.bounds.shape[0] - 1, device=self.bounds.device)
+        return every.repeat_interleave(self.bounds.diff(), output_size=self.rows.shape[0])
+
+    def places(self) -> Tensor:
+        """Return the place of every row in its sequence, from 0: int64 (tokens,)."""
+        order = torch.arange(self.rows.shape[0], device=self.rows.device)
+        return order - self.bounds[self.owners()] + self.skipped
+
+    def lengths(self) -> Tensor:
+        """Return float32 (batch,), at least 1."""
+        return _lengths(self.bounds)
+
+    def after(self, skipped: int) -> _Span:
+        """Return the span without the first rows of every sequence."""
+        kept = self.rows[self.places() >= skipped]
+        lengths = (self.bounds.diff() - skipped).clamp(min=0)
+        return _Span(kept, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), skipped)
 
 
 def _lengths(bounds: Tensor) -> Tensor:
     return bounds.diff().clamp(min=1).to(torch.float32)
 
 
-def _mean(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
-    return plan.segment_sums(rows, bounds, _lengths(bounds))
+def _mean(span: _Span, plan: Plan) -> Tensor:
+    return plan.segment_sums(span.rows, span.bounds, span.lengths())
 
 
-def _mean_sqrt_len(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
-    return plan.segment_sums(rows, bounds, _lengths(bounds).sqrt())
+def _mean_sqrt_len(span: _Span, plan: Plan) -> Tensor:
+    return plan.segment_sums(span.rows, span.bounds, span.lengths().sqrt())
 
 
-def _owners(rows: Tensor, bounds: Tensor) -> Tensor:
-    """Return the sequence of every row: int64 (tokens,)."""
-    # Told how many rows there are, torch need not ask the device.
-    every = torch.arange(bounds.shape[0] - 1, device=bounds.device)
-    return every.repeat_interleave(bounds.diff(), output_size=rows.shape[0])
+def _weighted_mean(span: _Span, plan: Plan) -> Tensor:
+    weights = (span.places() + 1).to(torch.float32)
+    count = span.lengths()[:, None]
+    total = count * (count + 1) / 2 + count * span.skipped
+    return weighted_sums(span.rows, span.bounds, weights) / total
 
 
-def _weighted_mean(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
-    starts = bounds[_owners(rows, bounds)]
-    weights = (torch.arange(rows.shape[0], device=rows.device) - starts + 1).to(torch.float32)
-    total = _lengths(bounds)[:, None]
-    return weighted_sums(rows, bounds, weights) / (total * (total + 1) / 2)
-
-
-def _max(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
+def _max(span: _Span, plan: Plan) -> Tensor:
     # 64 texts of 64 rows take 43 % of the time of an amax for each of them.
-    rows = rows.float()
-    none = rows.new_zeros(bounds.shape[0] - 1, rows.shape[1])
-    owners = _owners(rows, bounds)[:, None].expand_as(rows)
+    rows = span.rows.float()
+    none = rows.new_zeros(span.bounds.shape[0] - 1, rows.shape[1])
+    owners = span.owners()[:, None].expand_as(rows)
     return none.scatter_reduce(0, owners, rows, "amax", include_self=False)
 
 
-def _edge_rows(rows: Tensor, bounds: Tensor, at: Tensor) -> Tensor:
+def _edge_rows(span: _Span, at: Tensor) -> Tensor:
+    rows, bounds = span.rows, span.bounds
     if rows.shape[0] == 0:
         return rows.new_zeros(bounds.shape[0] - 1, rows.shape[1], dtype=torch.float32)
     # For an empty sequence the row of another is picked, and not used: an index by a mask would
@@ -133,59 +171,19 @@ def _edge_rows(rows: Tensor, bounds: Tensor, at: Tensor) -> Tensor:
     return torch.where((bounds.diff() > 0)[:, None], picked, 0.0)
 
 
-def _first(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
-    return _edge_rows(rows, bounds, bounds[:-1])
+def _first(span: _Span, skipped: int) -> Tensor:
+    starts = span.bounds[:-1]
+    return _edge_rows(span, torch.where(span.bounds.diff() > skipped, starts + skipped, starts))
 
 
-def _last(rows: Tensor, bounds: Tensor, plan: Plan) -> Tensor:
-    return _edge_rows(rows, bounds, bounds[1:] - 1)
+def _last(span: _Span, plan: Plan) -> Tensor:
+    return _edge_rows(span, span.bounds[1:] - 1)
 
 
-_POOLERS: dict[str, Callable[[Tensor, Tensor, Plan], Tensor]] = {
-    "cls": _first,
+_POOLERS: dict[str, Callable[[_Span, Plan], Tensor]] = {
     "max": _max,
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_sqrt_len,
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-
-
-def normalize(vectors: Tensor) -> Tensor:
-    """Divide vectors (batch, dimension) by their Euclidean lengths; zeros stay zeros."""
-    lengths = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
-    return vectors / lengths.clamp(min=1e-12)
-
-
-class Dense(nn.Module):
-    """A `Dense` module of a saved model: activation(x @ weight.T + bias) on sentence vectors.
-
-    Args:
-        config: the content of the module's config.json.
-        source: the name of that file in error messages.
-
-    Attributes:
-        linear: weight (out_features, in_features) and bias (out_features,).
-
-    Raises:
-        ValueError: for an unknown activation or a residual.
-    """
-
-    def __init__(self, config: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
-        super().__init__()
-        name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
-        if name not in _ACTIVATIONS or config.get("use_residual", False):
-            raise ValueError(
-                f"{source} describes a Dense module with activation {name!r} and use_residual="
-                f"{config.get('use_residual', False)}, which is not supported; expected one of "
-                f"{', '.join(_ACTIVATIONS)} without a residual."
-            )
-        self._activation = _ACTIVATIONS[name]
-        self.linear = Linear(
-            int(config["in_features"]), int(config["out_features"]), bool(config.get("bias", True))
-        )
-
-    def forward(self, vectors: Tensor, plan: Plan) -> Tensor:
-        """Project vectors (batch, in_features) to float32 (batch, out_features)."""
-        weight = self.linear.weight
-        return self._activation(self.linear(vectors.to(weight.dtype), plan)).float()

@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self, Unpack, overload
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastbert.checkpoints.files import FileOptions
+from fastbert.embedding import workers
 from fastbert.embedding.batching import MAX_TOKENS, batches
-from fastbert.embedding.modules import read_spec
-from fastbert.embedding.pooling import Dense, check_modes, normalize, pool
+from fastbert.embedding.encoder_methods import EncoderMethods, length_limit
+from fastbert.embedding.loading import loaded
+from fastbert.embedding.modules import (
+    SENTENCE,
+    TOKENS,
+    Dense,
+    Features,
+    Normalize,
+    Pooling,
+    SentenceModule,
+    normalize,
+)
+from fastbert.embedding.quantize import Precision, check_precision
+from fastbert.embedding.request import (
+    Encoded,
+    EncodeOptions,
+    Form,
+    Request,
+    Vector,
+    Vectors,
+    check_request,
+    check_truncate_dim,
+    finished,
+    of_everything,
+    of_tokens,
+)
+from fastbert.embedding.saving import save
+from fastbert.embedding.texts import TextReader, Tokens, checked, grids, lower_cased
+from fastbert.embedding.transformer_settings import (
+    TextOptions,
+    TransformerSettings,
+    with_processing,
+)
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs
-from fastbert.models.auto import AutoModel, AutoTokenizer
 from fastbert.runtime.packing import in_one_copy
 from fastbert.runtime.progress import Progress
 from fastbert.tokenizers.base import Tokenizer
+from fastbert.tokenizers.engines.rust import RustEngine
 
-# float32: one vector of shape (dimension,), and vectors of shape (texts, dimension).
-Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
-Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+__all__ = ["EncodeOptions", "Encoded", "SentenceEncoder", "Vector", "Vectors"]
 
-# Texts handed to the tokenizer at a time: enough for its own threads, few enough that the
-# kernels start soon.
-CHUNK_TEXTS = 128
-_AHEAD = 3
+OutputValue = Literal["sentence_embedding", "token_embeddings"] | None
 
 
-class EncodeOptions(TypedDict, total=False):
-    """Options of SentenceEncoder.encode that do not change the type of its result."""
-
-    batch_size: int | None
-    max_tokens: int
-    show_progress_bar: bool | Progress
-    normalize_embeddings: bool | None
-    prompt: str | None
-    prompt_name: str | None
-
-
-class SentenceEncoder:
+class SentenceEncoder(EncoderMethods):
     """Encodes any number of texts into vectors.
 
     A text's vector is bit-identical whatever texts are encoded with it, in whatever batches,
@@ -56,13 +66,11 @@ class SentenceEncoder:
     Attributes:
         model: the encoder model, in eval mode.
         tokenizer: its tokenizer.
-        modes: pooling modes, see `fastbert.embedding.pooling.MODES`.
-        normalized: whether vectors are scaled to length 1.
-        max_seq_length: texts are truncated to this many tokens, special tokens included.
+        modules: what follows the model, in order; see `fastbert.embedding.modules`.
         do_lower_case: whether texts are lower-cased before they are tokenised.
-        dense: projections of the pooled vectors, applied in order.
         prompts: texts put before the input, by name.
         default_prompt_name: the prompt used where none is asked for; None for none.
+        settings: how texts are tokenised.
     """
 
     def __init__(
@@ -74,60 +82,124 @@ class SentenceEncoder:
         max_seq_length: int | None = None,
         do_lower_case: bool = False,
         dense: Sequence[Dense] = (),
-        prompts: Mapping[str, str] | None = None,
+        prompts: Mapping[str, str | None] | None = None,
         default_prompt_name: str | None = None,
+        *,
+        modules: Sequence[SentenceModule] | None = None,
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        settings: TransformerSettings | None = None,
     ) -> None:
+        """Put a model, its tokenizer and the modules behind them together.
+
+        Args:
+            model: an encoder.
+            tokenizer: its tokenizer.
+            modes: pooling modes, see `fastbert.embedding.pooling.MODES`.
+            normalized: whether vectors are scaled to length 1.
+            max_seq_length: tokens of a text; None for what the tokenizer and the model take.
+            do_lower_case: whether texts are lower-cased before they are tokenised.
+            dense: projections of the pooled vectors, in order.
+            prompts: texts put before the input, by name.
+            default_prompt_name: the prompt used where none is asked for.
+            modules: what follows the model, in place of modes, dense and normalized.
+            similarity_fn_name: how `similarity` compares; None for "cosine".
+            truncate_dim: values of a vector that are kept; None for all.
+            settings: how texts are tokenised, as a folder says it.
+
+        Raises:
+            ValueError: for settings that are not possible, or modules that do not fit.
+        """
+        if modules is None:
+            modules = [Pooling(modes), *dense, *([Normalize()] if normalized else [])]
         self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.modes = check_modes(modes)
-        self.normalized = normalized
-        self.max_seq_length = _length_limit(model, tokenizer, max_seq_length)
         self.do_lower_case = do_lower_case
-        self.dense = list(dense)
-        self.prompts = dict(prompts or {})
-        self.default_prompt_name = default_prompt_name
+        self.tokenizer = lower_cased(tokenizer) if do_lower_case else tokenizer
+        self.modules = nn.ModuleList(modules).to(device=model.device, dtype=model.dtype).eval()
+        self._shapes()
+        self.settings = settings or TransformerSettings()
+        if max_seq_length is None:
+            limit = tokenizer.model_max_length
+            longest = length_limit(model, None)
+            max_seq_length = int(min(limit, longest)) if limit is not None else longest
+        self.max_seq_length = max_seq_length
+        self.truncate_dim = truncate_dim
+        self.similarity_fn_name = similarity_fn_name
+        self._set_prompts(prompts, default_prompt_name)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | os.PathLike[str], *, max_seq_length: int | None = None, **options: Any
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        max_seq_length: int | None = None,
+        prompts: Mapping[str, str | None] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+        **options: Any,
     ) -> Self:
         """Load a model that was saved by sentence-transformers, or a plain encoder.
 
-        Reads modules.json and the folders it names (Transformer, Pooling, Dense, Normalize). A
-        plain encoder without modules.json is pooled by the mean of its tokens, not normalised.
+        Reads modules.json and all files of the modules it lists, in their order: a Transformer,
+        then Pooling, Dense, Normalize, LayerNorm and Dropout. A plain encoder without modules.json
+        is pooled by the mean of its tokens, not normalised. What a file says is obeyed, or named
+        in a warning or an error.
 
         Args:
             path: a local folder, or a hub id when huggingface_hub is installed.
             max_seq_length: overrides the model's own limit.
-            **options: dtype, backend, quantization, strict and whatever else the model's
-                `from_pretrained` takes.
+            prompts: add to those of the folder and override them, by name.
+            default_prompt_name: overrides the folder's.
+            similarity_fn_name: likewise.
+            truncate_dim: likewise.
+            model_kwargs: arguments of the model's from_pretrained, beside those of the folder.
+            processor_kwargs: arguments of the tokenizer's from_pretrained, likewise.
+            tokenizer_kwargs: the older name of processor_kwargs.
+            config_kwargs: values that override those of config.json.
+            cache_folder: the same as cache_dir.
+            **options: dtype, backend, device, quantization, strict and whatever else the model's
+                `from_pretrained` takes, revision and token for example.
 
         Raises:
             FileNotFoundError: when the path, or a file that modules.json names, does not exist.
-            ValueError: when modules.json names a module of an unknown type.
+            ValueError: for a module or a setting that is not supported.
         """
-        spec = read_spec(path)
-        where: FileOptions = {"subfolder": spec.transformer} if spec.transformer else {}
-        model: PreTrainedModel = AutoModel.from_pretrained(path, **where, **options)
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, **where)
-        return cls(
-            model,
-            tokenizer,
-            spec.modes,
-            spec.normalized,
-            max_seq_length or spec.max_seq_length,
-            spec.do_lower_case,
-            [dense.to(device=model.device, dtype=model.dtype).eval() for dense in spec.dense],
-            spec.prompts,
-            spec.default_prompt_name,
+        if cache_folder is not None:
+            options.setdefault("cache_dir", cache_folder)
+        arguments = loaded(
+            path,
+            [model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs],
+            max_seq_length,
+            options,
         )
+        arguments["prompts"] |= prompts or {}
+        for name, value in (
+            ("default_prompt_name", default_prompt_name),
+            ("similarity_fn_name", similarity_fn_name),
+            ("truncate_dim", truncate_dim),
+        ):
+            if value is not None:
+                arguments[name] = value
+        return cls(**arguments)
 
-    @property
-    def dimension(self) -> int:
-        """The number of values of one vector."""
-        if self.dense:
-            return self.dense[-1].linear.out_features
-        return int(self.model.config.hidden_size) * len(self.modes)
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the encoder into a folder, in the format of sentence-transformers.
+
+        It loads there too, save for weights in int8, which only fastbert reads.
+
+        Args:
+            path: a folder, made when it is not there.
+
+        Raises:
+            ValueError: for a module or an activation that the format has no place for.
+        """
+        save(self, path)
 
     @property
     def device(self) -> torch.device:
@@ -136,14 +208,30 @@ class SentenceEncoder:
 
     def to(self, device: torch.device | str) -> Self:
         """Move the model to a device and return the encoder itself."""
-        for module in (self.model, *self.dense):
+        for module in (self.model, self.modules):
             module.to(device)
         return self
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes of the first Pooling."""
+        found = (module.modes for module in self.modules if isinstance(module, Pooling))
+        return next(found, ())
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the modules scale vectors to length 1."""
+        return any(isinstance(module, Normalize) for module in self.modules)
+
+    @property
+    def dense(self) -> list[Dense]:
+        """The projections among the modules."""
+        return [module for module in self.modules if isinstance(module, Dense)]
 
     @overload
     def encode(  # type: ignore[overload-overlap]
         self,
-        texts: str,
+        inputs: str,
         *,
         convert_to_numpy: Literal[True] = True,
         convert_to_tensor: Literal[False] = False,
@@ -153,7 +241,7 @@ class SentenceEncoder:
     @overload
     def encode(
         self,
-        texts: Iterable[str],
+        inputs: Iterable[str],
         *,
         convert_to_numpy: Literal[True] = True,
         convert_to_tensor: Literal[False] = False,
@@ -163,7 +251,7 @@ class SentenceEncoder:
     @overload
     def encode(
         self,
-        texts: str | Iterable[str],
+        inputs: str | Iterable[str],
         *,
         convert_to_numpy: bool = True,
         convert_to_tensor: Literal[True],
@@ -171,9 +259,9 @@ class SentenceEncoder:
     ) -> Tensor: ...
 
     @overload
-    def encode(
+    def encode(  # type: ignore[overload-overlap]
         self,
-        texts: str | Iterable[str],
+        inputs: str,
         *,
         convert_to_numpy: Literal[False],
         convert_to_tensor: bool = False,
@@ -183,194 +271,206 @@ class SentenceEncoder:
     @overload
     def encode(
         self,
-        texts: str | Iterable[str],
+        inputs: Iterable[str],
         *,
+        convert_to_numpy: Literal[False],
+        convert_to_tensor: Literal[False] = False,
+        **options: Unpack[EncodeOptions],
+    ) -> list[Tensor]: ...
+
+    @overload
+    def encode(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | Progress | None = False,
+        output_value: OutputValue = "sentence_embedding",
+        precision: Precision | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        **options: Unpack[EncodeOptions],
-    ) -> Vector | Vectors | Tensor: ...
+        device: str | torch.device | list[str] | None = None,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        pool: workers.Pool | None = None,
+        chunk_size: int | None = None,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        task: str | None = None,
+        processing_kwargs: dict[str, dict[str, Any]] | None = None,
+        sentences: str | Iterable[str] | None = None,
+        texts: str | Iterable[str] | None = None,
+    ) -> Encoded: ...
 
     def encode(
         self,
-        texts: str | Iterable[str],
-        *,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         batch_size: int | None = None,
-        max_tokens: int = MAX_TOKENS,
-        show_progress_bar: bool | Progress = False,
+        show_progress_bar: bool | Progress | None = False,
+        output_value: OutputValue = "sentence_embedding",
+        precision: Precision | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
+        device: str | torch.device | list[str] | None = None,
         normalize_embeddings: bool | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-    ) -> np.ndarray | Tensor:
+        truncate_dim: int | None = None,
+        pool: workers.Pool | None = None,
+        chunk_size: int | None = None,
+        *,
+        max_tokens: int = MAX_TOKENS,
+        task: str | None = None,
+        processing_kwargs: dict[str, dict[str, Any]] | None = None,
+        sentences: str | Iterable[str] | None = None,
+        texts: str | Iterable[str] | None = None,
+    ) -> Encoded:
         """Compute the vectors of texts, in the order of the texts.
 
-        Texts are tokenised in a thread of their own, ahead of the kernels, and packed without
-        padding until `max_tokens` tokens are reached.
+        Arguments and results are those of sentence-transformers 6, except that no text gives
+        (0, dimension). Texts are tokenised in a thread of their own, ahead of the kernels, and
+        packed without padding until `max_tokens` tokens are reached.
 
         Args:
-            texts: one text, or any number of them.
-            batch_size: at most so many texts in one pass; no limit by default.
-            max_tokens: at most so many tokens in one pass, save that a longer text goes alone.
-            show_progress_bar: draw progress on standard error, or advance a Progress of yours.
-            convert_to_numpy: return an array; False is the same as convert_to_tensor=True.
-            convert_to_tensor: return a tensor on the model's device.
-            normalize_embeddings: scale vectors to length 1, or do not, whatever the model says.
-            prompt: put before every text.
+            inputs: one text, or any number of them.
             prompt_name: the name of one of the model's own prompts.
+            prompt: put before every text, in place of a prompt by name.
+            batch_size: at most so many texts in one pass; no limit by default.
+            show_progress_bar: draw progress on standard error, or advance a Progress of yours.
+            output_value: "sentence_embedding", "token_embeddings" for the hidden states of each
+                text, or None for everything that was computed, by name.
+            precision: "float32", "int8", "uint8", "binary" or "ubinary".
+            convert_to_numpy: return an array; False returns a list of tensors.
+            convert_to_tensor: return one tensor on the model's device.
+            device: moves the model there first; a list starts a process for each entry.
+            normalize_embeddings: scale vectors to length 1, after whatever the modules do.
+            truncate_dim: keep so many values of a vector, in place of the encoder's own setting.
+            pool: processes of start_multi_process_pool() that compute.
+            chunk_size: texts that a process gets at a time.
+            max_tokens: at most so many tokens in one pass, save that a longer text goes alone.
+            task: "query" or "document", where these have lengths of their own.
+            processing_kwargs: arguments of the tokenizer for this call, {"text": {"max_length":
+                64}} for example.
+            sentences: another name of inputs, as is `texts`.
+            texts: likewise.
 
         Returns:
-            float32 (len(texts), dimension), or (dimension,) for one text; (0, dimension) for none.
+            float32 (len(inputs), dimension), or (dimension,) for one text; int8 or uint8 in
+            another precision. For "token_embeddings" a (tokens, hidden) tensor for each text, for
+            None a dictionary for each.
 
         Raises:
             TypeError: when an item is not a text.
-            ValueError: for an unknown prompt or a limit below 1.
+            ValueError: for an unknown prompt, or a value that is not possible.
         """
-        if max_tokens < 1 or (batch_size is not None and batch_size < 1):
-            raise ValueError(
-                f"max_tokens and batch_size must be at least 1, but they are {max_tokens} and "
-                f"{batch_size}."
+        given = [value for value in (inputs, sentences, texts) if value is not None]
+        if len(given) != 1:
+            raise TypeError(
+                "encode() takes a text or any number of them, once, as inputs= (or sentences=, "
+                "texts=)."
             )
-        single = isinstance(texts, str)
-        inputs = _checked([texts] if isinstance(texts, str) else texts)
-        prefix = self._prefix(prompt, prompt_name)
-        scaled = self.normalized if normalize_embeddings is None else normalize_embeddings
-        parts = [torch.empty(0, self.dimension, device=self.device)]
+        items = checked([given[0]] if isinstance(given[0], str) else given[0])
+        request = Request(
+            self._prefix(prompt, prompt_name),
+            *self._lengths(task, processing_kwargs),
+            batch_size,
+            max_tokens,
+            output_value,
+            bool(normalize_embeddings),
+            self.truncate_dim if truncate_dim is None else check_truncate_dim(truncate_dim),
+        )
+        form = Form(
+            isinstance(given[0], str),
+            convert_to_numpy and not convert_to_tensor,
+            convert_to_tensor,
+            check_precision(precision),
+        )
+        check_request(request, form)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
             if isinstance(show_progress_bar, Progress):
                 progress = show_progress_bar
             else:
-                progress = stack.enter_context(Progress(len(inputs), shown=show_progress_bar))
+                bar = Progress(len(items), shown=bool(show_progress_bar))
+                progress = stack.enter_context(bar)
+            if isinstance(device, list) and device and pool is None:
+                pool = self.start_multi_process_pool(device)
+                stack.callback(self.stop_multi_process_pool, pool)
+            if pool is not None and items:
+                shared = workers.share(pool, items, request, chunk_size, progress)
+                return finished(shared, form)
+            if device is not None and not isinstance(device, list):
+                self.to(device)
+            return finished(self.run(items, request, progress), form)
+
+    def run(
+        self, texts: list[str], request: Request, progress: Progress | None = None
+    ) -> Tensor | list[Any]:
+        """Compute what a request asks for, in this process.
+
+        Args:
+            texts: all of them.
+            request: what is asked for.
+            progress: advanced by every batch.
+
+        Returns:
+            float32 (texts, dimension) on the model's device, or one answer for each text.
+        """
+        if self.model.training:
+            self.model.eval()
+        reader = self._reader_of(request.max_length, request.options)
+        shapes = self._shapes()
+        width = min(shapes[SENTENCE].width, request.truncate_dim or shapes[SENTENCE].width)
+        parts: list[Any] = []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
             # Closed by whatever ends the loop: a generator that an error's traceback holds on to
             # would keep its thread.
-            texts_tokens = stack.enter_context(contextlib.closing(self._tokenized(inputs, prefix)))
-            for batch in batches(texts_tokens, _length, batch_size, max_tokens):
-                parts.append(self._vectors(batch))
-                progress.advance(len(batch))
-            vectors = normalize(torch.cat(parts)) if scaled else torch.cat(parts)
-        result = vectors[0] if single else vectors
-        if convert_to_tensor or not convert_to_numpy:
-            return result.clone()
-        return result.cpu().numpy()
-
-    def _prefix(self, prompt: str | None, prompt_name: str | None) -> str:
-        """Return the text to put before every input."""
-        if prompt is not None:
-            return prompt
-        name = prompt_name or self.default_prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(self.prompts) or "none"
-            raise ValueError(f"This model has no prompt named {name!r}; it has {known}.")
-        return self.prompts[name]
-
-    def _tokenized(self, texts: list[str], prefix: str) -> Generator[_Tokens, None, None]:
-        """Tokenise texts in chunks, ahead of the caller, who must close the generator."""
-
-        def tokenise(begin: int) -> list[_Tokens]:
-            chunk = [prefix + text for text in texts[begin : begin + CHUNK_TEXTS]]
-            if self.do_lower_case:
-                chunk = [text.lower() for text in chunk]
-            encoded = self.tokenizer(
-                chunk,
-                truncation=True,
-                max_length=self.max_seq_length,
-                padding=False,
-                return_attention_mask=False,
+            tokens = stack.enter_context(
+                contextlib.closing(reader.ahead(texts, request.prompt)),
             )
-            types = encoded.get("token_type_ids") or [None] * len(chunk)
-            return [_Tokens(*pair) for pair in zip(encoded["input_ids"], types, strict=True)]
+            prompt_length = reader.prompt_length(request.prompt)
+            for batch in batches(tokens, len, request.batch_size, request.max_tokens):
+                features = self._features(batch, prompt_length)
+                if request.output_value == TOKENS:
+                    parts += of_tokens(features)
+                elif request.output_value is None:
+                    features.values[SENTENCE] = features.values[SENTENCE][:, :width]
+                    parts += of_everything(features, batch, shapes, bool(request.prompt))
+                else:
+                    vectors = features.values[SENTENCE][:, :width]
+                    parts.append(normalize(vectors) if request.normalized else vectors)
+                if progress is not None:
+                    progress.advance(len(batch))
+            if request.output_value != SENTENCE:
+                return parts
+            return torch.cat([torch.empty(0, width, device=self.device), *parts])
 
-        starts = range(0, len(texts), CHUNK_TEXTS)
-        with contextlib.closing(_ahead(tokenise, starts)) as chunks:
-            for chunk in chunks:
-                yield from chunk
+    def _lengths(self, task: str | None, given: object) -> tuple[int, TextOptions]:
+        """Return the tokens of a text, and how the tokenizer is called."""
+        options = with_processing(self.settings.text, given, "encode()")
+        length = self.settings.lengths.get(task or "", self.max_seq_length)
+        if options.max_length is not None:
+            length = length_limit(self.model, options.max_length)
+        return length, options
 
-    def _vectors(self, batch: Sequence[_Tokens]) -> Tensor:
-        """Compute float32 (texts, dimension) of one batch, in a single pass."""
-        lengths = np.array([len(tokens.ids) for tokens in batch])
-        real = np.arange(lengths.max(initial=0)) < lengths[:, None]
-        ids = _grid([tokens.ids for tokens in batch], real)
-        types = None
-        if batch[0].types is not None:
-            types = _grid([tokens.types or [] for tokens in batch], real)
+    def _reader_of(self, max_length: int, options: TextOptions) -> TextReader:
+        lowered = self.do_lower_case and not isinstance(self.tokenizer.engine, RustEngine)
+        return TextReader(self.tokenizer, max_length, options, lowered)
+
+    def _reader(self, task: str | None) -> TextReader:
+        return self._reader_of(*self._lengths(task, None))
+
+    def _features(self, batch: Sequence[Tokens], prompt_length: int) -> Features:
+        """Compute the features of one batch, in a single pass."""
+        ids, types, real = grids(batch)
         ids, types = in_one_copy((ids, types), self.device)
         # The encoder packs these grids of indices at once; hidden states are never padded. The mask
         # stays on the host, where it can be counted without waiting for the device.
-        encoding = self.model.base_model.encode(EncoderInputs(ids, torch.from_numpy(real), types))
-        vectors = pool(encoding.packed, encoding.batch.cu_seqlens, self.modes, encoding.plan)
-        for module in self.dense:
-            vectors = module(vectors, encoding.plan)
-        return vectors
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """A tokenised text: its ids, and its token types where the tokenizer gives them."""
-
-    ids: list[int]
-    types: list[int] | None
-
-
-def _length(tokens: _Tokens) -> int:
-    return len(tokens.ids)
-
-
-def _checked(texts: object) -> list[str]:
-    """Return the texts as a list, or raise a TypeError that names what is no text."""
-    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise TypeError(
-            f"encode() takes a text or any number of them, but it was given a "
-            f"{type(texts).__name__}; pass a str or a list of str."
+        encoding = self.model.base_model.encode(EncoderInputs(ids, real, types))
+        features = Features(
+            {TOKENS: encoding.packed}, encoding.batch.cu_seqlens, encoding.plan, prompt_length
         )
-    inputs = list(texts)
-    for index, text in enumerate(inputs):
-        if not isinstance(text, str):
-            raise TypeError(
-                f"encode() takes a text or a sequence of texts, but item {index} is a "
-                f"{type(text).__name__}; convert it to str first."
-            )
-    return inputs
-
-
-def _grid(lists: Sequence[Sequence[int]], real: np.ndarray) -> Tensor:
-    """Lay out lists of numbers as int64 (texts, longest), zero where `real` is false."""
-    grid = np.zeros(real.shape, dtype=np.int64)
-    grid[real] = np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(real.sum()))
-    return torch.from_numpy(grid)
-
-
-def _ahead(
-    work: Callable[[int], list[_Tokens]], arguments: Sequence[int]
-) -> Generator[list[_Tokens], None, None]:
-    """Yield work(argument) for every argument, in order, up to _AHEAD calls ahead of the caller."""
-    if len(arguments) <= 1:
-        yield from map(work, arguments)
-        return
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="fastbert-tokenizer") as pool:
-        pending: deque[Future[list[_Tokens]]] = deque()
-        try:
-            for argument in arguments:
-                pending.append(pool.submit(work, argument))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _length_limit(model: PreTrainedModel, tokenizer: Tokenizer, asked: int | None) -> int:
-    """Return the number of tokens that a text is cut to: what is asked for, or what fits."""
-    longest = model.base_model.longest()
-    if asked is None:
-        return int(min(longest, tokenizer.model_max_length))
-    if not 1 <= asked <= longest:
-        raise ValueError(
-            f"max_seq_length is {asked}, but must be at least 1 and at most {longest}, the number "
-            "of positions of this model."
-        )
-    return asked
+        for module in self.modules:
+            module(features)
+        return features

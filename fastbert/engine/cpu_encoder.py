@@ -32,10 +32,13 @@ from fastbert.layers.embeddings import (
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Linear
 from fastbert.ops.activations import kernel_activation
+from fastbert.ops.operands import obstacle, unreadable
 from fastbert.runtime.packing import PackedBatch
 
 if TYPE_CHECKING:
     from fastbert import _C
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ class CpuEncoder:
             no longer the one of the packed weights.
 
         Raises:
+            NotPlain: for arguments whose values do not lie at their addresses.
             ValueError: when the arguments do not fit together or to the encoder.
             IndexError: for an index outside its table.
         """
@@ -210,10 +214,14 @@ class CpuEncoder:
             times = []
             self.record.append(times)
         total, hidden = batch.total, self.hidden
-        out = torch.empty(
-            (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden), dtype=dtype
-        )
-        first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype) if pooled else None
+        operands = {**vars(batch), **({"x": source} if torch.is_tensor(source) else vars(source))}
+        if obstacle(*operands.values()) is not None:
+            raise unreadable("encoder", operands)
+        shape = (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden)
+        out = torch.empty(shape, dtype=dtype, device=_CPU)
+        first = None
+        if pooled:
+            first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype, device=_CPU)
         alive: list[Tensor] = []
         if isinstance(source, Tensor):
             given = self._hidden_states(source, batch, total, alive)

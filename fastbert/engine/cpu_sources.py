@@ -6,7 +6,7 @@ that are appended to `alive` until the native encoder has packed them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from fastbert.layers.block import Block
 from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.operands import obstacle
 
 if TYPE_CHECKING:
     from fastbert import _C
@@ -56,7 +57,7 @@ def embedding_source(
     width = tables.word.embedding_dim
 
     def table(part: nn.Embedding) -> _C.TableSource:
-        weight = part.weight.detach()
+        weight = _plain(part.weight)
         if weight.dim() != 2 or weight.shape[1] != width:
             raise ValueError(
                 f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
@@ -91,19 +92,34 @@ def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSou
         )
     return native.library.NormSource(
         weight=weight.data_ptr(),
-        weight_dtype=DTYPES[weight.dtype],
+        weight_dtype=_code(weight),
         bias=bias.data_ptr(),
-        bias_dtype=DTYPES[bias.dtype],
+        bias_dtype=_code(bias),
         eps=part.eps,
     )
 
 
+def _code(tensor: Tensor) -> int:
+    """Return the code of a weight's dtype.
+
+    Raises:
+        ValueError: for a dtype that kernels do not read.
+    """
+    code = DTYPES.get(tensor.dtype)
+    if code is None:
+        raise ValueError(
+            f"A weight of shape {tuple(tensor.shape)} is {tensor.dtype}, but kernels read float32, "
+            "bfloat16 and float16; convert it, or use the backend 'reference'."
+        )
+    return code
+
+
 def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
     """Return several projections of the same hidden states as one."""
-    quantised = [part for part in parts if isinstance(part, Int8Linear)]
+    quantised = [part.parts() for part in parts if isinstance(part, Int8Linear)]
     if quantised:
-        weight = _joined([part.qweight for part in quantised], alive)
-        scale = _joined([part.weight_scale for part in quantised], alive)
+        weight = _joined([part["qweight"] for part in quantised], alive)
+        scale = _joined([part["weight_scale"] for part in quantised], alive)
         columns = _columns(quantised[0], alive)
     else:
         weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
@@ -114,7 +130,9 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
     if any(b is not None for b in biases):
         bias = _joined(
             [
-                torch.zeros(part.out_features) if b is None else b.detach().float()
+                torch.zeros(part.out_features, dtype=torch.float32, device="cpu")
+                if b is None
+                else b.detach().float()
                 for part, b in zip(parts, biases, strict=True)
             ],
             alive,
@@ -127,7 +145,7 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
             )
     return native.library.ProjectionSource(
         weight=weight.data_ptr(),
-        dtype=_INT8 if weight.dtype is torch.int8 else DTYPES[weight.dtype],
+        dtype=_INT8 if weight.dtype is torch.int8 else _code(weight),
         n=weight.shape[0],
         k=weight.shape[1],
         stride=weight.shape[1],
@@ -139,21 +157,13 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
     )
 
 
-def _columns(part: Int8Linear, alive: list[Tensor]) -> _C.InputColumns:
-    factor, repeated, repeats = 0, 0, 0
-    if part.factor is not None:
-        if part.factor.shape != (part.in_features,) or part.factor.dtype is not torch.float32:
-            raise ValueError(
-                f"A projection of rows of {part.in_features} has a factor of shape "
-                f"{tuple(part.factor.shape)}, {part.factor.dtype}."
-            )
-        factor = _kept(part.factor, alive).data_ptr()
-    if part.repeated is not None:
-        if part.repeated.dtype is not torch.int32:
-            raise ValueError(f"repeated columns are int32, not {part.repeated.dtype}.")
-        repeated = _kept(part.repeated, alive).data_ptr()
-        repeats = part.repeated.numel()
-    return native.library.InputColumns(factor=factor, repeated=repeated, repeats=repeats)
+def _columns(parts: Mapping[str, Tensor], alive: list[Tensor]) -> _C.InputColumns:
+    factor, repeated = parts.get("factor"), parts.get("repeated")
+    return native.library.InputColumns(
+        factor=0 if factor is None else _kept(factor, alive).data_ptr(),
+        repeated=0 if repeated is None else _kept(repeated, alive).data_ptr(),
+        repeats=0 if repeated is None else repeated.numel(),
+    )
 
 
 def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
@@ -161,8 +171,15 @@ def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
 
 
 def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
-    kept = tensor.detach().contiguous()
+    kept = _plain(tensor).contiguous()
     alive.append(kept)
     return kept
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a weight that can be read at its address, without its history."""
+    if tensor.device.type != "cpu":
+        raise ValueError(f"A weight is on {tensor.device}, but the encoder is prepared on the CPU.")
+    if reason := obstacle(tensor):
+        raise ValueError(f"A weight is {reason}, so that it cannot be packed.")
+    return tensor.detach()

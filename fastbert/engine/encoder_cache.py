@@ -11,28 +11,35 @@ by all their bytes where a fused optimizer may have written to them, which raise
 from __future__ import annotations
 
 import operator
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
+from fastbert.engine.reading import Reading
+from fastbert.errors import Unavailable
 from fastbert.kernels import native
+from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
-from fastbert.layers.linear import Int8Linear, Linear
+from fastbert.layers.linear import Int8Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.replicas import is_replica, parameters_held
+from fastbert.locks import Lock
+from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 _ATTEMPTS = 4
+# What is watched of modules that are not ours; the probability of dropout is looked at in training.
+SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {nn.Dropout: ("training",)}
 Inputs = TypeVar("Inputs")
 Form = TypeVar("Form")
 Result = TypeVar("Result")
@@ -55,11 +62,14 @@ class ModelSnapshot:
     """One reading of an encoder model.
 
     Attributes:
-        blocks, tables, pooler: its parts, as the families describe them.
+        reading: its parts, as the families describe them; layers, tables and pooler are its own.
+        blocks: the layers that kernels compute.
+        on_grid: whether a part is called that may look at any token.
         traits: what the choice of kernels depends on.
         device, dtype: of its parameters.
         parameters: all of them.
-        plain: whether all its tensors have an address.
+        odd: names a tensor whose values do not lie at its address; None where there is none.
+        plain: whether there is none.
         copied: the tensors whose contents a prepared encoder copies, by name.
         suspicious: whether `uncounted` holds for those, so that their bytes must be compared.
         watch: a `_C.Watch` of the model; None where nothing can be watched, and the snapshot serves
@@ -68,13 +78,17 @@ class ModelSnapshot:
     """
 
     def __init__(self, model: Any) -> None:
-        self.blocks = list(model.blocks())
-        self.tables = model.tables()
-        self.pooler: Linear | None = model.pooling()
+        self.reading: Reading = model.read()
+        self.blocks = self.reading.blocks
+        self.layers, self.tables = self.reading.layers, self.reading.tables
+        self.pooler = self.reading.pooler
+        self.on_grid = self.reading.on_grid
         self.traits = model.traits()
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
         modules = list(model.named_modules())
+        self.modules = tuple(module for _, module in modules)
+        self._dropouts, self._backward_hooks = _for_training(self.modules)
         parameters, buffers = (
             {
                 id(tensor): (f"{path}.{name}", tensor)
@@ -87,13 +101,17 @@ class ModelSnapshot:
         # In the order of model.parameters().
         self.parameters = tuple(tensor for _, tensor in parameters.values())
         tensors = parameters | buffers
+        self.odd = next(
+            (f"{name} is {why}" for name, t in tensors.values() if (why := _odd(t)) is not None),
+            None,
+        )
         # A replica's tensors live for one pass only, so packing them would not pay.
-        self.plain = not is_replica(model) and all(_plain(t) for _, t in tensors.values())
+        self.plain = self.odd is None and not is_replica(model)
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
         if self.plain and native.reason() is None:
-            self.watch = _watch(model, [module for _, module in modules], copied)
+            self.watch = _watch(model, self.modules, copied)
         self.suspicious = False
         self.look()
         self.source = self._source() if self.plain else None
@@ -116,6 +134,24 @@ class ModelSnapshot:
         """
         return self.watch is None or bool(self.watch.unchanged(contents))
 
+    def as_trained(self, differentiable: bool) -> bool:
+        """Return whether hooks and dropouts that only training asks for are those that were read.
+
+        Args:
+            differentiable: whether gradients will flow, which backward hooks look at.
+        """
+        dropouts, hooks = _for_training(self.modules)
+        return dropouts == self._dropouts and (not differentiable or hooks == self._backward_hooks)
+
+    def torch_parts(self) -> Iterator[str]:
+        """Yield, as clauses, what torch computes in every pass, whatever the Plan says."""
+        for why in self.reading.called:
+            yield f"{why}, so it is called as a module"
+        for why in self.reading.foreign:
+            yield f"{why}, which is called for its product"
+        if any(block.distances is not None for block in self.blocks):
+            yield "relative positions are scored by torch"
+
     def versions(self) -> list[int]:
         """Return how often each copied tensor was written to."""
         return [version(tensor) for tensor in self.copied.values()]
@@ -125,10 +161,17 @@ class ModelSnapshot:
 
         Arguments and errors are those of build_plan().
         """
+        if strict and self.odd is not None and (FORCED_BACKEND.get() or backend) != "reference":
+            raise Unavailable(
+                f"strict=True allows no fallback, but {self.odd}, which only the reference "
+                "computes with."
+            )
         kind = self.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         settings = (backend, strict, needs_grad, batch_invariant)
-        asked = (*settings, autocast, FORCED_BACKEND.get(), native.isa())
+        known_isa = (native.isa(), native.slow())
+        duals = forward_ad._current_level >= 0
+        asked = (*settings, autocast, duals, FORCED_BACKEND.get(), known_isa)
         known = self._plan
         if known is not None and known[0] == asked:
             return known[1]
@@ -160,9 +203,9 @@ class ModelSnapshot:
     def _parts(self) -> Iterator[nn.Module]:
         yield from self._projections_and_norms()
         tables = self.tables
-        for part in (tables.word, tables.position, tables.token_type, tables.language):
-            if part is not None:
-                yield part
+        if isinstance(tables, EmbeddingTables):
+            found = (tables.word, tables.position, tables.token_type, tables.language)
+            yield from (part for part in found if part is not None)
         for block in self.blocks:
             if block.distances is not None:
                 yield block.distances.table
@@ -171,7 +214,8 @@ class ModelSnapshot:
         for block in self.blocks:
             yield from (block.q, block.k, block.v, block.out, block.attention_norm)
             yield from (block.up, block.down, block.output_norm)
-        yield self.tables.norm
+        if isinstance(self.tables, EmbeddingTables):
+            yield self.tables.norm
         for part in (self.tables.projection, self.pooler):
             if part is not None:
                 yield part
@@ -190,12 +234,21 @@ class ModelSnapshot:
         yield from (part for part in self._projections_and_norms() if isinstance(part, Int8Linear))
 
 
+def _for_training(modules: Sequence[nn.Module]) -> tuple[list[float], list[int]]:
+    """Read the probability of every dropout, and count every module's backward hooks."""
+    dropouts = [module.p for module in modules if isinstance(module, nn.Dropout)]
+    hooks = [len(m._backward_hooks) + len(m._backward_pre_hooks) for m in modules]
+    return dropouts, hooks
+
+
 def _tensors(part: nn.Module) -> Iterator[Tensor]:
     for holder in (part._parameters, part._buffers):
         yield from (tensor for tensor in holder.values() if tensor is not None)
 
 
-def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> native.library.Watch:
+def _watch(
+    model: nn.Module, modules: Sequence[nn.Module], copied: set[int]
+) -> native.library.Watch:
     """Make a `_C.Watch` of a model."""
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.
@@ -207,12 +260,17 @@ def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> nati
         dicts += [held for held in (module._modules, module._parameters, module._buffers) if held]
         if isinstance(module, nn.ModuleList) and not len(module):
             dicts.append(module._modules)
-        if isinstance(module, (Linear, Int8Linear, LayerNorm, nn.Embedding)):
-            parts.append(module)
-            dicts += [module._forward_hooks, module._forward_pre_hooks]
-            entries.append((vars(module), "forward"))
+        if module is model:
+            continue  # whoever calls it runs its hooks
+        parts.append(module)
+        dicts += [module._forward_hooks, module._forward_pre_hooks]
+        entries.append((vars(module), "forward"))
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
+        settings: tuple[str, ...] = getattr(type(module), "settings", ())
+        for name in SETTINGS.get(type(module), settings):
+            if name in vars(module):
+                entries.append((vars(module), name))
         tensors |= {id(tensor): tensor for tensor in _tensors(module)}
     return native.library.Watch(
         dicts,
@@ -225,13 +283,9 @@ def _watch(model: nn.Module, modules: list[nn.Module], copied: set[int]) -> nati
     )
 
 
-def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor has an address: no wrapper of torch.func, no fake one, no subclass."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and tensor.layout is torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+def _odd(tensor: Tensor) -> str | None:
+    """Return None where native code can read a tensor's values in its memory, else what it is."""
+    return obstacle(tensor, memory=tensor.device.type in ("cpu", "cuda"))
 
 
 class EncoderCache:
@@ -247,7 +301,7 @@ class EncoderCache:
 
     def __init__(self) -> None:
         self.gradients = Gradients()
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._view: ModelSnapshot | None = None
         self._entry: _Entry | None = None
         # None until something was packed, then how the weights stood at the last eval pass with
@@ -270,9 +324,12 @@ class EncoderCache:
         return view
 
     def _keep_packed(self, view: ModelSnapshot) -> None:
-        """Keep packed weights for a new snapshot that gives the same ones."""
+        """Keep packed weights for a new snapshot that gives the same ones.
+
+        They wait while parts are called as modules, such as those that someone hooked for a pass.
+        """
         entry = self._entry
-        if entry is not None and view.plain:
+        if entry is not None and view.plain and not view.reading.called:
             same = entry.view.source == view.source
             self._entry = replace(entry, view=view) if same else None
 
@@ -352,6 +409,7 @@ class EncoderCache:
         kept, names = view.kept(), list(view.copied)
         contents = Contents(list(view.copied.values()), self.gradients, names)
         encoder: CpuEncoder | GpuEncoder
+        assert isinstance(view.tables, EmbeddingTables)
         if served.plan is None:
             encoder = CpuEncoder(
                 view.blocks,
@@ -395,12 +453,14 @@ class _Entry:
 
 
 def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:
-    if not view.plain or supports(view.blocks, plan) is not None:
+    if not view.plain or view.reading.called or supports(view.blocks, plan) is not None:
         return None
+    tables = view.tables
+    assert isinstance(tables, EmbeddingTables)
     if not on_cpu(plan.device):
         return EncoderParts(plan=plan)
     return EncoderParts(
-        supports_tables(view.tables, plan) is None,
+        supports_tables(tables, plan) is None,
         view.pooler is not None and supports_pooler(view.pooler, plan) is None,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self, Unpack
 
 from fastbert.checkpoints.files import FileOptions, resolve_file
-from fastbert.checkpoints.storage import read_json, write_json
+from fastbert.checkpoints.storage import json_text, read_json, write_text
 
 GENERATION_CONFIG = "generation_config.json"
 # Values of settings that switch a rule of transformers off.
@@ -119,11 +119,14 @@ class GenerationConfig:
         plain = asdict(GenerationConfig())
         return frozenset(name for name, value in asdict(self).items() if value != plain[name])
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write generation_config.json: the values that are not the defaults."""
+    def to_json_string(self) -> str:
+        """Return what stands in generation_config.json: the values that are not the defaults."""
         defaults = asdict(GenerationConfig())
-        values = {k: v for k, v in asdict(self).items() if v != defaults[k]}
-        write_json(Path(save_directory) / GENERATION_CONFIG, values)
+        return json_text({k: v for k, v in asdict(self).items() if v != defaults[k]})
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write generation_config.json."""
+        write_text(Path(save_directory) / GENERATION_CONFIG, self.to_json_string())
 
     def ends(self) -> list[int]:
         """List all tokens that end a text."""

@@ -1,1 +1,1 @@
-"""What other libraries need of fastbert; each room imports its library, so none is imported unasked."""
+"""What other libraries need of fastbert. Each room imports its library; only users import rooms."""

@@ -1,7 +1,7 @@
 """Training under transformers: its Trainer, saving fastbert's models as transformers saves its own.
 
 Everything else of that Trainer works as it is: callbacks, metrics, resuming, mixed precision,
-several processes, adapters of peft. This room imports transformers; the rest of fastbert never does.
+several processes, adapters of peft. This room imports transformers, the rest of fastbert never.
 """
 
 from __future__ import annotations

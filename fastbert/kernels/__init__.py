@@ -22,7 +22,7 @@ import torch
 from fastbert.errors import Unavailable
 from fastbert.kernels import native
 from fastbert.ops import ALL, Traits
-from fastbert.ops.operands import Target
+from fastbert.ops.operands import Target, obstacle, unreadable
 
 NAMES = ("cpu", "cuda", "triton")
 # Of a GPU. What is older has neither bfloat16 on its tensor cores nor cp.async, and no machine code
@@ -83,7 +83,10 @@ class Kernel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the operands and run the op."""
-        return self.function(self.check(self.target, *args, **kwargs))
+        operands = self.check(self.target, *args, **kwargs)
+        if obstacle(operands) is not None:
+            raise unreadable(self.function.__name__, operands._asdict())
+        return self.function(operands)
 
 
 @functools.cache

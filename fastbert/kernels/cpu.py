@@ -7,6 +7,7 @@ is torch's.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,9 +27,11 @@ from fastbert.ops.operands import (
     address,
     by_rows,
     bytes_,
+    obstacle,
     operand,
     row_stride,
     two_dimensional,
+    unreadable,
     weight_rows,
 )
 from fastbert.ops.quantize_rows import QuantizeOperands
@@ -57,6 +60,21 @@ def use_torch_threads() -> None:
     if threads != _threads:
         native.library.set_num_threads(threads)
         _threads = threads
+
+
+def _renew_torch_threads() -> None:
+    """Let a forked child use torch's threads.
+
+    The library ends OpenMP's before a fork (csrc/cpu/forks.cpp). Here goes the pool behind them:
+    of the new threads that find the parent's at once, torch 2.13 lets one replace it, and stops
+    the others with "Invalid thread pool!". In the child there still is one thread only.
+    """
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(threads)
+
+
+os.register_at_fork(after_in_child=_renew_torch_threads)
 
 
 def unavailable() -> str | None:
@@ -94,7 +112,7 @@ def bias_act(o: BiasActOperands) -> Tensor:
     """See `fastbert.ops.bias_act`."""
     use_torch_threads()
     code, rows, width, x, bias, (activation, a, b) = o
-    out = torch.empty((rows, width), dtype=x.dtype)
+    out = torch.empty((rows, width), dtype=x.dtype, device=_CPU)
     args = native.library.ActArgs(
         x=x.data_ptr(),
         out=out.data_ptr(),
@@ -117,7 +135,7 @@ def linear(o: LinearOperands) -> Tensor:
     """See `fastbert.ops.linear`. Without `packed` the weight is packed for this one call."""
     packed = linear_prepack(o.weight) if o.packed is None else o.packed
     packed = bytes_("linear", "packed", packed, _CPU)
-    out = torch.empty((o.rows, o.outer), dtype=o.x.dtype)
+    out = torch.empty((o.rows, o.outer), dtype=o.x.dtype, device=_CPU)
     use_torch_threads()
     native.library.linear(_gemm_args(o, packed, out, 0, o.activation), packed.numel())
     return out
@@ -127,7 +145,7 @@ def int8_linear(o: Int8LinearOperands) -> Tensor:
     """See `fastbert.ops.int8_linear`. Without `packed` the weight is packed for this one call."""
     packed = int8_linear_prepack(o.qweight) if o.packed is None else o.packed
     packed = bytes_("int8_linear", "packed", packed, _CPU)
-    out = torch.empty((o.rows, o.outer), dtype=o.x.dtype)
+    out = torch.empty((o.rows, o.outer), dtype=o.x.dtype, device=_CPU)
     columns = None
     if o.factor is not None or o.repeated is not None:
         columns = native.library.InputColumns(
@@ -170,9 +188,9 @@ def quantize_rows(o: QuantizeOperands) -> tuple[Tensor, Tensor, Tensor]:
     """See `fastbert.ops.quantize_rows`."""
     code, rows, width, x = o
     use_torch_threads()
-    quantised = torch.empty((rows, width), dtype=torch.uint8)
-    scale = torch.empty(rows, dtype=torch.float32)
-    zero_point = torch.empty(rows, dtype=torch.int32)
+    quantised = torch.empty((rows, width), dtype=torch.uint8, device=_CPU)
+    scale = torch.empty(rows, dtype=torch.float32, device=_CPU)
+    zero_point = torch.empty(rows, dtype=torch.int32, device=_CPU)
     args = native.library.QuantizeArgs(
         x=x.data_ptr(),
         dtype=code,
@@ -196,7 +214,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
         max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias,
         (over_batch, over_heads, over_queries),
     ) = o  # fmt: skip
-    out = torch.empty((total_q, heads, dim), dtype=q.dtype)
+    out = torch.empty((total_q, heads, dim), dtype=q.dtype, device=_CPU)
     q_row_stride, q_head_stride, _ = q.stride()
     k_row_stride, k_head_stride, _ = k.stride()
     v_row_stride, v_head_stride, _ = v.stride()
@@ -238,7 +256,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
 
 def embed_layer_norm(o: EmbeddingOperands) -> Tensor:
     """See `fastbert.ops.embed_layer_norm`."""
-    out = torch.empty((o.rows, o.width), dtype=o.weight.dtype)
+    out = torch.empty((o.rows, o.width), dtype=o.weight.dtype, device=_CPU)
     use_torch_threads()
     args = native.library.EmbedArgs(
         word=_lookup(o.word),
@@ -268,7 +286,7 @@ def segment_sums(o: SegmentOperands) -> Tensor:
     torch's own operator leaves threads spinning for milliseconds on the cores that the next pass
     of an encoder needs.
     """
-    out = torch.empty((o.segments, o.columns), dtype=torch.float32)
+    out = torch.empty((o.segments, o.columns), dtype=torch.float32, device=_CPU)
     use_torch_threads()
     args = native.library.SegmentArgs(
         x=o.x.data_ptr(),
@@ -287,9 +305,11 @@ def segment_sums(o: SegmentOperands) -> Tensor:
 
 def _packed(op: str, weight: Tensor, code: int, packed_code: int) -> Tensor:
     outer, inner = two_dimensional(op, "weight", weight)
+    if obstacle(weight) is not None:
+        raise unreadable(op, {"weight": weight})
     weight = by_rows(weight)
     size = native.library.packed_bytes(packed_code, outer, inner)
-    packed = torch.empty(size, dtype=torch.uint8)
+    packed = torch.empty(size, dtype=torch.uint8, device=_CPU)
     use_torch_threads()
     native.library.pack_weight(
         weight=weight.data_ptr(),
@@ -336,8 +356,8 @@ def _gemm_args(
 
 def _layer_norm(o: RowNormOperands) -> tuple[Tensor, Tensor]:
     x, residual, code, function = o.x, o.residual, o.code, o.activation
-    out = torch.empty((o.rows, o.width), dtype=x.dtype)
-    total = torch.empty((o.rows, o.width) if o.return_sum else 0, dtype=x.dtype)
+    out = torch.empty((o.rows, o.width), dtype=x.dtype, device=_CPU)
+    total = torch.empty((o.rows, o.width) if o.return_sum else 0, dtype=x.dtype, device=_CPU)
     use_torch_threads()
     args = native.library.LayerNormArgs(
         x=x.data_ptr(),

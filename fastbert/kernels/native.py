@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -100,6 +101,25 @@ def isa() -> str:
     return "" if module is None else module.active_isa()
 
 
+# Whether set_isa chose the instruction set.
+_chosen = False
+
+
+@functools.cache
+def slow() -> str | None:
+    """Return why the reference is faster than these kernels here; None where it is not.
+
+    On a processor whose instruction sets they do not know, there is plain C++ alone. Whoever asks
+    for it by name (FASTBERT_CPU_ISA, `set_isa`) gets it.
+    """
+    if isa() != "scalar" or _chosen or os.environ.get("FASTBERT_CPU_ISA"):
+        return None
+    return (
+        "for this processor there are kernels in plain C++ only, which take several times as long "
+        'as torch\'s own operators; backend="cpu" takes them all the same'
+    )
+
+
 def usable_isas() -> list[str]:
     """Return the instruction sets that this build holds and this machine can run, plainest first.
 
@@ -116,5 +136,8 @@ def set_isa(name: str) -> None:
         Unavailable: when the extension cannot be loaded, with the reason and the remedy.
         ValueError: when the name is unknown, or this build or this machine lacks the set.
     """
+    global _chosen
     extension().set_isa(name)
+    _chosen = True
     isa.cache_clear()
+    slow.cache_clear()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastbert import kernels
 from fastbert.ops import ALL, REGISTRY
@@ -45,6 +46,12 @@ def overload(op: str, backend: str) -> Callable[..., Any]:
 
 def _deferred(op: str, backend: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            raise NotImplementedError(
+                f"fastbert::{op}.{backend} has no forward-mode derivative, and cannot see whether "
+                "one is wanted here; call the reference of the op within dual numbers and "
+                "torch.func.jvp, as models do."
+            )
         return kernels.kernel(backend, op)(*arguments)
 
     return call

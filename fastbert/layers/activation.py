@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.linear import plan_of_pass
+from fastbert.layers.unfilled import weights_device
 
 # How the slopes of a new model begin: softplus of the parameters gives these, beta included.
 _SLOPE = 0.8
@@ -28,10 +29,11 @@ class XIELU(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.alpha_p = nn.Parameter(torch.empty(1))
-        self.alpha_n = nn.Parameter(torch.empty(1))
-        self.register_buffer("beta", torch.empty(()))
-        self.register_buffer("eps", torch.empty(()))
+        place = weights_device()
+        self.alpha_p = nn.Parameter(torch.empty(1, device=place))
+        self.alpha_n = nn.Parameter(torch.empty(1, device=place))
+        self.register_buffer("beta", torch.empty((), device=place))
+        self.register_buffer("eps", torch.empty((), device=place))
         self.reset_parameters()
 
     @torch.no_grad()

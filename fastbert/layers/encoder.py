@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,12 +14,23 @@ from torch.utils.checkpoint import checkpoint
 
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
+from fastbert.layers.called import (
+    CalledEmbeddings,
+    CalledLayer,
+    CalledStack,
+    LayerInputs,
+    additive_mask,
+)
+from fastbert.layers.calling import listening
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
 from fastbert.layers.kv_cache import Cache
-from fastbert.layers.linear import Projection, project
+from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
+
+# The layers of an encoder: each computed by kernels or called as a module, or all called at once.
+Layers = Sequence[Block | CalledLayer] | CalledStack
 
 
 @dataclass(frozen=True)
@@ -52,11 +63,11 @@ class Recompute:
     offload: bool = False
 
     def __call__(
-        self, layer: _Layer, hidden: Tensor
+        self, layer: _Layer | _Called, hidden: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Compute a layer, keeping its input alone for the backward pass."""
         kept: Any = nullcontext()
-        if self.offload:
+        if self.offload and hidden.device.type != "cpu":
             kept = torch.autograd.graph.save_on_cpu(pin_memory=True, device_type=hidden.device.type)
         with kept:
             found: tuple[Tensor, Tensor | None, Tensor | None]
@@ -81,6 +92,7 @@ class ForwardOptions:
         row_scale: (total, 1), multiplies the hidden states after every layer.
         recompute: how layers are recomputed in the backward pass, None where they are not.
         differentiable: gradients will flow.
+        past: number of tokens in the cache.
     """
 
     keys: PackedBatch | None = None
@@ -98,6 +110,7 @@ class ForwardOptions:
     row_scale: Tensor | None = None
     recompute: Recompute | None = None
     differentiable: bool = False
+    past: int = 0
 
 
 @dataclass
@@ -121,8 +134,8 @@ class EncoderOutput:
 
 
 def encode_inputs(
-    tables: EmbeddingTables,
-    blocks: Sequence[Block],
+    tables: EmbeddingTables | CalledEmbeddings,
+    layers: Layers,
     inputs: EmbeddingInput,
     batch: PackedBatch,
     plan: Plan,
@@ -131,8 +144,8 @@ def encode_inputs(
     """Compute embeddings, their dropout and projection, and all layers, op by op.
 
     Args:
-        tables: the embedding tables.
-        blocks: the layers.
+        tables: the embedding tables, or what is called in their place.
+        layers: the layers.
         inputs: indices over the padded grid, or embeddings in the place of word ids.
         batch: the tokens of that grid which are computed.
         plan: the backends.
@@ -141,18 +154,25 @@ def encode_inputs(
     Returns:
         The packed hidden states after the last block, and what else was asked for.
     """
-    hidden = embed(tables, inputs.packed(batch), plan)
-    if options.hidden_dropout > 0.0:
-        hidden = F.dropout(hidden, options.hidden_dropout, training=True)
-    if tables.projection is not None:
+    if isinstance(tables, CalledEmbeddings):
+        with running_on(plan):
+            hidden = batch.pack(tables.call(inputs, options.past))
+    else:
+        hidden = embed(tables, inputs.packed(batch), plan)
+        if options.hidden_dropout > 0.0:
+            hidden = F.dropout(hidden, options.hidden_dropout, training=True)
+    # A stack that is called does that itself.
+    if tables.projection is not None and not isinstance(layers, CalledStack):
         hidden = project(tables.projection, hidden, plan)
     if options.row_scale is not None:
         hidden = hidden * options.row_scale
-    return encode(blocks, hidden, batch, plan, options)
+    if isinstance(layers, CalledStack):
+        return _call_stack(layers, hidden, batch, plan, options)
+    return encode(layers, hidden, batch, plan, options)
 
 
 def encode(
-    blocks: Sequence[Block],
+    layers: Sequence[Block | CalledLayer],
     hidden: Tensor,
     batch: PackedBatch,
     plan: Plan,
@@ -161,9 +181,9 @@ def encode(
     """Compute all layers of an encoder or decoder.
 
     Args:
-        blocks: the layers.
+        layers: the layers.
         hidden: embeddings (batch.total, hidden).
-        batch: where the tokens came from.
+        batch: where the tokens came from; all of them where a layer is called.
         plan: the backends.
         options: what is asked for.
 
@@ -173,12 +193,18 @@ def encode(
     states: list[Tensor] = []
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []
-    for index, block in enumerate(blocks):
+    given = None
+    for index, layer in enumerate(layers):
         if options.layer_dropout > 0.0 and float(torch.rand([])) < options.layer_dropout:
             continue
         if options.hidden_states:
             hidden = _record(states, hidden, batch, options)
-        run = _Layer(block, index, batch, plan, options)
+        run: _Layer | _Called
+        if isinstance(layer, CalledLayer):
+            given = _layer_inputs(hidden, batch, options) if given is None else given
+            run = _Called(layer, index, batch, plan, options, given)
+        else:
+            run = _Layer(layer, index, batch, plan, options)
         if options.recompute is None or index % options.recompute.every:
             hidden, probs, cross_probs = run(hidden)
         else:
@@ -189,14 +215,77 @@ def encode(
             cross_weights.append(cross_probs)
     if options.hidden_states:
         hidden = _record(states, hidden, batch, options)
+    return _output(
+        hidden, tuple(states) if options.hidden_states else None, weights, cross_weights, options
+    )
+
+
+def _output(
+    hidden: Tensor,
+    states: tuple[Tensor, ...] | None,
+    weights: Sequence[Tensor],
+    cross_weights: Sequence[Tensor],
+    options: ForwardOptions,
+) -> EncoderOutput:
+    crossed = options.attentions and options.cross is not None
     return EncoderOutput(
         packed=hidden,
-        hidden_states=tuple(states) if options.hidden_states else None,
+        hidden_states=states,
         attentions=tuple(weights) if options.attentions else None,
-        cross_attentions=(
-            tuple(cross_weights) if options.attentions and options.cross is not None else None
-        ),
+        cross_attentions=tuple(cross_weights) if crossed else None,
     )
+
+
+def _layer_inputs(hidden: Tensor, batch: PackedBatch, options: ForwardOptions) -> LayerInputs:
+    """Write the options of a pass as modules take them."""
+    keys = batch if options.keys is None else options.keys
+    states = states_mask = None
+    if options.cross is not None:
+        source = options.cross
+        states = source.keys.pad(source.hidden)
+        states_mask = additive_mask(batch, source.keys, source.bias, False, hidden.dtype)
+    return LayerInputs(
+        additive_mask(batch, keys, options.bias, options.causal, hidden.dtype),
+        states,
+        states_mask,
+        None if options.cache is None else options.cache.store,
+        options.head_mask,
+        options.attentions,
+    )
+
+
+def _call_stack(
+    stack: CalledStack, hidden: Tensor, batch: PackedBatch, plan: Plan, options: ForwardOptions
+) -> EncoderOutput:
+    given = _layer_inputs(hidden, batch, options)
+    with running_on(plan), listening() as weights:
+        answer = stack.call(batch.pad(hidden), given, options.hidden_states)
+    return _output(batch.pack(answer.hidden), answer.states, weights.own, weights.cross, options)
+
+
+@dataclass(frozen=True)
+class _Called:
+    """One layer of one pass that is called as a module, as a function of the hidden states."""
+
+    layer: CalledLayer
+    index: int
+    batch: PackedBatch
+    plan: Plan
+    options: ForwardOptions
+    given: LayerInputs
+
+    def __call__(self, hidden: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        given, options = self.given, self.options
+        if given.head_mask is not None:
+            given = replace(given, head_mask=given.head_mask[self.index])
+        with running_on(self.plan), listening() as weights:
+            hidden = self.batch.pack(self.layer.call(self.batch.pad(hidden), given))
+        if options.row_scale is not None:
+            hidden = hidden * options.row_scale
+        if not options.attentions:
+            return hidden, None, None
+        own, cross = (heard[-1] if heard else None for heard in (weights.own, weights.cross))
+        return hidden, own, cross
 
 
 def _record(

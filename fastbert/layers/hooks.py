@@ -12,7 +12,7 @@ GLOBAL_FORWARD_HOOKS: tuple[dict[Any, Any], ...] = (
     torch_modules._global_forward_hooks,
     torch_modules._global_forward_pre_hooks,
 )
-_GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
+GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
     *GLOBAL_FORWARD_HOOKS,
     torch_modules._global_backward_hooks,
     torch_modules._global_backward_pre_hooks,
@@ -37,5 +37,5 @@ def hooked(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in vars(module)
-        or any(_GLOBAL_HOOKS)
+        or any(GLOBAL_HOOKS)
     )

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
+from fastbert.layers.unfilled import weights_device
 from fastbert.ops import DECODING
 from fastbert.ops.activations import Activation
+from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import Choice, Plan, Traits, build_plan
 from fastbert.runtime.tracing import untraced
 from fastbert.runtime.versions import Contents, Gradients, stamp
@@ -88,6 +90,8 @@ class Prepacked:
         kept = self._kept
         if kept is None or not kept.serves(op, weight, choice, adapted):
             self._kept = None  # its memory goes before the new one's comes
+            if obstacle(weight, memory=False) is not None:
+                return None
             name = f"The weight {tuple(weight.shape)} of a Linear"
             contents = Contents([weight], self.gradients, [name], adapted)
             place = (weight, weight.detach(), stamp(weight))
@@ -117,7 +121,7 @@ class Linear(nn.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
+        super().__init__(in_features, out_features, bias, device=weights_device())
         self._prepacked = Prepacked()
 
     def forward(
@@ -131,40 +135,79 @@ class Linear(nn.Linear):
         """One product.
 
         Args:
-            x: (rows, in_features).
-            plan: the backends; None for those of the pass that this is called in.
+            x: (rows, in_features), or (..., in_features).
+            plan: the backends; None for those of the pass that this is called in, and torch's own
+                product outside of a pass.
             activation: as in the op `linear`.
             residual: (rows, out_features), added last.
             bias: False leaves the bias to a later op.
 
         Returns:
-            (rows, out_features), x.dtype.
-
-        Raises:
-            TypeError: without a plan outside of a model's pass.
+            (rows, out_features), or (..., out_features), x.dtype.
         """
-        adapted = plan is None
-        plan, weight = _known() if plan is None else plan, self.weight
-        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        # Called as torch calls a linear layer: by somebody's module around this one, or by hand.
+        adapted, leading = plan is None, x.shape[:-1]
+        if plan is None:
+            plan = _running.get()
+            if plan is None:
+                return super().forward(x)
+        wide = x.dim() != 2
+        x = x.reshape(-1, x.shape[-1]) if wide else x
+        weight = self.weight
         out: Tensor = plan.linear(
-            rows,
+            x,
             weight,
             self.bias if bias else None,
             activation,
             residual,
             self._prepacked.get("linear", weight, plan, adapted),
         )
-        out = out if rows is x else out.reshape(*x.shape[:-1], weight.shape[0])
         if torch.is_grad_enabled():
             if torch.compiler.is_compiling():
                 self._prepacked.gradients.traced = True
             else:
                 self._prepacked.gradients.follow(out)
-        return out
+        return out.reshape(*leading, weight.shape[0]) if wide else out
 
 
+# What kernels read the buffers of an Int8Linear as.
+INT8_DTYPES = {
+    "qweight": torch.int8,
+    "weight_scale": torch.float32,
+    "factor": torch.float32,
+    "repeated": torch.int32,
+}
 # Buffers of Int8Linear that stay float32 whatever the precision of the model.
 FLOAT32_BUFFERS = ("weight_scale", "factor")
+
+
+def as_int8_part(name: str, tensor: Tensor, in_features: int) -> Tensor:
+    """Return a buffer of an Int8Linear in the dtype that kernels read it as.
+
+    Args:
+        name: of the buffer.
+        tensor: what is to stand there. Floating scales of any precision become float32, column
+            numbers of any width int32; a weight must be int8.
+        in_features: the columns there are.
+
+    Raises:
+        ValueError: for another dtype, or a column that does not exist.
+    """
+    wanted = INT8_DTYPES[name]
+    alike = tensor.is_floating_point() == wanted.is_floating_point and tensor.dtype != torch.bool
+    if not alike or (wanted is torch.int8 and tensor.dtype is not wanted):
+        raise ValueError(
+            f"the {name} of an int8 projection is {str(wanted).removeprefix('torch.')}, not "
+            f"{str(tensor.dtype).removeprefix('torch.')}; quantise and save the model again."
+        )
+    if name == "repeated" and tensor.numel() and not tensor.is_meta:
+        least, largest = (int(value) for value in torch.aminmax(tensor))
+        if least < 0 or largest >= in_features:
+            raise ValueError(
+                f"an int8 projection of {in_features} columns repeats the column "
+                f"{least if least < 0 else largest}; quantise and save the model again."
+            )
+    return tensor.to(wanted)
 
 
 class Int8Linear(nn.Module):
@@ -218,6 +261,48 @@ class Int8Linear(nn.Module):
                 self._buffers[name] = old.to(new.device)
         return self
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, *rest: Any
+    ) -> None:
+        # With assign=True torch puts tensors here as they are, without it copies round in silence.
+        errors = rest[-1]
+        for name in INT8_DTYPES:
+            given = state_dict.get(prefix + name)
+            if isinstance(given, Tensor):
+                try:
+                    state_dict[prefix + name] = as_int8_part(name, given, self.in_features)
+                except ValueError as error:
+                    errors.append(f"{prefix}{name}: {error}")
+                    state_dict[prefix + name] = self._buffers[name]  # It stays, whole.
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the buffers that kernels read, by name, in the dtypes that they read.
+
+        Raises:
+            ValueError: for a buffer of another shape, or in a dtype without a way there.
+        """
+        held = {name: self._buffers.get(name) for name in INT8_DTYPES}
+        found = {
+            name: as_int8_part(name, tensor, self.in_features)
+            for name, tensor in held.items()
+            if tensor is not None
+        }
+        repeats = found["repeated"].numel() if "repeated" in found else 0
+        shapes = {
+            "qweight": (self.out_features, self.in_features + repeats),
+            "weight_scale": (self.out_features,),
+            "factor": (self.in_features,),
+            "repeated": (repeats,),
+        }
+        for name, tensor in found.items():
+            if tensor.shape != shapes[name]:
+                raise ValueError(
+                    f"The {name} of an int8 projection of {self.in_features} columns has the "
+                    f"shape {tuple(tensor.shape)}, not {shapes[name]}."
+                )
+        return found
+
     def forward(
         self,
         x: Tensor,
@@ -226,7 +311,9 @@ class Int8Linear(nn.Module):
         residual: Tensor | None = None,
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
-        plan = _known() if plan is None else plan
+        if plan is None:
+            plan = _running.get() or build_plan(Traits(quantized=True), x.device, x.dtype)
+            return self.forward(x.reshape(-1, x.shape[-1]), plan).reshape(*x.shape[:-1], -1)
         return plan.int8_linear(
             x,
             self.qweight,
@@ -254,17 +341,6 @@ _PROJECTIONS = (Linear, Int8Linear)
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
 
 
-def _known() -> Plan:
-    """Return the plan of the pass that this is called in."""
-    plan = _running.get()
-    if plan is None:
-        raise TypeError(
-            "Outside of a model's pass a projection does not know its kernels; give it a plan, "
-            "such as model.plan()."
-        )
-    return plan
-
-
 def plan_of_pass(x: Tensor) -> Plan:
     """Return the plan of the pass that this is called in, and the reference's outside of one.
 
@@ -283,7 +359,7 @@ _ALONE = ("linear", "int8_linear", "bias_act", *DECODING)
 
 @contextmanager
 def running_on(plan: Plan) -> Iterator[None]:
-    """Let the parts that are called within the block find this plan."""
+    """Let projections that are called without a plan take this one, within the block."""
     token = _running.set(plan)
     try:
         yield
@@ -324,11 +400,8 @@ def project(
         out = part(x, plan, activation, residual)
         return out
     # Their result, and what hooks see, is the projection alone, as in transformers.
-    if isinstance(part, Linear | Int8Linear):
-        out = part(x, plan)
-    else:
-        with running_on(plan):
-            out = part(x)
+    with running_on(plan):
+        out = part(x)
     if activation != "none":
         out = plan.bias_act(out, None, activation)
     return out if residual is None else out + residual

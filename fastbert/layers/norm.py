@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastbert.layers.unfilled import weights_device
 from fastbert.runtime.plan import Plan
 
 
@@ -16,21 +17,23 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__(hidden_size, eps=eps)
+        super().__init__(hidden_size, eps=eps, device=weights_device())
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor, plan: Plan, residual: Tensor | None = None
+    def forward(
+        self, x: Tensor, plan: Plan | None = None, residual: Tensor | None = None
     ) -> Tensor:
         """Normalise x + residual, every token by itself.
 
         Args:
-            x: (tokens, hidden_size).
-            plan: the backends.
+            x: (tokens, hidden_size), or (..., hidden_size) without a plan.
+            plan: the backends; None for torch's own.
             residual: (tokens, hidden_size), added before; None adds nothing.
 
         Returns:
             (tokens, hidden_size), x.dtype.
         """
+        if plan is None:
+            return super().forward(x if residual is None else x + residual)
         out: Tensor
         out, _ = plan.add_layer_norm(x, self.weight, self.bias, self.eps, residual)
         return out

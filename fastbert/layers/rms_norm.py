@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import plan_of_pass
+from fastbert.layers.unfilled import weights_device
 from fastbert.runtime.plan import Plan
 
 
@@ -20,7 +21,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.weight = nn.Parameter(torch.ones(hidden_size, device=weights_device()))
         self.variance_epsilon = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 import torch
 from torch import Tensor, nn
 
-from fastbert.checkpoints.files import save_torch_weights, save_weights
+from fastbert.checkpoints.saving import SaveOptions
 from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Prepacked
 from fastbert.layers.parent import Parent
-from fastbert.modeling import loading, resize
+from fastbert.modeling import keywords, loading, matching, resize, saving
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.introspection import Described
+from fastbert.modeling.sizes import check_sizes
 from fastbert.modeling.training import Trainable
 from fastbert.runtime.plan import Plan, Traits, build_plan
 
@@ -63,6 +64,7 @@ class PreTrainedModel(Described, Trainable, Parent):
                 f"{type(config).__name__}; use {type(self).__name__}.from_pretrained(path) to load "
                 "a checkpoint."
             )
+        check_sizes(config)
         self.config: PreTrainedConfig = config
         self.name_or_path = config.name_or_path
         self.backend = "auto"
@@ -148,8 +150,14 @@ class PreTrainedModel(Described, Trainable, Parent):
 
     @property
     def base_model(self) -> EncoderModel:
-        """The encoder: the attribute that base_model_prefix names, or the model itself."""
-        return cast("EncoderModel", getattr(self, self.base_model_prefix, self))
+        """The encoder: the attribute that base_model_prefix names, or the model itself.
+
+        In a class of one's own that names none, the one encoder among its parts.
+        """
+        if self.base_model_prefix:
+            return cast("EncoderModel", getattr(self, self.base_model_prefix, self))
+        found = [part for part in self.children() if isinstance(part, PreTrainedModel)]
+        return cast("EncoderModel", found[0].base_model if len(found) == 1 else self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of word embeddings."""
@@ -183,9 +191,8 @@ class PreTrainedModel(Described, Trainable, Parent):
         Args:
             name: name of the parameter in this model.
         """
-        prefix = f"{self.base_model_prefix}."
-        inside = name.startswith(prefix) if self.base_model is not self else True
-        return inside and "pooler." not in name
+        prefix = matching.encoder_prefix(self)
+        return name.startswith(prefix) and "pooler." not in name.removeprefix(prefix)
 
     def first_block(self) -> Block | None:
         """Return the first layer, None in an encoder without layers.
@@ -261,6 +268,10 @@ class PreTrainedModel(Described, Trainable, Parent):
             needs_grad,
             self.batch_invariant,
         )
+
+    def torch_parts(self) -> list[str]:
+        """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
+        raise NotImplementedError
 
     def warn_if_padding_and_no_attention_mask(
         self, input_ids: Tensor | None, attention_mask: Tensor | None
@@ -379,11 +390,14 @@ class PreTrainedModel(Described, Trainable, Parent):
         safe_serialization: bool = True,
         is_main_process: bool = True,
         push_to_hub: bool = False,
+        variant: str | None = None,
+        **kwargs: Any,
     ) -> None:
         """Write config.json and the weights, in the form that transformers reads too.
 
-        Each file is written beside its target and renamed, so an interrupted save leaves the
-        earlier checkpoint whole. Tied parameters are written once.
+        The save is one transaction: whenever it is cut short, the folder holds the former
+        checkpoint or the new one, and whoever reads it meanwhile gets one of them. Tied parameters
+        are written once.
 
         Args:
             save_directory: a folder, made when it is not there.
@@ -392,41 +406,29 @@ class PreTrainedModel(Described, Trainable, Parent):
             safe_serialization: False writes pytorch_model.bin in place of safetensors.
             is_main_process: False writes nothing, since another process writes.
             push_to_hub: must be False; nothing is uploaded from here.
+            variant: what stands in the files' names before their ending, as in
+                model.fp16.safetensors.
+            **kwargs: arguments of transformers that mean nothing here, such as save_function.
 
         Raises:
             ValueError: for a file in the folder's place, a malformed size, or push_to_hub=True.
+            TypeError: for an unknown argument.
+            OSError: when a file cannot be written; the former checkpoint is then whole.
         """
-        if push_to_hub:
-            raise ValueError(
-                "fastbert uploads nothing: save into a folder, then use "
-                "huggingface_hub.upload_folder."
-            )
-        if not is_main_process:
-            return
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ValueError(f"{folder} is a file; save_pretrained needs a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        state = dict(self.state_dict() if state_dict is None else state_dict)
-        for target, source in self.tied_weights().items():
-            if target in state and source in state and _same(state[target], state[source]):
-                del state[target]
-        self.config.architectures = [type(self).__name__]
-        self.config.dtype = self.dtype
-        self.config.save_pretrained(folder)
-        if self.can_generate():
-            generation: Any = self.generation_config
-            generation.save_pretrained(folder)
-        if safe_serialization:
-            save_weights(state, folder, max_shard_size)
-        else:
-            save_torch_weights(state, folder)
+        options = SaveOptions(max_shard_size, safe_serialization, variant)
+        keywords.check_saving(type(self), push_to_hub, kwargs)
+        if is_main_process:
+            saving.save(self, Path(save_directory), state_dict, options)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Older versions saved position_ids and token_type_ids, which are computed here.
+        own = {prefix + name for name, _ in self.named_buffers()}
+        for name in [name for name in state_dict if name.startswith(prefix) and name not in own]:
+            if name.rpartition(".")[2] in matching.COMPUTED:
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and tensors: parameters (tied ones once for each name), then buffers."""
         yield from self.named_parameters(remove_duplicate=False)
         yield from self.named_buffers(remove_duplicate=False)
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() and one.shape == other.shape

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
+from fastbert.layers.called import CalledEmbeddings
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_no_indices
 from fastbert.layers.encoder import CrossInput
 from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.masks import cross_keys, lay_out
-from fastbert.modeling.encoder import EncoderPass
+from fastbert.modeling.encoder import EncoderPass, keeps_padding
 from fastbert.modeling.encoding import EncoderInputs, Options
 from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import EncoderShape
@@ -123,7 +124,8 @@ class BertLikeModel(NamedEncoder):
             use_cache = False
         states = inputs.encoder_hidden_states
         cache, past = None, None
-        if decoder and (use_cache or inputs.past_key_values is not None):
+        # An encoder takes a cache too: the prefix that prompt tuning learned.
+        if use_cache or inputs.past_key_values is not None:
             cache = as_cache(inputs.past_key_values, states is not None)
             past = int(cache.get_seq_length())
         layout = lay_out(
@@ -153,6 +155,13 @@ class BertLikeModel(NamedEncoder):
     ) -> EmbeddingInput:
         """See EncoderModel.look_up."""
         device, length, tables = snapshot.device, shape[1], snapshot.tables
+        if isinstance(tables, CalledEmbeddings):
+            embeds = inputs.inputs_embeds
+            given_indices = (inputs.input_ids, inputs.position_ids, inputs.token_type_ids)
+            ids, positions, types = (self.over_grid(shape, device, x) for x in given_indices)
+            return EmbeddingInput(
+                ids, positions, types, None, None if embeds is None else embeds.to(device)
+            )
         positions = None
         if tables.position is not None:
             positions = inputs.position_ids
@@ -213,7 +222,11 @@ class BertLikeModel(NamedEncoder):
                 use_cache,
                 options,
             ),
-            Wanted(padded=True, first_column=self.pooling() is not None),
+            Wanted(
+                padded=True,
+                first_column=self.pooling() is not None,
+                keep_padding=keeps_padding(),
+            ),
         )
         output = self.output_class(last_hidden_state=encoding.padded())
         pooled = self.pool(encoding) if "pooler_output" in output.field_names() else None

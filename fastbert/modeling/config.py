@@ -13,7 +13,8 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -21,6 +22,7 @@ from typing import (
     ClassVar,
     Literal,
     Self,
+    TypeGuard,
     TypeVar,
     dataclass_transform,
     overload,
@@ -28,13 +30,17 @@ from typing import (
 
 import torch
 
-from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, resolve_file
+from fastbert.checkpoints import transaction
+from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, local_folder, resolve_file
 from fastbert.checkpoints.storage import read_json, write_text
+from fastbert.modeling import keywords
 
 ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
 
 _FLOAT_TAG = "__float__"
 _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
+# Each label takes about 200 bytes.
+_LABELS = 10_000_000
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _NOT_SERIALIZED = ("_name_or_path", "_attn_implementation", "_commit_hash", "_from_auto")
 
@@ -67,6 +73,10 @@ class PreTrainedConfig:
     attribute_map: ClassVar[dict[str, str]] = {}
     _alias_defaults: ClassVar[dict[str, Any]] = {}
     sub_configs: ClassVar[dict[str, type]] = {}
+    has_no_defaults_at_init: ClassVar[bool] = False
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    base_model_tp_plan: ClassVar[dict[str, str] | None] = None
+    base_model_pp_plan: ClassVar[dict[str, Any] | None] = None
     base_config_key: ClassVar[str] = ""
     # Model types of the same network under another name.
     also_reads: ClassVar[tuple[str, ...]] = ()
@@ -101,6 +111,7 @@ class PreTrainedConfig:
         kwargs.pop("model_type", None)
         for name, value in type(self).default_config_fields().items():
             setattr(self, name, copy.copy(value))
+        self._warn_of_near_names(kwargs)
         # Aliases come last, so that `pad_index=7` holds beside a default `pad_token_id`.
         for name in sorted(kwargs, key=lambda name: name in self.attribute_map):
             setattr(self, name, kwargs[name])
@@ -109,6 +120,19 @@ class PreTrainedConfig:
             if isinstance(value, str) and isinstance(default, int | float):
                 raise ValueError(f"{name} must be a {type(default).__name__}, not {value!r}.")
         self._settle_labels(num_labels)
+
+    def _warn_of_near_names(self, given: Iterable[str]) -> None:
+        """Warn of a name that is nearly a field's: it is kept, but nothing reads it."""
+        known = {*type(self).default_config_fields(), *type(self).attribute_map}
+        near = {_without_number(name): name for name in known}
+        for name in given:
+            meant = near.get(_without_number(name))
+            if name not in known and meant is not None and not hasattr(type(self), name):
+                warnings.warn(
+                    f"{type(self).__name__} does not read {name!r}, but {meant!r}; what was given "
+                    f"as {name!r} changes nothing.",
+                    stacklevel=3,
+                )
 
     def _settle_labels(self, num_labels: int | None) -> None:
         if self.problem_type is not None and self.problem_type not in _PROBLEM_TYPES:
@@ -170,6 +194,11 @@ class PreTrainedConfig:
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
+        if not is_count(count) or not 0 <= count <= _LABELS:
+            raise ValueError(
+                f"num_labels is a whole number from 0 to {_LABELS}, not {count!r}; correct it in "
+                "the configuration."
+            )
         if self.id2label is None or len(self.id2label) != count:
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
             self.label2id = {label: index for index, label in self.id2label.items()}
@@ -227,9 +256,15 @@ class PreTrainedConfig:
         """
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
         path = Path(pretrained_model_name_or_path)
-        if not path.is_file():
-            path = resolve_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
-        return read_json(path, dict, _untag_floats), kwargs
+        if path.is_file():
+            return read_json(path, dict, _untag_floats), kwargs
+
+        def read() -> dict[str, Any]:
+            file = resolve_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
+            return read_json(file, dict, _untag_floats)
+
+        folder = local_folder(path, hub.get("subfolder", ""))
+        return read() if folder is None else transaction.steady(folder, read), kwargs
 
     @overload
     @classmethod
@@ -353,13 +388,52 @@ class PreTrainedConfig:
         """Write to_json_string to a file."""
         write_text(Path(json_file_path), self.to_json_string(use_diff))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **_: Any) -> None:
-        """Write config.json into a folder, which is made when it is not there."""
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise ValueError(f"{folder} is a file; save_pretrained needs a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Write config.json into a folder, which is made when it is not there.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: must be False; nothing is uploaded from here.
+            **kwargs: arguments of transformers that mean nothing here.
+
+        Raises:
+            ValueError: for a file in the folder's place, or push_to_hub=True.
+            TypeError: for an unknown argument.
+        """
+        keywords.check_saving(type(self), push_to_hub, kwargs)
+        folder = prepared_folder(Path(save_directory))
         self.to_json_file(folder / CONFIG_NAME)
+
+    def push_to_hub(self, repo_id: str, **_: Any) -> None:
+        """Refuse to upload.
+
+        Raises:
+            ValueError: always.
+        """
+        keywords.check_saving(type(self), True, {})
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Refuse to have code travel with a checkpoint.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{cls.__name__} cannot be registered for {auto_class}: fastbert neither saves nor "
+            "runs code beside a checkpoint; import the class and call its from_pretrained."
+        )
+
+    def dict_dtype_to_str(self, d: dict[str, Any]) -> None:
+        """Turn dtypes in a dictionary, and in those within it, into their names, in place."""
+        for name in ("dtype", "torch_dtype"):
+            if isinstance(d.get(name), torch.dtype):
+                d[name] = _plain(d[name])
+        for value in d.values():
+            if isinstance(value, dict):
+                self.dict_dtype_to_str(value)
 
     def update(self, config_dict: dict[str, Any]) -> None:
         """Set the attributes that a dictionary names."""
@@ -380,6 +454,22 @@ class PreTrainedConfig:
             setattr(self, name, _parse_as(name, text, getattr(self, name)))
 
 
+def prepared_folder(directory: Path) -> Path:
+    """Make the folder of a checkpoint where it is not there, and finish what was begun in it.
+
+    Raises:
+        ValueError: for a file in the folder's place.
+    """
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file; save_pretrained needs a folder.")
+    directory.mkdir(parents=True, exist_ok=True)
+    transaction.recover(directory)
+    return directory
+
+
+# The name that transformers had before, and still takes.
+PretrainedConfig = PreTrainedConfig
+
 _BASE_FIELDS = frozenset(PreTrainedConfig.default_config_fields())
 
 
@@ -390,6 +480,16 @@ def _as_dtype(value: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{value!r} is not the name of a torch dtype, such as 'float32'.")
     return dtype
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _without_number(name: str) -> str:
+    """Return a name so that n_layer and n_layers are the same."""
+    return "_".join(word.removesuffix("s") for word in name.lower().split("_") if word)
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -11,18 +13,36 @@ from torch import Tensor
 
 from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
+from fastbert.engine.reading import Reading
 from fastbert.engine.recompute import recomputed_pass
+from fastbert.layers.called import CalledStack
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
-from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, encode_inputs
+from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, Layers, encode_inputs
 from fastbert.layers.kv_cache import Cache
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.linear import Linear, project, running_on
 from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.ops.operands import NotPlain
+from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Plan
+from fastbert.runtime.plan import Plan, Unavailable
 from fastbert.runtime.tracing import untraced
+
+# Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
+_keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
+keeps_padding = _keep_padding.get
+
+
+@contextmanager
+def keeping_padding(wanted: bool) -> Iterator[None]:
+    """Have encoders that are called within the block compute masked tokens too, if wanted."""
+    token = _keep_padding.set(wanted)
+    try:
+        yield
+    finally:
+        _keep_padding.reset(token)
 
 
 @dataclass
@@ -52,6 +72,8 @@ class EncoderModel(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.encoder_cache = EncoderCache()
+        # As it was built: what a configuration says later changes no dropout, as in transformers.
+        self._dropouts = (0.0, 0.0, 0.0)
 
     def _replicate_for_data_parallel(self) -> Self:
         replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
@@ -62,6 +84,14 @@ class EncoderModel(PreTrainedModel):
     def tables(self) -> EmbeddingTables:
         """Return the embedding tables."""
         raise NotImplementedError
+
+    def torch_parts(self) -> list[str]:
+        """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
+        return list(ModelSnapshot(self).torch_parts())
+
+    def read(self) -> Reading:
+        """Read the parts that kernels compute, and say which are called as modules instead."""
+        return Reading(list(self.blocks()), self.tables(), self.pooling())
 
     def arrange(
         self,
@@ -153,10 +183,17 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
+        if torch.compiler.is_exporting():
+            raise NotImplementedError(
+                "torch.export and ONNX would record which tokens of this one input are padding, "
+                "and native code besides; use the model itself or torch.compile, or export the "
+                "transformers model that loads the same checkpoint."
+            )
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
             return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
+        join_transformers()
         return retrying(self, self.compute, inputs, wanted)
 
     def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
@@ -169,10 +206,18 @@ class EncoderModel(PreTrainedModel):
         options = inputs.options
         chunks = self._check_options(options, shape[1])
         context = _context(self, (inputs.inputs_embeds, inputs.encoder_hidden_states))
-        given = self.arrange(inputs, shape, context.snapshot, wanted)
-        lookup = self.look_up(inputs, shape, given, context.snapshot)
+        snapshot = context.snapshot
+        given = self.arrange(inputs, shape, snapshot, wanted)
+        batch = given.layout.batch
+        every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
+        if every:
+            # Whatever is called may look at any token.
+            given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))
+        lookup = self.look_up(inputs, shape, given, snapshot)
         asked = self._forward_options(given, options, chunks, context)
         output = self._run(lookup, given.layout.batch, asked, wanted, context)
+        if every:
+            output = _without_padding(output, given.layout.batch, batch)
         return_dict = options.get("return_dict")
         if return_dict is None:
             return_dict = self.config.return_dict
@@ -182,7 +227,7 @@ class EncoderModel(PreTrainedModel):
             "attentions": output.attentions,
             "cross_attentions": output.cross_attentions,
         }
-        return Encoding(given.layout.batch, context.plan, return_dict, output, rest)
+        return Encoding(batch, context.plan, return_dict, output, rest)
 
     def dropouts(self) -> tuple[float, float, float]:
         """Return the probabilities for hidden states, attention weights and whole layers."""
@@ -295,7 +340,7 @@ class EncoderModel(PreTrainedModel):
     ) -> ForwardOptions:
         config, layout, snapshot = self.config, given.layout, context.snapshot
         training = self.training
-        dropouts = self.dropouts() if training else (0.0, 0.0, 0.0)
+        dropouts = self._dropouts if training else (0.0, 0.0, 0.0)
         head_mask = options.get("head_mask")
         attentions = options.get("output_attentions")
         states = options.get("output_hidden_states")
@@ -306,7 +351,7 @@ class EncoderModel(PreTrainedModel):
             head_mask=(
                 None
                 if head_mask is None
-                else _head_mask(head_mask, len(snapshot.blocks), snapshot.dtype)
+                else _head_mask(head_mask, _count(snapshot.layers, config), snapshot.dtype)
             ),
             cross=given.cross,
             cache=given.cache,
@@ -319,7 +364,27 @@ class EncoderModel(PreTrainedModel):
             row_scale=given.row_scale,
             recompute=self._recompute if training and self.gradient_checkpointing else None,
             differentiable=context.differentiable,
+            past=given.past,
         )
+
+    def _refuse_torch(self, snapshot: ModelSnapshot, options: ForwardOptions, plan: Plan) -> None:
+        """Raise where a strict pass would leave the kernels that were asked for.
+
+        Raises:
+            Unavailable: naming what would be computed by torch.
+        """
+        found = list(snapshot.torch_parts())
+        for name, given in (
+            ("head_mask was given", options.head_mask is not None),
+            ("output_attentions asks for weights, which kernels do not keep", options.attentions),
+            ("attention weights are dropped in training", options.attention_dropout > 0.0),
+        ):
+            found += [name] if given else []
+        if found and not plan.by_reference:
+            raise Unavailable(
+                f"strict=True allows no fallback, but torch would compute a part of this pass: "
+                f"{'; '.join(found)}."
+            )
 
     def _run(
         self,
@@ -336,31 +401,60 @@ class EncoderModel(PreTrainedModel):
         """
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
-        prepared = self.encoder_cache.computes(options)
+        called = snapshot.reading.called
+        prepared = not called and self.encoder_cache.computes(options)
         if prepared and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
-                output = encoder.encode(inputs, batch, wanted, context)
-                if output is None:
-                    raise self.encoder_cache.stale(snapshot)
-                return output
+                with suppress(NotPlain):  # op by op; their ops say which is not
+                    output = encoder.encode(inputs, batch, wanted, context)
+                    if output is None:
+                        raise self.encoder_cache.stale(snapshot)
+                    return output
         if not traced and not snapshot.holds():
             raise self.encoder_cache.stale(snapshot)
+        if self.strict:
+            self._refuse_torch(snapshot, options, context.plan)
         if prepared and context.differentiable and not (traced or self.training):
             kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
-            output = recomputed_pass(
-                self, self.encoder_cache, inputs, batch, options, wanted, context, kernels
-            )
-            if output is not None:
-                return output
+            with suppress(NotPlain):
+                output = recomputed_pass(
+                    self, self.encoder_cache, inputs, batch, options, wanted, context, kernels
+                )
+                if output is not None:
+                    return output
         output = encode_inputs(
-            snapshot.tables, snapshot.blocks, inputs, batch, context.plan, options
+            snapshot.tables, snapshot.layers, inputs, batch, context.plan, options
         )
+        pooler = snapshot.reading.called_pooler
+        if pooler is not None:
+            assert output.packed is not None
+            with running_on(context.plan):
+                output.pooled = pooler.call(batch.pad(output.packed))
         if context.differentiable and not traced:
             more = (output.hidden_states, output.attentions, output.cross_attentions)
             others = (tensor for layers in more for tensor in layers or ())
-            self.encoder_cache.gradients.follow(output.packed, output.grid, *others)
+            self.encoder_cache.gradients.follow(output.packed, output.grid, output.pooled, *others)
         return output
+
+
+def _count(layers: Layers, config: Any) -> int:
+    return int(config.num_hidden_layers) if isinstance(layers, CalledStack) else len(layers)
+
+
+def _without_padding(output: EncoderOutput, full: PackedBatch, batch: PackedBatch) -> EncoderOutput:
+    """Remove the tokens that only a called part needed, as every other pass does.
+
+    Args:
+        output: of a pass over all tokens.
+        full: the batch of that pass.
+        batch: the tokens that remain.
+    """
+    assert output.packed is not None
+    states = output.hidden_states
+    if states is not None:
+        states = tuple(batch.pad(batch.pack(grid)) for grid in states)
+    return replace(output, packed=batch.pack(full.pad(output.packed)), hidden_states=states)
 
 
 def checked_input(name: str, source: Any, kind: str, shape: str) -> Tensor:
@@ -397,6 +491,8 @@ def _context(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardCon
         any(x is not None and x.requires_grad for x in inputs)
         or any(parameter.requires_grad for parameter in snapshot.parameters)
     )
+    if (grad or model.training) and not snapshot.as_trained(grad):
+        raise model.encoder_cache.stale(snapshot)
     return ForwardContext(snapshot, _plan(model, snapshot, grad), grad)
 
 
@@ -407,7 +503,7 @@ def _plan(model: EncoderModel, snapshot: ModelSnapshot, needs_grad: bool) -> Pla
 @untraced  # reads context variables and caches
 def _context_between_graphs(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:
     snapshot = model.encoder_cache.view(model)
-    if not snapshot.holds():
+    if not (snapshot.holds() and snapshot.as_trained(True)):
         model.encoder_cache.stale(snapshot)
     context = _context(model, inputs)
     if context.differentiable:

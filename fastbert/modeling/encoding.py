@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
 from torch import Tensor
@@ -78,6 +78,20 @@ def counted(options: RareOptions) -> dict[str, Any]:
     return {} if count is None else {"num_items_in_batch": count}
 
 
+def refuse_count(options: RareOptions, head: str) -> None:
+    """Refuse num_items_in_batch where a loss is a sum of means over different things.
+
+    Raises:
+        ValueError: where it was given.
+    """
+    if counted(options):
+        raise ValueError(
+            f"{head} adds losses that are means over different things, so it cannot divide by "
+            "num_items_in_batch; leave it out. A trainer leaves it out where the model says "
+            "accepts_loss_kwargs = False."
+        )
+
+
 @dataclass
 class EncoderInputs:
     """The arguments of a forward that go to the encoder; None where they were not given.
@@ -86,7 +100,8 @@ class EncoderInputs:
 
     Attributes:
         input_ids: int64 (batch, length).
-        attention_mask: (batch, length), zero for padding, or a wider mask.
+        attention_mask: (batch, length), zero for padding, or a wider mask; (length,) and
+            (1, length) stand for the same row in all sequences.
         token_type_ids: int64 (batch, length) or (1, length).
         position_ids: int64 (batch, length) or (1, length).
         inputs_embeds: (batch, length, embedding width), in place of input_ids.
@@ -116,6 +131,21 @@ class EncoderInputs:
     past_key_values: Any = None
     use_cache: bool | None = None
     options: Options = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        """Give every sequence its row of a mask that was given once for all of them."""
+        mask = self.attention_mask
+        given = self.inputs_embeds if self.input_ids is None else self.input_ids
+        if not isinstance(mask, Tensor) or not isinstance(given, Tensor) or mask.dim() > 2:
+            return
+        rows = given.shape[:-1] if self.input_ids is not None else given.shape[:-2]
+        if mask.dim() == 1 or (len(rows) == 1 and mask.shape[0] == 1 and rows[0] != 1):
+            self.attention_mask = mask.expand(*rows, mask.shape[-1])
+
+    def named(self) -> dict[str, Any]:
+        """Return what was given, by the names of a forward's arguments, the ids first."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
+        return {**given, **self.options}
 
     def flattened(self) -> Self:
         """Join the first two dimensions of every input that has a value for each token."""

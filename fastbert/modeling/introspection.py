@@ -109,6 +109,23 @@ class Described(nn.Module):
             tensors += self.buffers()
         return sum(tensor.nelement() * tensor.element_size() for tensor in tensors)
 
+    @property
+    def qconfig(self) -> Any:
+        """The mark that torch.ao.quantization leaves on modules: none here.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError("qconfig")
+
+    @qconfig.setter
+    def qconfig(self, value: object) -> None:
+        raise ValueError(
+            f"torch.ao.quantization finds no nn.Linear in a {type(self).__name__}, whose "
+            "projections are classes of their own, so it would leave all of them as they are. For "
+            "int8 weights load the model with quantization='int8'."
+        )
+
     @classmethod
     def can_generate(cls) -> bool:
         """Return whether generate() works on this class."""

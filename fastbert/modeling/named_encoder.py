@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from fastbert.engine.reading import Reading
 from fastbert.layers.block import Block
-from fastbert.layers.embeddings import EmbeddingTables
-from fastbert.layers.linear import Linear
-from fastbert.layers.parameter_tree import ParameterTree
+from fastbert.layers.called import (
+    CalledEmbeddings,
+    CalledLayer,
+    CalledPooler,
+    CalledStack,
+    LayerInputs,
+    StackAnswer,
+)
+from fastbert.layers.calling import call, call_by_name, hidden_of, tell
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.encoder import Layers
+from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.modeling import parts
 from fastbert.modeling.encoder import EncoderModel
+from fastbert.modeling.module_table import (
+    Built,
+    Difference,
+    ModuleTable,
+    Region,
+    differences,
+    foreign_projections,
+    record,
+    region_of,
+)
 from fastbert.modeling.parameter_names import EncoderShape, ParameterNames
+from fastbert.runtime.plan import Traits
 
 
 class NamedEncoder(EncoderModel):
@@ -25,28 +47,36 @@ class NamedEncoder(EncoderModel):
 
     Class attributes:
         parameter_names: where its parts are.
-        branch_classes: path of a branch -> the class it is made of, where that is not ParameterTree
-            alone.
+        module_table: the modules that hold them.
     """
 
     parameter_names: ClassVar[ParameterNames] = ParameterNames()
-    branch_classes: ClassVar[Mapping[str, type[ParameterTree]]] = {}
+    module_table: ClassVar[ModuleTable] = ModuleTable()
 
     def __init__(self, config: Any, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         names, shape = self.parameter_names, self.encoder_shape()
-        for path, branch in self.branch_classes.items():
-            parts.plant(self, path, branch())
         self.build_tables(shape)
-        parts.build_layers(self, names, shape)
+        parts.build_layers(self, names, shape, self.make_branch)
         if names.pooler is not None:
             if add_pooling_layer:
-                parts.plant(self, names.pooler, Linear(shape.hidden, shape.hidden))
+                pooler = Linear(shape.hidden, shape.hidden)
+                parts.plant(self, names.pooler, pooler, make=self.make_branch)
             else:
                 # People ask for it by name, as in `model.pooler is None`.
                 setattr(self, names.pooler.partition(".")[0], None)
+        self._built: dict[str, Built] = record(self)
+        self._dropouts = self.dropouts()
         self.prune_as_configured()
         self.post_init()
+
+    def make_branch(self, path: str, layer: int | None) -> nn.Module:
+        """Make the branch that the family has at a path."""
+        kind = self.module_table.classes.get(path)
+        if kind is None:
+            return parts.bare(path, layer)
+        branch: nn.Module = kind(self.config, self.encoder_shape(), layer)
+        return branch
 
     def encoder_shape(self) -> EncoderShape:
         """Read the sizes from the configuration."""
@@ -54,7 +84,7 @@ class NamedEncoder(EncoderModel):
 
     def build_tables(self, shape: EncoderShape) -> None:
         """Build the embedding tables."""
-        parts.build_tables(self, self.parameter_names, shape)
+        parts.build_tables(self, self.parameter_names, shape, make=self.make_branch)
 
     def input_embeddings_place(self) -> tuple[nn.Module, str]:
         """Find the module and attribute that hold the table of words."""
@@ -66,11 +96,25 @@ class NamedEncoder(EncoderModel):
         return parts.read_tables(self, self.parameter_names, self.encoder_shape())
 
     def first_block(self) -> Block | None:
-        """Read the first layer; None in an encoder without layers."""
-        names = self.parameter_names
-        if not parts.layer_count(self, names):
-            return None
-        return parts.read_block(self, names, self.encoder_shape(), 0)
+        """Read the first layer that has the parts that were built; None where there is none."""
+        names, shape = self.parameter_names, self.encoder_shape()
+        for layer in range(parts.layer_count(self, names)):
+            if parts.complete(self, names, layer):
+                return parts.read_block(self, names, shape, layer)
+        return None
+
+    def traits(self) -> Traits:
+        """Return what the choice of kernels depends on, as the configuration says or as it is."""
+        shape, block = self.encoder_shape(), self.first_block()
+        return Traits(
+            num_heads=shape.heads if block is None else block.num_heads,
+            head_dim=shape.head_dim,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.intermediate if block is None else block.up.out_features,
+            embedding_size=shape.width,
+            activation=shape.activation,
+            quantized=block is not None and isinstance(block.q, Int8Linear),
+        )
 
     def blocks(self) -> Sequence[Block]:
         """Read all layers."""
@@ -85,3 +129,119 @@ class NamedEncoder(EncoderModel):
             return None
         assert names.pooler is not None
         return parts.part(Linear, self, names.pooler)
+
+    # Parts that are not as they were built
+
+    def read(self) -> Reading:
+        """Read the parts that kernels compute, and say which are called as modules instead.
+
+        Raises:
+            ValueError: for a part that was replaced or hooked and cannot be called.
+        """
+        found = list(differences(self, self._built))
+        if not self.module_table.regions:
+            found = [one for one in found if not self._kept_by_rows(one)]
+        regions: dict[tuple[Region, int | None], str] = {}
+        for one in found:
+            for place in self._places(one):
+                regions.setdefault(place, one.why)
+        embeddings, pooler = ("embeddings", None) in regions, ("pooler", None) in regions
+        return Reading(
+            self._layers(regions),
+            CalledEmbeddings(self.call_embeddings, self._projection())
+            if embeddings
+            else self.tables(),
+            None if pooler else self.pooling(),
+            CalledPooler(self.call_pooler) if pooler else None,
+            tuple(dict.fromkeys(regions.values())),
+            tuple(foreign_projections(self, self._built)),
+        )
+
+    def _kept_by_rows(self, one: Difference) -> bool:
+        """Whether a family without callable branches computes a part by rows all the same."""
+        return not one.pattern or self._built[one.pattern].kind is Linear
+
+    def _places(self, one: Difference) -> list[tuple[Region, int | None]]:
+        """Return the regions that must be called because of a difference."""
+        table = self.module_table
+        if not one.pattern:
+            return [(region, None) for region in dict.fromkeys(table.regions.values())]
+        region = region_of(one.pattern, table)
+        if region is None:
+            self.blocks()  # says what is missing, if anything is
+            raise ValueError(
+                f"{one.why}, and the modules around it in this {type(self).__name__} cannot be "
+                "called. Put the part that was built back, or replace its linear layers, which may "
+                "be modules of any kind."
+            )
+        return [(region, one.layer if region == "layer" else None)]
+
+    def _layers(self, regions: dict[tuple[Region, int | None], str]) -> Layers:
+        if ("encoder", None) in regions:
+            return CalledStack(self.call_stack)
+        names, shape = self.parameter_names, self.encoder_shape()
+        every = ("layer", None) in regions
+        return [
+            CalledLayer(functools.partial(self.call_layer, layer))
+            if every or ("layer", layer) in regions
+            else parts.read_block(self, names, shape, layer)
+            for layer in range(parts.layer_count(self, names))
+        ]
+
+    def _projection(self) -> Linear | None:
+        found = parts.find(self, self.parameter_names.embedding_projection)
+        return found if found is None else parts.cast_linear(found)
+
+    def _region_root(self, region: Region, layer: int | None = None) -> nn.Module:
+        """Find the module that is called for a region."""
+        path = next(path for path, name in self.module_table.regions.items() if name == region)
+        return parts.part(nn.Module, self, path, layer)
+
+    def call_embeddings(self, inputs: EmbeddingInput, past: int) -> Tensor:
+        """Call the embeddings as torch would: (batch, seqlen, width)."""
+        return hidden_of(
+            call_by_name(
+                self._region_root("embeddings"),
+                input_ids=inputs.ids,
+                token_type_ids=inputs.token_types,
+                position_ids=inputs.positions,
+                inputs_embeds=inputs.embeds,
+                past_key_values_length=past or None,
+            )
+        )
+
+    def call_layer(self, layer: int, hidden: Tensor, given: LayerInputs) -> Tensor:
+        """Call a layer as torch would, on (batch, seqlen, hidden)."""
+        following = {"attention_mask": given.mask, "encoder_hidden_states": given.states}
+        answer = call(
+            self._region_root("layer", layer),
+            hidden,
+            following,
+            encoder_attention_mask=given.states_mask,
+            past_key_values=given.cache,
+            head_mask=given.head_mask,
+            output_attentions=given.attentions or None,
+        )
+        return hidden_of(answer)
+
+    def call_stack(self, hidden: Tensor, given: LayerInputs, states: bool) -> StackAnswer:
+        """Call the module that holds all layers as torch would, on (batch, seqlen, width)."""
+        answer = call(
+            self._region_root("encoder"),
+            hidden,
+            attention_mask=given.mask,
+            encoder_hidden_states=given.states,
+            encoder_attention_mask=given.states_mask,
+            past_key_values=given.cache,
+            head_mask=given.head_mask,
+            output_attentions=given.attentions or None,
+            output_hidden_states=states or None,
+        )
+        for name, cross in (("attentions", False), ("cross_attentions", True)):
+            for weights in getattr(answer, name, None) or ():
+                tell(weights, cross)
+        return StackAnswer(hidden_of(answer), getattr(answer, "hidden_states", None))
+
+    def call_pooler(self, hidden: Tensor) -> Tensor:
+        """Call the pooler as torch would, on (batch, seqlen, hidden)."""
+        return hidden_of(call(self._region_root("pooler"), hidden))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, cast
 
 from torch import nn
@@ -13,13 +12,27 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.parameter_tree import ParameterTree
+from fastbert.layers.unfilled import weights_device
 from fastbert.modeling.parameter_names import LAYER, AttentionNames, EncoderShape, ParameterNames
 
 Part = TypeVar("Part", bound=nn.Module)
 
 
+# Makes the branch that belongs at a path, with `N` for the layer of that number.
+Maker = Callable[[str, int | None], nn.Module]
+
+
+def bare(path: str, layer: int | None) -> nn.Module:
+    """Make a branch that only holds its children."""
+    return ParameterTree()
+
+
 def plant(
-    root: nn.Module, path: str, part: nn.Module | nn.Parameter, layer: int | None = None
+    root: nn.Module,
+    path: str,
+    part: nn.Module | nn.Parameter,
+    layer: int | None = None,
+    make: Maker = bare,
 ) -> None:
     """Put a part where a path leads, and make the branches on the way that are not there yet.
 
@@ -28,21 +41,24 @@ def plant(
         path: as in ParameterNames.
         part: the module or parameter; it takes the place of what is there.
         layer: the number that `N` stands for.
+        make: makes a branch.
     """
     names = path.split(".")
     owner = root
-    for name, following in itertools.pairwise(names):
-        kind = nn.ModuleList if following == LAYER else ParameterTree
-        owner = _branch(owner, str(layer) if name == LAYER else name, kind)
+    for end, name in enumerate(names[:-1], 1):
+        key = str(layer) if name == LAYER else name
+        branch = owner._modules.get(key)
+        if branch is None:
+            inside = LAYER in names[:end]
+            listed = names[end] == LAYER
+            branch = (
+                nn.ModuleList()
+                if listed
+                else make(".".join(names[:end]), layer if inside else None)
+            )
+            owner.add_module(key, branch)
+        owner = branch
     setattr(owner, str(layer) if names[-1] == LAYER else names[-1], part)
-
-
-def _branch(owner: nn.Module, name: str, kind: type[nn.Module]) -> nn.Module:
-    branch = owner._modules.get(name)
-    if branch is None:
-        branch = kind()
-        owner.add_module(name, branch)
-    return branch
 
 
 def find(root: nn.Module, path: str | None, layer: int | None = None) -> nn.Module | None:
@@ -80,11 +96,17 @@ def part(kind: type[Part], root: nn.Module, path: str, layer: int | None = None)
     return cast(Part, found)
 
 
+def cast_linear(found: nn.Module) -> Linear:
+    """Take what stands in the place of a projection for one; `project` calls it whatever it is."""
+    return cast(Linear, found)
+
+
 def build_tables(
     root: nn.Module,
     names: ParameterNames,
     shape: EncoderShape,
     order: Sequence[str] = ("word", "position", "token_type", "language"),
+    make: Maker = bare,
 ) -> None:
     """Build the embedding tables and their norm.
 
@@ -93,6 +115,7 @@ def build_tables(
         names: where its parts belong.
         shape: its sizes.
         order: of the tables among the encoder's parameters.
+        make: makes a branch.
     """
     sizes = {
         "word": (shape.vocabulary, shape.padding),
@@ -104,11 +127,17 @@ def build_tables(
         path: str | None = getattr(names, table)
         rows, padding = sizes[table]
         if path is not None and rows and find(root, path) is None:
-            plant(root, path, nn.Embedding(rows, shape.width, padding))
-    plant(root, names.embedding_norm, LayerNorm(shape.width, shape.norm_eps))
+            plant(root, path, _table(rows, shape.width, padding), make=make)
+    plant(root, names.embedding_norm, LayerNorm(shape.width, shape.norm_eps), make=make)
 
 
-def build_layers(root: nn.Module, names: ParameterNames, shape: EncoderShape) -> None:
+def _table(rows: int, width: int, padding: int | None = None) -> nn.Embedding:
+    return nn.Embedding(rows, width, padding, device=weights_device())
+
+
+def build_layers(
+    root: nn.Module, names: ParameterNames, shape: EncoderShape, make: Maker = bare
+) -> None:
     """Build all layers, and the projection of the embeddings where the family has one.
 
     Raises:
@@ -127,16 +156,16 @@ def build_layers(root: nn.Module, names: ParameterNames, shape: EncoderShape) ->
     for path in _layer_paths(names, shape):
         head, below, _ = path.partition(f".{LAYER}")
         if below and find(root, head) is None:
-            plant(root, head, nn.ModuleList())
+            plant(root, head, nn.ModuleList(), make=make)
     for layer in range(shape.layers):
-        _build_attention(root, names.attention, shape, layer)
+        _build_attention(root, names.attention, shape, layer, make)
         if names.cross_attention is not None and shape.cross_attention:
-            _build_attention(root, names.cross_attention, shape, layer)
-        plant(root, names.intermediate, Linear(shape.hidden, shape.intermediate), layer)
-        plant(root, names.output, Linear(shape.intermediate, shape.hidden), layer)
-        plant(root, names.output_norm, LayerNorm(shape.hidden, shape.norm_eps), layer)
+            _build_attention(root, names.cross_attention, shape, layer, make)
+        plant(root, names.intermediate, Linear(shape.hidden, shape.intermediate), layer, make)
+        plant(root, names.output, Linear(shape.intermediate, shape.hidden), layer, make)
+        plant(root, names.output_norm, LayerNorm(shape.hidden, shape.norm_eps), layer, make)
     if names.embedding_projection is not None:
-        plant(root, names.embedding_projection, Linear(shape.width, shape.hidden))
+        plant(root, names.embedding_projection, Linear(shape.width, shape.hidden), make=make)
 
 
 def _layer_paths(names: ParameterNames, shape: EncoderShape) -> Iterator[str]:
@@ -149,22 +178,33 @@ def _layer_paths(names: ParameterNames, shape: EncoderShape) -> Iterator[str]:
 
 
 def _build_attention(
-    root: nn.Module, names: AttentionNames, shape: EncoderShape, layer: int
+    root: nn.Module, names: AttentionNames, shape: EncoderShape, layer: int, make: Maker
 ) -> None:
     hidden = shape.hidden
     for path in (names.query, names.key, names.value):
-        plant(root, path, Linear(hidden, hidden), layer)
+        plant(root, path, Linear(hidden, hidden), layer, make)
     if names.distances is not None and shape.position_type != "absolute":
         rows = 2 * shape.positions - 1
-        plant(root, names.distances, nn.Embedding(rows, shape.head_dim), layer)
-    plant(root, names.output, Linear(hidden, hidden), layer)
-    plant(root, names.norm, LayerNorm(hidden, shape.norm_eps), layer)
+        plant(root, names.distances, _table(rows, shape.head_dim), layer, make)
+    plant(root, names.output, Linear(hidden, hidden), layer, make)
+    plant(root, names.norm, LayerNorm(hidden, shape.norm_eps), layer, make)
 
 
 def layer_count(root: nn.Module, names: ParameterNames) -> int:
-    """Count the layers that there are, whatever the configuration says."""
-    path = names.attention.query.partition(f".{LAYER}")[0]
-    return len(part(nn.ModuleList, root, path))
+    """Count the layers that there are, whatever the configuration says.
+
+    There are none where something else stands in the place of their list.
+    """
+    layers = find(root, names.attention.query.partition(f".{LAYER}")[0])
+    return len(layers) if isinstance(layers, nn.ModuleList) else 0
+
+
+def complete(root: nn.Module, names: ParameterNames, layer: int) -> bool:
+    """Return whether a layer has the parts that a Block is read from."""
+    own = names.attention
+    paths = (own.query, own.key, own.value, own.output, names.intermediate, names.output)
+    found = [find(root, path, layer) for path in paths]
+    return all(hasattr(one, "out_features") for one in found)
 
 
 def read_block(root: nn.Module, names: ParameterNames, shape: EncoderShape, layer: int) -> Block:

@@ -58,6 +58,12 @@ def as_quantization(value: Any) -> QuantizationConfig | None:
         return QuantizationConfig()
     if isinstance(value, dict) and value.get("quant_method") == METHOD:
         return QuantizationConfig() if value.get("load_in_8bit", True) else None
+    method = value.get("quant_method") if isinstance(value, dict) else None
+    if method is not None:
+        raise ValueError(
+            f"The checkpoint was quantised with {method!r}, says its quantization_config, and only "
+            "that library reads such weights; load the original and pass quantization='int8'."
+        )
     if getattr(value, "load_in_8bit", False) is True:
         return QuantizationConfig()
     raise ValueError(
@@ -151,9 +157,9 @@ def columns_of(group: Group, weights: Sequence[Tensor]) -> Columns:
     if group.repeated_columns:
         peaks = torch.stack([_peaks(weight, factor) for weight in weights]).amax(dim=0)
         for _ in range(group.repeated_columns):
-            copies[torch.argmax(peaks / copies)] += 1
+            copies[torch.argmax(peaks / copies.to(torch.float32))] += 1
         if group.norm is not None and factor is not None:
-            factor = factor / copies.sqrt()
+            factor = factor / copies.to(torch.float32).sqrt()
     return Columns(factor, copies)
 
 
@@ -208,12 +214,12 @@ def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Ten
         scale times the sum of q over the copies of each column.
     """
     repeats = 0 if columns is None else int(columns.copies.sum()) - weight.shape[1]
-    q = torch.empty(weight.shape[0], weight.shape[1] + repeats, dtype=torch.int8)
-    q = q.to(weight.device)
+    columns_held = weight.shape[1] + repeats
+    q = torch.empty(weight.shape[0], columns_held, dtype=torch.int8, device=weight.device)
     scales = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
     largest: float | Tensor = float(_LARGEST)
     if columns is not None and repeats:
-        largest = columns.copies * float(_LARGEST)
+        largest = columns.copies.to(torch.float32) * float(_LARGEST)
     for span, rows in _chunks(weight, None if columns is None else columns.factor):
         scale = _best_scales(rows, largest)
         levels = torch.nan_to_num(_levels(rows, scale, largest))

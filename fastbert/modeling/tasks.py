@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from fastbert.engine.encoder import FIRST_COLUMN, PACKED, Wanted
 from fastbert.generation.mixin import GenerationMixin
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.calling import call, hidden_of
+from fastbert.layers.encoder import EncoderOutput
+from fastbert.layers.hooks import hooked
+from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoder import EncoderModel
+from fastbert.modeling.encoder import EncoderModel, keeping_padding
 from fastbert.modeling.encoding import (
     CausalOptions,
     EncoderInputs,
@@ -31,6 +34,7 @@ from fastbert.modeling.encoding import (
     counted,
 )
 from fastbert.modeling.losses import token_loss
+from fastbert.modeling.module_table import head_by_rows
 from fastbert.outputs import (
     CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
@@ -41,6 +45,8 @@ from fastbert.outputs import (
     TokenClassifierOutput,
     finish,
 )
+from fastbert.runtime.packing import PackedBatch
+from fastbert.runtime.plan import Traits, Unavailable
 
 
 class HeadModel(PreTrainedModel):
@@ -58,15 +64,48 @@ class HeadModel(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.num_labels: int = config.num_labels
-        setattr(self, self.base_model_prefix, self.build_encoder(config))
+        encoder = self.build_encoder(config)
+        self._encoder_type = type(encoder)
+        setattr(self, self.base_model_prefix, encoder)
         self.build_head(config)
         self.post_init()
 
     @property
     def base_model(self) -> EncoderModel:
-        """The encoder that the head stands on."""
-        encoder: EncoderModel = getattr(self, self.base_model_prefix)
+        """The encoder that the head stands on, within whatever was put around it.
+
+        Where somebody's own module stands in its place, that module.
+        """
+        found: Any = getattr(self, self.base_model_prefix)
+        if isinstance(found, EncoderModel):
+            return found
+        inside = (module for module in found.modules() if isinstance(module, EncoderModel))
+        encoder: EncoderModel = next(inside, found)
         return encoder
+
+    def torch_parts(self) -> list[str]:
+        """See PreTrainedModel.torch_parts."""
+        name = self.base_model_prefix
+        base: Any = self._modules[name]
+        found = self.base_model.torch_parts() if isinstance(self.base_model, EncoderModel) else []
+        if type(base) is not self._encoder_type:
+            found.append(f"{name} is a {type(base).__name__}, which is called")
+        elif hooked(base):
+            found.append(f"{name} has hooks, or another forward, so it is called")
+        return found + self.head_parts()
+
+    def head_parts(self) -> list[str]:
+        """Say, in clauses, which parts of the head torch computes."""
+        return [
+            f"{path} is a {type(part).__name__}, or hooked, and is called"
+            for path in ("classifier", "qa_outputs")
+            if (part := self._modules.get(path)) is not None and not alone(part)
+        ]
+
+    def traits(self) -> Traits:
+        """See PreTrainedModel.traits; of an own module in the place of the encoder, nothing."""
+        base: Any = self.base_model
+        return base.traits() if isinstance(base, EncoderModel) else Traits()
 
     def build_encoder(self, config: Any) -> EncoderModel:
         """Make the encoder that the head stands on."""
@@ -90,16 +129,84 @@ class HeadModel(PreTrainedModel):
         return self.base_model.blocks()
 
     def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
-        """Run the encoder; see EncoderModel.encode."""
-        return self.base_model.encode(inputs, wanted)
+        """Run the encoder; see EncoderModel.encode.
+
+        Whatever else stands in its place, or looks at it, is called as torch would call it.
+        """
+        if self.strict:
+            self._refuse_torch()
+        base: Any = self._modules[self.base_model_prefix]
+        if type(base) is self._encoder_type and not hooked(base):
+            encoding: Encoding = base.encode(inputs, wanted)
+            return encoding
+        return self._call_encoder(base, inputs, wanted)
+
+    def _refuse_torch(self) -> None:
+        """Raise where a strict pass would leave the kernels for a part of the head.
+
+        Raises:
+            Unavailable: naming what torch would compute.
+        """
+        found = self.head_parts()
+        if found and not self.plan().by_reference:
+            raise Unavailable(
+                f"strict=True allows no fallback, but torch would compute a part of this pass: "
+                f"{'; '.join(found)}."
+            )
+
+    def _call_encoder(self, base: Any, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+        given = {**inputs.named(), "return_dict": True}
+        first = given.pop("input_ids")
+        with keeping_padding(wanted.keep_padding):
+            answer = call(base, first, None, **given)
+        grid, pooled = hidden_of(answer), getattr(answer, "pooler_output", None)
+        if pooled is None and isinstance(answer, tuple) and self.pooled and len(answer) > 1:
+            pooled = answer[1]
+        kept = ("hidden_states", "past_key_values", "attentions", "cross_attentions")
+        chosen = inputs.options.get("return_dict")
+        return Encoding(
+            PackedBatch.dense(grid.shape[0], grid.shape[1], grid.device),
+            self.plan(needs_grad=torch.is_grad_enabled() and grid.requires_grad),
+            self.config.return_dict if chosen is None else chosen,
+            EncoderOutput(packed=grid.flatten(0, 1), grid=grid, pooled=pooled),
+            {name: getattr(answer, name, None) for name in kept},
+        )
+
+    def pooled_text(self, encoding: Encoding) -> Tensor:
+        """Return what a head over the pooler reads, (batch, pooler width).
+
+        Raises:
+            ValueError: for an encoder without a pooler.
+        """
+        if encoding.output.pooled is not None:
+            return encoding.output.pooled
+        if not isinstance(self.base_model, EncoderModel):
+            raise ValueError(
+                f"This head reads the pooler's output, but the {type(self.base_model).__name__} in "
+                "the place of its encoder returned no pooler_output."
+            )
+        return self.base_model.pooled(encoding)
 
     def removed(self, inputs: EncoderInputs) -> Tensor | None:
         """Return the mask (batch, length) that says which tokens the encoder leaves out."""
         return inputs.attention_mask
 
     def dropped(self, x: Tensor) -> Tensor:
-        """Apply dropout with the probability `head_dropout` in training, and nothing otherwise."""
+        """Apply `dropout`, or where the head has none, dropout by `head_dropout` in training."""
+        dropout = self._modules.get("dropout")
+        if dropout is not None:
+            out: Tensor = dropout(x)
+            return out
         return F.dropout(x, self.head_dropout()) if self.training else x
+
+    def add_dropout(self) -> None:
+        """Make `dropout`, with the probability that `head_dropout` returns."""
+        self.dropout = nn.Dropout(self.head_dropout())
+
+    def looks_around(self, name: str) -> bool:
+        """Return whether the part of that name may look at more than one token at a time."""
+        part = self._modules.get(name)
+        return part is not None and not head_by_rows(part)
 
 
 class VocabularyHead(HeadModel):
@@ -108,6 +215,18 @@ class VocabularyHead(HeadModel):
     def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         """Score hidden states: (tokens, hidden) to (tokens, vocabulary)."""
         raise NotImplementedError
+
+    def called_head(self) -> bool:
+        """Return whether the head is called as torch would call it, on all tokens."""
+        return False
+
+    def called_scores(self, encoding: Encoding) -> Tensor | None:
+        """Score all tokens by calling the head as torch would, where it is not as it was built.
+
+        Returns:
+            (batch, length, vocabulary); None where kernels compute the head.
+        """
+        return None
 
     def scores(self, encoding: Encoding, keep: Any = 0) -> Tensor:
         """Score the vocabulary for the tokens that `keep` selects, and for no others.
@@ -122,6 +241,9 @@ class VocabularyHead(HeadModel):
             removed; (batch, n, vocabulary) for columns; (selected, vocabulary) for a bool tensor.
         """
         batch = encoding.batch
+        logits = self.called_scores(encoding)
+        if logits is not None:
+            return _kept(logits, keep)
         if isinstance(keep, int) and keep == 0:
             return batch.pad(self.score(encoding.packed, encoding))
         padded = encoding.padded()
@@ -134,8 +256,20 @@ class VocabularyHead(HeadModel):
         else:
             rows = torch.arange(batch.batch_size, device=padded.device)[:, None]
             chosen = padded[rows, keep.to(padded.device)]
-        logits = self.score(chosen.reshape(-1, chosen.shape[-1]), encoding)
-        return logits.reshape(*chosen.shape[:-1], -1)
+        found = self.score(chosen.reshape(-1, chosen.shape[-1]), encoding)
+        return found.reshape(*chosen.shape[:-1], -1)
+
+
+def _kept(logits: Tensor, keep: Any) -> Tensor:
+    """Select from logits (batch, length, vocabulary); see VocabularyHead.scores."""
+    if isinstance(keep, int):
+        return logits[:, -keep:] if keep else logits
+    keep = keep.to(logits.device)
+    if keep.dtype == torch.bool:
+        return logits[keep]
+    if keep.dim() == 1:
+        return logits[:, keep]
+    return logits[torch.arange(logits.shape[0], device=logits.device)[:, None], keep]
 
 
 class ForMaskedLM(VocabularyHead):
@@ -199,7 +333,7 @@ class ForMaskedLM(VocabularyHead):
         logits_to_keep: int | Tensor | str = 0,
     ) -> MaskedLMOutput:
         """Compute the task; arguments are those of forward."""
-        keep = labelled_padding(labels, self.removed(inputs))
+        keep = self.called_head() or labelled_padding(labels, self.removed(inputs))
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
         if isinstance(logits_to_keep, str):
             if logits_to_keep != "labels" or labels is None:
@@ -281,10 +415,9 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
         Returns:
             CausalLMOutputWithCrossAttentions, or its tuple with return_dict=False.
         """
-        mask, shift_labels = attention_mask, options.pop("shift_labels", None)
+        shift_labels = options.pop("shift_labels", None)
         if labels is not None and not self.caches_with_labels:
             use_cache = False
-        keep = labelled_padding(labels, mask, shift=1) or labelled_padding(shift_labels, mask)
         inputs = EncoderInputs(
             input_ids,
             attention_mask,
@@ -297,6 +430,9 @@ class ForCausalLM(GenerationMixin, VocabularyHead):
             use_cache,
             options,
         )
+        mask = inputs.attention_mask
+        keep = self.called_head() or labelled_padding(labels, mask, shift=1)
+        keep = keep or labelled_padding(shift_labels, mask)
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
         logits = self.scores(encoding, logits_to_keep)
         loss = None
@@ -371,12 +507,11 @@ class ForSequenceClassification(_WithLabels[SequenceClassifierOutput]):
     def build_head(self, config: Any) -> None:
         """See HeadModel.build_head."""
         self.classifier: Any = Linear(config.hidden_size, config.num_labels)
+        self.add_dropout()
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score every text: (batch, num_labels)."""
-        return project(
-            self.classifier, self.dropped(self.base_model.pooled(encoding)), encoding.plan
-        )
+        return project(self.classifier, self.dropped(self.pooled_text(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> SequenceClassifierOutput:
         """See _WithLabels.run."""
@@ -428,12 +563,11 @@ class ForMultipleChoice(_WithLabels[MultipleChoiceModelOutput]):
     def build_head(self, config: Any) -> None:
         """See HeadModel.build_head."""
         self.classifier = Linear(config.hidden_size, 1)
+        self.add_dropout()
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score every choice: (batch * choices, 1)."""
-        return project(
-            self.classifier, self.dropped(self.base_model.pooled(encoding)), encoding.plan
-        )
+        return project(self.classifier, self.dropped(self.pooled_text(encoding)), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
         """See _WithLabels.run."""
@@ -462,16 +596,21 @@ class ForTokenClassification(_WithLabels[TokenClassifierOutput]):
     def build_head(self, config: Any) -> None:
         """See HeadModel.build_head."""
         self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.add_dropout()
 
     def classify(self, hidden: Tensor, encoding: Encoding) -> Tensor:
-        """Score hidden states: (tokens, hidden) to (tokens, num_labels)."""
+        """Score hidden states: (tokens, hidden) to (tokens, num_labels), or over the grid."""
         return project(self.classifier, self.dropped(hidden), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> TokenClassifierOutput:
         """See _WithLabels.run."""
-        keep = labelled_padding(labels, self.removed(inputs))
+        grid = self.looks_around("classifier")
+        keep = grid or labelled_padding(labels, self.removed(inputs))
         encoding = self.encode(inputs, Wanted(keep_padding=keep))
-        logits = encoding.batch.pad(self.classify(encoding.packed, encoding))
+        if grid:
+            logits = self.classify(encoding.padded(), encoding)
+        else:
+            logits = encoding.batch.pad(self.classify(encoding.packed, encoding))
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -542,9 +681,13 @@ class ForQuestionAnswering(HeadModel):
             )
         # The softmax of the loss runs over all columns, so it needs the logits of padding too.
         given = first is not None and last is not None
-        encoding = self.encode(inputs, Wanted(keep_padding=given))
-        logits = self.classify(encoding.packed, encoding)
-        padded = encoding.batch.pad(logits, fill=torch.finfo(logits.dtype).min)
+        grid = self.looks_around("qa_outputs")
+        encoding = self.encode(inputs, Wanted(keep_padding=given or grid))
+        if grid:
+            padded = self.classify(encoding.padded(), encoding)
+        else:
+            logits = self.classify(encoding.packed, encoding)
+            padded = encoding.batch.pad(logits, fill=torch.finfo(logits.dtype).min)
         starts, ends = padded[..., 0].contiguous(), padded[..., 1].contiguous()
         loss = None
         if first is not None and last is not None:

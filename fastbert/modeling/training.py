@@ -26,7 +26,6 @@ class Trainable(nn.Module):
     accepts_loss_kwargs: ClassVar[bool] = False
     loss_type: ClassVar[str | None] = None
     supports_gradient_checkpointing: ClassVar[bool] = True
-    _keys_to_ignore_on_save: ClassVar[list[str] | None] = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +57,15 @@ class Trainable(nn.Module):
     @loss_function.setter
     def loss_function(self, value: Callable[..., Tensor] | None) -> None:
         self._loss_function = value
+
+    def tied_weights(self) -> dict[str, str]:
+        """Return the tied parameters, parameter -> its source, as the configuration asks for."""
+        return {}
+
+    @property
+    def _keys_to_ignore_on_save(self) -> list[str] | None:
+        # Trainer does not miss these when it loads a checkpoint again.
+        return list(self.tied_weights()) or None
 
     # Activations
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.heads import vocabulary_scores
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, running_on
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.unfilled import weights_device
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import Encoding
-from fastbert.modeling.parts import part, plant
+from fastbert.modeling.module_table import record, why_changed
+from fastbert.modeling.parts import bare, part, plant
 from fastbert.ops.activations import Activation
 
 
@@ -40,9 +44,11 @@ class NamedVocabularyHead(tasks.VocabularyHead):
     Class attributes:
         head_names: where the parts are. Which of them are one with others stands in
             `_tied_weights_keys`.
+        head_classes: path of a branch -> its class, which is called with the activation.
     """
 
     head_names: ClassVar[VocabularyNames]
+    head_classes: ClassVar[Mapping[str, Callable[[str | Activation], nn.Module]]] = {}
 
     def head_width(self) -> int:
         """Width between dense and decoder."""
@@ -55,11 +61,49 @@ class NamedVocabularyHead(tasks.VocabularyHead):
     def build_head(self, config: Any) -> None:
         """Build the parts where the checkpoints have them."""
         names, width = self.head_names, self.head_width()
-        plant(self, names.dense, Linear(config.hidden_size, width))
-        plant(self, names.norm, LayerNorm(width, config.layer_norm_eps))
-        plant(self, names.decoder, Linear(width, config.vocab_size))
+
+        def make(path: str, layer: int | None) -> nn.Module:
+            kind = self.head_classes.get(path)
+            return bare(path, layer) if kind is None else kind(self.head_activation())
+
+        plant(self, names.dense, Linear(config.hidden_size, width), make=make)
+        plant(self, names.norm, LayerNorm(width, config.layer_norm_eps), make=make)
+        plant(self, names.decoder, Linear(width, config.vocab_size), make=make)
         if names.bias is not None:
-            plant(self, names.bias, nn.Parameter(torch.zeros(config.vocab_size)))
+            bias = nn.Parameter(torch.zeros(config.vocab_size, device=weights_device()))
+            plant(self, names.bias, bias, make=make)
+        self._head_built = record(self._modules[self._head_root()])  # type: ignore[arg-type]
+
+    def _head_root(self) -> str:
+        return self.head_names.decoder.partition(".")[0]
+
+    def called_head(self) -> bool:
+        """Return whether the head is not as it was built, and so is called on all tokens."""
+        if not self.head_classes:
+            return False
+        root = self._head_root()
+        part = self._modules[root]
+        return part is None or why_changed(part, self._head_built, root) is not None
+
+    def head_parts(self) -> list[str]:
+        """See HeadModel.head_parts."""
+        root = self._head_root()
+        part = self._modules[root]
+        if not self.head_classes or part is None:
+            return []
+        why = why_changed(part, self._head_built, root)
+        return [] if why is None else [f"{why}, so {root} is called as a module"]
+
+    def called_scores(self, encoding: Encoding) -> Tensor | None:
+        """Score all tokens by calling a head that is not as it was built; None otherwise."""
+        if not self.called_head():
+            return None
+        with running_on(encoding.plan):
+            return hidden_of(self.call_head(self._modules[self._head_root()], encoding))
+
+    def call_head(self, head: Any, encoding: Encoding) -> Any:
+        """Call the whole head on (batch, length, hidden)."""
+        return call(head, encoding.padded())
 
     def get_output_embeddings(self) -> Linear:
         """Find the projection to the vocabulary."""

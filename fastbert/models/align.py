@@ -6,6 +6,7 @@ from typing import Unpack
 
 from torch import Tensor
 
+from fastbert.branches.bert import BertAttention, BertEmbeddings, BertLayer, bert_modules
 from fastbert.modeling.bertlike import BertLikeModel, EncoderModelOutput
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import Options
@@ -40,6 +41,20 @@ class AlignTextConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
 
+class AlignTextEmbeddings(BertEmbeddings):
+    """BERT's tables."""
+
+
+class AlignTextAttention(BertAttention):
+    """BERT's attention, which keeps its weights to itself."""
+
+    returns_weights = False
+
+
+class AlignTextLayer(BertLayer):
+    """BERT's layer."""
+
+
 class AlignTextModel(BertLikeModel):
     """The text tower without its projection.
 
@@ -50,6 +65,9 @@ class AlignTextModel(BertLikeModel):
     config_class = AlignTextConfig
     base_model_prefix = "text_model"
     output_class = BaseModelOutputWithPooling
+    module_table = bert_modules(
+        embeddings=AlignTextEmbeddings, layer=AlignTextLayer, attention=AlignTextAttention
+    )
     _no_split_modules = ["AlignTextEmbeddings"]
 
     def forward(  # type: ignore[override]

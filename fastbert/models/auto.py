@@ -50,6 +50,11 @@ _NAMES = {
 
 
 def _family(model_type: str | None, source: Any) -> tuple[str, str]:
+    if not model_type:
+        raise ValueError(
+            f"The config.json of {source} has no model_type, so that no class can be chosen by it; "
+            "name the class, as in BertModel.from_pretrained, or add model_type to the file."
+        )
     if model_type not in _FAMILIES:
         raise ValueError(
             f"{source} is of model type {model_type!r}, which fastbert does not have; it has "

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import Tensor
 
+from fastbert.branches.bert import bert_modules
+from fastbert.branches.heads import (
+    BertLMPredictionHead,
+    BertOnlyMLMHead,
+    BertOnlyNSPHead,
+    BertPredictionHeadTransform,
+    BertPreTrainingHeads,
+)
 from fastbert.engine.encoder import Wanted
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.calling import call, hidden_of
+from fastbert.layers.hooks import hooked
+from fastbert.layers.linear import Linear, project, running_on
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, refuse_count
 from fastbert.modeling.losses import token_loss
+from fastbert.modeling.module_table import record
 from fastbert.modeling.parts import part, plant
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import BertForPreTrainingOutput, finish
@@ -67,6 +78,8 @@ class BertPreTrainedModel(PreTrainedModel):
 class BertModel(BertPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
+    module_table = bert_modules()
+
 
 _FOLLOWS = "cls.seq_relationship"
 
@@ -84,6 +97,11 @@ class _BertPredictions(_BertHead, NamedVocabularyHead):
         decoder="cls.predictions.decoder",
         bias="cls.predictions.bias",
     )
+    head_classes = {
+        "cls": BertOnlyMLMHead,
+        "cls.predictions": BertLMPredictionHead,
+        "cls.predictions.transform": BertPredictionHeadTransform,
+    }
     _tied_weights_keys = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -95,11 +113,17 @@ class _BertNextSentence(_BertHead):
 
     def build_next_sentence(self, config: BertConfig) -> None:
         """Build the projection of the pooled text to (it follows, it does not)."""
-        plant(self, _FOLLOWS, Linear(config.hidden_size, 2))
+        projection = Linear(config.hidden_size, 2)
+        plant(self, _FOLLOWS, projection, make=lambda path, layer: BertOnlyNSPHead("none"))
 
     def follows(self, encoding: Encoding) -> Tensor:
         """Score whether the second text follows, (batch, 2)."""
-        pooled = self.base_model.pooled(encoding)
+        pooled = self.pooled_text(encoding)
+        head: Any = self._modules["cls"]
+        if type(head) not in (BertOnlyNSPHead, BertPreTrainingHeads) or hooked(head):
+            with running_on(encoding.plan):
+                answer = call(head, pooled)
+            return hidden_of(answer)
         return project(part(Linear, self, _FOLLOWS), pooled, encoding.plan)
 
 
@@ -107,11 +131,17 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
     """Both heads of BERT's training: masked tokens and next sentence."""
 
     pooled = True
+    head_classes = {**_BertPredictions.head_classes, "cls": BertPreTrainingHeads}
 
     def build_head(self, config: BertConfig) -> None:
         """Build both heads."""
         super().build_head(config)
         self.build_next_sentence(config)
+        self._head_built = record(self.cls)  # type: ignore[arg-type]
+
+    def call_head(self, head: Any, encoding: Encoding) -> Any:
+        """Call both heads: scores of the vocabulary, and whether the second text follows."""
+        return call(head, encoding.padded(), {"pooled_output": self.pooled_text(encoding)})
 
     def forward(
         self,
@@ -148,12 +178,17 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
             inputs_embeds,
             options=options,
         )
-        keep = labelled_padding(labels, attention_mask)
+        called = self.called_head()
+        keep = called or labelled_padding(labels, inputs.attention_mask)
         encoding = self.encode(inputs, Wanted(first_column=True, keep_padding=keep))
-        scores = self.scores(encoding)
-        follows = self.follows(encoding)
+        if called:
+            with running_on(encoding.plan):
+                scores, follows = self.call_head(self._modules["cls"], encoding)
+        else:
+            scores, follows = self.scores(encoding), self.follows(encoding)
         loss = None
         if labels is not None and next_sentence_label is not None:
+            refuse_count(options, type(self).__name__)
             loss = token_loss(scores, labels) + token_loss(follows, next_sentence_label)
         return finish(BertForPreTrainingOutput(loss, scores, follows), encoding)
 

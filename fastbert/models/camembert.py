@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastbert.branches.bert import bert_modules
 from fastbert.models import roberta
 
 
@@ -17,6 +18,10 @@ class CamembertEmbeddings(roberta.RobertaEmbeddings):
     """CamemBERT's tables."""
 
 
+class CamembertLayer(roberta.RobertaLayer):
+    """BERT's layer."""
+
+
 class CamembertPreTrainedModel(roberta.RobertaPreTrainedModel):
     """Base of the CamemBERT models."""
 
@@ -27,7 +32,7 @@ class CamembertPreTrainedModel(roberta.RobertaPreTrainedModel):
 class CamembertModel(CamembertPreTrainedModel, roberta.RobertaModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
-    branch_classes = {"embeddings": CamembertEmbeddings}
+    module_table = bert_modules(embeddings=CamembertEmbeddings, layer=CamembertLayer)
 
 
 class _CamembertHead(CamembertPreTrainedModel):

@@ -7,6 +7,14 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from fastbert.branches.bert import (
+    BertCrossAttention,
+    BertEmbeddings,
+    BertLayer,
+    BertSelfAttention,
+    bert_modules,
+)
+from fastbert.branches.heads import BertOnlyMLMHead, RemBertLMPredictionHead
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
@@ -52,6 +60,31 @@ class RemBertConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
 
+class RemBertEmbeddings(BertEmbeddings):
+    """BERT's tables, with a width of their own."""
+
+
+class RemBertSelfAttention(BertSelfAttention):
+    """BERT's attention, whose module of dropout decides by itself."""
+
+    def dropped(self, weights: Tensor) -> Tensor:
+        """Drop attention weights as `self.dropout` does."""
+        out: Tensor = self.dropout(weights)
+        return out
+
+
+class RemBertCrossAttention(BertCrossAttention):
+    """The same for attention to another encoder's hidden states."""
+
+    dropped = RemBertSelfAttention.dropped
+
+
+class RemBertLayer(BertLayer):
+    """BERT's layer, which returns its attention weights too."""
+
+    returns_tuple = True
+
+
 class RemBertPreTrainedModel(PreTrainedModel):
     """Base of the RemBERT models."""
 
@@ -64,6 +97,12 @@ class RemBertModel(RemBertPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
     parameter_names = ParameterNames(embedding_projection="encoder.embedding_hidden_mapping_in")
+    module_table = bert_modules(
+        embeddings=RemBertEmbeddings,
+        layer=RemBertLayer,
+        self_attention=RemBertSelfAttention,
+        cross_attention=RemBertCrossAttention,
+    )
     kept_in_tuple = ("pooler_output",)
 
     def encoder_shape(self) -> EncoderShape:
@@ -87,6 +126,7 @@ class _RemBertVocabulary(_RemBertHead, NamedVocabularyHead):
         norm="cls.predictions.LayerNorm",
         decoder="cls.predictions.decoder",
     )
+    head_classes = {"cls": BertOnlyMLMHead, "cls.predictions": RemBertLMPredictionHead}
 
     def head_width(self) -> int:
         """Return the width that the decoder reads."""

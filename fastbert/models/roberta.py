@@ -11,13 +11,17 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastbert.layers.linear import Linear, project
-from fastbert.layers.parameter_tree import ParameterTree
+from fastbert.branches.bert import BertEmbeddings, BertLayer, bert_modules
+from fastbert.branches.heads import RobertaClassificationHead, RobertaLMHead
+from fastbert.engine.encoder import Wanted
+from fastbert.layers.calling import call, hidden_of
+from fastbert.layers.linear import Linear, project, running_on
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.modeling.module_table import record, why_changed
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import MultipleChoiceModelOutput
@@ -64,7 +68,7 @@ class RobertaConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
 
-class RobertaEmbeddings(ParameterTree):
+class RobertaEmbeddings(BertEmbeddings):
     """RoBERTa's tables, and the rules by which tokens get their positions."""
 
     @staticmethod
@@ -102,6 +106,17 @@ class RobertaEmbeddings(ParameterTree):
         columns = torch.arange(first, first + length, device=inputs_embeds.device)
         return columns.expand(batch, length)
 
+    def positions(self, input_ids: Tensor | None, inputs_embeds: Tensor, past: int) -> Tensor:
+        """Return the positions of tokens, (batch, length)."""
+        padding = int(self.padding_idx or 0)
+        if input_ids is None:
+            return self.create_position_ids_from_inputs_embeds(inputs_embeds, padding)
+        return self.create_position_ids_from_input_ids(input_ids, padding, past)
+
+
+class RobertaLayer(BertLayer):
+    """BERT's layer."""
+
 
 class RobertaPreTrainedModel(PreTrainedModel):
     """Base of the RoBERTa models."""
@@ -114,7 +129,7 @@ class RobertaPreTrainedModel(PreTrainedModel):
 class RobertaModel(RobertaPreTrainedModel, BertLikeModel):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
-    branch_classes = {"embeddings": RobertaEmbeddings}
+    module_table = bert_modules(embeddings=RobertaEmbeddings, layer=RobertaLayer)
 
     def encoder_shape(self) -> EncoderShape:
         """Read the sizes; padding has a row of its own in the table of positions."""
@@ -152,6 +167,7 @@ class _RobertaVocabulary(_RobertaHead, NamedVocabularyHead):
         decoder="lm_head.decoder",
         bias="lm_head.bias",
     )
+    head_classes = {"lm_head": RobertaLMHead}
     _tied_weights_keys = {
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
@@ -170,18 +186,6 @@ class RobertaForMaskedLM(_RobertaVocabulary, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token."""
 
 
-class RobertaClassificationHead(ParameterTree):
-    """The parts of a classifier that reads the first token.
-
-    Attributes:
-        dense: hidden to hidden, which a tanh follows.
-        out_proj: hidden to the labels.
-    """
-
-    dense: Linear
-    out_proj: Linear
-
-
 class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassification):
     """A label for a whole text, from the first token through a layer of the head's own."""
 
@@ -192,10 +196,31 @@ class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassifica
         self.classifier = RobertaClassificationHead(
             dense=Linear(config.hidden_size, config.hidden_size),
             out_proj=Linear(config.hidden_size, config.num_labels),
+            dropout=self.head_dropout(),
         )
+        self._head_built = record(self.classifier)
+
+    def head_parts(self) -> list[str]:
+        """See HeadModel.head_parts."""
+        why = why_changed(self.classifier, self._head_built, "classifier")
+        return [] if why is None else [f"{why}, so it is called as a module"]
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Apply the classifier's own dropout."""
+        out: Tensor = self.classifier.dropout(x)
+        return out
+
+    def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+        """Run the encoder, on all tokens where somebody's classifier may look at them."""
+        if why_changed(self.classifier, self._head_built, "classifier") is not None:
+            wanted = replace(wanted, keep_padding=True)
+        return super().encode(inputs, wanted)
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score the labels, (batch, num_labels)."""
+        if why_changed(self.classifier, self._head_built, "classifier") is not None:
+            with running_on(encoding.plan):
+                return hidden_of(call(self.classifier, encoding.padded()))
         first = self.dropped(encoding.first_tokens())
         hidden = project(self.classifier.dense, first, encoding.plan, "tanh")
         return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)

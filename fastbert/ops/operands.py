@@ -14,10 +14,19 @@ from __future__ import annotations
 from typing import NamedTuple, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # As in csrc/common/types.h.
 CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+
+# Others may compute or keep their values elsewhere: quantised, sharded, not there at all.
+_PLAIN = (Tensor, nn.Parameter)
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class NotPlain(TypeError):
+    """An operand whose values do not lie at its address, so that only torch can compute with it."""
 
 
 class Target(NamedTuple):
@@ -154,6 +163,57 @@ def fits(x: object, dtype: torch.dtype, device: torch.device) -> TypeGuard[Tenso
     )
 
 
+def obstacle(*operands: object, memory: bool = True) -> str | None:
+    """Return None where the values of all tensors lie at their addresses, else what one is.
+
+    This is the one gate before every address that native code is given.
+
+    Args:
+        operands: tensors, tuples of such, and anything else.
+        memory: whether to ask for the memory too. False asks for the kind of tensor alone, whose
+            device then need not have addresses.
+    """
+    pending = list(operands)
+    for x in pending:
+        if isinstance(x, tuple):
+            pending += x
+        if not isinstance(x, Tensor):
+            continue
+        if type(x) not in _PLAIN:
+            return f"a {type(x).__name__}"
+        if _wrapped(x):
+            return "wrapped by a transform of torch.func"
+        if x.layout is not torch.strided:
+            return str(x.layout)
+        if x.is_neg():
+            return "a view that negates another tensor"
+        if not memory:
+            continue
+        end = x.storage_offset() + 1
+        for size, step in zip(x.shape, x.stride(), strict=True):
+            end += (size - 1) * step
+        needed, held = end * x.element_size(), x.untyped_storage().nbytes()
+        if (held < needed or x.data_ptr() == 0) and x.numel() > 0:
+            if torch._is_zerotensor(x):
+                return "a tensor of zeros without memory"
+            return f"{_LOST}: its storage holds {held} bytes of {needed}"
+    return None
+
+
+_LOST = "without its memory"
+
+
+def unreadable(op: str, operands: dict[str, object]) -> Exception:
+    """Return the error that names the operand with an `obstacle`, and what to do."""
+    name, reason = next((n, told) for n, v in operands.items() if (told := obstacle(v)))
+    if reason.startswith(_LOST):
+        return ValueError(
+            f"{op}: {name} is {reason}; whoever freed it, as FSDP and offloading do, must bring it "
+            "back before the model is called."
+        )
+    return NotPlain(f"{op}: {name} is {reason}, which only the reference computes with.")
+
+
 def wrong_kind(
     op: str, name: str, x: object, dtype: torch.dtype, device: torch.device
 ) -> Exception:
@@ -163,7 +223,7 @@ def wrong_kind(
     if x.device != device:
         return ValueError(f"{op}: {name} is on {x.device}, expected {device} like the others.")
     if x.layout is not torch.strided:
-        return TypeError(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
+        return NotPlain(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
     return TypeError(
         f"{op}: {name} is {short(x.dtype)}, expected {short(dtype)}; convert it first."
     )

@@ -8,12 +8,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastbert.embedding.batching import batches
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.models import auto
+from fastbert.pipelines.inputs import stream_of
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 
@@ -71,28 +73,29 @@ class Pipeline:
         """Answer one input, a list of inputs, or an iterator.
 
         Args:
-            inputs: one input, a list or tuple of them, or an iterator or torch Dataset of them.
+            inputs: one input, a list or tuple of them, or a stream of them: an iterator, a data
+                set (also one without a length), an array, a column of a table.
             **options: those of the `answer` method, batch_size and num_workers.
 
         Returns:
-            The answer of one input; a list of answers for a list or tuple; for an iterator or
-            Dataset an iterator over the answers, which reads its source as answers are taken.
+            The answer of one input; a list of answers for a list or tuple; for a stream an iterator
+            over the answers, which reads its source as answers are taken.
 
         Raises:
-            TypeError: for an option that this pipeline does not have, or input that is no text.
+            TypeError: for an option that this pipeline does not have, input that is no text, a
+                table, a DataLoader or a set.
             ValueError: for a text that is longer than the model's positions.
         """
         self._check(options)
         settings = {**self.options, **options}
         settings.pop("num_workers", None)
         batch_size = settings.pop("batch_size", None)
-        if isinstance(inputs, torch.utils.data.Dataset):
-            inputs = map(inputs.__getitem__, range(len(inputs)))  # type: ignore[arg-type]
-        if isinstance(inputs, Iterator):
-            return self._answers(inputs, batch_size, settings)
-        many = isinstance(inputs, (list, tuple))
-        answers = self._answer(list(inputs) if many else [inputs], batch_size, settings)
-        return answers if many else answers[0]
+        if isinstance(inputs, (list, tuple)):
+            return self._answer(list(inputs), batch_size, settings)
+        stream = stream_of(inputs, self.task)
+        if stream is not None:
+            return self._answers(stream, batch_size, settings)
+        return self._answer([inputs], batch_size, settings)[0]
 
     def _answer(
         self, items: list[Any], batch_size: int | None, settings: dict[str, Any]
@@ -133,8 +136,8 @@ class Pipeline:
                 f"{', '.join(known)}."
             )
         size = options.get("batch_size")
-        if size is not None and size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {size}.")
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"batch_size must be at least 1, a whole number, not {size!r}.")
 
     def _check_head(self) -> None:
         """Refuse a model with another head; any model has hidden states."""
@@ -163,7 +166,8 @@ class Pipeline:
         for item in items:
             if not isinstance(item, str):
                 raise TypeError(
-                    f"{self.task} takes a text or a list of texts, not {type(item).__name__}."
+                    f"{self.task} takes a text or a list of texts, not "
+                    f"{_named_type(item)}; pass the texts themselves."
                 )
         return items
 
@@ -196,14 +200,19 @@ class Pipeline:
         batch = {}
         for name in ("input_ids", "token_type_ids"):
             if name in rows[0]:
-                grid = torch.full((len(rows), max(lengths)), fill[name], dtype=torch.int64)
+                shape = (len(rows), max(lengths))
+                grid = torch.full(shape, fill[name], dtype=torch.int64, device="cpu")
                 for index, row in enumerate(rows):
-                    grid[index, : lengths[index]] = torch.tensor(row[name], dtype=torch.int64)
+                    grid[index, : lengths[index]] = torch.tensor(
+                        row[name], dtype=torch.int64, device="cpu"
+                    )
                 batch[name] = grid.to(self.model.device)
-        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        mask = torch.from_numpy(np.arange(max(lengths)) < np.array(lengths)[:, None])
         for index, row in enumerate(rows):
             if "attention_mask" in row:
-                mask[index, : lengths[index]] &= torch.tensor(row["attention_mask"]) != 0
+                mask[index, : lengths[index]] &= torch.from_numpy(
+                    np.array(row["attention_mask"]) != 0
+                )
         batch["attention_mask"] = mask.to(self.model.device)
         return batch
 
@@ -243,6 +252,12 @@ class Pipeline:
 
 def _length(row: Row) -> int:
     return len(row["input_ids"])
+
+
+def _named_type(item: Any) -> str:
+    if isinstance(item, Mapping):
+        return f"a {type(item).__name__} of {', '.join(map(str, list(item)[:5])) or 'nothing'}"
+    return type(item).__name__
 
 
 def _named(function: Callable[..., Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,16 +79,30 @@ class TextClassification(Pipeline):
 
     def _row(self, item: Any, arguments: dict[str, Any]) -> BatchEncoding:
         """Tokenise one text or pair of texts."""
-        if isinstance(item, dict):
-            return self.tokenize(**item, **arguments)
-        if isinstance(item, (list, tuple)) and [type(part) for part in item] == [str, str]:
-            return self.tokenize(*item, **arguments)
-        if not isinstance(item, str):
+        return self.tokenize(*_pair(item), **arguments)
+
+
+def _pair(item: Any) -> tuple[str, ...]:
+    """Return a text, or a text and its other one."""
+    parts: tuple[Any, ...] = (item,)
+    if isinstance(item, Mapping):
+        if not {"text"} <= set(item) <= {"text", "text_pair"}:
+            raise TypeError(
+                'text-classification reads {"text": ..., "text_pair": ...}, but this input has '
+                f"{', '.join(map(repr, item)) or 'no keys'}; pass these two, or the text alone."
+            )
+        parts = (item["text"],)
+        if item.get("text_pair") is not None:
+            parts = (item["text"], item["text_pair"])
+    elif isinstance(item, (list, tuple)) and len(item) == 2:
+        parts = tuple(item)
+    for part in parts:
+        if not isinstance(part, str):
             raise TypeError(
                 'text-classification takes texts, or pairs as {"text": ..., "text_pair": ...}, not '
-                f"{type(item).__name__}."
+                f"{type(part).__name__}."
             )
-        return self.tokenize(item, **arguments)
+    return parts
 
 
 class ZeroShotClassification(Pipeline):
@@ -122,20 +136,22 @@ class ZeroShotClassification(Pipeline):
             {"sequence", "labels", "scores"} for every text, the best label first.
 
         Raises:
-            ValueError: for no labels, no texts, a template without "{}", or a model whose labels
-                name no entailment.
+            ValueError: for no labels, a template without "{}", or a model whose labels name no
+                entailment.
         """
         labels = candidate_labels or []
         if isinstance(labels, str):
             labels = [label.strip() for label in labels.split(",") if label.strip()]
-        if not labels or not items:
-            raise ValueError("zero-shot-classification needs at least one label and one text.")
+        if not labels:
+            raise ValueError("zero-shot-classification needs at least one label to choose from.")
         if hypothesis_template.format(labels[0]) == hypothesis_template:
             raise ValueError(
                 f"The hypothesis_template {hypothesis_template!r} has no place for the label; put "
                 "{} into it."
             )
         entailment = self._entailment()
+        if not items:
+            return []
         encoded = self.tokenize(
             [text for text in self.texts(items) for _ in labels],
             [hypothesis_template.format(label) for _ in items for label in labels],

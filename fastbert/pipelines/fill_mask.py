@@ -127,4 +127,4 @@ class FillMask(Pipeline):
             found[token] = None
         if not found:
             raise ValueError("None of the targets is a token of this model's vocabulary.")
-        return torch.tensor(sorted(found))
+        return torch.tensor(sorted(found), device="cpu")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.spans import Spans, Windows
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 
-# Logits of tokens where no answer can begin or end, as transformers sets them.
-_FORBIDDEN = -10000.0
 _MAX_SEQ_LEN = 384
 _DOC_STRIDE = 128
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a text."""
+
+    question: str
+    context: str
 
 
 class QuestionAnswering(Pipeline):
@@ -24,20 +30,35 @@ class QuestionAnswering(Pipeline):
     auto_class = "AutoModelForQuestionAnswering"
 
     def __call__(
-        self, inputs: Any = None, *, question: Any = None, context: Any = None, **options: Any
+        self,
+        inputs: Any = None,
+        context: Any = None,
+        *,
+        question: Any = None,
+        **options: Any,
     ) -> Any:
         """Answer as Pipeline does.
 
         Args:
-            inputs: {"question": ..., "context": ...}, or a list of such dictionaries.
-            question: a question or a list of them, instead of `inputs`.
-            context: the text about which they are asked, or a list of as many.
+            inputs: {"question": ..., "context": ...}, an object with question_text and
+                context_text, or a list or stream of these; the question, where `context` follows.
+            context: the text about which is asked, or a list of texts.
+            question: a question or a list of them. One question is asked of every context, and
+                all questions of one context; two lists must be as long.
             **options: see `answer`.
         """
-        if question is not None or context is not None:
-            if inputs is not None:
-                raise TypeError("Give either an input or question= and context=, not both.")
+        if inputs is not None and question is not None:
+            raise TypeError("Give either an input or question= and context=, not both.")
+        if question is None and context is not None:
+            inputs, question = None, inputs
+        if question is not None:
+            if context is None:
+                raise TypeError("question= and context= must be given together.")
             inputs = _paired(question, context)
+        elif inputs is None:
+            raise TypeError("question-answering needs question= and context=.")
+        elif isinstance(inputs, Mapping):
+            inputs = _paired(*_fields(inputs))
         return super().__call__(inputs, **options)
 
     def answer(
@@ -53,6 +74,10 @@ class QuestionAnswering(Pipeline):
     ) -> list[Any]:
         """Find the spans that answer every question.
 
+        A score is the probability that the model gives to an answer: within a window the sum over
+        all spans that read alike, and the best of the windows that hold it. So it is at most 1,
+        and windows that overlap neither repeat an answer nor raise its score.
+
         Args:
             items: {"question": ..., "context": ...}.
             top_k: at most so many answers, the best first.
@@ -65,136 +90,138 @@ class QuestionAnswering(Pipeline):
 
         Returns:
             {"score", "start", "end", "answer"} for every item, or a list of them, the best first,
-            where more than one is asked for and found.
+            where more than one is asked for and found. In a context without a single token (of
+            blanks, say) the one answer is "", with score 1.
 
         Raises:
-            ValueError: for a limit below 1, or a tokenizer that does not tell offsets.
+            TypeError: for an item without question and context.
+            ValueError: for a limit below 1, an empty question or context, or windows that have no
+                room for the context.
         """
-        if top_k < 1 or max_answer_len < 1:
-            raise ValueError(
-                f"top_k and max_answer_len must be at least 1, not {top_k} and {max_answer_len}."
-            )
-        if not self.tokenizer.is_fast:
-            raise ValueError(
-                f"{type(self.tokenizer).__name__} does not tell where its tokens stand, "
-                "so that answers cannot be found in it."
-            )
+        for name, limit in (
+            ("top_k", top_k),
+            ("max_answer_len", max_answer_len),
+            ("max_question_len", max_question_len),
+            ("max_seq_len", 1 if max_seq_len is None else max_seq_len),
+        ):
+            if limit < 1:
+                raise ValueError(f"{name} must be at least 1, not {limit}.")
         width = min(max_seq_len or _MAX_SEQ_LEN, self.longest)
-        stride = min(width // 2, _DOC_STRIDE) if doc_stride is None else doc_stride
-        encodings = [self._encode(item, width, stride, max_question_len) for item in items]
+        questions = [_question(item) for item in items]
+        encodings = [self._encode(one, width, doc_stride, max_question_len) for one in questions]
         rows = [window for encoded in encodings for window in self.rows(encoded)]
-        starts = self.token_outputs(rows, "start_logits")
-        ends = self.token_outputs(rows, "end_logits")
+        starts = iter(self.token_outputs(rows, "start_logits"))
+        ends = iter(self.token_outputs(rows, "end_logits"))
         answers: list[Any] = []
-        row = 0
-        for item, encoded in zip(items, encodings, strict=True):
-            spans: dict[str, dict[str, Any]] = {}
-            nothing = 1e6
+        for one, encoded in zip(questions, encodings, strict=True):
+            windows = Windows(encoded, int(self._question_first), self.tokenizer.cls_token_id)
+            spans = Spans(one.context, windows, align_to_words)
             for index in range(len(encoded["input_ids"])):
-                context = np.array([text == 1 for text in encoded.sequence_ids(index)])
-                allowed = context | self._is_cls(encoded["input_ids"][index])
-                first = _probabilities(starts[row].numpy(), allowed)
-                last = _probabilities(ends[row].numpy(), allowed)
-                row += 1
-                if handle_impossible_answer:
-                    nothing = min(nothing, float(first[0] * last[0]))
-                first[~context] = last[~context] = 0.0
-                pool = top_k * 2 + 10 if align_to_words else top_k
-                for begin, end, score in _spans(first, last, pool, max_answer_len):
-                    span = _characters(encoded, index, begin, end, align_to_words)
-                    text = item["context"][span[0] : span[1]]
-                    known = spans.setdefault(
-                        text.lower(),
-                        {"score": 0.0, "start": span[0], "end": span[1], "answer": text},
-                    )
-                    known["score"] += score
-            found = list(spans.values())
-            if handle_impossible_answer:
-                found.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
-            found.sort(key=lambda span: -span["score"])
-            answers.append(found[0] if len(found[:top_k]) == 1 else found[:top_k])
+                logits = next(starts).numpy(), next(ends).numpy()
+                spans.add(index, *logits, top_k, max_answer_len)
+            found = _ranked(spans, handle_impossible_answer)[:top_k]
+            answers.append(found[0] if len(found) == 1 else found)
         return answers
 
-    def _encode(self, item: Any, width: int, stride: int, question_length: int) -> BatchEncoding:
+    @property
+    def _question_first(self) -> bool:
+        """Whether the question stands before its context, as where padding is on the right."""
+        return bool(self.tokenizer.padding_side == "right")
+
+    def _encode(
+        self, asked: Question, width: int, stride: int | None, question_length: int
+    ) -> BatchEncoding:
         """Tokenise a question with windows over its context, one a row."""
-        if not isinstance(item, dict) or not {"question", "context"} <= set(item):
-            raise TypeError('question-answering takes {"question": ..., "context": ...}.')
-        question, context = item["question"], item["context"]
-        if not question or not context:
-            raise ValueError("Neither the question nor the context may be empty.")
+        question = asked.question
         offsets = self.tokenize(question, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
         ]
         if len(offsets) > question_length:
             question = question[: offsets[question_length - 1][1]]
+        used = min(len(offsets), question_length) + self.tokenizer.num_special_tokens_to_add(True)
+        room = width - used
+        if room < 1:
+            raise ValueError(
+                f"The question fills the {width} tokens of a window, so that none is left for the "
+                "context; raise max_seq_len, as far as the model goes, or lower max_question_len."
+            )
+        if stride is None:
+            stride = min(width // 2, _DOC_STRIDE, room - 1)
+        first = self._question_first
         return self.tokenize(
-            [question],
-            [context],
-            truncation="only_second",
+            [question if first else asked.context],
+            [asked.context if first else question],
+            truncation="only_second" if first else "only_first",
             max_length=width,
             stride=stride,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
 
-    def _is_cls(self, ids: Sequence[int]) -> np.ndarray:
-        """Mark the tokens that stand for no answer, which take part in the probabilities.
 
-        That is CLS; FlauBERT has the same token between its texts, where no answer may be either.
-        """
-        removed: NDArray[np.bool_] = np.array(ids) == self.tokenizer.cls_token_id
-        return removed
+def _ranked(spans: Spans, impossible: bool) -> list[Answer]:
+    """List the answers to a question, the best first."""
+    found: list[Answer] = [
+        {"score": score, "start": start, "end": end, "answer": spans.context[start:end]}
+        for score, start, end in spans.found()
+    ]
+    if impossible or not found:
+        found.append({"score": spans.nothing, "start": 0, "end": 0, "answer": ""})
+    return sorted(found, key=lambda answer: -answer["score"])
+
+
+def _question(item: Any) -> Question:
+    """Take a question and its context from one input.
+
+    Raises:
+        TypeError: for an input that has no two texts of these names.
+        ValueError: for an empty text.
+    """
+    question, context = _fields(item)
+    for name, text in (("question", question), ("context", context)):
+        if not isinstance(text, str):
+            raise TypeError(f"The {name} must be a text, not {type(text).__name__}.")
+        if not text:
+            raise ValueError(f"The {name} may not be empty.")
+    return Question(question, context)
+
+
+def _fields(item: Any) -> tuple[Any, Any]:
+    if isinstance(item, Mapping) and {"question", "context"} <= set(item):
+        return item["question"], item["context"]
+    if hasattr(item, "question_text") and hasattr(item, "context_text"):
+        return item.question_text, item.context_text
+    raise TypeError(
+        'question-answering takes {"question": ..., "context": ...}, not '
+        f"{list(item) if isinstance(item, Mapping) else type(item).__name__}."
+    )
 
 
 def _paired(question: Any, context: Any) -> Any:
-    if question is None or context is None:
-        raise TypeError("question= and context= must be given together.")
-    if isinstance(question, str) and isinstance(context, str):
-        return {"question": question, "context": context}
+    """Pair questions with contexts; one of either goes with all of the other.
+
+    Returns:
+        One pair for two texts, a list of pairs where there is a list.
+
+    Raises:
+        TypeError: for anything but texts and lists of them.
+        ValueError: for lists of different lengths.
+    """
+    lists: list[Sequence[Any]] = []
+    for name, given in (("question", question), ("context", context)):
+        if not isinstance(given, (str, list, tuple)):
+            raise TypeError(f"{name}= is a text or a list of texts, not {type(given).__name__}.")
+        lists.append([given] if isinstance(given, str) else given)
+    questions, contexts = lists
+    if isinstance(question, str):
+        questions = list(questions) * len(contexts)
     if isinstance(context, str):
-        context = [context] * len(question)
-    if len(question) != len(context):
-        raise ValueError(f"There are {len(question)} questions but {len(context)} contexts.")
-    return [{"question": q, "context": c} for q, c in zip(question, context, strict=True)]
-
-
-def _probabilities(logits: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    masked = np.where(allowed, logits, _FORBIDDEN)
-    exponents = np.exp(masked - masked.max())
-    return np.asarray(exponents / exponents.sum())
-
-
-def _spans(
-    first: np.ndarray, last: np.ndarray, count: int, longest: int
-) -> list[tuple[int, int, float]]:
-    """Return the best (begin, end, score), end included, at most `longest` tokens long."""
-    scores = np.tril(np.triu(np.outer(first, last)), longest - 1)
-    flat = scores.ravel()
-    best = np.argsort(-flat, kind="stable")[:count]
-    begins, ends = np.unravel_index(best, scores.shape)
-    return [
-        (int(begin), int(end), float(scores[begin, end]))
-        for begin, end in zip(begins, ends, strict=True)
-        if scores[begin, end] > 0.0
-    ]
-
-
-def _characters(
-    encoded: BatchEncoding, index: int, begin: int, end: int, by_word: bool
-) -> tuple[int, int]:
-    """Return the characters from token `begin` to `end` of a row, widened to whole words."""
-    offsets: Sequence[tuple[int, int]] = encoded["offset_mapping"][index]
-    if not by_word:
-        return int(offsets[begin][0]), int(offsets[end][1])
-    words, sequence = encoded.word_ids(index), encoded.sequence_ids(index)
-
-    def spans_of_word(token: int) -> list[tuple[int, int]]:
-        if words[token] is None:
-            return [offsets[token]]
-        return [
-            offsets[other]
-            for other in range(len(words))
-            if words[other] == words[token] and sequence[other] == 1
-        ]
-
-    return int(spans_of_word(begin)[0][0]), int(spans_of_word(end)[-1][1])
+        contexts = list(contexts) * len(questions)
+    if len(questions) != len(contexts):
+        raise ValueError(
+            f"There are {len(questions)} questions but {len(contexts)} contexts; give as many, or "
+            "one of either."
+        )
+    pairs = [{"question": q, "context": c} for q, c in zip(questions, contexts, strict=True)]
+    single = isinstance(question, str) and isinstance(context, str)
+    return pairs[0] if single else pairs

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.labels import LabelScheme
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 Entity = dict[str, Any]
+Offsets = Sequence[tuple[int, int]]
+
+# The token that sentencepiece has for a blank, where no token holds it together with its word.
+_BLANK = "\u2581"
 
 
 @dataclass(frozen=True)
@@ -22,22 +28,44 @@ class _Token:
     Attributes:
         word: the token's text.
         scores: probabilities by label.
-        start: first character of the token in the sentence; None where offsets are unknown.
-        end: the character behind its last one; None where offsets are unknown.
+        start: first character of the token in the sentence.
+        end: the character behind its last one.
         index: position of the token in its row.
         continues: whether the token goes on with the word before it.
+        blank: whether it stands for a blank alone, as sentencepiece has them before words.
     """
 
     word: str
     scores: np.ndarray
-    start: int | None
-    end: int | None
+    start: int
+    end: int
     index: int
     continues: bool
+    blank: bool
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """One input.
+
+    Attributes:
+        text: the text that offsets count in.
+        starts: where its words begin in it; None for a text that the tokenizer cuts into words.
+        offsets: characters of the tokens, as the caller gave them; None for the tokenizer's.
+    """
+
+    text: str
+    starts: Sequence[int] | None
+    offsets: Offsets | None
 
 
 class TokenClassification(Pipeline):
-    """Named entities, parts of speech and the like."""
+    """Named entities, parts of speech and the like.
+
+    A word is what the tokenizer takes for one: between blanks and punctuation for BERT, elisions
+    apart for FlauBERT, between blanks for models of sentencepiece; with is_split_into_words it is
+    the caller's.
+    """
 
     task = "token-classification"
     auto_class = "AutoModelForTokenClassification"
@@ -47,26 +75,35 @@ class TokenClassification(Pipeline):
         words = options.get("is_split_into_words", self.options.get("is_split_into_words", False))
         if words and isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], str):
             return super().__call__([inputs], **options)
+        offsets = options.get("offset_mapping")
+        if offsets and offsets[0] and not isinstance(offsets[0][0], Sequence):
+            options["offset_mapping"] = [offsets]
         return super().__call__(inputs, **options)
 
     def answer(
         self,
         items: list[Any],
-        ignore_labels: Sequence[str] = ("O",),
+        ignore_labels: Sequence[str] | None = ("O",),
         aggregation_strategy: str = "none",
+        offset_mapping: Sequence[Offsets] | None = None,
         stride: int | None = None,
         is_split_into_words: bool = False,
-        delimiter: str = " ",
+        delimiter: str | None = " ",
     ) -> list[Any]:
         """Label the tokens or the entities of every text.
 
+        Labels with the prefixes of IO, BIO, BIOES (BMES) or BILOU are read as such where the
+        model's labels as a whole follow one of them; any other label is a kind of its own.
+
         Args:
             items: texts, or with is_split_into_words lists of words.
-            ignore_labels: labels that are left out.
+            ignore_labels: labels that are left out; of entities, kinds that are left out.
             aggregation_strategy: "none" gives {"entity", "score", "index", "word", "start", "end"}
-                for every token; "simple" joins neighbouring tokens of one label, "first",
+                for every token; "simple" joins neighbouring tokens of one kind, "first",
                 "average" and "max" first settle one label for each word, and all of them give
                 {"entity_group", "score", "word", "start", "end"}.
+            offset_mapping: (start, end) of every token of every text, special tokens included,
+                instead of what the tokenizer says.
             stride: read a long text in windows that overlap by so many tokens, rather than cut it.
             is_split_into_words: whether inputs are lists of words.
             delimiter: what joins the words to the text that offsets count in.
@@ -75,173 +112,211 @@ class TokenClassification(Pipeline):
             One list of dictionaries for every text.
 
         Raises:
-            ValueError: for an unknown strategy, one that needs words from a tokenizer without
-                offsets, or a stride without a strategy.
+            ValueError: for an unknown strategy, a stride without a strategy, or an offset_mapping
+                that does not fit the texts.
         """
-        strategy = aggregation_strategy.lower()
-        self._check_strategy(strategy, stride, is_split_into_words)
-        rows: list[dict[str, Any]] = []
-        owners: list[int] = []
-        sentences = []
-        for number, item in enumerate(items):
-            encoded = self._encode(item, stride, is_split_into_words)
-            sentences.append(delimiter.join(item) if is_split_into_words else item)
-            shifts = _word_starts(item, delimiter) if is_split_into_words else None
-            for index, given in enumerate(self.rows(encoded)):
-                row: dict[str, Any] = dict(given)
-                row["special"] = encoded["special_tokens_mask"][index]
-                row["offsets"] = (
-                    encoded["offset_mapping"][index] if self.tokenizer.is_fast else None
-                )
-                row["starts"] = None
-                if shifts is not None:
-                    words = encoded.word_ids(index)
-                    row["starts"] = [0 if word is None else shifts[word] for word in words]
-                rows.append(row)
-                owners.append(number)
-        logits = self.token_outputs(rows, "logits")
-        answers: list[list[Entity]] = [[] for _ in items]
-        for row, number, values in zip(rows, owners, logits, strict=True):
-            tokens = self._tokens(row, values.softmax(-1).numpy(), sentences[number])
-            answers[number] += [
-                entity
-                for entity in self._entities(tokens, strategy)
-                if entity.get("entity", entity.get("entity_group")) not in ignore_labels
-            ]
-        for number, found in enumerate(answers):
-            if owners.count(number) > 1:
-                answers[number] = _without_overlaps(found)
+        strategy = _checked_strategy(aggregation_strategy, stride)
+        ignored = ("O",) if ignore_labels is None else _as_labels(ignore_labels)
+        sentences = _sentences(
+            items, is_split_into_words, " " if delimiter is None else delimiter, offset_mapping
+        )
+        encodings = [self._encode(item, stride, is_split_into_words) for item in items]
+        if offset_mapping is not None:
+            _check_offsets(sentences, encodings, stride)
+        rows = [row for encoded in encodings for row in self.rows(encoded)]
+        logits = iter(self.token_outputs(rows, "logits"))
+        scheme = LabelScheme(self.labels.values())
+        answers: list[list[Entity]] = []
+        for sentence, encoded in zip(sentences, encodings, strict=True):
+            found: list[Entity] = []
+            windows = len(encoded["input_ids"])
+            for index in range(windows):
+                scores = next(logits).softmax(-1).numpy()
+                tokens = list(self._tokens(encoded, index, scores, sentence))
+                found += self._answers_of(tokens, strategy, scheme, ignored)
+            answers.append(_without_overlaps(found) if windows > 1 else found)
         return list(answers)
 
-    def _check_strategy(self, strategy: str, stride: int | None, words: bool) -> None:
-        if strategy not in STRATEGIES:
-            raise ValueError(
-                f"aggregation_strategy is one of {', '.join(STRATEGIES)}, not {strategy!r}."
-            )
-        by_word = strategy in ("first", "average", "max")
-        if (by_word or words or stride is not None) and not self.tokenizer.is_fast:
-            raise ValueError(
-                f"{type(self.tokenizer).__name__} does not tell where its tokens stand, "
-                "which strategies by word, stride and is_split_into_words need; use "
-                "aggregation_strategy='simple'."
-            )
-        if stride is not None and strategy == "none":
-            raise ValueError("stride needs an aggregation_strategy other than 'none'.")
-
     def _encode(self, item: Any, stride: int | None, words: bool) -> BatchEncoding:
-        expected = list if words else str
-        if not isinstance(item, expected):
-            raise TypeError(
-                f"token-classification takes {'lists of words' if words else 'texts'} here, not "
-                f"{type(item).__name__}."
-            )
         overflow = {} if stride is None else {"return_overflowing_tokens": True, "stride": stride}
         return self.tokenize(
-            [item],
+            [list(item) if words else item],
             truncation=True,
             is_split_into_words=words,
             return_special_tokens_mask=True,
-            return_offsets_mapping=self.tokenizer.is_fast,
+            return_offsets_mapping=True,
             **overflow,
         )
 
-    def _tokens(self, row: dict[str, Any], scores: np.ndarray, sentence: str) -> list[_Token]:
-        found = []
-        for index, token in enumerate(row["input_ids"]):
-            if row["special"][index]:
+    def _tokens(
+        self, encoded: BatchEncoding, row: int, scores: np.ndarray, sentence: _Sentence
+    ) -> Iterator[_Token]:
+        ids, words = encoded["input_ids"][row], encoded.word_ids(row)
+        offsets = encoded["offset_mapping"][row] if sentence.offsets is None else sentence.offsets
+        last, last_end = None, 0
+        for index, token in enumerate(ids):
+            if encoded["special_tokens_mask"][row][index]:
                 continue
+            start, end = (int(offset) for offset in offsets[index])
+            number = words[index]
+            continues = number is not None and number == last
+            if sentence.starts is None:
+                # A tokenizer that leaves blanks in its words does not tell where words begin.
+                continues = continues and not _has_blank(sentence.text[last_end : start + 1])
+            elif number is not None:
+                start, end = (offset + sentence.starts[number] for offset in (start, end))
             word = self.tokenizer.convert_ids_to_tokens(int(token))
-            start = end = None
-            continues = False
-            if row["offsets"] is not None:
-                shift = row["starts"][index] if row["starts"] is not None else 0
-                start, end = (int(offset) + shift for offset in row["offsets"][index])
-                continues = self._continues(word, sentence, start, end)
-                if token == self.tokenizer.unk_token_id:
-                    word, continues = sentence[start:end], False
-            found.append(_Token(word, scores[index], start, end, index, continues))
-        return found
+            blank = word == _BLANK or sentence.text[start:end].isspace()
+            if token == self.tokenizer.unk_token_id:
+                word = sentence.text[start:end]
+            yield _Token(word, scores[index], start, end, index, continues, blank)
+            last, last_end = number, end
 
-    def _continues(self, word: str, sentence: str, start: int, end: int) -> bool:
-        if self._marks_continuations():
-            return len(word) != end - start
-        # Such vocabularies do not say what a word is; a token after anything but a space goes on.
-        return start > 0 and " " not in sentence[start - 1 : start + 1]
+    def _answers_of(
+        self,
+        tokens: list[_Token],
+        strategy: str,
+        scheme: LabelScheme,
+        ignored: Sequence[str],
+    ) -> list[Entity]:
+        """Build the answers for the tokens of one row."""
+        words = [[token] for token in tokens]
+        if strategy not in ("none", "simple"):
+            words = _words(tokens)
+        entities = [self._entity(word, strategy) for word in words]
+        if strategy == "none":
+            return [entity for entity in entities if entity["entity"] not in ignored]
+        joined = [word[0].continues for word in words]
+        return [
+            {
+                "entity_group": scheme.tag(entities[group[0]]["entity"]).kind,
+                "score": float(np.mean([entities[at]["score"] for at in group])),
+                "word": self.tokenizer.convert_tokens_to_string(
+                    [token.word for at in group for token in words[at]]
+                ),
+                "start": entities[group[0]]["start"],
+                "end": entities[group[-1]]["end"],
+            }
+            for group in _groups([entity["entity"] for entity in entities], scheme, joined)
+            if not scheme.is_ignored(entities[group[0]]["entity"], ignored)
+        ]
 
-    def _marks_continuations(self) -> bool:
-        backend = getattr(self.tokenizer.engine, "backend", None)
-        return bool(getattr(getattr(backend, "model", None), "continuing_subword_prefix", None))
-
-    def _entities(self, tokens: list[_Token], strategy: str) -> list[Entity]:
-        if strategy in ("none", "simple"):
-            entities = [self._token_entity(token) for token in tokens]
+    def _entity(self, word: Sequence[_Token], strategy: str) -> Entity:
+        """Settle the label of a word, or of a single token."""
+        telling = [token for token in word if not token.blank] or word
+        if strategy == "max":
+            scores = max(telling, key=lambda token: token.scores.max()).scores
+        elif strategy == "average":
+            scores = np.mean([token.scores for token in telling], axis=0)
         else:
-            words: list[list[_Token]] = []
-            for token in tokens:
-                if token.continues and words:
-                    words[-1].append(token)
-                else:
-                    words.append([token])
-            entities = [self._word_entity(word, strategy) for word in words]
-        return entities if strategy == "none" else self._groups(entities)
-
-    def _token_entity(self, token: _Token) -> Entity:
-        best = int(token.scores.argmax())
-        return {
-            "entity": self.labels[best],
-            "score": float(token.scores[best]),
-            "index": token.index,
-            "word": token.word,
-            "start": token.start,
-            "end": token.end,
-        }
-
-    def _word_entity(self, tokens: list[_Token], strategy: str) -> Entity:
-        if strategy == "first":
-            scores = tokens[0].scores
-        elif strategy == "max":
-            scores = max(tokens, key=lambda token: token.scores.max()).scores
-        else:
-            scores = np.mean([token.scores for token in tokens], axis=0)
+            scores = telling[0].scores
         best = int(scores.argmax())
         return {
             "entity": self.labels[best],
             "score": float(scores[best]),
-            "word": self.tokenizer.convert_tokens_to_string([token.word for token in tokens]),
-            "start": tokens[0].start,
-            "end": tokens[-1].end,
+            "index": word[0].index,
+            "word": word[0].word,
+            "start": telling[0].start,
+            "end": telling[-1].end,
         }
 
-    def _groups(self, entities: list[Entity]) -> list[Entity]:
-        groups: list[list[Entity]] = []
-        for entity in entities:
-            begins, tag = _tag(entity["entity"])
-            if groups and not begins and tag == _tag(groups[-1][-1]["entity"])[1]:
-                groups[-1].append(entity)
-            else:
-                groups.append([entity])
-        return [
-            {
-                "entity_group": group[0]["entity"].split("-", 1)[-1],
-                "score": float(np.mean([entity["score"] for entity in group])),
-                "word": self.tokenizer.convert_tokens_to_string(
-                    [entity["word"] for entity in group]
-                ),
-                "start": group[0]["start"],
-                "end": group[-1]["end"],
-            }
-            for group in groups
-        ]
+
+def _words(tokens: Sequence[_Token]) -> list[list[_Token]]:
+    words: list[list[_Token]] = []
+    for token in tokens:
+        if token.continues and words:
+            words[-1].append(token)
+        else:
+            words.append([token])
+    return words
 
 
-def _tag(label: str) -> tuple[bool, str]:
-    """Split a label into whether it begins an entity, and the entity's type.
+def _groups(labels: Sequence[str], scheme: LabelScheme, joined: Sequence[bool]) -> list[list[int]]:
+    """Join tokens or words to entities.
 
-    A label without B- or I- continues an entity of its own name.
+    Args:
+        labels: those of the tokens or words, in order.
+        scheme: the model's labels.
+        joined: whether each goes on with the word before it.
+
+    Returns:
+        The indices of what belongs to each entity.
     """
-    if label.startswith(("B-", "I-")):
-        return label.startswith("B-"), label[2:]
-    return False, label
+    groups: list[list[int]] = []
+    for index, label in enumerate(labels):
+        if index and not scheme.begins(labels[index - 1], label, joined[index]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _checked_strategy(strategy: Any, stride: int | None) -> str:
+    """Return the name of a strategy; transformers' enumeration of them is accepted too."""
+    name = str(getattr(strategy, "value", strategy)).lower()
+    if name not in STRATEGIES:
+        raise ValueError(
+            f"aggregation_strategy is one of {', '.join(STRATEGIES)}, not {strategy!r}."
+        )
+    if stride is not None and name == "none":
+        raise ValueError("stride needs an aggregation_strategy other than 'none'.")
+    return name
+
+
+def _as_labels(ignore_labels: Sequence[str]) -> Sequence[str]:
+    if isinstance(ignore_labels, str):
+        raise TypeError(
+            f"ignore_labels is a list of labels, not the text {ignore_labels!r}; put it into a "
+            "list."
+        )
+    return ignore_labels
+
+
+def _sentences(
+    items: Sequence[Any], words: bool, delimiter: str, offsets: Sequence[Offsets] | None
+) -> list[_Sentence]:
+    """Check the inputs and say what text the offsets of each count in.
+
+    Raises:
+        TypeError: for an input that is no text, or no list of words.
+        ValueError: for an offset_mapping of another number of texts.
+    """
+    if offsets is not None and len(offsets) != len(items):
+        raise ValueError(
+            f"offset_mapping holds the offsets of {len(offsets)} texts, but there are {len(items)} "
+            "of them; give one list of (start, end) for each text, and no iterator of texts."
+        )
+    found = []
+    for number, item in enumerate(items):
+        given = None if offsets is None else offsets[number]
+        if not words and isinstance(item, str):
+            found.append(_Sentence(item, None, given))
+        elif words and isinstance(item, (list, tuple)) and all(isinstance(w, str) for w in item):
+            found.append(_Sentence(delimiter.join(item), _word_starts(item, delimiter), given))
+        else:
+            raise TypeError(
+                f"token-classification takes {'lists of words' if words else 'texts'} here, not "
+                f"{type(item).__name__}."
+            )
+    return found
+
+
+def _check_offsets(
+    sentences: Sequence[_Sentence], encodings: Sequence[BatchEncoding], stride: int | None
+) -> None:
+    if stride is not None:
+        raise ValueError("offset_mapping tells of whole texts: leave out stride, or itself.")
+    for number, (sentence, encoded) in enumerate(zip(sentences, encodings, strict=True)):
+        tokens, given = len(encoded["input_ids"][0]), len(sentence.offsets or ())
+        if tokens != given:
+            raise ValueError(
+                f"offset_mapping holds {given} spans for text {number}, which has {tokens} tokens "
+                "with its special ones; give one (start, end) for each token."
+            )
+
+
+def _has_blank(text: str) -> bool:
+    return any(char in "\t\n\r" or unicodedata.category(char)[0] == "Z" for char in text)
 
 
 def _word_starts(words: Sequence[str], delimiter: str) -> list[int]:

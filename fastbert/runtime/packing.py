@@ -162,10 +162,12 @@ class PackedBatch:
                 f"Sequence lengths must lie between 0 and the width {width}, "
                 f"but they reach from {shortest} to {longest}."
             )
-        on_host = torch.tensor(lengths, dtype=torch.int32)
+        host = torch.device("cpu")  # whatever the process' default is
+        on_host = torch.tensor(lengths, dtype=torch.int32, device=host)
         indices = None
         if shortest < width:
-            indices = _token_indices(torch.arange(width) < on_host[:, None], sum(lengths))
+            columns = torch.arange(width, device=host)
+            indices = _token_indices(columns < on_host[:, None], sum(lengths))
         parts = in_one_copy((_offsets(on_host), indices), torch.device(device))
         return cls(parts[0], longest, parts[1], batch_size, width, None, shortest)
 
@@ -255,7 +257,7 @@ def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[
     for tensor in given:
         starts.append(end)
         end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-    staged = torch.empty(end, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    staged = torch.empty(end, dtype=torch.uint8, device="cpu", pin_memory=device.type == "cuda")
     for tensor, start in zip(given, starts, strict=True):
         _part(staged, start, tensor).copy_(tensor)
     there = staged.to(device, non_blocking=True)

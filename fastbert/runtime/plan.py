@@ -7,12 +7,13 @@ import contextvars
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastbert import kernels
 from fastbert.errors import Unavailable
@@ -37,6 +38,7 @@ from fastbert.ops import (
     xielu,
 )
 from fastbert.ops.activations import Activation, activate, unsupported_activation
+from fastbert.ops.operands import NotPlain, obstacle, unreadable
 from fastbert.runtime.tracing import untraced
 
 __all__ = [
@@ -191,6 +193,11 @@ class Plan:
         """
         return not self._by_torch()
 
+    @property
+    def by_reference(self) -> bool:
+        """Whether the reference computes every op."""
+        return all(choice.backend == "reference" for choice in self.choices)
+
     def _by_torch(self) -> list[str]:
         """Return the ops whose algorithm torch picks, perhaps by the batch."""
         return [
@@ -199,8 +206,11 @@ class Plan:
             if choice.backend in _TORCH and not ALL[choice.op].reference_suffices
         ]
 
-    def lines(self) -> list[str]:
+    def lines(self, beside: Sequence[str] = ()) -> list[str]:
         """Describe the plan, line by line.
+
+        Args:
+            beside: what torch computes beside the ops of the plan, a clause for each.
 
         Returns:
             A line for every op (its name, backend, instruction set, and the backends passed over
@@ -219,10 +229,14 @@ class Plan:
         for name, why in self.choices[0].passed_over:
             if (name, why) in common:
                 lines.append(f"{'all of them':<16}  not {name}: {why}")
-        lines.append(f"{'batch invariant':<16}  {self._invariance()}")
+        for clause in beside:
+            lines.append(f"{'on torch':<16}  {clause}")
+        lines.append(f"{'batch invariant':<16}  {self._invariance(bool(beside))}")
         return lines
 
-    def _invariance(self) -> str:
+    def _invariance(self, beside: bool) -> str:
+        if beside and not self._by_torch():
+            return "no: torch computes a part of it, and may choose its algorithm by the batch"
         torchs = self._by_torch()
         if torchs:
             whole = all(choice.backend in _TORCH for choice in self.choices)
@@ -277,9 +291,10 @@ def build_plan(
     autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(
         device.type
     )
+    duals = forward_ad._current_level >= 0
     plan, complaint = _build(
-        _Question(traits, device, dtype, wanted, needs_grad, autocast, batch_invariant),
-        native.isa() if wanted != "reference" else "",
+        _Question(traits, device, dtype, wanted, needs_grad, duals, autocast, batch_invariant),
+        (native.isa(), native.slow()) if wanted != "reference" else ("", None),
     )
     if complaint:
         if strict:
@@ -302,6 +317,7 @@ class _Question:
         dtype: as in build_plan.
         wanted: the backend, that of a `use_backend` block where there is one.
         needs_grad: as in build_plan.
+        forward_mode: whether forward-mode derivatives may be computed.
         autocast: whether autocast is on for the device.
         batch_invariant: as in build_plan.
     """
@@ -311,6 +327,7 @@ class _Question:
     dtype: torch.dtype
     wanted: str
     needs_grad: bool
+    forward_mode: bool
     autocast: bool
     batch_invariant: bool
 
@@ -322,12 +339,13 @@ class _Question:
 
 
 @functools.lru_cache(maxsize=256)
-def _build(question: _Question, isa: str) -> tuple[Plan, str]:
+def _build(question: _Question, isa: tuple[str, str | None]) -> tuple[Plan, str]:
     """Build a plan.
 
     Args:
         question: the arguments of build_plan.
-        isa: the instruction set in use; it only tells cached plans apart.
+        isa: the instruction set in use, and why "auto" does not take it; they only tell cached
+            plans apart.
 
     Returns:
         The plan, and the ops that fell back to the reference in it, as a text ("" for none).
@@ -341,6 +359,8 @@ def _build(question: _Question, isa: str) -> tuple[Plan, str]:
                 'Remove the cause, or use backend="auto" or "reference".'
             )
     absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
+    if wanted == "auto" and absent["cpu"] is None:
+        absent["cpu"] = native.slow()
     names = question.traits.ops or tuple(REGISTRY)
     choices = tuple(_choose(op, question, absent) for op in names)
     plan = Plan(device, question.dtype, choices)
@@ -354,6 +374,8 @@ def _build(question: _Question, isa: str) -> tuple[Plan, str]:
 def _general_reason(question: _Question) -> str | None:
     if question.wanted == "reference":
         return "the reference was asked for"
+    if question.forward_mode:
+        return "forward-mode derivatives are wanted, and kernels have none"
     if question.needs_grad:
         reason = "gradients are wanted, and kernels have no backward pass"
         if question.device.type == "cpu" and question.traits.ops is None:
@@ -457,13 +479,27 @@ def _size(op: str, traits: Traits) -> int | None:
 def _entry(op: str, backend: str) -> Callable[..., Any]:
     kernel, registered = kernels.kernel(backend, op), overload(op, backend)
     check, target, function = kernel.check, kernel.target, kernel.function
+    reference = REGISTRY[op].reference
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            return reference(*args, **kwargs)
         # torch's dispatcher costs 2 to 6 us a call; only tracing and autograd need to see the call.
-        traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-        if traced or torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
-        return function(check(target, *args, **kwargs))
+        if not torch.is_grad_enabled():
+            operands = check(target, *args, **kwargs)
+            if obstacle(operands) is None:
+                return function(operands)
+            error = unreadable(op, operands._asdict())
+            if not isinstance(error, NotPlain):
+                raise error
+            _announce(f"{op} on the reference for such a tensor: {error}")
+            return reference(*args, **kwargs)
+        if odd := obstacle(args, tuple(kwargs.values()), memory=False):
+            _announce(f"{op} on the reference for {odd}")
+            return reference(*args, **kwargs)
+        return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
 
     return call
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fastbert.kernels import cpu, native
+from fastbert.ops.operands import obstacle
 
 CHECK_ALWAYS = os.environ.get("FASTBERT_CHECK_WEIGHTS", "0") not in ("", "0")
 _log = logging.getLogger("fastbert")
@@ -31,9 +32,9 @@ def version(tensor: Tensor) -> int:
 
 
 def stamp(tensor: Tensor) -> tuple[Any, ...]:
-    """Describe where a tensor lies and how often it was written to."""
+    """Describe what a tensor is, where it lies and how often it was written to."""
     place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-    return (*place, 0 if tensor.is_inference() else tensor._version)
+    return (type(tensor), *place, 0 if tensor.is_inference() else tensor._version)
 
 
 def uncounted(tensors: Iterable[Tensor]) -> bool:
@@ -158,8 +159,8 @@ def _same_bytes(one: bytes | Tensor, other: bytes | Tensor) -> bool:
 
 
 def readable_bytes(tensor: Tensor) -> int:
-    """Bytes from a tensor's address to the end of its last element; 0 where it has none."""
-    if tensor.numel() == 0 or tensor.data_ptr() == 0:
+    """Bytes from a tensor's address to the end of its last element; 0 where they are not there."""
+    if tensor.numel() == 0 or obstacle(tensor) is not None:
         return 0
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()

@@ -7,6 +7,7 @@ from fastbert.tokenizers.bert import BertTokenizer, BertTokenizerFast
 from fastbert.tokenizers.bert_legacy import BertTokenizerLegacy
 from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizerFast
 from fastbert.tokenizers.flaubert import FlaubertTokenizer
+from fastbert.tokenizers.generic import PreTrainedTokenizerFast
 from fastbert.tokenizers.rembert import RemBertTokenizer, RemBertTokenizerFast
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CamembertTokenizerFast",
     "CharSpan",
     "FlaubertTokenizer",
+    "PreTrainedTokenizerFast",
     "RemBertTokenizer",
     "RemBertTokenizerFast",
     "TokenSpan",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from typing import Literal
 
 from fastbert.tokenizers.engines.encoding import Span
 
@@ -16,31 +17,77 @@ _DASHES = dict.fromkeys("–—━-", "-")
 _ALIKE = _QUOTES | _DASHES
 
 
+# Longer runs of combining marks are put in order before the library sees them, since its own
+# ordering is quadratic in their number.
+_LONG_RUN = 64
+
+
+def normal(form: Literal["NFC", "NFD"], text: str) -> str:
+    """Bring a text into a normal form, in time linear in its length whatever it holds."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize(form, _ordered(text))
+
+
+def _ordered(text: str) -> str:
+    """Decompose long runs of combining marks and put them in their canonical order."""
+    parts: list[str] = []
+    start = at = 0
+    while at < len(text):
+        if not _is_mark(text[at]):
+            at += 1
+            continue
+        end = at + 1
+        while end < len(text) and _is_mark(text[end]):
+            end += 1
+        if end - at > _LONG_RUN:
+            marks = [mark for char in text[at:end] for mark in unicodedata.normalize("NFD", char)]
+            parts += [text[start:at], *sorted(marks, key=unicodedata.combining)]
+            start = end
+        at = end
+    return "".join([*parts, text[start:]]) if parts else text
+
+
+def _is_mark(char: str) -> bool:
+    """Return whether a character, decomposed, begins with a combining mark."""
+    if char < "\u0300":
+        return False
+    if unicodedata.combining(char):
+        return True
+    return bool(unicodedata.combining(unicodedata.normalize("NFD", char)[0]))
+
+
 def nfc(text: str) -> tuple[str, list[Span] | None]:
     """Bring a text into Unicode's normal form C.
 
     Returns:
         The text, and the source span of every character; None where nothing has changed.
     """
-    if unicodedata.is_normalized("NFC", text):
+    composed = normal("NFC", text)
+    if composed == text:
         return text, None
     parts: list[str] = []
     spans: list[Span] = []
     start = 0
     while start < len(text):
         end = start + 1
-        composed = unicodedata.normalize("NFC", text[start:end])
-        while end < len(text):
-            alone = unicodedata.normalize("NFC", text[end])
-            both = unicodedata.normalize("NFC", text[start : end + 1])
-            if not unicodedata.combining(text[end]) and both == composed + alone:
+        while True:
+            while end < len(text) and _is_mark(text[end]):
+                end += 1
+            part = normal("NFC", text[start:end])
+            if end == len(text) or not _composes(part[-1], text[end]):
                 break
-            composed = both
             end += 1
-        parts.append(composed)
-        spans += [(start, end)] * len(composed)
+        parts.append(part)
+        spans += [(start, end)] * len(part)
         start = end
     return "".join(parts), spans
+
+
+def _composes(last: str, char: str) -> bool:
+    """Return whether a character that is no mark becomes one with the character before it."""
+    both = unicodedata.normalize("NFC", last + char)
+    return both != last + unicodedata.normalize("NFC", char)
 
 
 def _alike(char: str) -> str:

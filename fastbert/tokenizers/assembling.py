@@ -154,6 +154,7 @@ class Assembling(Collating):
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=check_side("padding_side", padding_side or self.padding_side),
             truncation_side=self.truncation_side,
+            overflow=return_overflowing_tokens,
             model_max_length=self.model_max_length,
             pad=(self.pad_token, self.pad_token_id, self.pad_token_type_id),
             warn=self._warn if verbose else silent,
@@ -215,25 +216,21 @@ class Assembling(Collating):
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Put the family's special tokens around one or two lists of ids."""
+        texts = (token_ids_0, token_ids_1 or [])
         ids: list[int] = []
-        for slot in self.template.slots(token_ids_1 is not None):
-            if slot in "AB":
-                ids += token_ids_0 if slot == "A" else token_ids_1 or []
-            else:
-                ids.append(getattr(self, f"{slot}_token_id"))
+        for slot in self.engine.layout(token_ids_1 is not None):
+            ids += slot.ids if slot.sequence is None else texts[slot.sequence]
         return ids
 
     def create_token_type_ids_from_sequences(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """Return the token types of `build_inputs_with_special_tokens` of the same lists."""
-        lengths = {"A": len(token_ids_0), "B": len(token_ids_1 or [])}
-        pair = token_ids_1 is not None
+        lengths = (len(token_ids_0), len(token_ids_1 or []))
         types: list[int] = []
-        for slot, token_type in zip(
-            self.template.slots(pair), self.template.types(pair), strict=True
-        ):
-            types += [token_type] * lengths.get(slot, 1)
+        for slot in self.engine.layout(token_ids_1 is not None):
+            count = len(slot.ids) if slot.sequence is None else lengths[slot.sequence]
+            types += [slot.type_id] * count
         return types
 
     def get_special_tokens_mask(
@@ -261,10 +258,11 @@ class Assembling(Collating):
                 )
             special = self._mask_ids()
             return [int(token in special) for token in token_ids_0]
-        lengths = {"A": len(token_ids_0), "B": len(token_ids_1 or [])}
+        lengths = (len(token_ids_0), len(token_ids_1 or []))
         mask: list[int] = []
-        for slot in self.template.slots(token_ids_1 is not None):
-            mask += [0] * lengths[slot] if slot in lengths else [1]
+        for slot in self.engine.layout(token_ids_1 is not None):
+            at = slot.sequence
+            mask += [1] * len(slot.ids) if at is None else [0] * lengths[at]
         return mask
 
     def _mask_ids(self) -> set[int]:

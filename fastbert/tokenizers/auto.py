@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastbert.checkpoints.files import HUB_OPTIONS
 from fastbert.checkpoints.storage import read_json
 from fastbert.tokenizers import files
 from fastbert.tokenizers.base import Tokenizer
@@ -14,7 +14,12 @@ from fastbert.tokenizers.bert import BertTokenizer
 from fastbert.tokenizers.bert_legacy import BertTokenizerLegacy
 from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizerFast
 from fastbert.tokenizers.flaubert import FlaubertTokenizer
+from fastbert.tokenizers.generic import PreTrainedTokenizerFast
+from fastbert.tokenizers.keywords import sorted_out
 from fastbert.tokenizers.rembert import RemBertTokenizer
+from fastbert.tokenizers.special import Default, DefaultMask
+
+logger = logging.getLogger("fastbert.tokenizers")
 
 # model_type of config.json to (tokenizer in Python, tokenizer in Rust).
 _BY_MODEL: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
@@ -33,8 +38,49 @@ _BY_CLASS: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
     "FlaubertTokenizer": _BY_MODEL["flaubert"],
     "RemBertTokenizer": _BY_MODEL["rembert"],
 }
+# BERT's tokenizer under the names of other families.
+_LIKE_BERT = (
+    "ConvBertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "MobileBertTokenizer",
+    "RetriBertTokenizer",
+    "SqueezeBertTokenizer",
+)
+# Where a folder names no class, its model's has this one.
+_OF_MODEL = {
+    "distilbert": "DistilBertTokenizer",
+    "electra": "ElectraTokenizer",
+    "mobilebert": "MobileBertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "roberta": "RobertaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer",
+}
 # What transformers calls a tokenizer.json whose family it does not know.
 _NAMELESS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
+# Classes that return no token types, in transformers 4 and 5 alike.
+_WITHOUT_TYPES = (
+    *("Bart", "Barthez", "Bartpho", "BigBird", "Camembert", "DistilBert", "GPT2", "GPTNeoX"),
+    *("Gemma", "LED", "Llama", "Longformer", "Luke", "M2M100", "MBart", "MBart50", "MPNet"),
+    *("Mvp", "Nllb", "Pegasus", "Qwen2", "Roberta", "T5", "XGLM", "XLMRoberta"),
+)
+# Special tokens of classes whose folders may not name them.
+_FAIRSEQ = {
+    name: Default(token)
+    for name, token in {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "cls_token": "<s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    }.items()
+} | {"mask_token": DefaultMask("<mask>")}
+_SPECIALS_OF: dict[str, dict[str, Default]] = {
+    "MPNetTokenizer": _FAIRSEQ | {"unk_token": Default("[UNK]")},
+    "RobertaTokenizer": _FAIRSEQ,
+    "XLMRobertaTokenizer": _FAIRSEQ,
+}
 
 
 class AutoTokenizer:
@@ -58,48 +104,95 @@ class AutoTokenizer:
             pretrained_model_name_or_path: a folder or a hub id.
             use_fast: prefer the Rust class, where there are two (CamemBERT).
             config: a model's configuration, whose model_type decides where the files do not.
-            **kwargs: see `Tokenizer.from_pretrained`.
+            **kwargs: see `Tokenizer.from_pretrained`; tokenizer_type stands for a model_type.
 
         Returns:
-            A tokenizer of the family's class.
+            A tokenizer of the family's class; a `PreTrainedTokenizerFast` where the folder names no
+            family, or another one, and holds a tokenizer.json.
 
         Raises:
             FileNotFoundError: for a missing folder or vocabulary.
             ValueError: where the files do not tell the class.
         """
-        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        kwargs, hub, from_slow = sorted_out(kwargs)
+        model_type = kwargs.pop("tokenizer_type", None) or getattr(config, "model_type", None)
         families = {one for pair in _BY_MODEL.values() for one in pair}
         names = sorted({name for family in families for name in family.file_names()})
         folder = files.find_folder(pretrained_model_name_or_path, names, **hub)
-        slow, fast = _classes(folder, getattr(config, "model_type", None))
-        tokenizer = (fast if use_fast else slow).from_pretrained(folder, **kwargs)
+        chosen = _choose(folder, model_type, use_fast=use_fast)
+        for name, value in chosen.settings.items():
+            kwargs.setdefault(name, value)
+        tokenizer = chosen.cls.from_pretrained(folder, from_slow=from_slow, **kwargs)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
         return tokenizer
 
 
-def _classes(folder: Path, model_type: str | None) -> tuple[type[Tokenizer], type[Tokenizer]]:
-    """Return the (Python, Rust) classes of a folder."""
+class _Choice(NamedTuple):
+    """A class, and settings that it needs where the folder makes none."""
+
+    cls: type[Tokenizer]
+    settings: dict[str, Any] = {}
+
+
+def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
+    """Choose the class of a folder.
+
+    Raises:
+        ValueError: where the files do not tell it, or fastbert does not have it.
+    """
     settings, model = (
         read_json(folder / name, dict) if (folder / name).is_file() else {}
         for name in (files.CONFIG_FILE, "config.json")
     )
-    named = settings.get("tokenizer_class") or model.get("tokenizer_class") or ""
-    found = _BY_CLASS.get(named.removesuffix("Fast"))
-    if found is not None:
-        return found
+    named = str(settings.get("tokenizer_class") or model.get("tokenizer_class") or "")
+    name = named.removesuffix("Fast")
     model_type = model_type or model.get("model_type")
-    if model_type in _BY_MODEL and (not named or named.removesuffix("Fast") in _NAMELESS):
-        return _BY_MODEL[model_type]
-    if named.removesuffix("Fast") == "RobertaTokenizer" or (not named and model_type == "roberta"):
-        raise ValueError(
-            f"'{folder}' has RoBERTa's tokenizer, a byte-level BPE, which fastbert does not have; "
-            "its models take the ids of another library's, such as transformers.AutoTokenizer."
+    name = name or _OF_MODEL.get(str(model_type), "")
+    given = settings.keys() | _special_names(folder)
+    pair = _BY_CLASS.get(name)
+    has_json = (folder / files.TOKENIZER_FILE).is_file()
+    if pair is None and model_type in _BY_MODEL and (not name or name in _NAMELESS):
+        # A nameless file runs as it is; without one, the model's family says what there is.
+        pair = None if name and has_json else _BY_MODEL[model_type]
+    own_code = settings.get("auto_map")
+    if own_code.get("AutoTokenizer") if isinstance(own_code, dict) else own_code:
+        logger.warning(
+            "'%s' brings a tokenizer class of its own, which fastbert does not run; it goes by the "
+            "other files.",
+            folder,
         )
-    told = f"tokenizer_class '{named}'" if named else f"model_type '{model_type}'"
+    if pair is not None:
+        return _Choice(pair[use_fast])
+    default: dict[str, Any] = {
+        key: token for key, token in _SPECIALS_OF.get(name, {}).items() if key not in given
+    }
+    if name.removesuffix("Tokenizer") in _WITHOUT_TYPES and "model_input_names" not in settings:
+        default["model_input_names"] = ["input_ids", "attention_mask"]
+    if name in _LIKE_BERT:
+        return _Choice(BertTokenizer, default)
+    if has_json:
+        return _Choice(PreTrainedTokenizerFast, default)
     known = ", ".join(sorted(_BY_CLASS))
     if not named and model_type is None:
         raise ValueError(
-            f"'{folder}' has neither a tokenizer_config.json with a tokenizer_class nor a "
-            f"config.json with a model_type; load it with its own class: {known}."
+            f"'{folder}' has neither a tokenizer.json, nor a tokenizer_config.json with a "
+            "tokenizer_class, nor a config.json with a model_type; load it with its own class: "
+            f"{known}."
         )
-    raise ValueError(f"'{folder}' has the {told}, which is none of fastbert's: {known}.")
+    if name == "RobertaTokenizer":
+        raise ValueError(
+            f"'{folder}' has RoBERTa's tokenizer, a byte-level BPE, which fastbert does not have "
+            "without a tokenizer.json; transformers writes one: AutoTokenizer.from_pretrained(...)"
+            ".save_pretrained(...)."
+        )
+    told = f"tokenizer_class '{named}'" if named else f"model_type '{model_type}'"
+    raise ValueError(
+        f"'{folder}' has the {told}, which is none of fastbert's ({known}), and no tokenizer.json, "
+        "which any class can be run from; transformers writes one: AutoTokenizer."
+        "from_pretrained(...).save_pretrained(...)."
+    )
+
+
+def _special_names(folder: Path) -> set[str]:
+    path = folder / files.SPECIAL_FILE
+    return set(read_json(path, dict)) if path.is_file() else set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,20 +12,28 @@ from typing import Any, ClassVar, Self
 from tokenizers import AddedToken
 
 from fastbert.checkpoints.files import HUB_OPTIONS
-from fastbert.checkpoints.storage import read_json, write_json, write_text
+from fastbert.checkpoints.storage import write_json, write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.assembling import Assembling
 from fastbert.tokenizers.engines.rust import RustEngine
+from fastbert.tokenizers.keywords import is_role, sorted_out
+from fastbert.tokenizers.reading import DROPPED, as_length, name_unknown, read_settings
 from fastbert.tokenizers.special import (
-    ADDITIONAL,
     SPECIAL_NAMES,
+    Default,
     SpecialSet,
     TokenLike,
     as_added_token,
     is_plain,
     token_fields,
 )
-from fastbert.tokenizers.strategies import VERY_LARGE_INTEGER, WarnOnce, check_side
+from fastbert.tokenizers.strategies import (
+    VERY_LARGE_INTEGER,
+    WarnOnce,
+    check_flags,
+    check_names,
+    check_side,
+)
 from fastbert.tokenizers.vocabulary import Engine
 
 
@@ -36,14 +45,16 @@ class Tokenizer(Assembling):
         special: tokens with a role, by the names of their attributes ("cls_token" and so on).
         settings: the family's own constructor arguments, saved with the tokenizer.
         model_max_length: tokens that the model takes, None where unknown.
-        padding_side: "right" or "left".
-        truncation_side: "right" or "left".
+        max_len: an older name of it.
+        padding_side: "right" or "left"; None for what a tokenizer.json says, or "right".
+        truncation_side: likewise.
         model_input_names: the keys that a call returns by default.
         clean_up_tokenization_spaces: remove the spaces before English punctuation in decoded text.
         split_special_tokens: read special tokens in a text as ordinary characters.
         pad_token_type_id: the token type of padding.
         additional_special_tokens: special tokens without a role.
-        extra_special_tokens: more of them; a dict is ignored.
+        extra_special_tokens: more of them; or, as a dict, tokens by the names of attributes that
+            only this tokenizer has ("image_token").
         added_tokens_decoder: added tokens by their ids, as they were saved.
         bos_token: the token of that role, where `special` has none.
         eos_token: likewise.
@@ -52,7 +63,7 @@ class Tokenizer(Assembling):
 
     Attributes:
         vocab_files_names: names of the vocabulary files, by the constructor's arguments.
-        default_input_names: the keys that a call returns, where nothing else is said.
+        model_input_names: the keys that a call returns, where nothing else is said.
 
     Raises:
         TypeError: for an unknown argument.
@@ -60,11 +71,7 @@ class Tokenizer(Assembling):
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {}
-    default_input_names: ClassVar[tuple[str, ...]] = (
-        "input_ids",
-        "token_type_ids",
-        "attention_mask",
-    )
+    model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
 
     def __init__(
         self,
@@ -72,9 +79,10 @@ class Tokenizer(Assembling):
         *,
         special: Mapping[str, TokenLike | None],
         settings: dict[str, Any] | None = None,
-        model_max_length: int | None = None,
-        padding_side: str = "right",
-        truncation_side: str = "right",
+        model_max_length: int | float | str | None = None,
+        max_len: int | float | str | None = None,
+        padding_side: str | None = None,
+        truncation_side: str | None = None,
         model_input_names: Iterable[str] | None = None,
         clean_up_tokenization_spaces: bool | None = None,
         split_special_tokens: bool = False,
@@ -87,6 +95,7 @@ class Tokenizer(Assembling):
         name_or_path: str = "",
         **unknown: Any,
     ) -> None:
+        roles = {name: unknown.pop(name) for name in list(unknown) if is_role(name, unknown[name])}
         if unknown:
             raise TypeError(
                 f"{type(self).__name__} does not know {', '.join(sorted(unknown))}; it takes "
@@ -96,33 +105,57 @@ class Tokenizer(Assembling):
         self._settings = dict(settings or {})
         self._extra_config: dict[str, Any] = {}
         self.name_or_path = str(name_or_path)
-        limit = model_max_length
+        limit = as_length(max_len if model_max_length is None else model_max_length)
         self.model_max_length = VERY_LARGE_INTEGER if limit is None else limit
-        self.padding_side = check_side("padding_side", padding_side)
-        self.truncation_side = check_side("truncation_side", truncation_side)
-        self.model_input_names = list(model_input_names or self.default_input_names)
+        file = engine.described
+        self.padding_side = check_side(
+            "padding_side", padding_side or file.get("padding_side", "right")
+        )
+        self.truncation_side = check_side(
+            "truncation_side", truncation_side or file.get("truncation_side", "right")
+        )
+        names = model_input_names or type(self).model_input_names
+        self.model_input_names = check_names("model_input_names", names)
+        check_flags({"split_special_tokens": split_special_tokens})
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.split_special_tokens = bool(split_special_tokens)
         self.pad_token_type_id = pad_token_type_id
         self._warn = WarnOnce()
-        own = {"bos_token": bos_token, "eos_token": eos_token, **special}
+        self._disobeyed: list[str] = []
+        self._roles = tuple(special)
         self.specials = SpecialSet()
+        own = {"bos_token": bos_token, "eos_token": eos_token, **special}
+        own = {name: self._in_file(token) for name, token in own.items()}
+        if own.get("pad_token") is None and self._in_file(Default(file.get("pad_token", ""))):
+            own["pad_token"] = file["pad_token"]
         self.specials.named = {
             name: None if own.get(name) is None else as_added_token(own[name], special=True)
             for name in SPECIAL_NAMES
         }
-        extra = [] if isinstance(extra_special_tokens, dict) else list(extra_special_tokens or [])
+        extra = extra_special_tokens or []
+        if isinstance(extra, dict):
+            roles, extra = roles | extra, []
+        self.specials.own = {
+            name: as_added_token(token, special=True) for name, token in roles.items()
+        }
         additional = [
             as_added_token(token, special=True)
             for token in [*(additional_special_tokens or []), *extra]
+            if self._in_file(token) is not None
         ]
         self.specials.additional = list({token.content: token for token in additional}.values())
         engine.bind(self.specials)
         self._add_initial(added_tokens_decoder or {})
 
+    def _in_file(self, token: TokenLike | None) -> TokenLike | None:
+        """Return None for a token that nobody named and that a tokenizer.json does not have."""
+        absent = isinstance(token, Default) and self.engine.token_to_id(str(token)) is None
+        return None if absent and self.engine.from_file else token
+
     def _add_initial(self, decoder: dict[Any, Any]) -> None:
         """Add the saved tokens at their ids, then the special tokens that are missing."""
         saved = {int(key): as_added_token(decoder[key]) for key in sorted(decoder, key=int)}
+        self._place_roles(saved)
         self.engine.restore_added(saved)
         known = {token.content: token for token in self.engine.added_tokens.values()}
         # A token that strips spaces says so; a plain one leaves the flags it was added with.
@@ -134,6 +167,22 @@ class Tokenizer(Assembling):
                 or (known[token.content] != token and not is_plain(token))
             ]
         )
+
+    def _place_roles(self, saved: dict[int, AddedToken]) -> None:
+        """Give special tokens that were not saved the ids that they have without added tokens.
+
+        Vocabularies of sentencepiece have no mask; its id is the first behind them, and files of
+        older programs do not name it.
+        """
+        contents = {token.content for token in saved.values()}
+        absent = [token for token in self.specials.every() if token.content not in contents]
+        if not saved or not absent:
+            return
+        vocab = self.engine.vocab()
+        free = (i for i in itertools.count(self.engine.total_size) if i not in saved)
+        for token in absent:
+            if token.content not in vocab:
+                saved[next(free)] = token
 
     @classmethod
     def _known_arguments(cls) -> set[str]:
@@ -166,12 +215,13 @@ class Tokenizer(Assembling):
             TypeError: for an unknown argument.
             ValueError: for a broken file.
         """
-        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
-        unknown = set(kwargs) - cls._known_arguments()
+        kwargs, hub, from_slow = sorted_out(kwargs)
+        known = cls._known_arguments()
+        unknown = {name for name in set(kwargs) - known if not is_role(name, kwargs[name])}
         if unknown:
             raise TypeError(
                 f"{cls.__name__}.from_pretrained does not know {', '.join(sorted(unknown))}; it "
-                f"takes {', '.join(sorted(cls._known_arguments() | set(HUB_OPTIONS)))}."
+                f"takes {', '.join(sorted(known | set(HUB_OPTIONS)))}."
             )
         folder = files.find_folder(pretrained_model_name_or_path, cls.file_names(), **hub)
         paths = {
@@ -179,20 +229,28 @@ class Tokenizer(Assembling):
             for argument, name in cls.vocab_files_names.items()
             if (folder / name).is_file()
         }
+        if from_slow and set(paths) - {"tokenizer_file"}:
+            paths.pop("tokenizer_file", None)
         if not cls._enough(set(paths) | set(kwargs)):
             names = " or ".join(cls.vocab_files_names.values())
             raise FileNotFoundError(
                 f"'{folder}' holds no vocabulary for {cls.__name__}: it needs {names}, and holds "
                 f"{', '.join(sorted(path.name for path in folder.iterdir())) or 'nothing'}."
             )
-        config = cls._read_settings(folder)
+        config = read_settings(folder, reads_json="tokenizer_file" in cls.vocab_files_names)
         config["name_or_path"] = str(pretrained_model_name_or_path)
-        known = cls._known_arguments()
-        arguments = {key: value for key, value in config.items() if key in known} | kwargs
+        if {"model_max_length", "max_len"} & set(kwargs):
+            config = {k: v for k, v in config.items() if k not in ("model_max_length", "max_len")}
+        arguments = {k: v for k, v in config.items() if k in known or is_role(k, v)} | kwargs
         tokenizer = cls._from_files({k: v for k, v in paths.items() if k not in kwargs}, arguments)
-        tokenizer._extra_config = {
-            key: value for key, value in config.items() if key not in known and key not in _DROPPED
-        }
+        rest = {k: v for k, v in config.items() if k not in arguments and v not in ({}, [], "")}
+        tokenizer._extra_config = {k: v for k, v in rest.items() if k not in DROPPED}
+        if refused := sorted(set(tokenizer._disobeyed) & set(kwargs)):
+            raise ValueError(
+                f"'{folder}' has a tokenizer.json whose steps cannot be told {', '.join(refused)}; "
+                "leave that out, or change the file."
+            )
+        name_unknown(folder, cls.__name__, set(rest) | set(tokenizer._disobeyed))
         return tokenizer
 
     @classmethod
@@ -212,58 +270,6 @@ class Tokenizer(Assembling):
         build: Any = cls  # family constructors take other arguments than this class's
         made: Self = build(**paths, **arguments)
         return made
-
-    @classmethod
-    def _read_settings(cls, folder: Path) -> dict[str, Any]:
-        """Read tokenizer_config.json, completed from the other files as transformers does."""
-        config: dict[str, Any] = {}
-        if (folder / files.CONFIG_FILE).is_file():
-            config = dict(read_json(folder / files.CONFIG_FILE, dict))
-        for name in (
-            "tokenizer_file",
-            "vocab_file",
-            "merges_file",
-            "vocab",
-            "merges",
-            "init_inputs",
-        ):
-            config.pop(name, None)
-        for name in SPECIAL_NAMES:
-            if isinstance(config.get(name), dict):
-                config[name] = as_added_token(config[name], special=True)
-        if "added_tokens_decoder" in config:
-            _use_added_flags(config)
-            return config
-        if (folder / files.SPECIAL_FILE).is_file():
-            for name, value in read_json(folder / files.SPECIAL_FILE, dict).items():
-                if name == ADDITIONAL:
-                    tokens = [as_added_token(token, special=True) for token in value]
-                    before = [as_added_token(t, special=True) for t in config.get(name) or []]
-                    contents = {token.content for token in before}
-                    config[name] = before + [t for t in tokens if t.content not in contents]
-                else:
-                    config[name] = (
-                        as_added_token(value, special=True) if isinstance(value, dict) else value
-                    )
-        decoder: dict[int, AddedToken] = {}
-        if (folder / files.ADDED_FILE).is_file():
-            specials = {
-                str(getattr(config.get(name), "content", config.get(name)))
-                for name in SPECIAL_NAMES
-            }
-            specials |= {as_added_token(token).content for token in config.get(ADDITIONAL) or []}
-            for content, index in read_json(folder / files.ADDED_FILE, dict).items():
-                decoder[int(index)] = as_added_token(content, special=content in specials)
-        if "tokenizer_file" in cls.vocab_files_names or decoder:
-            serialized = folder / files.TOKENIZER_FILE
-            if serialized.is_file():
-                for entry in read_json(serialized, dict).get("added_tokens", []):
-                    fields = {key: value for key, value in entry.items() if key != "id"}
-                    decoder[int(entry["id"])] = AddedToken(**fields)
-        if decoder:
-            config["added_tokens_decoder"] = decoder
-            _use_added_flags(config)
-        return config
 
     # ---- saving --------------------------------------------------------------------------------
 
@@ -326,8 +332,9 @@ class Tokenizer(Assembling):
 
     def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = self._extra_config | self._settings
-        config |= {name: None for name in ("bos_token", "eos_token") if name in config}
-        config |= self.special_tokens_map
+        # A role without a token is saved as such, or its default would come back.
+        unset = {name: None for name in self._roles if self.specials.named.get(name) is None}
+        config |= unset | self.special_tokens_map
         config |= {
             "added_tokens_decoder": {
                 str(index): token_fields(token) for index, token in self.engine.added_tokens.items()
@@ -340,7 +347,7 @@ class Tokenizer(Assembling):
             ("padding_side", "right"),
             ("truncation_side", "right"),
             ("split_special_tokens", False),
-            ("model_input_names", list(self.default_input_names)),
+            ("model_input_names", type(self).model_input_names),
         ):
             if getattr(self, name) != default:
                 config[name] = getattr(self, name)
@@ -357,6 +364,10 @@ class Tokenizer(Assembling):
             for name, value in self.special_tokens_map_extended.items()
         }
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without what earlier calls left: caches go by the bytes of a pickle."""
+        return self.__dict__ | {"_warn": WarnOnce()}
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(name_or_path={self.name_or_path!r}, "
@@ -364,27 +375,3 @@ class Tokenizer(Assembling):
             f"engine={type(self.engine).__name__}, padding_side={self.padding_side!r}, "
             f"truncation_side={self.truncation_side!r}, special_tokens={self.special_tokens_map})"
         )
-
-
-# Keys of older configuration files that say nothing about the tokenizer.
-_DROPPED = (
-    "tokenizer_class",
-    "special_tokens_map_file",
-    "max_length",
-    "stride",
-    "truncation_strategy",
-    "pad_to_multiple_of",
-    "backend",
-    "is_local",
-    "local_files_only",
-)
-
-
-def _use_added_flags(config: dict[str, Any]) -> None:
-    """Give special tokens that are plain strings the flags their added token was saved with."""
-    saved = [as_added_token(token) for token in config["added_tokens_decoder"].values()]
-    flags = {token.content: token for token in saved}
-    for name in SPECIAL_NAMES:
-        value = config.get(name)
-        if isinstance(value, str) and value in flags:
-            config[name] = flags[value]

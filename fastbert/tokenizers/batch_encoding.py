@@ -48,6 +48,7 @@ def as_tensor(key: str, rows: Any, tensor_type: TensorType) -> torch.Tensor | np
         int64 or float, by the numbers.
 
     Raises:
+        TypeError: for values that are no numbers.
         ValueError: where the rows differ in length.
     """
     if isinstance(rows, torch.Tensor):
@@ -57,14 +58,25 @@ def as_tensor(key: str, rows: Any, tensor_type: TensorType) -> torch.Tensor | np
     try:
         # numpy reads nested lists several times faster than torch.tensor does.
         array = rows if isinstance(rows, np.ndarray) else np.array(rows)
-        if array.dtype == object:
-            raise ValueError("ragged")
+        if array.dtype.kind not in "OUS":
+            return _of_numbers(array, tensor_type)
+        first = array.flat[0] if array.size else []
+        if not isinstance(first, (list, tuple)):
+            shown = first if first is None else str(first)
+            raise TypeError(
+                f"'{key}' holds {shown!r}, which cannot stand in a tensor; leave that key out, or "
+                "return_tensors."
+            )
+        raise ValueError("ragged")
     except ValueError as error:
         raise ValueError(
             f"The rows of '{key}' differ in length, so they cannot become one tensor; pass "
             "padding=True, and truncation=True where a length limit is wanted, or leave out "
             "return_tensors."
         ) from error
+
+
+def _of_numbers(array: np.ndarray, tensor_type: TensorType) -> torch.Tensor | np.ndarray:
     if array.size == 0 and array.dtype != np.int64:
         array = array.astype(np.int64)
     return torch.from_numpy(array) if tensor_type == "pt" else array

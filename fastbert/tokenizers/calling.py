@@ -224,6 +224,7 @@ class Calling(Vocabulary):
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=check_side("padding_side", side),
             truncation_side=check_side("truncation_side", self.truncation_side),
+            overflow=return_overflowing_tokens,
             model_max_length=self.model_max_length,
             pad=(self.pad_token, self.pad_token_id, self.pad_token_type_id),
             warn=self._warn if verbose else silent,

@@ -6,23 +6,27 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from tokenizers import AddedToken, Regex, normalizers
+from tokenizers import Regex, normalizers
 
 from fastbert.tokenizers import files
 from fastbert.tokenizers.engines.python import PieceEngine
 from fastbert.tokenizers.engines.rust import RustEngine
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
+from fastbert.tokenizers.engines.tokenizer_json import engine_of
 from fastbert.tokenizers.sentencepiece import model_file, rust
-from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, need_a_file, rust_engine_from_json
+from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, filled, mask_of, need_a_file
 from fastbert.tokenizers.sentencepiece.python import SpmModel
-from fastbert.tokenizers.special import TokenLike, as_added_token
+from fastbert.tokenizers.special import Default, DefaultMask, TokenLike, as_added_token
 from fastbert.tokenizers.vocabulary import Engine
 
 # fairseq's dictionary comes first, so sentencepiece's piece i has id i + 4; its own unknown piece
 # (0) is never used: 3 is.
 _OFFSET = 4
 _UNK_ID = 3
-_NOT_USED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
+_NOT_USED = (Default("<s>NOTUSED"), Default("</s>NOTUSED"), Default("<unk>NOTUSED"))
+
+# What a text cannot be laid out without.
+_DEFAULTS = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"}
 
 
 class CamembertTokenizer(SpmTokenizer):
@@ -55,7 +59,7 @@ class CamembertTokenizer(SpmTokenizer):
         "tokenizer_file": files.TOKENIZER_FILE,
     }
     model_file_name = "sentencepiece.bpe.model"
-    default_input_names = ("input_ids", "attention_mask")
+    model_input_names = ["input_ids", "attention_mask"]
     template = SpecialTokensTemplate(("cls", "A", "sep"), ("cls", "A", "sep", "sep", "B", "sep"), 0)
     prefers_rust: ClassVar[bool] = False
 
@@ -63,20 +67,17 @@ class CamembertTokenizer(SpmTokenizer):
         self,
         vocab_file: str | os.PathLike[str] | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
-        bos_token: TokenLike = "<s>",
-        eos_token: TokenLike = "</s>",
-        sep_token: TokenLike = "</s>",
-        cls_token: TokenLike = "<s>",
-        unk_token: TokenLike = "<unk>",
-        pad_token: TokenLike = "<pad>",
-        mask_token: TokenLike = "<mask>",
-        additional_special_tokens: Iterable[TokenLike] = _NOT_USED,
+        bos_token: TokenLike | None = Default("<s>"),
+        eos_token: TokenLike | None = Default("</s>"),
+        sep_token: TokenLike | None = Default("</s>"),
+        cls_token: TokenLike | None = Default("<s>"),
+        unk_token: TokenLike | None = Default("<unk>"),
+        pad_token: TokenLike | None = Default("<pad>"),
+        mask_token: TokenLike | None = DefaultMask("<mask>"),
+        additional_special_tokens: Iterable[TokenLike] | None = _NOT_USED,
         sp_model_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        if isinstance(mask_token, str):
-            # The mask stands for a word together with the space before it.
-            mask_token = AddedToken(mask_token, lstrip=True, normalized=False, special=True)
         special = {
             "bos_token": bos_token,
             "eos_token": eos_token,
@@ -86,17 +87,20 @@ class CamembertTokenizer(SpmTokenizer):
             "pad_token": pad_token,
             "mask_token": mask_token,
         }
+        special["mask_token"] = mask_of(mask_token)
+        special = filled(special, _DEFAULTS if tokenizer_file is None else {})
         from_json = tokenizer_file is not None and (self.prefers_rust or vocab_file is None)
         engine: Engine
         if from_json:
             assert tokenizer_file is not None
-            engine = rust_engine_from_json(tokenizer_file)
+            engine, _ = engine_of(tokenizer_file)
         elif vocab_file is None:
             raise need_a_file(type(self))
         elif self.prefers_rust:
             engine = _fast_engine(vocab_file)
         else:
-            engine = _slow_engine(vocab_file, sp_model_kwargs, pad_token, unk_token)
+            pad, unk = special["pad_token"] or "<pad>", special["unk_token"] or "<unk>"
+            engine = _slow_engine(vocab_file, sp_model_kwargs, pad, unk)
             # A saved table from the fast class lacks ids that sentencepiece's numbering reserves.
             if options.get("added_tokens_decoder"):
                 saved = {int(k): v for k, v in options["added_tokens_decoder"].items()}
@@ -110,7 +114,6 @@ class CamembertTokenizer(SpmTokenizer):
         super().__init__(
             engine,
             vocab_file=vocab_file,
-            fresh=not from_json,
             special=special,
             additional_special_tokens=additional_special_tokens,
             settings={"sp_model_kwargs": self.sp_model_kwargs} if self.sp_model_kwargs else {},

@@ -53,7 +53,14 @@ class Collating(Calling):
                 raise ValueError(
                     "pad() takes encodings: a dict, or a non-empty list of dicts with input_ids."
                 )
-            columns = {key: [row[key] for row in encoded_inputs] for key in encoded_inputs[0]}
+            keys = list(encoded_inputs[0])
+            for number, row in enumerate(encoded_inputs):
+                if set(row) != set(keys):
+                    raise ValueError(
+                        f"pad() needs the same keys in every row, but row 0 has {', '.join(keys)} "
+                        f"and row {number} {', '.join(row) or 'none'}."
+                    )
+            columns = {key: [row[key] for row in encoded_inputs] for key in keys}
         else:
             columns = dict(cast("Mapping[str, Any]", encoded_inputs))
         name = self.model_input_names[0]
@@ -106,6 +113,7 @@ class Collating(Calling):
             pad_to_multiple_of=pad_to_multiple_of,
             padding_side=side,
             truncation_side="right",
+            overflow=False,
             model_max_length=self.model_max_length,
             pad=(self.pad_token, self.pad_token_id, self.pad_token_type_id),
             warn=self._warn,

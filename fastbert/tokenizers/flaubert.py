@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ _END = "</w>"
 _SPECIALS = tuple(f"<special{i}>" for i in range(10))
 # Words seen before are not cut again; the table is emptied when it is this long.
 _CACHED_WORDS = 100_000
+_LONGEST_CACHED = 64
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
@@ -124,9 +126,12 @@ class MosesBpe:
             ends = [token.offsets[1] for token in self._bpe.tokenize(word)]
             if not word.isascii():
                 # The library counts bytes of UTF-8.
-                data = word.encode("utf-8")
-                ends = [len(data[:end].decode("utf-8")) for end in ends]
+                sizes = itertools.accumulate(len(char.encode("utf-8")) for char in word)
+                characters = {size: count for count, size in enumerate(sizes, 1)}
+                ends = [characters[end] for end in ends]
             spans = list(zip([0, *ends[:-1]], ends, strict=True))
+            if len(word) > _LONGEST_CACHED:
+                return spans
             if len(self._cache) >= _CACHED_WORDS:
                 self._cache.clear()
             self._cache[word] = spans
@@ -211,13 +216,13 @@ class FlaubertTokenizer(Tokenizer):
         vocab_file: str | os.PathLike[str] | None = None,
         merges_file: str | os.PathLike[str] | None = None,
         do_lowercase: bool = False,
-        unk_token: TokenLike = "<unk>",
-        bos_token: TokenLike = "<s>",
-        sep_token: TokenLike = "</s>",
-        pad_token: TokenLike = "<pad>",
-        cls_token: TokenLike = "</s>",
-        mask_token: TokenLike = "<special1>",
-        additional_special_tokens: Iterable[TokenLike] = _SPECIALS,
+        unk_token: TokenLike | None = "<unk>",
+        bos_token: TokenLike | None = "<s>",
+        sep_token: TokenLike | None = "</s>",
+        pad_token: TokenLike | None = "<pad>",
+        cls_token: TokenLike | None = "</s>",
+        mask_token: TokenLike | None = "<special1>",
+        additional_special_tokens: Iterable[TokenLike] | None = _SPECIALS,
         lang2id: dict[str, int] | None = None,
         id2lang: dict[int, str] | None = None,
         do_lowercase_and_remove_accent: bool | None = None,
@@ -240,6 +245,9 @@ class FlaubertTokenizer(Tokenizer):
         if not bypass_tokenizer:
             moses.require()
         vocab = read_json(vocab_path, dict)
+        # What a text cannot be laid out without.
+        unk_token, bos_token = unk_token or "<unk>", bos_token or "<s>"
+        sep_token = sep_token or "</s>"
         unknown = str(getattr(unk_token, "content", unk_token))
         if unknown not in vocab:
             raise ValueError(

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar, Self
 
-from tokenizers import AddedToken, Regex, normalizers
+from tokenizers import Regex, normalizers
 
 from fastbert.tokenizers import files
 from fastbert.tokenizers.engines.python import PieceEngine
 from fastbert.tokenizers.engines.rust import RustEngine
+from fastbert.tokenizers.engines.steps import lowercases
 from fastbert.tokenizers.engines.template import BERT_TEMPLATE
+from fastbert.tokenizers.engines.tokenizer_json import engine_of
 from fastbert.tokenizers.sentencepiece import model_file, rust
-from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, need_a_file, rust_engine_from_json
+from fastbert.tokenizers.sentencepiece.base import SpmTokenizer, filled, mask_of, need_a_file
 from fastbert.tokenizers.sentencepiece.python import SpmModel
-from fastbert.tokenizers.special import TokenLike
+from fastbert.tokenizers.special import Default, DefaultMask, TokenLike, content
 from fastbert.tokenizers.vocabulary import Engine
+
+# What a text cannot be laid out without.
+_DEFAULTS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 
 
 class RemBertTokenizer(SpmTokenizer):
@@ -29,7 +34,8 @@ class RemBertTokenizer(SpmTokenizer):
         vocab_file: sentencepiece.model, used by sentencepiece itself where there is no
             tokenizer_file.
         tokenizer_file: a tokenizer.json, which runs in Rust as it is.
-        do_lower_case: lower-case everything but special tokens.
+        do_lower_case: lower-case everything but special tokens; None for what the tokenizer_file
+            says, or False.
         remove_space: stored only; sentencepiece's own normalisation decides.
         keep_accents: likewise.
         bos_token: one of the special tokens, as are the others named so.
@@ -53,27 +59,30 @@ class RemBertTokenizer(SpmTokenizer):
         self,
         vocab_file: str | os.PathLike[str] | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
-        do_lower_case: bool = False,
+        do_lower_case: bool | None = None,
         remove_space: bool = True,
-        keep_accents: bool = True,
-        bos_token: TokenLike = "[CLS]",
-        eos_token: TokenLike = "[SEP]",
-        unk_token: TokenLike = "[UNK]",
-        sep_token: TokenLike = "[SEP]",
-        pad_token: TokenLike = "[PAD]",
-        cls_token: TokenLike = "[CLS]",
-        mask_token: TokenLike = "[MASK]",
+        keep_accents: bool | None = None,
+        bos_token: TokenLike | None = Default("[CLS]"),
+        eos_token: TokenLike | None = Default("[SEP]"),
+        unk_token: TokenLike | None = Default("[UNK]"),
+        sep_token: TokenLike | None = Default("[SEP]"),
+        pad_token: TokenLike | None = Default("[PAD]"),
+        cls_token: TokenLike | None = Default("[CLS]"),
+        mask_token: TokenLike | None = DefaultMask("[MASK]"),
         **options: Any,
     ) -> None:
-        if isinstance(mask_token, str):
-            # The mask stands for a word together with the space before it.
-            mask_token = AddedToken(mask_token, lstrip=True, normalized=False, special=True)
-        self.do_lower_case = do_lower_case
+        mask_token = mask_of(mask_token)
+        self.do_lower_case = bool(do_lower_case)
         self.remove_space = remove_space
-        self.keep_accents = keep_accents
+        self.keep_accents = keep_accents is not False
+        disobeyed: list[str] = []
         engine: Engine
         if tokenizer_file is not None:
-            engine = rust_engine_from_json(tokenizer_file)
+            strip = None if keep_accents is None else not keep_accents
+            given = {"do_lower_case": do_lower_case, "strip_accents": strip}
+            engine, named = engine_of(tokenizer_file, given)
+            disobeyed = ["keep_accents" if name == "strip_accents" else name for name in named]
+            self.do_lower_case = lowercases(engine.backend)
             # Both spellings are in use; the vocabulary knows which is its own.
             unk_token = _present(engine, unk_token, ("[UNK]", "<unk>"))
             pad_token = _present(engine, pad_token, ("[PAD]", "<pad>"))
@@ -81,26 +90,27 @@ class RemBertTokenizer(SpmTokenizer):
             raise need_a_file(type(self))
         else:
             engine = self._engine(vocab_file)
+        special = {
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "unk_token": unk_token,
+            "sep_token": sep_token,
+            "pad_token": pad_token,
+            "cls_token": cls_token,
+            "mask_token": mask_token,
+        }
         super().__init__(
             engine,
             vocab_file=vocab_file,
-            fresh=tokenizer_file is None,
-            special={
-                "bos_token": bos_token,
-                "eos_token": eos_token,
-                "unk_token": unk_token,
-                "sep_token": sep_token,
-                "pad_token": pad_token,
-                "cls_token": cls_token,
-                "mask_token": mask_token,
-            },
+            special=filled(special, {} if vocab_file is None else _DEFAULTS),
             settings={
-                "do_lower_case": do_lower_case,
+                "do_lower_case": self.do_lower_case,
                 "remove_space": remove_space,
-                "keep_accents": keep_accents,
+                "keep_accents": self.keep_accents,
             },
             **options,
         )
+        self._disobeyed = disobeyed
 
     def _engine(self, vocab_file: str | os.PathLike[str]) -> Engine:
         """Build the engine over a sentencepiece model, by the settings made so far."""
@@ -110,9 +120,11 @@ class RemBertTokenizer(SpmTokenizer):
         return {index for index in (self.sep_token_id, self.cls_token_id) if index is not None}
 
 
-def _present(engine: Engine, token: TokenLike, spellings: tuple[str, str]) -> TokenLike:
+def _present(
+    engine: Engine, token: TokenLike | None, spellings: tuple[str, str]
+) -> TokenLike | None:
     """Return the spelling of a token that the vocabulary has; `token` where it has neither."""
-    if token in spellings and engine.token_to_id(str(token)) is None:
+    if token in spellings and engine.token_to_id(content(token)) is None:
         other = spellings[token == spellings[0]]
         return token if engine.token_to_id(other) is None else other
     return token
@@ -133,13 +145,16 @@ class RemBertTokenizerFast(RemBertTokenizer):
         self,
         vocab_file: str | os.PathLike[str] | None = None,
         tokenizer_file: str | os.PathLike[str] | None = None,
-        do_lower_case: bool = True,
+        do_lower_case: bool | None = None,
         remove_space: bool = True,
-        keep_accents: bool = False,
-        unk_token: TokenLike = "<unk>",
-        pad_token: TokenLike = "<pad>",
+        keep_accents: bool | None = None,
+        unk_token: TokenLike | None = Default("<unk>"),
+        pad_token: TokenLike | None = Default("<pad>"),
         **options: Any,
     ) -> None:
+        if tokenizer_file is None:
+            do_lower_case = do_lower_case is not False
+            keep_accents = bool(keep_accents)
         super().__init__(
             vocab_file,
             tokenizer_file,
@@ -154,7 +169,7 @@ class RemBertTokenizerFast(RemBertTokenizer):
     @classmethod
     def _from_files(cls, paths: dict[str, str], arguments: dict[str, Any]) -> Self:
         if "tokenizer_file" not in paths and "tokenizer_file" not in arguments:
-            plain = {
+            plain: dict[str, Any] = {
                 "do_lower_case": False,
                 "keep_accents": True,
                 "unk_token": "[UNK]",

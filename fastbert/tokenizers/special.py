@@ -20,9 +20,26 @@ SPECIAL_NAMES = (
 )
 ADDITIONAL = "additional_special_tokens"
 
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+
 TokenLike = str | AddedToken
 # A row of ids.
 Ids = Sequence[int] | torch.Tensor | np.ndarray
+
+
+class Default(str):
+    """A special token that nobody named: the family's own.
+
+    Where a tokenizer.json describes the vocabulary, it holds only if that vocabulary has it.
+    """
+
+    __slots__ = ()
+
+
+class DefaultMask(Default):
+    """A mask token that nobody named; it stands for a word together with the space before it."""
+
+    __slots__ = ()
 
 
 def as_added_token(value: object, *, special: bool | None = None) -> AddedToken:
@@ -43,13 +60,27 @@ def as_added_token(value: object, *, special: bool | None = None) -> AddedToken:
         return AddedToken(**(token_fields(value) | {"special": True}))
     if isinstance(value, str):
         is_special = bool(special)
-        return AddedToken(value, special=is_special, normalized=not is_special)
-    if isinstance(value, dict) and "content" in value:
-        fields = {k: v for k, v in value.items() if k != "__type"}
+        return AddedToken(
+            str(value),
+            lstrip=isinstance(value, DefaultMask),
+            special=is_special,
+            normalized=not is_special,
+        )
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        fields = {k: v for k, v in value.items() if k not in ("__type", "id")}
         if special is not None:
             fields["special"] = special
+        if not all(isinstance(fields.get(name, False), bool) for name in _FLAGS):
+            raise TypeError(f"The flags of a token must be true or false, but it is {value!r}.")
+        if strange := set(fields) - set(_FLAGS) - {"content"}:
+            raise TypeError(f"{value!r} has flags that tokens do not have: {sorted(strange)}.")
         return AddedToken(**fields)
     raise TypeError(f"A token must be a str or an AddedToken, not {value!r}.")
+
+
+def content(token: TokenLike | None) -> str:
+    """Return the string of a token."""
+    return str(getattr(token, "content", token))
 
 
 def token_fields(token: AddedToken) -> dict[str, Any]:
@@ -74,11 +105,13 @@ class SpecialSet:
 
     Attributes:
         named: the tokens with a role, by the names of their attributes; None where one is not set.
+        own: special tokens of this model alone, by the names of their attributes ("image_token").
         additional: special tokens that have no role of their own.
     """
 
     def __init__(self) -> None:
         self.named: dict[str, AddedToken | None] = {}
+        self.own: dict[str, AddedToken] = {}
         self.additional: list[AddedToken] = []
 
     def name_of(self, slot: str) -> str | None:
@@ -89,7 +122,8 @@ class SpecialSet:
     def every(self) -> list[AddedToken]:
         """List every special token once, in the order of the attributes."""
         seen: dict[str, AddedToken] = {}
-        for token in [*(self.named.get(name) for name in SPECIAL_NAMES), *self.additional]:
+        named = (self.named.get(name) for name in SPECIAL_NAMES)
+        for token in [*named, *self.own.values(), *self.additional]:
             if token is not None:
                 seen.setdefault(token.content, token)
         return list(seen.values())
@@ -165,6 +199,20 @@ class SpecialTokens:
 
     specials: SpecialSet
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a special token of this model alone, or its id."""
+        own: dict[str, AddedToken] = {}
+        if not name.startswith("_") and "specials" in self.__dict__:
+            own = self.specials.own
+        if name in own:
+            return own[name].content
+        if name.endswith("_token_id") and (token := own.get(name.removesuffix("_id"))):
+            return self.convert_tokens_to_ids(token.content)
+        if hasattr(type(self), name):
+            # A property said itself why it has no value.
+            return object.__getattribute__(self, name)
+        raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'.")
+
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Return the id of a token, or a list of ids."""
         raise NotImplementedError
@@ -217,6 +265,7 @@ class SpecialTokens:
             for name in SPECIAL_NAMES
             if (token := self.specials.named.get(name)) is not None
         }
+        found |= self.specials.own
         if self.specials.additional:
             found[ADDITIONAL] = list(self.specials.additional)
         return found

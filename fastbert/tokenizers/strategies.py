@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fastbert.tokenizers.engines.encoding import Padding, Truncation
@@ -27,12 +27,12 @@ class WarnOnce:
         seen: names of the warnings that were logged.
     """
 
-    seen: set[str] = field(default_factory=set)
+    seen: dict[str, None] = field(default_factory=dict)
 
     def __call__(self, name: str, message: str) -> None:
         """Log a message unless one of its name was logged before."""
         if name not in self.seen:
-            self.seen.add(name)
+            self.seen[name] = None
             logger.warning(message)
 
 
@@ -86,6 +86,29 @@ def check_side(name: str, side: str) -> str:
     return side
 
 
+def check_flags(settings: Mapping[str, object]) -> None:
+    """Check that settings are True, False, or None where they were not given.
+
+    Raises:
+        TypeError: for another value, which Python would take for True.
+    """
+    for name, value in settings.items():
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; it must be true or false.")
+
+
+def check_names(name: str, value: object) -> list[str]:
+    """Return a list of names.
+
+    Raises:
+        TypeError: for anything else, such as a single str.
+    """
+    listed = list(value) if isinstance(value, (list, tuple)) else []
+    if not listed or not all(isinstance(one, str) for one in listed):
+        raise TypeError(f"{name} is {value!r}; it must be a list of names.")
+    return listed
+
+
 def check_count(name: str, value: object, least: int) -> None:
     """Check that `value` is None or an int of at least `least`.
 
@@ -108,6 +131,7 @@ def resolve(
     pad_to_multiple_of: int | None,
     padding_side: str,
     truncation_side: str,
+    overflow: bool,
     model_max_length: int,
     pad: tuple[str | None, int | None, int],
     warn: Callable[[str, str], None],
@@ -125,6 +149,7 @@ def resolve(
         pad_to_multiple_of: the padded length is a multiple of it.
         padding_side: "right" or "left".
         truncation_side: "right" or "left".
+        overflow: whether what is cut off is wanted, as rows of its own.
         model_max_length: tokens that the model takes.
         pad: pad_token, pad_token_id and pad_token_type_id.
         warn: is called with the name and the text of a warning.
@@ -188,7 +213,7 @@ def resolve(
             f"Truncation to {max_length} tokens and padding to a multiple of {pad_to_multiple_of} "
             "contradict each other; choose a max_length that is such a multiple."
         )
-    cut = Truncation(max_length or 0, cut_by, stride, truncation_side) if cuts else None
+    cut = Truncation(max_length or 0, cut_by, stride, truncation_side, overflow) if cuts else None
     if not pads:
         return cut, None
     assert token is not None and token_id is not None

@@ -10,6 +10,7 @@ import torch
 from tokenizers import AddedToken
 
 from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
+from fastbert.tokenizers.engines.steps import Slot
 from fastbert.tokenizers.special import (
     ADDITIONAL,
     SPECIAL_NAMES,
@@ -22,7 +23,15 @@ from fastbert.tokenizers.special import (
 
 
 class Engine(Protocol):
-    """The interface of `RustEngine` and `PieceEngine`, which turn texts into encodings."""
+    """The interface of `RustEngine` and `PieceEngine`, which turn texts into encodings.
+
+    Attributes:
+        from_file: whether a tokenizer.json says what the vocabulary is.
+        described: settings that the tokenizer.json holds beside its steps.
+    """
+
+    from_file: bool
+    described: dict[str, Any]
 
     @property
     def vocab_size(self) -> int:
@@ -61,6 +70,10 @@ class Engine(Protocol):
 
     def bind(self, specials: SpecialSet) -> None:
         """Use these special tokens, whose changes are seen, from here on."""
+        ...
+
+    def layout(self, pair: bool) -> list[Slot]:
+        """Return where special tokens go around one text or two."""
         ...
 
     def num_special_tokens_to_add(self, pair: bool) -> int:

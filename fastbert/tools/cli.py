@@ -1,16 +1,24 @@
-"""The ``fastbert`` command. Errors are one sentence on standard error and exit status 2."""
+"""The ``fastbert`` command.
+
+Errors are one sentence on standard error. Exit status: 0 all went well; 1 some lines could not be
+answered, or `verify` found a miss; 2 an error, or wrong words; 128 and the number of the signal
+that ended the command. All text is UTF-8, whatever the locale.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from fastbert import __version__
+from fastbert.tools.lines import Problems, answered, blocks, opened_input
+from fastbert.tools.output import Output, opened_output
+from fastbert.tools.stopping import Stopped, stoppable
+from fastbert.tools.threads import thread_count
 
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
@@ -27,6 +35,7 @@ TASKS = (
 # What a user's input can cause. Anything else is a defect of fastbert and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError, RuntimeError, KeyError)
 ERROR_STATUS = 2
+BAD_LINES_STATUS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,27 +45,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; those of this process by default.
 
     Returns:
-        The exit status: 0, 1 when `verify` finds a miss, 2 for an error, 130 when interrupted.
+        The exit status.
     """
+    _prepare_streams()
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        if sys.stdout is None and getattr(options, "output", None) in (None, "-"):
+            raise ValueError("Standard output is closed, so there is nowhere to write to.")
+        with stoppable():
+            return command(options)
     except BrokenPipeError:
-        # The reader (head, say) has left. Python flushes standard output once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the answers (head, say) has had enough.
+        _drop_output()
         return 0
     except KeyboardInterrupt:
         print("fastbert: interrupted", file=sys.stderr)
         return 130
+    except Stopped as stopped:
+        return stopped.status
     except USER_ERRORS as error:
         print(f"fastbert: {_sentence(error)}", file=sys.stderr)
+        _drop_output()
         return ERROR_STATUS
 
 
+def _prepare_streams() -> None:
+    """Let text be UTF-8, and keep the three standard descriptors from standing for other files."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _drop_output() -> None:
+    """Drop what standard output cannot take; Python would try once more at exit, and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror:
+        where = "writing" if error.filename is None else error.filename
+        return f"{where}: {error.strerror}."
     if isinstance(error, KeyError):
         return f"the key {error} is missing from a file of this model."
     return " ".join(str(error).split()) or type(error).__name__
@@ -76,10 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     embed = commands.add_parser("embed", help="one vector for every line of text")
     _model_options(embed)
-    embed.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="one text a line; - is standard input"
-    )
-    embed.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    _stream_options(embed)
     embed.add_argument(
         "--format", choices=FORMATS, help="default: from the output's name, else jsonl"
     )
@@ -117,12 +154,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(command=_demo)
 
-    run = commands.add_parser("run", help="a pipeline over the lines of standard input")
+    run = commands.add_parser("run", help="a pipeline over lines of text")
     run.add_argument("--task", required=True, choices=TASKS)
     run.add_argument("--model", required=True, metavar="PATH")
     _compute_options(run)
     run.add_argument("--top-k", type=_positive, metavar="N", help="answers for each input")
     run.add_argument("--labels", metavar="A,B,C", help="candidates of zero-shot-classification")
+    run.add_argument(
+        "--truncate", action="store_true", help="cut lines that are too long for the model"
+    )
+    _stream_options(run)
     run.set_defaults(command=_run)
     return parser
 
@@ -149,10 +190,19 @@ def _model_options(parser: argparse.ArgumentParser, backend: bool = True) -> Non
     _compute_options(parser, backend)
 
 
+def _stream_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="one text a line; - is standard input"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="replaced once all is done; default: standard output"
+    )
+
+
 def _compute_options(parser: argparse.ArgumentParser, backend: bool = True) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="default: as stored")
     parser.add_argument("--quantization", choices=("int8",))
-    parser.add_argument("--threads", type=_positive, metavar="N", help="default: torch's own")
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="default: torch's own")
     if backend:
         parser.add_argument("--backend", choices=BACKENDS, default="auto")
         parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, ...")
@@ -183,8 +233,11 @@ def _env(options: argparse.Namespace) -> int:
 def _embed(options: argparse.Namespace) -> int:
     from fastbert.tools import embed as embedding
 
-    form = embedding.output_format(options.output, options.format, sys.stdout.isatty())
-    with _input(options.file) as stream:
+    output = None if options.output == "-" else options.output
+    terminal = output is None and sys.stdout.isatty()
+    form = embedding.output_format(output, options.format, terminal)
+    problems = Problems()
+    with opened_input(options.file) as source, opened_output(output) as target:
         from fastbert.embedding.sentence import SentenceEncoder
 
         encoder = SentenceEncoder.from_pretrained(options.model, **_loading(options))
@@ -192,15 +245,19 @@ def _embed(options: argparse.Namespace) -> int:
             from fastbert.runtime.devices import as_device
 
             encoder.to(as_device(options.device))
+        if options.normalize is False:
+            embedding.leave_lengths(encoder)
         arguments: dict[str, Any] = {"normalize_embeddings": options.normalize}
         if options.max_tokens:
             arguments["max_tokens"] = options.max_tokens
-        embedding.write(
-            embedding.vectors_of(encoder, _lines(stream), options.progress, **arguments),
-            options.output,
-            form,
-        )
-    return 0
+        lines = blocks(source, embedding.BLOCK_TEXTS)
+        vectors = embedding.vectors_of(encoder, lines, problems, options.progress, **arguments)
+        embedding.write(vectors, encoder.dimension, target, form, problems)
+    return _status(problems)
+
+
+def _status(problems: Problems) -> int:
+    return BAD_LINES_STATUS if problems.count else 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -226,42 +283,41 @@ def _demo(options: argparse.Namespace) -> int:
     return show(options.model)
 
 
+def _continue(
+    options: argparse.Namespace,
+    labels: list[str] | None,
+    problems: Problems,
+    source: int,
+    target: Output,
+    loading: dict[str, Any],
+) -> int:
+    """Write every line and what follows it, as it is generated."""
+    from fastbert.tools.generate import continuing
+
+    answer = continuing(options.model, options.top_k, labels, target.write, **loading)
+    count = sum(len(answered(lines, answer, problems)) for lines in blocks(source, 1))
+    target.discarded = not count and problems.count > 0
+    return _status(problems)
+
+
 def _run(options: argparse.Namespace) -> int:
-    from fastbert.tools.run import answers
-
     labels = options.labels.split(",") if options.labels else None
-    loading = _loading(options)
-    if options.device:
-        loading["device"] = options.device
-    if options.task == "text-generation":
-        from fastbert.tools.generate import continue_lines
+    problems = Problems()
+    with opened_input(options.file) as source, opened_output(options.output) as target:
+        from fastbert.tools import run
 
-        if labels is not None or options.top_k is not None:
-            raise ValueError("--labels and --top-k mean nothing for text-generation.")
-        with _input("-") as stream:
-            show = partial(print, end="", flush=True)
-            continue_lines(options.model, _lines(stream), show, **loading)
-        return 0
-    with _input("-") as stream:
-        for line in answers(
-            options.task, options.model, _lines(stream), options.top_k, labels, **loading
-        ):
-            print(line, flush=True)
-    return 0
-
-
-def _input(name: str) -> IO[str]:
-    if name == "-":
-        return open(sys.stdin.fileno(), encoding="utf-8", closefd=False)
-    return Path(name).open(encoding="utf-8")
-
-
-def _lines(stream: IO[str]) -> Iterator[str]:
-    try:
-        for line in stream:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{stream.name} is not UTF-8 text ({error.reason} at byte {error.start}); convert it "
-            "to UTF-8 first."
-        ) from error
+        loading = _loading(options)
+        if options.device:
+            loading["device"] = options.device
+        if options.task == "text-generation":
+            return _continue(options, labels, problems, source, target, loading)
+        answer = run.answering(
+            options.task, options.model, options.top_k, labels, options.truncate, **loading
+        )
+        count = 0
+        for lines in blocks(source, run.BLOCK_LINES):
+            found = answered(lines, answer, problems)
+            target.write("".join(f"{line}\n" for line in found).encode())
+            count += len(found)
+        target.discarded = not count and problems.count > 0
+    return _status(problems)

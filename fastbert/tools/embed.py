@@ -1,22 +1,23 @@
-"""What ``fastbert embed`` does with texts and vectors: streams, formats, whole files or none."""
+"""What ``fastbert embed`` does with texts and vectors: blocks, formats, whole files or none."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import json
-import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import shutil
+import tempfile
+from collections.abc import Iterator
+from io import BytesIO
 from typing import IO, Any
 
 import numpy as np
 
-from fastbert.checkpoints.storage import replaced
+from fastbert.embedding.modules import Normalize
 from fastbert.runtime.progress import Progress
+from fastbert.tools.lines import Line, Problems, answered
+from fastbert.tools.output import Output
 
-# Texts held in memory at a time, so that JSON lines stream through in bounded memory.
-BLOCK_TEXTS = 4096
+# Texts held in memory at a time, so that any number of lines streams through.
+BLOCK_TEXTS = 512
 
 
 def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
@@ -42,69 +43,100 @@ def output_format(output: str | None, asked: str | None, terminal: bool) -> str:
     return form
 
 
+def leave_lengths(encoder: Any) -> None:
+    """Take the modules that scale vectors to length 1 off the end of a SentenceEncoder."""
+    while isinstance(encoder.modules[-1], Normalize):
+        del encoder.modules[-1]
+
+
 def vectors_of(
-    encoder: Any, texts: Iterable[str], shown: bool | None, **arguments: Any
+    encoder: Any,
+    blocks: Iterator[list[Line]],
+    problems: Problems,
+    shown: bool | None,
+    **arguments: Any,
 ) -> Iterator[np.ndarray]:
-    """Encode texts block by block.
+    """Encode lines block by block.
 
     Args:
         encoder: a SentenceEncoder.
-        texts: one at a time.
+        blocks: the lines.
+        problems: where lines that cannot be encoded are reported.
         shown: draw progress on standard error; None for only where that is a terminal.
         **arguments: for the encoder's encode().
 
     Yields:
-        float32 (texts of the block, dimension); at least one block.
+        float32 (good lines of the block, dimension), for every block with one.
     """
-    source = iter(texts)
     with Progress(None, shown=shown) as progress:
-        block = list(itertools.islice(source, BLOCK_TEXTS))
-        yield encoder.encode(block, show_progress_bar=progress, **arguments)
-        while block := list(itertools.islice(source, BLOCK_TEXTS)):
-            yield encoder.encode(block, show_progress_bar=progress, **arguments)
+        for lines in blocks:
+            vectors = answered(
+                lines,
+                lambda texts: list(encoder.encode(texts, show_progress_bar=progress, **arguments)),
+                problems,
+            )
+            if vectors:
+                yield np.stack(vectors)
 
 
-def write(blocks: Iterator[np.ndarray], output: str | None, form: str) -> None:
-    """Write all vectors as one .npy array or as JSON lines.
+def write(
+    blocks: Iterator[np.ndarray], dimension: int, output: Output, form: str, problems: Problems
+) -> None:
+    """Write all vectors as one .npy array or as JSON lines, in bounded memory.
 
-    A named file appears whole or not at all: it is written beside its place and then renamed.
+    Where there are bad lines and not a single good one, the output is discarded.
 
     Args:
-        blocks: float32 (texts, dimension), at least one.
-        output: a path, None for standard output.
+        blocks: float32 (texts, dimension), any number of them.
+        dimension: the number of values of one vector.
+        output: where to; JSON lines are handed on block by block.
         form: "npy" or "jsonl".
-
-    Raises:
-        FileNotFoundError: when the output's folder does not exist.
-        IsADirectoryError: when the output is a folder.
+        problems: the bad lines so far.
     """
-    fill = _npy if form == "npy" else _jsonl
-    if output is None:
-        fill(blocks, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
-    path = Path(output)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not a folder; make it first to write {path}.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file to write.")
-    with replaced(path) as temporary, temporary.open("wb") as file:
-        fill(blocks, file)
+    if form == "jsonl":
+        rows = _jsonl(blocks, output)
+    elif output.seekable:
+        rows = _npy(blocks, dimension, output.file)
+    else:
+        # The head tells how many vectors there are, so it can only be written once all are known.
+        with tempfile.TemporaryFile() as spool:
+            rows = _npy(blocks, dimension, spool)
+            if rows or not problems.count:
+                spool.seek(0)
+                shutil.copyfileobj(spool, output.file)
+        output.file.flush()
+    output.discarded = not rows and problems.count > 0
 
 
-def _npy(blocks: Iterator[np.ndarray], file: IO[bytes]) -> None:
-    # np.save seeks in real files, which a pipe cannot.
-    buffer = io.BytesIO()
-    np.save(buffer, np.concatenate(list(blocks)))
-    file.write(buffer.getbuffer())
-
-
-def _jsonl(blocks: Iterator[np.ndarray], file: IO[bytes]) -> None:
+def _jsonl(blocks: Iterator[np.ndarray], output: Output) -> int:
+    """Write arrays as JSON lines, and return how many there are."""
+    rows = 0
     for block in blocks:
-        for vector in block:
-            # str() of a float32 is the shortest decimal that reads back as the same float32.
-            values = [float(str(value)) for value in vector]
-            file.write(f"{json.dumps(values)}\n".encode())
+        # str() of a float32 is the shortest decimal that reads back as the same float32.
+        values = ([float(str(value)) for value in vector] for vector in block)
+        output.write("".join(f"{json.dumps(vector)}\n" for vector in values).encode())
+        rows += len(block)
+    return rows
+
+
+def _npy(blocks: Iterator[np.ndarray], dimension: int, file: IO[bytes]) -> int:
+    """Write an array into a new file, and return how many rows it has."""
+    rows = 0
+    file.write(_npy_head(rows, dimension))
+    for block in blocks:
+        file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+        rows += len(block)
+    file.seek(0)
+    file.write(_npy_head(rows, dimension))
+    return rows
+
+
+def _npy_head(rows: int, dimension: int) -> bytes:
+    """Return the head of an .npy file, which is as long for any number of rows."""
+    head = BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
+    np.lib.format.write_array_header_1_0(head, described)
+    return head.getvalue()
 
 
 def read_jsonl(text: str) -> np.ndarray:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastbert.embedding.activations import fused
+from fastbert.embedding.modules import Dense
+from fastbert.ops.operands import obstacle
 from fastbert.runtime import versions
 
 
@@ -11,7 +14,8 @@ def explain(model: Any) -> str:
     """Describe how a model computes: its class, its precision and its Plan.
 
     The Plan names the backend and instruction set of every op, and the reason for every backend
-    that was passed over. A last line says where every pass compares all bytes of the weights.
+    that was passed over. Further lines name weights that kernels cannot read, and say where every
+    pass compares all bytes of the weights.
 
     Args:
         model: a fastbert model, a SentenceEncoder or a pipeline.
@@ -31,7 +35,32 @@ def explain(model: Any) -> str:
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
-    return "\n".join([head, str(plan), *_comparisons(inner)])
+    beside = [*inner.torch_parts(), *_dense_parts(model)]
+    return "\n".join([head, *plan.lines(beside), *_not_plain(inner), *_comparisons(inner)])
+
+
+def _not_plain(model: Any) -> list[str]:
+    """Say which weights kernels cannot read, so that their ops go to the reference."""
+    names: dict[str, list[str]] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if (what := obstacle(tensor, memory=False)) is not None:
+            names.setdefault(what, []).append(name)
+    return [
+        f"{'on the reference':<16}  whatever reads {', '.join(found)}: each is {what}"
+        for what, found in names.items()
+    ]
+
+
+def _dense_parts(model: Any) -> list[str]:
+    """Name the activations behind a SentenceEncoder's projections that no kernel computes."""
+    modules = getattr(model, "modules", ())
+    if callable(modules):  # a model's own
+        return []
+    return [
+        f"a Dense calls {type(module.activation_function).__name__} row by row"
+        for module in modules
+        if isinstance(module, Dense) and fused(module.activation_function) is None
+    ]
 
 
 def _comparisons(model: Any) -> list[str]:

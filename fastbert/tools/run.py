@@ -4,50 +4,83 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastbert.pipelines import pipeline
+from fastbert.pipelines import Pipeline, pipeline
+
+# Lines that are answered together; the fewer, the sooner the first answer.
+BLOCK_LINES = 32
+
+# How a task is told to cut texts that are too long. The others read or cut them by themselves.
+_TRUNCATION: dict[str, dict[str, Any]] = {
+    "feature-extraction": {"truncation": True},
+    "fill-mask": {"tokenizer_kwargs": {"truncation": True}},
+    "text-classification": {"truncation": True},
+}
+_CUTTING = ("token-classification", "zero-shot-classification")
+_TEMPLATE = "This example is {}."
 
 
-def answers(
+def answering(
     task: str,
     path: str | os.PathLike[str],
-    lines: Iterable[str],
     top_k: int | None,
     labels: list[str] | None,
+    truncate: bool,
     **loading: Any,
-) -> Iterator[str]:
-    """Answer every line of text with a line of JSON.
+) -> Callable[[list[str]], list[str]]:
+    """Load a model and return the function that answers lines of text.
 
     Args:
         task: a pipeline's name.
         path: a checkpoint.
-        lines: texts; for question-answering question and context with a tab between them.
-        top_k: answers for each, where the task has several; None for its default.
+        top_k: answers for each line, where the task has several; None for its default.
         labels: the candidates of zero-shot-classification.
+        truncate: cut texts that are too long for the model, rather than refuse them.
         **loading: for pipeline(): dtype, backend, quantization, device.
 
-    Yields:
-        one JSON object or list for every line.
+    Returns:
+        A function from lines to lines of JSON, one for each. A line is a text; for
+        question-answering it is question and context with a tab between them. The function raises
+        a ValueError where a line cannot be answered.
 
     Raises:
-        ValueError: when labels or top_k do not fit the task, or a line lacks its tab.
+        ValueError: when options do not fit the task or the model.
     """
+    options = _options(task, top_k, labels)
+    answer = pipeline(task, model=path, **loading)
+    if truncate:
+        options |= _TRUNCATION.get(task, {})
+    answer([], **options)  # refuses options that do not fit the model
+
+    def answers(lines: list[str]) -> list[str]:
+        given: list[Any] = list(lines)
+        if task == "question-answering":
+            given = [_question(line) for line in lines]
+        elif task in _CUTTING and not truncate:
+            _check_lengths(answer, lines, labels)
+        # A stream is answered alike, however many there are.
+        found = answer(iter(given), **options)
+        return [json.dumps(one, ensure_ascii=False) for one in found]
+
+    return answers
+
+
+def _options(task: str, top_k: int | None, labels: list[str] | None) -> dict[str, Any]:
     if (labels is not None) != (task == "zero-shot-classification"):
         raise ValueError(
             "--labels names the candidates of zero-shot-classification: give it for that task, "
             "and for no other."
         )
     options: dict[str, Any] = {} if labels is None else {"candidate_labels": labels}
+    if task == "text-classification":
+        options["top_k"] = 1
     if top_k is not None:
         if task not in ("fill-mask", "text-classification", "question-answering"):
             raise ValueError(f"--top-k means nothing for {task}.")
         options["top_k"] = top_k
-    answer = pipeline(task, model=path, **loading)
-    for line in lines:
-        given = _question(line) if task == "question-answering" else line
-        yield json.dumps(answer(given, **options), ensure_ascii=False)
+    return options
 
 
 def _question(line: str) -> dict[str, str]:
@@ -58,3 +91,16 @@ def _question(line: str) -> dict[str, str]:
             "tab."
         )
     return {"question": question, "context": context}
+
+
+def _check_lengths(answer: Pipeline, lines: Sequence[str], labels: list[str] | None) -> None:
+    """Refuse texts that the task would cut without a word."""
+    seconds = [None] if labels is None else [_TEMPLATE.format(label) for label in labels]
+    for line in lines:
+        for second in seconds:
+            tokens = len(answer.tokenizer(line, second, verbose=False)["input_ids"])
+            if tokens > answer.longest:
+                raise ValueError(
+                    f"It has {tokens} tokens, but the model takes at most {answer.longest}; "
+                    "shorten it, or give --truncate to have such lines cut."
+                )

@@ -215,18 +215,15 @@ def test_streamers(pipelines: tuple[Any, Any], folder: Path) -> None:
 
 
 def test_command_writes_texts_as_they_grow(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    prompts = tmp_path / "prompts"
+    prompts, written = tmp_path / "prompts", tmp_path / "written"
     prompts.write_text("a b\nc\n")
-    monkeypatch.setattr("fastbert.tools.cli._input", lambda _: prompts.open(encoding="utf-8"))
     monkeypatch.setitem(text_generation._USUAL, "max_new_tokens", 12)
     torch.manual_seed(5)
-    assert main(["run", "--task", "text-generation", "--model", str(folder)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    command = ["run", str(prompts), "--task", "text-generation", "--model", str(folder)]
+    assert main([*command, "-o", str(written)]) == 0
+    lines = written.read_text().splitlines()
     torch.manual_seed(5)
     answers = fastbert.pipeline("text-generation", model=folder)(["a b", "c"])
     assert lines == [one[0]["generated_text"] for one in answers]

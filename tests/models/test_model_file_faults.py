@@ -1,4 +1,8 @@
-"""Checkpoints and inputs that do not fit: each says what is wrong, none goes unnoticed."""
+"""Checkpoints and inputs that do not fit: each says what is wrong, none goes unnoticed.
+
+Files are held against their own format, configurations against reason and against the file, and
+arguments against what they can mean here.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import fastbert
@@ -18,6 +23,7 @@ from fastbert.checkpoints.tensor_files import SafetensorsFile, save_safetensors
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 20}
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
 DENSE = "encoder.layer.1.output.dense.weight"
 
 
@@ -126,6 +132,148 @@ def test_a_damaged_file_is_named_with_the_remedy(
     told = str(error.value)
     assert str(path) in told and "\n" not in told
     assert told.endswith(("download or save it again.", "convert it to one of these."))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_file_that_is_cut_anywhere_is_named(legacy: bool, folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save(state, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    cuts = {0, 1, 7, 40, 200, 1000, len(whole) - 1, len(whole) - 40, len(whole) - 200}
+    for cut in sorted(cuts | set(range(0, len(whole), len(whole) // 40))):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=r"torch cannot read .* as weights"):
+            fastbert.BertModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/x.safetensors", "a/b", "..", "", None, 5]
+)
+def test_an_index_leads_nowhere_else(name: Any, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "x.safetensors")
+    index = {"weight_map": {DENSE: name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="shards are files beside their index"):
+        fastbert.BertModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("tf_model.h5", b"x", "tf_model.h5 is weights of TensorFlow"),
+        ("flax_model.msgpack", b"x", "flax_model.msgpack is weights of Flax"),
+        ("adapter_model.safetensors", b"x", "peft.PeftModel"),
+        ("model.Q4.gguf", b"x", "model.Q4.gguf is of a format that is not read here"),
+        ("pytorch_model.fp16.bin", b"x", "It holds pytorch_model.fp16.bin; see"),
+        ("model.safetensors", LFS, "is a git-lfs pointer"),
+        ("pytorch_model.bin", LFS, "is a git-lfs pointer"),
+        ("config.json", LFS, "is a git-lfs pointer"),
+        ("config.json", b"[" * 100_000, "not valid JSON"),
+        ("config.json", b'{"a": ' + b"9" * 6000 + b"}", "not valid JSON"),
+    ],
+)
+def test_what_stands_in_place_of_a_checkpoint_is_named(
+    name: str, content: bytes, told: str, folder: Path
+) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=told.replace(".", r"\.")):
+        fastbert.BertModel.from_pretrained(folder)
+
+
+def test_a_folder_without_model_type_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no model_type.*name the class"):
+        fastbert.AutoModel.from_pretrained(configured(folder, model_type=None))
+    fastbert.BertModel.from_pretrained(folder)
+
+
+def test_weights_of_other_libraries_are_named(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()}
+    torch.save(eight, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="float8_e4m3fn, which are weights that another library"):
+        fastbert.BertModel.from_pretrained(folder, use_safetensors=False)
+    with pytest.raises(ValueError, match="float8_e4m3fn"):
+        fastbert.BertModel.from_pretrained(folder, state_dict=eight)
+    with pytest.raises(ValueError, match="quantised with 'fp8', says its quantization_config"):
+        fastbert.BertModel.from_pretrained(
+            configured(folder, quantization_config={"quant_method": "fp8"})
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 10**7),
+        ("num_hidden_layers", -1),
+        ("num_hidden_layers", 2.0),
+        ("num_hidden_layers", None),
+        ("hidden_size", 10**18),
+        ("vocab_size", 10**15),
+        ("num_attention_heads", 0),
+        ("num_labels", 10**9),
+    ],
+)
+def test_sizes_are_held_against_reason(name: str, value: Any, folder: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is|asks for 10000000 layers"):
+        fastbert.BertModel.from_pretrained(configured(folder, **{name: value}))
+    with pytest.raises(ValueError, match=f"{name} is"):
+        fastbert.BertModel(fastbert.BertConfig(**SIZES | {name: value}))
+
+
+def test_keywords_that_mean_nothing_here_are_taken(folder: Path) -> None:
+    names = "low_cpu_mem_usage trust_remote_code weights_only offload_folder max_memory proxies"
+    for auto in (fastbert.AutoModel, fastbert.BertModel):
+        auto.from_pretrained(folder, **dict.fromkeys(names.split(), True), from_tf=False)
+        for name in ("from_tf", "load_in_8bit", "key_mapping", "gguf_file", "tp_plan"):
+            with pytest.raises(ValueError, match=f"does not take {name}"):
+                auto.from_pretrained(folder, **{name: True})
+    model = fastbert.BertModel.from_pretrained(folder)
+    model.save_pretrained(folder, save_function=torch.save, token=None)
+    with pytest.raises(TypeError, match="has no argument nonsense"):
+        model.save_pretrained(folder, nonsense=1)
+    with pytest.raises(ValueError, match="uploads nothing"):
+        model.config.save_pretrained(folder, push_to_hub=True)
+
+
+def test_sizes_that_are_ignored_are_told(folder: Path) -> None:
+    head = fastbert.BertForSequenceClassification
+    head(fastbert.BertConfig(**SIZES)).save_pretrained(folder)
+    with pytest.raises(RuntimeError, match=r"classifier\.weight is \(2, 16\), not \(5, 16\)"):
+        head.from_pretrained(folder, num_labels=5)
+    with pytest.warns(UserWarning, match=r"classifier\.weight is \(2, 16\), not \(5, 16\)"):
+        model = head.from_pretrained(folder, num_labels=5, ignore_mismatched_sizes=True)
+    assert float(model.classifier.weight.detach().std()) > 0.01
+
+
+def test_computed_buffers_of_old_files_pass_a_strict_load(folder: Path) -> None:
+    model = fastbert.BertModel.from_pretrained(folder)
+    old = {"embeddings.position_ids": torch.arange(20)[None]}
+    model.load_state_dict(model.state_dict() | old)
+    outer = torch.nn.Sequential(model)
+    outer.load_state_dict(outer.state_dict() | {"0.embeddings.position_ids": torch.arange(20)})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        model.load_state_dict(model.state_dict() | {"embeddings.other": torch.arange(20)})
+
+
+def test_a_name_that_is_nearly_a_field_is_told() -> None:
+    with pytest.warns(UserWarning, match="does not read 'n_layer', but 'n_layers'"):
+        fastbert.FlaubertConfig(n_layer=3)
+
+
+def test_a_variant_goes_there_and_back(folder: Path) -> None:
+    model = fastbert.BertModel.from_pretrained(folder)
+    for size, count in (("50GB", 1), ("4KB", 2)):
+        model.save_pretrained(folder / size, variant="fp16", max_shard_size=size)
+        names = [path.name for path in (folder / size).glob("model.fp16*.safetensors")]
+        assert len(names) >= count
+        again = fastbert.BertModel.from_pretrained(folder / size, variant="fp16")
+        theirs = transformers.BertModel.from_pretrained(folder / size, variant="fp16")
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(again.state_dict()[name], tensor)
+            assert torch.equal(theirs.state_dict()[name], tensor)
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path: Path) -> None:

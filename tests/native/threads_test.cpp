@@ -3,9 +3,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cfenv>
+#include <chrono>
 #include <cstdlib>
+#include <new>
 #include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #include "harness.h"
 
@@ -124,6 +132,75 @@ TEST(threads_limit_is_followed_and_checked) {
     CHECK(max_threads() == 3);
     set_max_threads(before);
 }
+
+// A worker without memory must not end the process: whoever called is told, and may go on.
+TEST(threads_throw_on_what_a_task_throws) {
+    for (int workers : {1, 2, 4}) {
+        for (index_t bad : {0, 1, 70}) {
+            std::atomic<int> ran{0};
+            bool told = false;
+            try {
+                parallel_for(100, workers, [&](index_t task, int) {
+                    if (task >= bad) throw std::bad_alloc();
+                    ++ran;
+                });
+            } catch (const std::bad_alloc&) {
+                told = true;
+            }
+            CHECK(told);
+            CHECK(ran == bad);
+            run_and_check(100, workers);
+        }
+    }
+}
+
+// The bits of a result would else depend on who computes it.
+TEST(threads_compute_in_the_floating_point_state_of_the_caller) {
+    run_and_check(100, 4);                         // workers exist before the state changes
+    const volatile float one = 1.0f, ten = 10.0f;  // 0.1f is above a tenth, its neighbour below
+    for (int mode : {FE_UPWARD, FE_DOWNWARD, FE_TONEAREST}) {
+        std::fesetround(mode);
+        const float expected = one / ten;
+        std::atomic<int> others{0};
+        parallel_for(200, 4, [&](index_t, int) { others += one / ten != expected; });
+        CHECK(others == 0);
+        CHECK((expected < 0.1f) == (mode == FE_DOWNWARD));
+    }
+}
+
+#if defined(__linux__)
+// No worker shares its caller's core where there is another, wherever the caller is moved to.
+TEST(threads_leave_the_core_of_their_caller) {
+    cpu_set_t all;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    if (CPU_COUNT(&all) < 2) return;
+    const int workers = std::min(CPU_COUNT(&all), 4);
+    run_and_check(100, workers);
+    for (int round = 0; round < 20; ++round) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));  // the workers sleep
+        std::atomic<int> on_mine{0}, by_others{0};
+        const int mine = sched_getcpu();
+        const auto caller = std::this_thread::get_id();
+        std::atomic<bool> moved{false};
+        parallel_for(64, workers, [&](index_t, int) {
+            const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+            while (std::chrono::steady_clock::now() < end) {
+            }
+            if (std::this_thread::get_id() == caller) {
+                if (sched_getcpu() != mine) moved = true;
+                return;
+            }
+            ++by_others;
+            on_mine += sched_getcpu() == mine;
+        });
+        if (!moved)
+            CHECK_MSG(on_mine == 0,
+                      std::to_string(on_mine) + " of " + std::to_string(by_others) + " tasks");
+    }
+    cpu_set_t after;
+    CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&all, &after));
+}
+#endif
 
 #if defined(__SANITIZE_THREAD__)
 // ThreadSanitizer does not support threads started in a child of a threaded process.

@@ -14,6 +14,7 @@ void bias_act(const ActArgs& args) {
     check_matrix(op, "out", args.out, args.rows, args.columns, args.out_stride);
     const KernelTable& table = active_kernels();
     const Float32Param bias(op, "bias", args.bias, args.columns, false, table);
+    if (args.columns == 0) return;  // however many rows there are of nothing
     const auto kernel = table.act.rows[static_cast<int>(args.dtype)];
     for_row_blocks(args.rows, 2 * args.columns * size_of(args.dtype),
                    [&](index_t first, index_t count) { kernel(args, bias.get(), first, count); });

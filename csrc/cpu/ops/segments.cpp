@@ -33,7 +33,7 @@ void segment_sums(SegmentArgs args) {
     const std::vector<std::int64_t> bounds(args.bounds, args.bounds + args.segments + 1);
     args.bounds = bounds.data();
     check_bounds(args);
-    if (args.segments == 0) return;
+    if (args.segments == 0 || args.columns == 0) return;
     const auto kernel = active_kernels().segments.sums[static_cast<int>(args.dtype)];
     const index_t moved = args.rows * args.columns * size_of(args.dtype) / args.segments;
     for_row_blocks(args.segments, moved,

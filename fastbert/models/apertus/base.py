@@ -76,6 +76,10 @@ class ApertusPreTrainedModel(PreTrainedModel):
             ),
         )
 
+    def torch_parts(self) -> list[str]:
+        """See PreTrainedModel.torch_parts: the Plan's ops are all there is."""
+        return []
+
     def prune_heads(self, heads_to_prune: dict[int, Sequence[int]]) -> None:
         """Refuse: see blocks.
 

@@ -18,6 +18,7 @@ from fastbert.layers.kv_cache import as_cache
 from fastbert.layers.linear import Linear, running_on
 from fastbert.layers.rms_norm import RMSNorm
 from fastbert.layers.rotary import RotaryEmbedding
+from fastbert.layers.unfilled import weights_device
 from fastbert.modeling.encoder import checked_input
 from fastbert.modeling.encoding import EncoderInputs, Encoding
 from fastbert.models.apertus.arrange import Arranged, Asked, arranged
@@ -41,7 +42,9 @@ class ApertusModel(ApertusPreTrainedModel):
     def __init__(self, config: ApertusConfig) -> None:
         super().__init__(config)
         self.padding_idx = config.pad_token_id
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.embed_tokens = nn.Embedding(
+            config.vocab_size, config.hidden_size, self.padding_idx, device=weights_device()
+        )
         self.layers = nn.ModuleList(
             ApertusDecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )

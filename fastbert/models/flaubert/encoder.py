@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
+from fastbert.layers.called import LayerInputs
+from fastbert.layers.calling import call, hidden_of, tell
 from fastbert.layers.embeddings import EmbeddingInput
 from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.masks import Layout, lay_out
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoder import EncoderPass
+from fastbert.modeling.encoder import EncoderPass, keeps_padding
 from fastbert.modeling.encoding import EncoderInputs, RareOptions
 from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
 from fastbert.modeling.parts import build_tables
 from fastbert.models.flaubert.config import FlaubertConfig
+from fastbert.models.flaubert.modules import FLAUBERT_MODULES
 from fastbert.outputs import BaseModelOutput, finish
 from fastbert.runtime.packing import PackedBatch
 
@@ -92,6 +96,12 @@ class FlaubertInputs(EncoderInputs):
             lengths=lengths,
         )
 
+    def named(self) -> dict[str, Any]:
+        """Return what was given, by the names of FlaubertModel.forward."""
+        given = super().named()
+        given["cache"] = given.pop("past_key_values")
+        return given
+
     @classmethod
     def of(cls, inputs: EncoderInputs) -> FlaubertInputs:
         """Return the inputs with the fields that other families lack."""
@@ -142,6 +152,7 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         output_norm="layer_norm2.N",
         pooler=None,
     )
+    module_table = FLAUBERT_MODULES
     position_embeddings: nn.Embedding
 
     def __init__(self, config: FlaubertConfig) -> None:
@@ -182,6 +193,43 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         """Build the embedding tables in the order of the published checkpoints' parameters."""
         order = ("position", "language", "word")
         build_tables(self, self.parameter_names, shape, order)
+
+    def call_embeddings(self, inputs: EmbeddingInput, past: int) -> Tensor:
+        """Call the tables and their norm as torch would: (batch, length, emb_dim)."""
+        words: Any = self.embeddings
+        hidden: Tensor = words(inputs.ids) if inputs.embeds is None else inputs.embeds
+        hidden = hidden + self.position_embeddings(inputs.positions)
+        if inputs.languages is not None:
+            languages: Any = self.lang_embeddings
+            hidden = hidden + languages(inputs.languages)
+        if inputs.token_types is not None:
+            hidden = hidden + words(inputs.token_types)
+        norm: Any = self.layer_norm_emb
+        return F.dropout(norm(hidden), self._dropouts[0], self.training)
+
+    def call_layer(self, layer: int, hidden: Tensor, given: LayerInputs) -> Tensor:
+        """Call the modules of a layer as torch would, on (batch, length, emb_dim)."""
+        kinds = ("attentions", "layer_norm1", "ffns", "layer_norm2")
+        attention, norm, feed, last = (self._modules[kind][layer] for kind in kinds)  # type: ignore
+        first = self.config.pre_norm
+        visible = given.mask == 0
+        mask = visible[:, 0] if self.config.causal else visible[:, 0, 0]
+        answer = call(
+            attention,
+            norm(hidden) if first else hidden,
+            {"mask": mask},
+            cache=given.cache,
+            output_attentions=given.attentions or None,
+            head_mask=given.head_mask,
+        )
+        if isinstance(answer, tuple) and len(answer) > 1:
+            tell(answer[1], False)
+        hidden = hidden + F.dropout(hidden_of(answer), self._dropouts[0], self.training)
+        if first:
+            return hidden + hidden_of(call(feed, last(hidden)))
+        hidden = norm(hidden)
+        out: Tensor = last(hidden + hidden_of(call(feed, hidden)))
+        return out
 
     def _has_languages(self) -> bool:
         return bool(self.config.n_langs > 1 and self.config.use_lang_emb)
@@ -350,5 +398,5 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
             return_dict,
             options,
         )
-        encoding = self.encode(inputs, Wanted(padded=True))
+        encoding = self.encode(inputs, Wanted(padded=True, keep_padding=keeps_padding()))
         return finish(BaseModelOutput(encoding.padded()), encoding)

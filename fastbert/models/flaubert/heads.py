@@ -15,7 +15,7 @@ from fastbert.generation.mixin import GenerationMixin, GenerationState
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.parameter_tree import ParameterTree
 from fastbert.modeling import tasks
-from fastbert.modeling.encoding import EncoderInputs, Encoding, RareOptions
+from fastbert.modeling.encoding import EncoderInputs, Encoding, RareOptions, refuse_count
 from fastbert.models.flaubert.config import FlaubertConfig
 from fastbert.models.flaubert.encoder import (
     FlaubertInputs,
@@ -364,6 +364,8 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
             return_dict,
             options,
         )
+        if start_positions is not None and end_positions is not None:
+            refuse_count(options, type(self).__name__)
         encoding = self.encode(inputs, Wanted())
         values = self.qa_outputs(
             encoding.padded(),

@@ -103,12 +103,14 @@ class Truncation(NamedTuple):
         strategy: "longest_first", "only_first" or "only_second".
         stride: tokens that a row and its overflow share.
         side: "right" or "left", the end that is cut off.
+        overflow: whether what is cut off is wanted, as rows of its own.
     """
 
     max_length: int
     strategy: str
     stride: int
     side: str
+    overflow: bool = True
 
 
 class Padding(NamedTuple):
@@ -141,6 +143,14 @@ class Word(NamedTuple):
     word: int
 
 
+class _Index(NamedTuple):
+    """The places of words and characters in a row: by text and word, by text and character."""
+
+    offsets: list[Span]
+    words: dict[tuple[int, int], Span]
+    tokens: dict[tuple[int, int], int]
+
+
 @dataclass
 class PieceEncoding:
     """An encoding made in Python; see the protocol `Encoding`. All lists are as long as `ids`.
@@ -161,6 +171,7 @@ class PieceEncoding:
     n_sequences: int
     spans: Callable[[], list[Span]]
     _offsets: list[Span] | None = None
+    _found: _Index | None = None
     _padded: dict[str, int] = field(default_factory=lambda: {"left": 0, "right": 0})
 
     @property
@@ -171,13 +182,30 @@ class PieceEncoding:
         none: Span = (0, 0)
         return [none] * self._padded["left"] + self._offsets + [none] * self._padded["right"]
 
+    def _index(self) -> _Index:
+        """Return the places of words and characters, found once for all questions."""
+        if self._found is None:
+            self._found = _Index(self.offsets, {}, {})
+            last: Span | None = None
+            for token, sequence in enumerate(self.sequence_ids):
+                if sequence is None:
+                    last = None
+                    continue
+                span = self._found.offsets[token]
+                # Marks that were composed all have the span of their run.
+                for char in range(*span) if span != last else ():
+                    self._found.tokens.setdefault((sequence, char), token)
+                last = span
+                word = self.word_ids[token]
+                if word is not None:
+                    first = self._found.words.get((sequence, word), (token, token))[0]
+                    self._found.words[sequence, word] = (first, token + 1)
+        return self._found
+
     def __getstate__(self) -> dict[str, Any]:
         if self._offsets is None:
             self._offsets = self.spans()
-        return self.__dict__ | {"spans": list}
-
-    def _find(self, wanted: Callable[[int], bool], sequence_index: int) -> list[int]:
-        return [i for i, seq in enumerate(self.sequence_ids) if seq == sequence_index and wanted(i)]
+        return self.__dict__ | {"spans": list, "_found": None}
 
     def token_to_sequence(self, token_index: int) -> int | None:
         """Return the text (0 or 1) of a token, None for a special token."""
@@ -190,26 +218,23 @@ class PieceEncoding:
     def token_to_chars(self, token_index: int) -> Span | None:
         """Return the characters of a token, None for a special token."""
         known = token_index < len(self.ids) and self.sequence_ids[token_index] is not None
-        return self.offsets[token_index] if known else None
+        return self._index().offsets[token_index] if known else None
 
     def word_to_tokens(self, word_index: int, sequence_index: int = 0) -> Span | None:
         """Return the tokens of a word, None where there are none."""
-        found = self._find(lambda i: self.word_ids[i] == word_index, sequence_index)
-        return (found[0], found[-1] + 1) if found else None
+        return self._index().words.get((sequence_index, word_index))
 
     def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Span | None:
         """Return the characters of a word, None where it has no token."""
         span = self.word_to_tokens(word_index, sequence_index)
         if span is None:
             return None
-        offsets = self.offsets
+        offsets = self._index().offsets
         return offsets[span[0]][0], offsets[span[1] - 1][1]
 
     def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None:
         """Return the token that holds a character, None where there is none."""
-        offsets = self.offsets
-        found = self._find(lambda i: offsets[i][0] <= char_pos < offsets[i][1], sequence_index)
-        return found[0] if found else None
+        return self._index().tokens.get((sequence_index, char_pos))
 
     def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None:
         """Return the word that holds a character, None where there is none."""
@@ -222,6 +247,7 @@ class PieceEncoding:
         if missing <= 0:
             return
         self._padded[padding.side] += missing
+        self._found = None
         fill: list[tuple[list[Any], object]] = [
             (self.ids, padding.token_id),
             (self.type_ids, padding.type_id),

@@ -8,18 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from tokenizers import AddedToken
 
-from fastbert.tokenizers.engines.encoding import (
-    Padding,
-    PieceEncoding,
-    Span,
-    Truncation,
-)
-from fastbert.tokenizers.engines.stretch import (
-    Cut,
-    Stretch,
-    append,
-    constant,
-)
+from fastbert.tokenizers.engines import holes, steps
+from fastbert.tokenizers.engines.encoding import Padding, PieceEncoding, Span, Truncation
+from fastbert.tokenizers.engines.stretch import Cut, Stretch, append, assemble, constant
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.engines.windows import pad_all, windows
 from fastbert.tokenizers.special import SpecialSet
@@ -80,21 +71,27 @@ class PieceEngine:
         lower: whether to lower-case everything but special tokens, character by character.
     """
 
+    from_file = False
+
     def __init__(
         self, model: PieceModel, template: SpecialTokensTemplate, *, lower: bool = False
     ) -> None:
         self.model = model
         self.template = template
+        self.described: dict[str, Any] = {}
         self.lower = lower
         self._added: dict[int, AddedToken] = {}
         self._added_ids: dict[str, int] = {}
         self.specials = SpecialSet()
         self._ids: dict[str, int] = {}
+        self._next_id = 0
         self._refresh()
 
     def _refresh(self) -> None:
         self._added_ids = {token.content: index for index, token in self._added.items()}
         self._ids = self.model.vocab() | self._added_ids
+        # More than there are tokens, where some ids have none.
+        self._next_id = max(self.model.size, holes.next_id(self._ids.values()))
         longest_first = sorted(self._added_ids, key=len, reverse=True)
         self._splitter = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         kept = [t.content for t in self._added.values() if t.special]
@@ -111,7 +108,7 @@ class PieceEngine:
     @property
     def total_size(self) -> int:
         """The size of the vocabulary with the added tokens."""
-        return len(self._ids)
+        return self._next_id
 
     @property
     def added_tokens(self) -> dict[int, AddedToken]:
@@ -139,7 +136,6 @@ class PieceEngine:
             How many were not in the vocabulary.
         """
         fresh: dict[str, int] = {}
-        size = len(self._ids)
         for token in tokens:
             content = token.content
             if self.lower and not token.special and token.normalized:
@@ -155,13 +151,25 @@ class PieceEngine:
                 continue
             index = self._ids.get(content, fresh.get(content))
             if index is None:
-                index = fresh[content] = size + len(fresh)
+                index = fresh[content] = self._next_id + len(fresh)
             self._added[index] = token
         self._refresh()
         return len(fresh)
 
     def restore_added(self, tokens: dict[int, AddedToken]) -> None:
-        """Add tokens that were saved with their ids."""
+        """Add tokens that were saved with their ids.
+
+        Raises:
+            ValueError: where an id is that of another token.
+        """
+        known = {index: content for content, index in self._ids.items()}
+        for index, token in tokens.items():
+            content = known.get(index, token.content)
+            if content != token.content and index not in self._added:
+                raise ValueError(
+                    f"The added token '{token.content}' was saved with the id {index}, which is "
+                    f"'{content}' in this vocabulary: the tokenizer's files do not belong together."
+                )
         self._added.update(tokens)
         self._refresh()
 
@@ -172,6 +180,27 @@ class PieceEngine:
     def num_special_tokens_to_add(self, pair: bool) -> int:
         """Return how many special tokens one text or two get."""
         return len(self.template.slots(pair)) - (2 if pair else 1)
+
+    def layout(self, pair: bool) -> list[steps.Slot]:
+        """Return where special tokens go around one text or two.
+
+        Raises:
+            ValueError: for a special token that is not set.
+        """
+        found: list[steps.Slot] = []
+        slots = self.template.slots(pair)
+        for slot, type_id in zip(slots, self.template.types(pair), strict=True):
+            if slot in "AB":
+                found.append(steps.text("AB".index(slot), type_id))
+                continue
+            token = self.specials.name_of(slot)
+            if token is None:
+                raise ValueError(
+                    f"This tokenizer has no {slot}_token, which its layout ({' '.join(slots)}) "
+                    "needs; set it, or pass add_special_tokens=False."
+                )
+            found.append(steps.Slot(None, (token,), (self.token_to_id(token),), type_id))
+        return found
 
     # ---- text to tokens ------------------------------------------------------------------------
 
@@ -279,60 +308,19 @@ class PieceEngine:
             cuts = [cut(text, split_special_tokens) for text in texts]
             specials = self.num_special_tokens_to_add(len(cuts) == 2) if add_special_tokens else 0
             spans = windows([len(c.ids) for c in cuts], truncation, specials)
-            made = [self._assemble(cuts, window, add_special_tokens) for window in spans]
+            slots = self._layout_of(len(cuts) == 2, add_special_tokens)
+            made = [assemble(cuts, window, slots) for window in spans]
             made[0].overflowing = made[1:]
             rows.append(made[0])
         if padding is not None:
             pad_all(rows, padding)
         return rows
 
-    def _assemble(
-        self, cuts: list[Cut], window: Sequence[Span], add_special_tokens: bool
-    ) -> PieceEncoding:
-        """Make one row: a window of each text, with special tokens around them."""
-        pair = len(cuts) == 2
-        slots = self.template.slots(pair)
-
-        def spans() -> list[Span]:
-            found: list[Span] = []
-            for slot in slots:
-                if slot in "AB":
-                    start, end = window["AB".index(slot)]
-                    found += cuts["AB".index(slot)].spans()[start:end]
-                elif add_special_tokens:
-                    found.append((0, 0))
-            return found
-
-        row = PieceEncoding([], [], [], [], [], [], [], [], len(cuts), spans)
-        for slot, token_type in zip(slots, self.template.types(pair), strict=True):
-            if slot in "AB":
-                sequence = "AB".index(slot)
-                start, end = window[sequence]
-                source = cuts[sequence]
-                count = end - start
-                row.tokens.extend(source.tokens[start:end])
-                row.ids.extend(source.ids[start:end])
-                row.word_ids.extend(source.words[start:end])
-            elif add_special_tokens:
-                sequence, count = None, 1
-                token = self.specials.name_of(slot)
-                if token is None:
-                    raise ValueError(
-                        f"This tokenizer has no {slot}_token, which its layout "
-                        f"({' '.join(slots)}) needs; set it, or pass "
-                        "add_special_tokens=False."
-                    )
-                row.tokens.append(token)
-                row.ids.append(self.token_to_id(token))
-                row.word_ids.append(None)
-            else:
-                continue
-            row.sequence_ids.extend([sequence] * count)
-            row.special_tokens_mask.extend([int(sequence is None)] * count)
-            # transformers' Python classes tell two texts apart only where special tokens do.
-            row.type_ids.extend([token_type if add_special_tokens else 0] * count)
-            row.attention_mask.extend([1] * count)
-        return row
+    def _layout_of(self, pair: bool, add_special_tokens: bool) -> list[steps.Slot]:
+        if add_special_tokens:
+            return self.layout(pair)
+        # transformers' Python classes tell two texts apart only where special tokens do.
+        return [steps.text(sequence, 0) for sequence in range(2 if pair else 1)]
 
     # ---- tokens to text ------------------------------------------------------------------------
 

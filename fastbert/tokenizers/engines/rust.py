@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, processors
 
-from fastbert.tokenizers import files
+from fastbert.locks import Lock
+from fastbert.tokenizers.engines import cutting, holes, steps
 from fastbert.tokenizers.engines.encoding import Encoding, Padding, Truncation
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.special import SpecialSet
@@ -19,28 +18,46 @@ class RustEngine:
     """An engine over a `tokenizers.Tokenizer`; see the protocol `Engine`.
 
     Truncation and padding are state of the library's object, so a lock lets one call run at a time.
+    Between calls there is none, so that a pickle does not tell what was called before.
 
     Args:
         backend: the library's tokenizer; it belongs to the engine from here on.
+        from_file: whether it was read from a tokenizer.json, rather than built from a vocabulary.
+
+    Attributes:
+        described: settings that the tokenizer.json holds beside its steps.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Tokenizer, *, from_file: bool = False) -> None:
         self.backend = backend
-        self._lock = threading.Lock()
-        backend.no_truncation()
-        backend.no_padding()
-        self._contents: dict[int, str] = {}
+        self.from_file = from_file
+        self.described = steps.described(backend) if from_file else {}
+        self._start()
+
+    def _start(self) -> None:
+        self._lock = Lock()
+        self._configure(None, None, False)
+        base = self.backend.get_vocab(with_added_tokens=False)
+        self._base_holes = {token: i for token, i in base.items() if holes.is_filler(token)}
         self._refresh()
 
     def _refresh(self) -> None:
         added = self.backend.get_added_tokens_decoder()
-        self._contents = {index: token.content for index, token in added.items()}
+        self._contents = {i: t.content for i, t in added.items() if not holes.is_filler(t.content)}
+        between = {t.content: i for i, t in added.items() if i not in self._contents}
+        self._holes = self._base_holes | between
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"backend": self.backend}
+        return {
+            "serialized": self.serialized(pretty=False),
+            "from_file": self.from_file,
+            "described": self.described,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["backend"])  # type: ignore[misc]
+        self.backend = Tokenizer.from_str(state["serialized"])
+        self.from_file, self.described = state["from_file"], state["described"]
+        self._start()
 
     @property
     def vocab_size(self) -> int:
@@ -54,11 +71,14 @@ class RustEngine:
 
     def vocab(self) -> dict[str, int]:
         """Return the id of every token, added tokens included."""
-        return self.backend.get_vocab(with_added_tokens=True)
+        found = self.backend.get_vocab(with_added_tokens=True)
+        for name in self._holes:
+            del found[name]
+        return found
 
     def token_to_id(self, token: str) -> int | None:
         """Return the id of a token, None where it is not in the vocabulary."""
-        return self.backend.token_to_id(token)
+        return None if token in self._holes else self.backend.token_to_id(token)
 
     def id_to_token(self, token_id: int) -> str | None:
         """Return the token of an id, None where there is none."""
@@ -66,12 +86,14 @@ class RustEngine:
         added = self._contents.get(token_id)
         if added is not None or token_id < 0:
             return added
-        return self.backend.id_to_token(token_id)
+        token = self.backend.id_to_token(token_id)
+        return None if token in self._holes else token
 
     @property
     def added_tokens(self) -> dict[int, AddedToken]:
         """The added tokens by their ids, in the order of the ids."""
-        return dict(sorted(self.backend.get_added_tokens_decoder().items()))
+        added = self.backend.get_added_tokens_decoder()
+        return {index: added[index] for index in sorted(self._contents)}
 
     def add_tokens(self, tokens: Iterable[AddedToken]) -> int:
         """Mark tokens as added and return how many were not in the vocabulary."""
@@ -86,7 +108,18 @@ class RustEngine:
             ValueError: where the tokens would get other ids.
         """
         present = self.backend.get_added_tokens_decoder()
-        self.add_tokens([token for index, token in tokens.items() if present.get(index) != token])
+        end = self.total_size
+        fresh: list[AddedToken] = []
+        for index, token in sorted(tokens.items()):
+            if present.get(index) == token:
+                continue
+            if token.content and self.backend.token_to_id(token.content) is None:
+                # The library counts; an id after a gap is reached by filling the gap.
+                between = holes.fillers([], end, index)
+                fresh += [AddedToken(name, normalized=False) for name in between]
+                end = max(end, index) + 1
+            fresh.append(token)
+        self.add_tokens(fresh)
         moved = {
             token.content: (index, now)
             for index, token in tokens.items()
@@ -111,6 +144,10 @@ class RustEngine:
             special_tokens=[(name, self.backend.token_to_id(name)) for name in names.values()],
         )
 
+    def layout(self, pair: bool) -> list[steps.Slot]:
+        """Return where special tokens go around one text or two."""
+        return steps.layout(self.backend, pair)
+
     def num_special_tokens_to_add(self, pair: bool) -> int:
         """Return how many special tokens one text or two get."""
         return self.backend.num_special_tokens_to_add(pair)
@@ -130,9 +167,44 @@ class RustEngine:
         Raises:
             ValueError: for a truncation that is not possible, or half of a surrogate pair.
         """
+        long = cutting.long_inputs(inputs, is_split, truncation)
+        if not long or truncation is None:
+            return self._run(
+                inputs, is_split, add_special_tokens, split_special_tokens, truncation, padding
+            )
+        kept = [one for index, one in enumerate(inputs) if index not in long]
+        rows = list(
+            self._run(kept, is_split, add_special_tokens, split_special_tokens, truncation, None)
+        )
+        for index in long:
+            given = inputs[index]
+            texts = list(given) if isinstance(given, tuple) else [given]
+            whole = self._run(texts, is_split, False, split_special_tokens, None, None)
+            slots = self.layout(len(texts) == 2)
+            row = cutting.row(whole, slots, truncation, add_special_tokens)
+            if row is None:
+                # The library says what is wrong with this truncation.
+                one = [given]
+                (row,) = self._run(
+                    one, is_split, add_special_tokens, split_special_tokens, truncation, None
+                )
+            rows.insert(index, row)
+        if padding is not None:
+            cutting.pad(rows, padding)
+        return rows
+
+    def _run(
+        self,
+        inputs: Sequence[Any],
+        is_split: bool,
+        add_special_tokens: bool,
+        split_special_tokens: bool,
+        truncation: Truncation | None,
+        padding: Padding | None,
+    ) -> Sequence[Any]:
         with self._lock:
-            self._configure(truncation, padding, split_special_tokens)
             try:
+                self._configure(truncation, padding, split_special_tokens)
                 return self.backend.encode_batch(
                     list(inputs), is_pretokenized=is_split, add_special_tokens=add_special_tokens
                 )
@@ -141,6 +213,8 @@ class RustEngine:
                 if told is None:
                     raise
                 raise told from error
+            finally:
+                self._configure(None, None, False)
 
     def _configure(
         self, truncation: Truncation | None, padding: Padding | None, split_special_tokens: bool
@@ -169,11 +243,10 @@ class RustEngine:
         if backend.encode_special_tokens != split_special_tokens:
             backend.encode_special_tokens = split_special_tokens
 
-    def serialized(self) -> str:
+    def serialized(self, pretty: bool = True) -> str:
         """Return the content of tokenizer.json, without truncation and padding."""
         with self._lock:
-            self._configure(None, None, self.backend.encode_special_tokens)
-            return self.backend.to_str(pretty=True)
+            return self.backend.to_str(pretty=pretty)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool, **options: Any) -> str:
         """Return the text of ids.
@@ -188,7 +261,9 @@ class RustEngine:
                 "takes token_ids, skip_special_tokens and clean_up_tokenization_spaces."
             )
         try:
-            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+            gaps = set(self._holes.values())
+            known = [index for index in ids if index not in gaps] if gaps else list(ids)
+            return self.backend.decode(known, skip_special_tokens=skip_special_tokens)
         except OverflowError as error:
             raise ValueError(
                 f"Ids begin at 0, but {min(ids)} is among those to decode; labels, for one, hold "
@@ -235,20 +310,3 @@ def _unencodable(error: BaseException, inputs: Any) -> ValueError | None:
                 "text.encode('utf-8', 'replace').decode()."
             )
     return None
-
-
-def read_rust_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """Read a tokenizer.json.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: when the file is broken.
-    """
-    found = files.existing_file(path, "tokenizer file", "pass the path of a tokenizer.json.")
-    try:
-        return Tokenizer.from_file(str(found))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise ValueError(
-            f"'{found}' is not a tokenizer.json that this tokenizers library reads ({error}); it "
-            "is broken or cut short: fetch it again."
-        ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from fastbert.tokenizers.engines.encoding import Span
+from fastbert.tokenizers.engines.encoding import PieceEncoding, Span
+from fastbert.tokenizers.engines.steps import Slot
 
 
 class Stretch:
@@ -93,3 +94,37 @@ def append(left: Stretch, right: Stretch) -> None:
     ]
     left.text += right.text
     left.positions = spans[0] + spans[1]
+
+
+def assemble(cuts: Sequence[Cut], window: Sequence[Span], slots: Sequence[Slot]) -> PieceEncoding:
+    """Make one row: a window of each text, with special tokens around them."""
+
+    def spans() -> list[Span]:
+        found: list[Span] = []
+        for slot in slots:
+            if slot.sequence is None:
+                found += [(0, 0)] * len(slot.ids)
+            else:
+                start, end = window[slot.sequence]
+                found += cuts[slot.sequence].spans()[start:end]
+        return found
+
+    row = PieceEncoding([], [], [], [], [], [], [], [], len(cuts), spans)
+    for slot in slots:
+        if slot.sequence is None:
+            count = len(slot.ids)
+            row.tokens.extend(slot.tokens)
+            row.ids.extend(slot.ids)
+            row.word_ids.extend([None] * count)
+        else:
+            start, end = window[slot.sequence]
+            source = cuts[slot.sequence]
+            count = end - start
+            row.tokens.extend(source.tokens[start:end])
+            row.ids.extend(source.ids[start:end])
+            row.word_ids.extend(source.words[start:end])
+        row.sequence_ids.extend([slot.sequence] * count)
+        row.special_tokens_mask.extend([int(slot.sequence is None)] * count)
+        row.type_ids.extend([slot.type_id] * count)
+        row.attention_mask.extend([1] * count)
+    return row

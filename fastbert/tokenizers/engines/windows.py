@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastbert.tokenizers.engines.encoding import (
+    Encoding,
     Padding,
     PieceEncoding,
     Span,
@@ -23,6 +24,11 @@ def longest_first(first: int, second: int, remove: int) -> tuple[int, int]:
     if first > second:
         return surplus + rest // 2, rest - rest // 2
     return rest // 2, surplus + rest - rest // 2
+
+
+def first_window(length: int, keep: int, side: str) -> Span:
+    """Return the `keep` tokens of `length` that stay when the end at `side` is cut off."""
+    return (0, min(keep, length)) if side == "right" else (max(length - keep, 0), length)
 
 
 def _ranges(length: int, keep: int, stride: int, side: str) -> list[Span]:
@@ -62,7 +68,8 @@ def windows(lengths: Sequence[int], cut: Truncation | None, specials: int) -> li
         specials: how many special tokens a row also holds.
 
     Returns:
-        For the row itself, then for every row of its overflow, a span of each text's tokens.
+        For the row itself, then for every row of its overflow (where that is wanted), a span of
+        each text's tokens.
 
     Raises:
         ValueError: where the strategy names a text that is not there or not long enough.
@@ -88,9 +95,12 @@ def windows(lengths: Sequence[int], cut: Truncation | None, specials: int) -> li
                 f"{lengths[target]}; use 'longest_first', or a larger max_length."
             )
         removed = [remove if i == target else 0 for i in range(len(lengths))]
+    kept = [length - gone for length, gone in zip(lengths, removed, strict=True)]
+    if not cut.overflow:
+        return [[first_window(n, keep, cut.side) for n, keep in zip(lengths, kept, strict=True)]]
     spans = [
-        _ranges(length, length - gone, cut.stride, cut.side)
-        for length, gone in zip(lengths, removed, strict=True)
+        _ranges(length, keep, cut.stride, cut.side)
+        for length, keep in zip(lengths, kept, strict=True)
     ]
     if len(spans) == 1:
         return [[span] for span in spans[0]]
@@ -101,13 +111,19 @@ def windows(lengths: Sequence[int], cut: Truncation | None, specials: int) -> li
     return rows + [[firsts[0], second] for second in seconds[1:]]
 
 
-def pad_all(rows: Sequence[PieceEncoding], padding: Padding) -> None:
-    """Pad rows and their overflow, in place, to `padding.length` or to the longest row."""
+def padded_length(rows: Sequence[Encoding], padding: Padding) -> int:
+    """Return the tokens that every row has after padding."""
     length = padding.length
     if length is None:
         length = max((len(row.ids) for row in rows), default=0)
     if padding.multiple:
         length = -(-length // padding.multiple) * padding.multiple
+    return length
+
+
+def pad_all(rows: Sequence[PieceEncoding], padding: Padding) -> None:
+    """Pad rows and their overflow, in place, to `padding.length` or to the longest row."""
+    length = padded_length(rows, padding)
     for row in rows:
         for one in (row, *row.overflowing):
             one.pad(length, padding)

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tokenizers import AddedToken
+
 from fastbert.checkpoints.storage import write_bytes
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.python import PieceEngine
-from fastbert.tokenizers.engines.rust import RustEngine, read_rust_tokenizer
+from fastbert.tokenizers.engines.rust import RustEngine
 from fastbert.tokenizers.sentencepiece.python import SpmModel
+from fastbert.tokenizers.special import Default, TokenLike
 from fastbert.tokenizers.vocabulary import Engine
 
 
@@ -20,7 +23,6 @@ class SpmTokenizer(Tokenizer):
     Args:
         engine: what tokenises texts.
         vocab_file: the sentencepiece model, where there is one.
-        fresh: whether the engine was built here, rather than read from a tokenizer.json.
         **options: see `Tokenizer`.
 
     Attributes:
@@ -36,12 +38,11 @@ class SpmTokenizer(Tokenizer):
         engine: Engine,
         *,
         vocab_file: str | os.PathLike[str] | None,
-        fresh: bool,
         **options: Any,
     ) -> None:
         self.vocab_file = None if vocab_file is None else str(vocab_file)
         super().__init__(engine, **options)
-        if fresh and isinstance(engine, RustEngine):
+        if isinstance(engine, RustEngine) and not engine.from_file:
             engine.set_template(self.template, self.specials)
 
     @property
@@ -94,6 +95,19 @@ def need_a_file(cls: type[SpmTokenizer]) -> FileNotFoundError:
     )
 
 
-def rust_engine_from_json(path: str | os.PathLike[str]) -> RustEngine:
-    """Build the engine of a tokenizer.json, as it is."""
-    return RustEngine(read_rust_tokenizer(path))
+def mask_of(token: TokenLike | None) -> TokenLike | None:
+    """Return a mask token that stands for a word together with the space before it.
+
+    One that is no mere str says itself what it strips, and the family's own is one that nobody
+    named, which `Tokenizer` looks up first.
+    """
+    if not isinstance(token, str) or isinstance(token, Default):
+        return token
+    return AddedToken(token, lstrip=True, normalized=False, special=True)
+
+
+def filled(
+    special: dict[str, TokenLike | None], defaults: dict[str, str]
+) -> dict[str, TokenLike | None]:
+    """Return special tokens with defaults for those that are None."""
+    return {name: defaults.get(name) if t is None else t for name, t in special.items()}

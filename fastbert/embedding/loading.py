@@ -1,0 +1,94 @@
+"""From a folder to the parts of a sentence encoder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastbert.checkpoints.files import HUB_OPTIONS
+from fastbert.embedding.folder import Source, read_spec
+from fastbert.embedding.transformer_settings import TransformerSettings
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.models.auto import AutoModel, AutoTokenizer
+from fastbert.tokenizers.base import Tokenizer
+
+_log = logging.getLogger("fastbert")
+
+# A tokenizer that knows no limit has a larger number than this.
+_NO_LIMIT = 10**9
+
+
+def loaded(
+    path: str | os.PathLike[str],
+    given: Sequence[Mapping[str, Any] | None],
+    max_seq_length: int | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Load the arguments of SentenceEncoder's constructor.
+
+    Args:
+        path: a local folder, or a hub id.
+        given: model_kwargs, tokenizer_kwargs, processor_kwargs and config_kwargs of
+            SentenceEncoder.from_pretrained, which documents the others too.
+        max_seq_length: the caller's.
+        options: those of the hub and of the model's from_pretrained.
+    """
+    model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs = (dict(d or {}) for d in given)
+    hub: Any = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    source = Source(path, hub)
+    spec = read_spec(source)
+    settings = spec.transformer
+    where = source.at(settings.folder)
+    values = {**settings.config_kwargs, **config_kwargs, **settings.model_kwargs, **model_kwargs}
+    if "dtype" in options:
+        values.pop("torch_dtype", None)
+    read = {**settings.processor_kwargs, **tokenizer_kwargs, **processor_kwargs}
+    # A name of sentence-transformers for the same limit.
+    asked = read.pop("model_max_length", None)
+    model: PreTrainedModel = AutoModel.from_pretrained(path, **where, **{**values, **options})
+    tokenizer = AutoTokenizer.from_pretrained(path, **where, **read)
+    _fit(settings, model, tokenizer, path)
+    limits = (max_seq_length, asked, settings.max_seq_length)
+    return {
+        "model": model,
+        "tokenizer": tokenizer,
+        "max_seq_length": next((limit for limit in limits if limit is not None), None),
+        "do_lower_case": settings.do_lower_case,
+        "prompts": spec.prompts,
+        "default_prompt_name": spec.default_prompt_name,
+        "modules": spec.modules,
+        "similarity_fn_name": spec.similarity_fn_name,
+        "truncate_dim": spec.truncate_dim,
+        "settings": settings,
+    }
+
+
+def _fit(
+    settings: TransformerSettings, model: PreTrainedModel, tokenizer: Tokenizer, path: object
+) -> None:
+    """Cut the lengths that files give to what the model has positions for, and say so."""
+    longest = int(model.base_model.longest())
+
+    def fitting(value: int, name: str) -> int:
+        if longest < value:
+            _log.warning(
+                "%s has %s = %d, but the model has positions for %d tokens; longer texts are cut.",
+                path,
+                name,
+                value,
+                longest,
+            )
+        return min(value, longest)
+
+    if settings.max_seq_length is not None:
+        settings.max_seq_length = fitting(settings.max_seq_length, "max_seq_length")
+    elif tokenizer.model_max_length is not None and tokenizer.model_max_length < _NO_LIMIT:
+        fitting(tokenizer.model_max_length, "model_max_length")
+    for task, value in settings.lengths.items():
+        settings.lengths[task] = fitting(value, f"{task}_length")
+    if settings.text.max_length is not None:
+        cut = fitting(settings.text.max_length, "processing_kwargs.text.max_length")
+        settings.text = replace(settings.text, max_length=cut)
