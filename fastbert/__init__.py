@@ -81,6 +81,13 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "RemBertForQuestionAnswering",
     ),
     "models.align": ("AlignTextConfig", "AlignTextModel"),
+    "models.apertus": (
+        "ApertusConfig",
+        "ApertusPreTrainedModel",
+        "ApertusModel",
+        "ApertusForCausalLM",
+        "ApertusForTokenClassification",
+    ),
     "tokenizers": (
         "BatchEncoding",
         "BertTokenizer",
@@ -136,6 +143,13 @@ if TYPE_CHECKING:
     from fastbert.models.align import (
         AlignTextConfig as AlignTextConfig,
         AlignTextModel as AlignTextModel,
+    )
+    from fastbert.models.apertus import (
+        ApertusConfig as ApertusConfig,
+        ApertusForCausalLM as ApertusForCausalLM,
+        ApertusForTokenClassification as ApertusForTokenClassification,
+        ApertusModel as ApertusModel,
+        ApertusPreTrainedModel as ApertusPreTrainedModel,
     )
     from fastbert.models.auto import (
         AutoConfig as AutoConfig,

@@ -160,6 +160,23 @@ class BaseModelOutput(ModelOutput):
 
 
 @dataclass
+class BaseModelOutputWithPast(ModelOutput):
+    """The output of a decoder.
+
+    Attributes:
+        last_hidden_state: (B, L, H).
+        past_key_values: the key/value cache, where use_cache asked for it.
+        hidden_states: see the module.
+        attentions: see the module.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: Layers = None
+    attentions: Layers = None
+
+
+@dataclass
 class BaseModelOutputWithPooling(ModelOutput):
     """The output of an encoder with a pooler.
 
@@ -235,6 +252,25 @@ class CausalLMOutputWithCrossAttentions(ModelOutput):
     hidden_states: Layers = None
     attentions: Layers = None
     cross_attentions: Layers = None
+
+
+@dataclass
+class CausalLMOutputWithPast(ModelOutput):
+    """The output of a decoder that predicts the next token.
+
+    Attributes:
+        loss: scalar.
+        logits: (B, L, V), or the columns that logits_to_keep selects.
+        past_key_values: the key/value cache, where use_cache asked for it.
+        hidden_states: see the module.
+        attentions: see the module.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: Layers = None
+    attentions: Layers = None
 
 
 @dataclass

@@ -28,6 +28,7 @@ HEADS = {
     "zero-shot-classification": "ForSequenceClassification",
     "question-answering": "ForQuestionAnswering",
     "feature-extraction": "Model",
+    "text-generation": "LMHeadModel",
 }
 
 
@@ -44,6 +45,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             intermediate_size=64,
             max_position_embeddings=64,
             initializer_range=0.25,
+            is_decoder=task == "text-generation",
             num_labels=2 if task == "question-answering" else len(LABELS),
         )
         if task == "token-classification":
@@ -320,6 +322,8 @@ def asked(task: str) -> tuple[Any, dict[str, Any]]:
         return {"question": "Where?", "context": CONTEXT[:90]}, {}
     if task == "zero-shot-classification":
         return TEXTS[0], {"candidate_labels": ["travel", "food"]}
+    if task == "text-generation":
+        return TEXTS[0], {"do_sample": False, "max_new_tokens": 5}
     return (MASKED[0] if task == "fill-mask" else TEXTS[0]), {}
 
 

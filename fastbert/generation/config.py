@@ -105,7 +105,19 @@ class GenerationConfig:
                 "differ from those of transformers.",
                 stacklevel=5,
             )
-        return replace(defaults, **{k: v for k, v in values.items() if k in known})
+        stated = {k: v for k, v in values.items() if k in known}
+        config = replace(defaults, **stated)
+        # What a file says may be what would be taken without it; whoever has other defaults asks.
+        object.__setattr__(config, "_stated", frozenset(stated))
+        return config
+
+    def stated(self) -> frozenset[str]:
+        """Return the names of the settings that the file, or whoever made this, has set."""
+        found: frozenset[str] | None = vars(self).get("_stated")
+        if found is not None:
+            return found
+        plain = asdict(GenerationConfig())
+        return frozenset(name for name, value in asdict(self).items() if value != plain[name])
 
     def to_json_string(self) -> str:
         """Return what stands in generation_config.json: the values that are not the defaults."""

@@ -80,6 +80,14 @@ class GenerationMixin:
         """Return whether tokens that were scored once need not be scored again."""
         return bool(self.config.is_decoder)
 
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **inputs: Any) -> dict[str, Any]:
+        """Return the inputs as they are: peft asks for this method, generate() for the next."""
+        return {"input_ids": input_ids, **inputs}
+
+    def most_tokens(self) -> int | None:
+        """Return how many tokens a text may have; None where positions have no end."""
+        return int(self.base_model.longest())
+
     def generation_inputs(self, ids: Tensor, state: GenerationState) -> dict[str, Any]:
         """Return arguments of forward that score, in the last column, the token behind `ids`.
 
@@ -146,6 +154,7 @@ class GenerationMixin:
             TypeError: for an argument that generate() does not have; it lists those it has.
             ValueError: for settings that contradict each other, or a length beyond the positions.
         """
+        _check_adapter(self)
         settings = self._settings(generation_config, kwargs)
         if streamer is not None:
             _check_streamer(streamer, settings)
@@ -202,19 +211,20 @@ class GenerationMixin:
         """Return the length at which every text ends; padding before a prompt takes no position."""
         prompt = mask.shape[1]
         unused = prompt - int((mask != 0).sum(dim=1).max()) if mask.shape[0] else 0
-        longest = self.base_model.longest() + unused
+        most = self.most_tokens()
+        longest = None if most is None else most + unused
         if settings.max_new_tokens is not None:
             limit = prompt + settings.max_new_tokens
         elif settings.max_length is not None:
             limit = settings.max_length
         else:
-            limit = min(prompt + 20, longest)
+            limit = prompt + 20 if longest is None else min(prompt + 20, longest)
         if limit <= prompt:
             raise ValueError(
                 f"The prompt has {prompt} tokens, so max_length={limit} leaves no room for a "
                 "continuation; raise it, or give max_new_tokens."
             )
-        if limit > longest:
+        if longest is not None and limit > longest:
             raise ValueError(
                 f"{limit - unused} tokens were asked for, but the model has positions for "
                 f"{longest - unused}."
@@ -338,6 +348,16 @@ class _Generation:
             self.state.reorder(rows)
         sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
         return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
+
+
+def _check_adapter(model: object) -> None:
+    """Refuse prompts that peft learned: it would put them in by a method that is not called."""
+    adapter = getattr(vars(model).get("prepare_inputs_for_generation"), "__self__", None)
+    if getattr(getattr(adapter, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError(
+            "generate() does not read the prompts that this adapter learned; of peft, it runs "
+            "adapters that change weights, such as LoRA."
+        )
 
 
 def _check_streamer(streamer: object, settings: GenerationConfig) -> None:

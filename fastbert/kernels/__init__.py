@@ -21,7 +21,7 @@ import torch
 
 from fastbert.errors import Unavailable
 from fastbert.kernels import native
-from fastbert.ops import REGISTRY, Traits
+from fastbert.ops import ALL, Traits
 from fastbert.ops.operands import Target, obstacle, unreadable
 
 NAMES = ("cpu", "cuda", "triton")
@@ -106,7 +106,7 @@ def bound(backend: str, op: str) -> Kernel:
         raise Unavailable(f"{op} has no {backend} kernel here: {reason}.")
     home, _ = _module(_HOMES[backend])
     assert home is not None
-    return Kernel(REGISTRY[op].check, home.target(), getattr(module, op))
+    return Kernel(ALL[op].check, home.target(), getattr(module, op))
 
 
 # Which module says where a backend's operands must be.

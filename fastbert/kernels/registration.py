@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastbert import kernels
-from fastbert.ops import REGISTRY
+from fastbert.ops import ALL, REGISTRY
 from fastbert.ops._op import FLOATS, Op, Traits
 
 _library = torch.library.Library("fastbert", "DEF")  # type: ignore[no-untyped-call]
@@ -121,5 +121,5 @@ def support_table() -> list[dict[str, str]]:
     return rows
 
 
-for _op in REGISTRY.values():
+for _op in ALL.values():
     register(_op)

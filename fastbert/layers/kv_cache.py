@@ -6,11 +6,64 @@ Shapes are those of transformers: keys and values are (batch, heads, tokens, hea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# The least number of tokens that room is made for; it doubles from there.
+_LEAST_ROOM = 64
+
+
+@dataclass
+class _Room:
+    """Memory for the keys and values of a layer, with room behind them.
+
+    Attributes:
+        keys: (batch, heads, capacity, head_dim).
+        values: likewise.
+        shown: the views of it that the layer last gave out.
+    """
+
+    keys: Tensor
+    values: Tensor
+    shown: tuple[Tensor, Tensor] | None = None
+
+    def holds(self, keys: Tensor, values: Tensor, end: int) -> bool:
+        """Return whether these very tensors are what was last given out, and `end` tokens fit.
+
+        Others have been put in their place (a shorter text, another order of beams), and behind
+        them may stand what someone else still reads.
+        """
+        if self.shown is None or keys is not self.shown[0] or values is not self.shown[1]:
+            return False
+        writable = torch.is_inference_mode_enabled() or not self.keys.is_inference()
+        return writable and end <= self.keys.shape[2]
+
+
+def _with_room(old: Tensor, end: int) -> Tensor:
+    """Copy keys or values (batch, heads, tokens, head_dim) into memory for twice as many.
+
+    A token's heads stand together in it, as attention reads them.
+    """
+    batch, heads, tokens, dim = old.shape
+    memory = old.new_empty(batch, max(2 * end, _LEAST_ROOM), heads, dim).transpose(1, 2)
+    memory[:, :, :tokens] = old
+    return memory
+
+
+def _in_place(*pairs: tuple[Tensor, Tensor]) -> bool:
+    """Return whether memory may be written: where no gradient and no graph needs the old values."""
+    if torch.compiler.is_compiling() or any(x.requires_grad for pair in pairs for x in pair):
+        return False
+    return all(
+        old.dtype == new.dtype
+        and old.device == new.device
+        and old.shape[:2] == new.shape[:2]
+        and old.shape[3] == new.shape[3]
+        for old, new in pairs
+    )
 
 
 @dataclass
@@ -24,6 +77,7 @@ class CacheLayer:
 
     keys: Tensor | None = None
     values: Tensor | None = None
+    _room: _Room | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_initialized(self) -> bool:
@@ -45,10 +99,28 @@ class CacheLayer:
             All keys and all values stored, the new ones last.
         """
         if self.keys is not None and self.values is not None:
-            keys = torch.cat([self.keys, keys], dim=2)
-            values = torch.cat([self.values, values], dim=2)
+            pairs = (self.keys, keys), (self.values, values)
+            if _in_place(*pairs):
+                keys, values = self._grown(*pairs)
+            else:
+                keys, values = (torch.cat(pair, dim=2) for pair in pairs)
         self.keys, self.values = keys, values
         return keys, values
+
+    def _grown(
+        self, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Append to memory that has room left; copying all of it at every token would be slow."""
+        held, end = keys[0].shape[2], keys[0].shape[2] + keys[1].shape[2]
+        room = self._room
+        if room is None or not room.holds(keys[0], values[0], end):
+            self._room = None  # its memory goes before the new one's comes
+            made = [_with_room(old, end) for old, _ in (keys, values)]
+            room = self._room = _Room(made[0], made[1])
+        for memory, (_, new) in zip((room.keys, room.values), (keys, values), strict=True):
+            memory[:, :, held:end] = new
+        room.shown = room.keys[:, :, :end], room.values[:, :, :end]
+        return room.shown
 
     def change(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace the keys and the values, if there are any, by a function of each."""
@@ -224,6 +296,24 @@ class Cache:
         own = getattr(self.store, "self_attention_cache", self.store)
         k, v = own.update(keys, values, layer)
         return k, v
+
+    def check(self, keys: Tensor, layer: int) -> None:
+        """Refuse new keys (batch, heads, tokens, head_dim) that cannot stand behind the stored.
+
+        Raises:
+            ValueError: for a cache of another number of texts, or of another model's heads.
+        """
+        own = getattr(self.store, "self_attention_cache", self.store)
+        layers = getattr(own, "layers", ())
+        stored = getattr(layers[layer], "keys", None) if layer < len(layers) else None
+        if stored is None or not stored.numel():
+            return
+        if (*stored.shape[:2], stored.shape[3]) != (*keys.shape[:2], keys.shape[3]):
+            raise ValueError(
+                f"The cache holds keys of shape {tuple(stored.shape)} (batch, heads, tokens, "
+                f"head_dim), and keys of shape {tuple(keys.shape)} cannot follow them; it belongs "
+                "to other texts or another model."
+            )
 
     def cross_layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return the keys and values of a layer's cross-attention, None before they are stored."""

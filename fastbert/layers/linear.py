@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
 from fastbert.layers.unfilled import weights_device
+from fastbert.ops import DECODING
 from fastbert.ops.activations import Activation
 from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import Choice, Plan, Traits, build_plan
@@ -134,7 +135,7 @@ class Linear(nn.Linear):
         """One product.
 
         Args:
-            x: (rows, in_features), or (..., in_features) without a plan.
+            x: (rows, in_features), or (..., in_features).
             plan: the backends; None for those of the pass that this is called in, and torch's own
                 product outside of a pass.
             activation: as in the op `linear`.
@@ -150,7 +151,8 @@ class Linear(nn.Linear):
             plan = _running.get()
             if plan is None:
                 return super().forward(x)
-            x = x.reshape(-1, x.shape[-1])
+        wide = x.dim() != 2
+        x = x.reshape(-1, x.shape[-1]) if wide else x
         weight = self.weight
         out: Tensor = plan.linear(
             x,
@@ -165,7 +167,7 @@ class Linear(nn.Linear):
                 self._prepacked.gradients.traced = True
             else:
                 self._prepacked.gradients.follow(out)
-        return out.reshape(*leading, self.out_features) if adapted else out
+        return out.reshape(*leading, weight.shape[0]) if wide else out
 
 
 # What kernels read the buffers of an Int8Linear as.
@@ -337,6 +339,22 @@ _PROJECTIONS = (Linear, Int8Linear)
 
 # What calls of a Linear without a plan take: the plan of the pass, within a foreign module.
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
+
+
+def plan_of_pass(x: Tensor) -> Plan:
+    """Return the plan of the pass that this is called in, and the reference's outside of one.
+
+    Args:
+        x: what is computed with it.
+    """
+    plan = _running.get()
+    if plan is not None:
+        return plan
+    return build_plan(Traits(ops=_ALONE), x.device, x.dtype, "reference")
+
+
+# The ops of parts that can be called without their model.
+_ALONE = ("linear", "int8_linear", "bias_act", *DECODING)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class PreTrainedModel(Described, Trainable, Parent):
         config_class: the class of the configuration that the model is built from.
         base_model_prefix: name of the attribute that holds the encoder in a model with a head;
             the parameter names in checkpoints of the encoder alone lack it.
+        checkpoint_prefixes: further prefixes that base_model_prefix has in checkpoints.
         _tied_weights_keys: parameter -> the parameter that it is tied to, where
             config.tie_word_embeddings is set.
         config: the configuration.
@@ -51,6 +52,7 @@ class PreTrainedModel(Described, Trainable, Parent):
 
     config_class: ClassVar[type[PreTrainedConfig]]
     base_model_prefix: ClassVar[str] = ""
+    checkpoint_prefixes: ClassVar[tuple[str, ...]] = ()
     _tied_weights_keys: ClassVar[dict[str, str]] = {}
     _keys_to_ignore_on_load_missing: ClassVar[list[str] | None] = None
 

@@ -78,6 +78,8 @@ class PreTrainedConfig:
     base_model_tp_plan: ClassVar[dict[str, str] | None] = None
     base_model_pp_plan: ClassVar[dict[str, Any] | None] = None
     base_config_key: ClassVar[str] = ""
+    # Model types of the same network under another name.
+    also_reads: ClassVar[tuple[str, ...]] = ()
 
     architectures: list[str] | None = None
     output_hidden_states: bool = False
@@ -306,7 +308,7 @@ class PreTrainedConfig:
         if cls.base_config_key and stored != cls.model_type and cls.base_config_key in values:
             values = values[cls.base_config_key]
             stored = values.get("model_type", cls.model_type)
-        if stored and cls.model_type and stored != cls.model_type:
+        if stored and cls.model_type and stored not in (cls.model_type, *cls.also_reads):
             warnings.warn(
                 f"{pretrained_model_name_or_path} is a checkpoint of model type {stored!r}; it is "
                 f"read as {cls.model_type!r}, which is right only where the two are alike.",

@@ -268,9 +268,11 @@ class EncoderModel(PreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if input_ids is not None:
-            source = _checked("input_ids", input_ids, "integers", "(batch, length)")
+            source = checked_input("input_ids", input_ids, "integers", "(batch, length)")
         else:
-            source = _checked("inputs_embeds", inputs_embeds, "floating", "(batch, length, width)")
+            source = checked_input(
+                "inputs_embeds", inputs_embeds, "floating", "(batch, length, width)"
+            )
         return source.shape[0], source.shape[1]
 
     def longest(self) -> int:
@@ -462,7 +464,7 @@ def _without_padding(output: EncoderOutput, full: PackedBatch, batch: PackedBatc
     return replace(output, packed=batch.pack(full.pad(output.packed)), hidden_states=states)
 
 
-def _checked(name: str, source: Any, kind: str, shape: str) -> Tensor:
+def checked_input(name: str, source: Any, kind: str, shape: str) -> Tensor:
     """Return `source` if it is a tensor of this kind with as many dimensions."""
     if not isinstance(source, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not a {type(source).__name__}.")

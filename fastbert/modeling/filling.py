@@ -51,6 +51,8 @@ def fill(
             floating[id(module)] = stored
             continue
         tensor = _converted(checkpoint, stored, module, leaf, dtype).to(device)
+        place: Tensor = getattr(module, leaf)
+        tensor = tensor if tensor.dim() == place.dim() else tensor.reshape(place.shape)
         _put(module, leaf, tensor)
         if uses[stored] > 1:
             filled[stored] = tensor

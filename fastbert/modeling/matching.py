@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from fastbert.modeling.base import PreTrainedModel
 
 # Buffers that older checkpoints hold and that are computed here.
-COMPUTED = ("position_ids", "token_type_ids")
+COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "original_inv_freq")
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -52,14 +54,12 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     prefix = encoder_prefix(model) or f"{model.base_model_prefix}."
     match = Match()
     for stored in checkpoint.files:
-        head, _, leaf = stored.rpartition(".")
-        name = f"{head}.{_OLD_NAMES[leaf]}" if head and leaf in _OLD_NAMES else stored
-        candidates = (name, prefix + name, name.removeprefix(prefix))
-        place = next((candidate for candidate in candidates if candidate in expected), None)
+        names = _places(stored, prefix, model.checkpoint_prefixes)
+        place = next((name for name in names if name in expected), None)
         if place is None:
-            if leaf not in COMPUTED:
+            if stored.rpartition(".")[2] not in COMPUTED:
                 match.unexpected.append(stored)
-        elif checkpoint.shape(stored) != expected[place]:
+        elif not _fits(checkpoint.shape(stored), expected[place]):
             match.mismatched.append((place, checkpoint.shape(stored), expected[place]))
         else:
             match.sources[place] = stored
@@ -72,6 +72,31 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     wrong = {name for name, _, _ in match.mismatched}
     match.missing = [name for name in expected if name not in match.sources and name not in wrong]
     return match
+
+
+def _places(stored: str, prefix: str, others: tuple[str, ...]) -> Iterator[str]:
+    """Yield the names that a stored tensor may have in a model, the likeliest first.
+
+    Args:
+        stored: its name in the file.
+        prefix: what the names of the encoder's tensors begin with.
+        others: further prefixes that files have in its place.
+    """
+    for other in others:
+        if stored.startswith(other):
+            stored = prefix + stored.removeprefix(other)
+    head, _, leaf = stored.rpartition(".")
+    names = [stored]
+    # Only where the model has no parameter of the name itself, as an activation may.
+    if head and leaf in _OLD_NAMES:
+        names.append(f"{head}.{_OLD_NAMES[leaf]}")
+    for name in names:
+        yield from (name, prefix + name, name.removeprefix(prefix))
+
+
+def _fits(stored: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Return whether shapes agree; a single number may be stored with or without a dimension."""
+    return stored == expected or math.prod(stored) == math.prod(expected) == 1
 
 
 def _unsaved_buffers(model: nn.Module) -> set[str]:

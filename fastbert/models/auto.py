@@ -26,6 +26,9 @@ __all__ = [
 
 # model type -> (room, prefix of its class names)
 _FAMILIES = {
+    "apertus": ("fastbert.models.apertus", "Apertus"),
+    "apertus1p5": ("fastbert.models.apertus", "Apertus"),
+    "apertus1p5_text": ("fastbert.models.apertus", "Apertus"),
     "bert": ("fastbert.models.bert", "Bert"),
     "camembert": ("fastbert.models.camembert", "Camembert"),
     "flaubert": ("fastbert.models.flaubert", "Flaubert"),

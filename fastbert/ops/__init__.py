@@ -1,21 +1,29 @@
-"""The ops: each file is one op and says everything about it. `REGISTRY` has them by name."""
+"""The ops: each file is one op and says everything about it.
+
+`REGISTRY` has the ops of a pass through an encoder by name, `DECODING` those that only models that
+write text need, `ALL` both.
+"""
 
 from __future__ import annotations
 
 from fastbert.ops import (
     act_layer_norm,
     add_layer_norm,
+    attention_grouped,
     attention_varlen,
     bias_act,
     embed_layer_norm,
     int8_linear,
     linear,
+    qk_norm_rope,
     quantize_rows,
+    rms_norm,
     segment_sums,
+    xielu,
 )
 from fastbert.ops._op import Case, Mutation, Op, Tolerance, Traits
 
-__all__ = ["REGISTRY", "Case", "Mutation", "Op", "Tolerance", "Traits"]
+__all__ = ["ALL", "DECODING", "REGISTRY", "Case", "Mutation", "Op", "Tolerance", "Traits"]
 
 # In the order in which a forward pass meets them.
 REGISTRY: dict[str, Op] = {
@@ -32,3 +40,7 @@ REGISTRY: dict[str, Op] = {
         segment_sums,
     )
 }
+DECODING: dict[str, Op] = {
+    module.OP.name: module.OP for module in (rms_norm, qk_norm_rope, attention_grouped, xielu)
+}
+ALL: dict[str, Op] = {**REGISTRY, **DECODING}

@@ -21,6 +21,10 @@ class Traits:
     """The shapes and habits of a caller, as far as they decide which kernels can serve it.
 
     A field left at None is not known; an op judges only what it is told.
+
+    Attributes:
+        num_kv_heads: heads of keys and values, where groups of query heads share one.
+        ops: names of the ops that the caller runs; None for all of `fastbert.ops.REGISTRY`.
     """
 
     num_heads: int | None = None
@@ -31,6 +35,8 @@ class Traits:
     activation: str | Activation | None = None
     attention_dropout: float = 0.0
     quantized: bool = False
+    num_kv_heads: int | None = None
+    ops: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Pipeline:
         auto_class: the class of fastbert.models.auto that loads a model for the task.
         answer: a method that takes a list of inputs and the options, and returns one answer for
             each input; every pipeline documents its own.
+        more_options: names of options that `answer` takes without naming them.
         open_options: whether options that `answer` does not name go to the tokenizer.
 
     Raises:
@@ -56,6 +57,7 @@ class Pipeline:
     auto_class: ClassVar[str]
     answer: Callable[..., list[Any]]
     open_options: ClassVar[bool] = False
+    more_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: PreTrainedModel, tokenizer: Tokenizer, **options: Any) -> None:
         self.model = model
@@ -124,7 +126,7 @@ class Pipeline:
         self.tokenizer.save_pretrained(save_directory)
 
     def _check(self, options: Mapping[str, Any]) -> None:
-        known = [*_named(self.answer), *_COMMON]
+        known = [*_named(self.answer), *_COMMON, *self.more_options]
         if self.open_options:
             known += _named(self.tokenizer.__call__)
         unknown = [name for name in options if name not in known]

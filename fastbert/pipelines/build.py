@@ -15,6 +15,7 @@ from fastbert.pipelines.classification import TextClassification, ZeroShotClassi
 from fastbert.pipelines.features import FeatureExtraction
 from fastbert.pipelines.fill_mask import FillMask
 from fastbert.pipelines.question_answering import QuestionAnswering
+from fastbert.pipelines.text_generation import TextGeneration
 from fastbert.pipelines.token_classification import TokenClassification
 from fastbert.runtime.devices import as_device
 from fastbert.tokenizers.base import Tokenizer
@@ -26,6 +27,7 @@ TASKS: dict[str, type[Pipeline]] = {
         FillMask,
         QuestionAnswering,
         TextClassification,
+        TextGeneration,
         TokenClassification,
         ZeroShotClassification,
     )
@@ -71,6 +73,15 @@ def pipeline(
     tokenizer: TokenizerSource = None,
     **options: Any,
 ) -> TextClassification: ...
+
+
+@overload
+def pipeline(
+    task: Literal["text-generation"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> TextGeneration: ...
 
 
 @overload

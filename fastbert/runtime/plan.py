@@ -20,17 +20,22 @@ from fastbert.errors import Unavailable
 from fastbert.kernels import measured, native
 from fastbert.kernels.registration import overload
 from fastbert.ops import (
+    ALL,
     REGISTRY,
     Traits,
     act_layer_norm,
     add_layer_norm,
+    attention_grouped,
     attention_varlen,
     bias_act,
     embed_layer_norm,
     int8_linear,
     linear,
+    qk_norm_rope,
     quantize_rows,
+    rms_norm,
     segment_sums,
+    xielu,
 )
 from fastbert.ops.activations import Activation, activate, unsupported_activation
 from fastbert.ops.operands import NotPlain, obstacle, unreadable
@@ -134,7 +139,7 @@ class Plan:
     Attributes:
         device: where the tensors are.
         dtype: of the activations.
-        choices: one for every op, in the order of a forward pass.
+        choices: one for every op of the traits, in the order of a forward pass.
     """
 
     device: torch.device
@@ -151,6 +156,10 @@ class Plan:
     bias_act = PlannedOp(bias_act.bias_act)
     act_layer_norm = PlannedOp(act_layer_norm.act_layer_norm)
     segment_sums = PlannedOp(segment_sums.segment_sums)
+    rms_norm = PlannedOp(rms_norm.rms_norm)
+    qk_norm_rope = PlannedOp(qk_norm_rope.qk_norm_rope)
+    attention_grouped = PlannedOp(attention_grouped.attention_grouped)
+    xielu = PlannedOp(xielu.xielu)
 
     def __post_init__(self) -> None:
         vars(self).update({choice.op: choice.function for choice in self.choices})
@@ -194,7 +203,7 @@ class Plan:
         return [
             choice.op
             for choice in self.choices
-            if choice.backend in _TORCH and not REGISTRY[choice.op].reference_suffices
+            if choice.backend in _TORCH and not ALL[choice.op].reference_suffices
         ]
 
     def lines(self, beside: Sequence[str] = ()) -> list[str]:
@@ -352,7 +361,8 @@ def _build(question: _Question, isa: tuple[str, str | None]) -> tuple[Plan, str]
     absent = {name: kernels.missing(name, device) for name in kernels.NAMES}
     if wanted == "auto" and absent["cpu"] is None:
         absent["cpu"] = native.slow()
-    choices = tuple(_choose(op, question, absent) for op in REGISTRY)
+    names = question.traits.ops or tuple(REGISTRY)
+    choices = tuple(_choose(op, question, absent) for op in names)
     plan = Plan(device, question.dtype, choices)
     complaint = _complaint(choices, wanted, question.candidates)
     if question.batch_invariant and not plan.batch_invariant:
@@ -368,7 +378,7 @@ def _general_reason(question: _Question) -> str | None:
         return "forward-mode derivatives are wanted, and kernels have none"
     if question.needs_grad:
         reason = "gradients are wanted, and kernels have no backward pass"
-        if question.device.type == "cpu":
+        if question.device.type == "cpu" and question.traits.ops is None:
             reason += (
                 "; an encoder in eval mode runs its forward pass on them all the same, and again "
                 "here when gradients are asked for"
@@ -392,7 +402,7 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
         if reason is None and name not in candidates:
             reason = f"backend={question.wanted!r} does not choose it here"
         if reason is None:
-            reason = REGISTRY[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
+            reason = ALL[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
         if reason is None:
             able.append(name)
         else:
@@ -404,13 +414,13 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
         elif reason is not None:
             reasons[CUBLAS] = reason
     if not able:
-        return Choice(op, "reference", "", tuple(reasons.items()), REGISTRY[op].reference)
+        return Choice(op, "reference", "", tuple(reasons.items()), ALL[op].reference)
     chosen, slower = _fastest(op, question, able)
     passed_over = tuple((reasons | slower).items())
     isa = kernels.instruction_set(chosen, question.device)
     if chosen == CUBLAS:
         note = "its bits may depend on the batch; batch_invariant=True takes a kernel"
-        return Choice(op, chosen, isa, passed_over, REGISTRY[op].reference, note)
+        return Choice(op, chosen, isa, passed_over, ALL[op].reference, note)
     function = _entry(op, chosen)
     notes = []
     if unknown:
@@ -500,7 +510,7 @@ def _plain(value: Any) -> Any:
 
 
 def _activation_behind(op: str, gemm: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    signature = inspect.signature(REGISTRY[op].reference)
+    signature = inspect.signature(ALL[op].reference)
 
     def call(*args: Any, **kwargs: Any) -> Tensor:
         given = signature.bind(*args, **kwargs).arguments
@@ -521,7 +531,7 @@ def _complaint(choices: tuple[Choice, ...], wanted: str, candidates: tuple[str, 
     for choice in choices:
         reasons = dict(choice.passed_over)
         if choice.backend == "reference":
-            if REGISTRY[choice.op].reference_suffices:
+            if ALL[choice.op].reference_suffices:
                 continue
             why = "; ".join(f"{name}: {reasons[name]}" for name in candidates)
             by_reason.setdefault(why or "no backend has kernels for this device", []).append(

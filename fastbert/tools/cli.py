@@ -16,7 +16,7 @@ from typing import Any
 
 from fastbert import __version__
 from fastbert.tools.lines import Problems, answered, blocks, opened_input
-from fastbert.tools.output import opened_output
+from fastbert.tools.output import Output, opened_output
 from fastbert.tools.stopping import Stopped, stoppable
 from fastbert.tools.threads import thread_count
 
@@ -28,6 +28,7 @@ TASKS = (
     "fill-mask",
     "question-answering",
     "text-classification",
+    "text-generation",
     "token-classification",
     "zero-shot-classification",
 )
@@ -282,6 +283,23 @@ def _demo(options: argparse.Namespace) -> int:
     return show(options.model)
 
 
+def _continue(
+    options: argparse.Namespace,
+    labels: list[str] | None,
+    problems: Problems,
+    source: int,
+    target: Output,
+    loading: dict[str, Any],
+) -> int:
+    """Write every line and what follows it, as it is generated."""
+    from fastbert.tools.generate import continuing
+
+    answer = continuing(options.model, options.top_k, labels, target.write, **loading)
+    count = sum(len(answered(lines, answer, problems)) for lines in blocks(source, 1))
+    target.discarded = not count and problems.count > 0
+    return _status(problems)
+
+
 def _run(options: argparse.Namespace) -> int:
     labels = options.labels.split(",") if options.labels else None
     problems = Problems()
@@ -291,6 +309,8 @@ def _run(options: argparse.Namespace) -> int:
         loading = _loading(options)
         if options.device:
             loading["device"] = options.device
+        if options.task == "text-generation":
+            return _continue(options, labels, problems, source, target, loading)
         answer = run.answering(
             options.task, options.model, options.top_k, labels, options.truncate, **loading
         )

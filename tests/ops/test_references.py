@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops import REGISTRY
+from fastbert.ops import ALL
 from fastbert.ops._sample import offsets
 from fastbert.ops.act_layer_norm import act_layer_norm
 from fastbert.ops.activations import ACTIVATIONS, activate
@@ -247,7 +247,7 @@ def test_int8_linear_gradient_is_straight_through() -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [op for op in REGISTRY.values() if op.differentiable], ids=lambda o: o.name
+    "op", [op for op in ALL.values() if op.differentiable], ids=lambda o: o.name
 )
 def test_gradients_equal_finite_differences(op: object) -> None:
     if op.name == "int8_linear":
