@@ -23,7 +23,7 @@ def explain(model: Any) -> str:
     Raises:
         TypeError: for anything else.
     """
-    inner = getattr(model, "model", model)
+    inner = model if hasattr(model, "plan") else getattr(model, "model", model)
     if not hasattr(inner, "plan"):
         raise TypeError(
             f"explain() takes a fastbert model, SentenceEncoder or pipeline, not a "
@@ -46,7 +46,7 @@ def _not_plain(model: Any) -> list[str]:
         if (what := obstacle(tensor, memory=False)) is not None:
             names.setdefault(what, []).append(name)
     return [
-        f"{'on the reference':<16}  whatever reads {', '.join(found)}: each is {what}"
+        f"{'on the reference':<17}  whatever reads {', '.join(found)}: each is {what}"
         for what, found in names.items()
     ]
 
@@ -73,4 +73,4 @@ def _comparisons(model: Any) -> list[str]:
         why = "torch counts no writes to a model made in inference mode; make it outside of that"
     else:
         return []
-    return [f"{'every pass':<16}  compares all packed weights byte by byte: {why}"]
+    return [f"{'every pass':<17}  compares all packed weights byte by byte: {why}"]
