@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastbert
+from fastbert.errors import Unavailable
 from fastbert.kernels import kernel
 from fastbert.ops.operands import NotPlain, obstacle
 from fastbert.runtime import plan as plans
@@ -119,7 +120,7 @@ def test_a_weight_that_is_not_plain_goes_to_the_reference_of_its_op(
     told = fastbert.explain(model).splitlines()
     assert any(line.startswith("on the reference") and name in line for line in told)
     model.strict = True
-    with pytest.raises(fastbert.Unavailable, match=f"{name} is a"):
+    with pytest.raises(Unavailable, match=f"{name} is a"):
         outputs(model)
     model.strict = False
     model.requires_grad_(True)
