@@ -54,22 +54,26 @@ $(INSTALLED): | $(VENV)/.requirements-run
 demo: $(INSTALLED)  ## embed sample sentences with a real model and show the numbers
 	$(BIN)/python -m fastbert.tools.demo
 
+# Two tests at a time; the threads of one do not spin while those of the other compute.
+PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 	$(MAKE) sanitize
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The next edit's most probable mistakes: no sanitizers, GPU emulation, Triton, torch.compile, packaging,
 # benchmarks, real or full-size models, nor float16 again, which kernels compute as float32. `make test`
 # runs all of that as well.
-FAST_SKIPS := bench cuda triton ops/test_registration.py tokenizers/test_tok_v4.py test_cli.py \
-    test_compile.py test_following_weights.py test_fuzz.py test_hub.py test_import_cost.py \
+FAST_SKIPS := bench cuda integrations triton models/test_model_transaction.py ops/test_registration.py tokenizers/test_tok_cost.py \
+    tokenizers/test_tok_v4.py test_cli.py \
+    test_cli_streams.py test_compile.py test_following_weights.py test_forks.py test_fuzz.py test_hub.py test_import_cost.py \
     test_int8_accuracy.py test_packaging.py test_readme.py test_sharing.py test_tolerance_bites.py \
     test_unbuilt.py
 FAST_NAMES := float16 full_size loading_holds place_in_memory not_finite finite_differences compiled \
     any_batch
 
 test-fast: $(VENV)/.requirements-test $(INSTALLED)  ## the short tests, in less than three minutes
-	$(BIN)/python -m pytest -q -m "not slow" $(FAST_SKIPS:%=--ignore=tests/%) \
+	$(PYTEST) -q -m "not slow" $(FAST_SKIPS:%=--ignore=tests/%) \
 	    -k "not ($(subst $(space),$(space)or$(space),$(FAST_NAMES)))"
 
 # Full-size models, a wheel installed into an environment of its own, every tile of every Triton
