@@ -28,11 +28,16 @@ from fastbert.ops.operands import NotPlain
 from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, Unavailable
-from fastbert.runtime.tracing import untraced
+from fastbert.runtime.tracing import refuse_export, untraced
 
 # Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
 _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
-keeps_padding = _keep_padding.get
+
+
+def keeps_padding() -> bool:
+    """Return whether masked tokens are computed too; the first thing that a forward asks."""
+    refuse_export()
+    return _keep_padding.get()
 
 
 @contextmanager
@@ -183,12 +188,7 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
-        if torch.compiler.is_exporting():
-            raise NotImplementedError(
-                "torch.export and ONNX would record which tokens of this one input are padding, "
-                "and native code besides; use the model itself or torch.compile, or export the "
-                "transformers model that loads the same checkpoint."
-            )
+        refuse_export()
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())

@@ -21,7 +21,7 @@ from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.hooks import hooked
-from fastbert.layers.linear import Linear, alone, project
+from fastbert.layers.linear import Linear, alone, project, share_with
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel, keeping_padding
@@ -244,6 +244,8 @@ class VocabularyHead(HeadModel):
         logits = self.called_scores(encoding)
         if logits is not None:
             return _kept(logits, keep)
+        if self.tied_weights():
+            share_with(self.get_output_embeddings(), self._words_adapted())
         if isinstance(keep, int) and keep == 0:
             return batch.pad(self.score(encoding.packed, encoding))
         padded = encoding.padded()
@@ -258,6 +260,14 @@ class VocabularyHead(HeadModel):
             chosen = padded[rows, keep.to(padded.device)]
         found = self.score(chosen.reshape(-1, chosen.shape[-1]), encoding)
         return found.reshape(*chosen.shape[:-1], -1)
+
+    def _words_adapted(self) -> bool:
+        """Whether the table of words is not, or cannot be told to be, what was built."""
+        base = self.base_model
+        if not isinstance(base, EncoderModel):
+            return True
+        owner, name = base.input_embeddings_place()
+        return type(getattr(owner, name)) is not nn.Embedding
 
 
 def _kept(logits: Tensor, keep: Any) -> Tensor:

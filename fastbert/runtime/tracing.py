@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
 from torch._compile import _disable_dynamo
 
 _Arguments = ParamSpec("_Arguments")
@@ -22,3 +23,28 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
     # torch's own lazy form; dynamo skips its frame. A wrapper of ours would be a frame to trace,
     # with guards on the arguments, and would be compiled again for every shape.
     return _disable_dynamo(function)
+
+
+def refuse_export() -> None:
+    """Refuse torch.export and what builds on it, torch.onnx.export among others.
+
+    Every forward calls this before it does anything that torch._dynamo cannot trace.
+
+    Raises:
+        NotImplementedError: while a model is exported.
+    """
+    if torch.compiler.is_exporting():
+        _not_exportable()
+
+
+def _not_exportable() -> None:
+    raise NotImplementedError(
+        "torch.export and ONNX would record which tokens of this one input are padding, "
+        "and native code besides; use the model itself or torch.compile, or export the "
+        "transformers model that loads the same checkpoint."
+    )
+
+
+# torch._dynamo calls what is marked so, and lets its error out, rather than to trace it and report
+# an error of its own. This is torch.compiler.assume_constant_result, which would import it here.
+_not_exportable._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_recomputed_layers_have_the_same_gradients(options: dict[str, Any]) -> N
     row = torch.utils.data.default_collate(training.Rows(NAME, 4).rows)
     gradients = []
     for checkpointing in (False, True):
-        model = training.without_dropout(training.fresh(NAME)).train()
+        model = training.fresh(NAME, **training.without_dropout(NAME)).train()
         if checkpointing:
             model.activation_checkpointing_enable(**options)
         model(**row).loss.backward()
