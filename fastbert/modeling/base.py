@@ -163,7 +163,7 @@ class PreTrainedModel(Described, Trainable, Parent):
     def transformer_backbone_name(self) -> str:
         """Name of the part that holds the encoder.
 
-        peft looks for it where it tunes a prefix, and finds it by itself in classes of transformers.
+        peft asks for it where it tunes a prefix; in classes of transformers it finds it by itself.
         """
         return self.base_model_prefix
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
@@ -36,7 +36,8 @@ _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
 
 def keeps_padding() -> bool:
     """Return whether masked tokens are computed too; the first thing that a forward asks."""
-    refuse_export()
+    if torch.compiler.is_exporting():
+        refuse_export()
     return _keep_padding.get()
 
 
@@ -188,7 +189,8 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
-        refuse_export()
+        if torch.compiler.is_exporting():
+            refuse_export()
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
@@ -443,6 +445,14 @@ class EncoderModel(PreTrainedModel):
             others = (tensor for layers in more for tensor in layers or ())
             self.encoder_cache.gradients.follow(output.packed, output.grid, output.pooled, *others)
         return output
+
+
+def words_adapted(base: Any) -> bool:
+    """Return whether an encoder's table of words is not, or cannot be told to be, the one built."""
+    if not isinstance(base, EncoderModel):
+        return True
+    owner, name = base.input_embeddings_place()
+    return type(getattr(owner, name)) is not nn.Embedding
 
 
 def _count(layers: Layers, config: Any) -> int:

@@ -24,7 +24,7 @@ from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear, alone, project, share_with
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoder import EncoderModel, keeping_padding
+from fastbert.modeling.encoder import EncoderModel, keeping_padding, words_adapted
 from fastbert.modeling.encoding import (
     CausalOptions,
     EncoderInputs,
@@ -245,7 +245,7 @@ class VocabularyHead(HeadModel):
         if logits is not None:
             return _kept(logits, keep)
         if self.tied_weights():
-            share_with(self.get_output_embeddings(), self._words_adapted())
+            share_with(self.get_output_embeddings(), words_adapted(self.base_model))
         if isinstance(keep, int) and keep == 0:
             return batch.pad(self.score(encoding.packed, encoding))
         padded = encoding.padded()
@@ -260,14 +260,6 @@ class VocabularyHead(HeadModel):
             chosen = padded[rows, keep.to(padded.device)]
         found = self.score(chosen.reshape(-1, chosen.shape[-1]), encoding)
         return found.reshape(*chosen.shape[:-1], -1)
-
-    def _words_adapted(self) -> bool:
-        """Whether the table of words is not, or cannot be told to be, what was built."""
-        base = self.base_model
-        if not isinstance(base, EncoderModel):
-            return True
-        owner, name = base.input_embeddings_place()
-        return type(getattr(owner, name)) is not nn.Embedding
 
 
 def _kept(logits: Tensor, keep: Any) -> Tensor:

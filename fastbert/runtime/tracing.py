@@ -28,16 +28,12 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 def refuse_export() -> None:
     """Refuse torch.export and what builds on it, torch.onnx.export among others.
 
-    Every forward calls this before it does anything that torch._dynamo cannot trace.
+    Forwards call this while `torch.compiler.is_exporting()`, before anything that torch._dynamo
+    cannot trace.
 
     Raises:
-        NotImplementedError: while a model is exported.
+        NotImplementedError: always.
     """
-    if torch.compiler.is_exporting():
-        _not_exportable()
-
-
-def _not_exportable() -> None:
     raise NotImplementedError(
         "torch.export and ONNX would record which tokens of this one input are padding, "
         "and native code besides; use the model itself or torch.compile, or export the "
@@ -47,4 +43,4 @@ def _not_exportable() -> None:
 
 # torch._dynamo calls what is marked so, and lets its error out, rather than to trace it and report
 # an error of its own. This is torch.compiler.assume_constant_result, which would import it here.
-_not_exportable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+refuse_export._dynamo_marked_constant = True  # type: ignore[attr-defined]

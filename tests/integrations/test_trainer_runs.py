@@ -246,7 +246,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_train_on_one_of_two, (str(tmp_path), port), nprocs=2)
+    # Forked, since importing everything anew takes each of them 10 s and more.
+    start = torch.multiprocessing.start_processes
+    start(_train_on_one_of_two, (str(tmp_path), port), nprocs=2, start_method="fork")
     for name in (NAME, "CamembertForMaskedLM"):
         one, two = (json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
         assert one["state"] == two["state"]

@@ -268,8 +268,9 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         layer = self._built.get("ffns.N")
         built = self.dropout if layer is None else layer.settings["dropout"]
         if self.dropout != built:
+            count = len(self.get_submodule("ffns")._modules)
             why = f"dropout is {self.dropout!r}, where {built!r} was expected"
-            yield from (Difference("ffns.N", index, why) for index in range(len(self.ffns)))
+            yield from (Difference("ffns.N", index, why) for index in range(count))
 
     def token_mask(self, inputs: FlaubertInputs) -> Tensor | None:
         """Say which tokens are real, (batch, length).
