@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import torch
 from torch._compile import _disable_dynamo
 
 _Arguments = ParamSpec("_Arguments")
