@@ -56,10 +56,17 @@ class _Packed:
 
 
 class Prepacked:
-    """A weight in a kernel's own order, made again whenever the weight has changed."""
+    """A weight in a kernel's own order, made again whenever the weight has changed.
+
+    Attributes:
+        gradients: counts the backward passes that may reach the weight.
+        doubtful: whether an adapter around another module that has the same weight may write to it
+            in ways that torch does not count, so that all bytes are compared.
+    """
 
     def __init__(self) -> None:
         self.gradients = Gradients()
+        self.doubtful = False
         self._kept: _Packed | None = None
 
     def get(self, op: str, weight: Tensor, plan: Plan, adapted: bool = False) -> Tensor | None:
@@ -75,6 +82,7 @@ class Prepacked:
         choice = plan.choice(op)
         if choice.backend == "reference":
             return None
+        adapted = adapted or self.doubtful
         if torch.compiler.is_compiling():
             return _prepacked_untraced(self, op, weight, plan, adapted)
         return self.current(op, weight, plan, choice, adapted)
@@ -208,6 +216,15 @@ def as_int8_part(name: str, tensor: Tensor, in_features: int) -> Tensor:
                 f"{least if least < 0 else largest}; quantise and save the model again."
             )
     return tensor.to(wanted)
+
+
+def share_with(decoder: nn.Module | None, adapted: bool) -> None:
+    """Tell a projection whether an adapter stands around the table that its weight is tied to.
+
+    peft merges by `weight.data += x` into the table, and so into the projection.
+    """
+    if isinstance(decoder, Linear) and decoder._prepacked.doubtful != adapted:
+        decoder._prepacked.doubtful = adapted
 
 
 class Int8Linear(nn.Module):

@@ -159,6 +159,14 @@ class PreTrainedModel(Described, Trainable, Parent):
         found = [part for part in self.children() if isinstance(part, PreTrainedModel)]
         return cast("EncoderModel", found[0].base_model if len(found) == 1 else self)
 
+    @property
+    def transformer_backbone_name(self) -> str:
+        """Name of the part that holds the encoder.
+
+        peft asks for it where it tunes a prefix; in classes of transformers it finds it by itself.
+        """
+        return self.base_model_prefix
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of word embeddings."""
         owner, name = self.base_model.input_embeddings_place()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
@@ -28,11 +28,17 @@ from fastbert.ops.operands import NotPlain
 from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, Unavailable
-from fastbert.runtime.tracing import untraced
+from fastbert.runtime.tracing import refuse_export, untraced
 
 # Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
 _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
-keeps_padding = _keep_padding.get
+
+
+def keeps_padding() -> bool:
+    """Return whether masked tokens are computed too; the first thing that a forward asks."""
+    if torch.compiler.is_exporting():
+        refuse_export()
+    return _keep_padding.get()
 
 
 @contextmanager
@@ -184,11 +190,7 @@ class EncoderModel(PreTrainedModel):
             IndexError: for an id outside its table.
         """
         if torch.compiler.is_exporting():
-            raise NotImplementedError(
-                "torch.export and ONNX would record which tokens of this one input are padding, "
-                "and native code besides; use the model itself or torch.compile, or export the "
-                "transformers model that loads the same checkpoint."
-            )
+            refuse_export()
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
@@ -443,6 +445,14 @@ class EncoderModel(PreTrainedModel):
             others = (tensor for layers in more for tensor in layers or ())
             self.encoder_cache.gradients.follow(output.packed, output.grid, output.pooled, *others)
         return output
+
+
+def words_adapted(base: Any) -> bool:
+    """Return whether an encoder's table of words is not, or cannot be told to be, the one built."""
+    if not isinstance(base, EncoderModel):
+        return True
+    owner, name = base.input_embeddings_place()
+    return type(getattr(owner, name)) is not nn.Embedding
 
 
 def _count(layers: Layers, config: Any) -> int:

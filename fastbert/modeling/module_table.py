@@ -170,7 +170,8 @@ def _difference(module: nn.Module, built: Built, training: bool) -> str | None:
             return "has no weight or bias"
     elif kind is not built.kind:
         return f"is a {kind.__name__}, not the {built.kind.__name__} that was built"
-    if hooked(module):
+    # Nobody calls a list, so that hooks on it never run.
+    if built.kind is not nn.ModuleList and hooked(module):
         return "has hooks, or another forward"
     if built.kind in _PROJECTIONS:
         return f"is a {kind.__name__}"

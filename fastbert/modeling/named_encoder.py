@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -138,7 +138,7 @@ class NamedEncoder(EncoderModel):
         Raises:
             ValueError: for a part that was replaced or hooked and cannot be called.
         """
-        found = list(differences(self, self._built))
+        found = [*differences(self, self._built), *self.own_differences()]
         if not self.module_table.regions:
             found = [one for one in found if not self._kept_by_rows(one)]
         regions: dict[tuple[Region, int | None], str] = {}
@@ -156,6 +156,10 @@ class NamedEncoder(EncoderModel):
             tuple(dict.fromkeys(regions.values())),
             tuple(foreign_projections(self, self._built)),
         )
+
+    def own_differences(self) -> Iterable[Difference]:
+        """Yield what a family keeps beside its modules and finds no longer as it was built."""
+        return ()
 
     def _kept_by_rows(self, one: Difference) -> bool:
         """Whether a family without callable branches computes a part by rows all the same."""

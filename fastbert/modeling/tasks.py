@@ -21,10 +21,10 @@ from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.hooks import hooked
-from fastbert.layers.linear import Linear, alone, project
+from fastbert.layers.linear import Linear, alone, project, share_with
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoder import EncoderModel, keeping_padding
+from fastbert.modeling.encoder import EncoderModel, keeping_padding, words_adapted
 from fastbert.modeling.encoding import (
     CausalOptions,
     EncoderInputs,
@@ -244,6 +244,8 @@ class VocabularyHead(HeadModel):
         logits = self.called_scores(encoding)
         if logits is not None:
             return _kept(logits, keep)
+        if self.tied_weights():
+            share_with(self.get_output_embeddings(), words_adapted(self.base_model))
         if isinstance(keep, int) and keep == 0:
             return batch.pad(self.score(encoding.packed, encoding))
         padded = encoding.padded()

@@ -22,3 +22,24 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
     # torch's own lazy form; dynamo skips its frame. A wrapper of ours would be a frame to trace,
     # with guards on the arguments, and would be compiled again for every shape.
     return _disable_dynamo(function)
+
+
+def refuse_export() -> None:
+    """Refuse torch.export and what builds on it, torch.onnx.export among others.
+
+    Forwards call this while `torch.compiler.is_exporting()`, before anything that torch._dynamo
+    cannot trace.
+
+    Raises:
+        NotImplementedError: always.
+    """
+    raise NotImplementedError(
+        "torch.export and ONNX would record which tokens of this one input are padding, "
+        "and native code besides; use the model itself or torch.compile, or export the "
+        "transformers model that loads the same checkpoint."
+    )
+
+
+# torch._dynamo calls what is marked so, and lets its error out, rather than to trace it and report
+# an error of its own. This is torch.compiler.assume_constant_result, which would import it here.
+refuse_export._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_recomputed_layers_have_the_same_gradients(options: dict[str, Any]) -> N
     row = torch.utils.data.default_collate(training.Rows(NAME, 4).rows)
     gradients = []
     for checkpointing in (False, True):
-        model = training.without_dropout(training.fresh(NAME)).train()
+        model = training.fresh(NAME, **training.without_dropout(NAME)).train()
         if checkpointing:
             model.activation_checkpointing_enable(**options)
         model(**row).loss.backward()
@@ -246,7 +246,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_train_on_one_of_two, (str(tmp_path), port), nprocs=2)
+    # Forked, since importing everything anew takes each of them 10 s and more.
+    start = torch.multiprocessing.start_processes
+    start(_train_on_one_of_two, (str(tmp_path), port), nprocs=2, start_method="fork")
     for name in (NAME, "CamembertForMaskedLM"):
         one, two = (json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
         assert one["state"] == two["state"]

@@ -8,7 +8,7 @@ from typing import Any
 import oracle
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainingArguments
 
 import fastbert
@@ -24,26 +24,19 @@ DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_d
 DROPOUTS = (*DROPOUTS, "dropout", "attention_dropout", "summary_first_dropout")
 
 
+def without_dropout(name: str) -> dict[str, float]:
+    """What the configuration of a model says where nothing is dropped."""
+    config = getattr(fastbert, f"{oracle.family_of(name)}Config")()
+    return {setting: 0.0 for setting in DROPOUTS if hasattr(config, setting)}
+
+
 def pair(name: str) -> tuple[Any, Any]:
     """(transformers' model, ours), float32, the same weights, without dropout, in training mode."""
-    theirs, ours = (without_dropout(model).float().train() for model in oracle.pair(name))
+    theirs, ours = (m.float().train() for m in oracle.pair(name, **without_dropout(name)))
     if oracle.is_causal(name):
         # Without it, transformers divides BertLMHeadModel's loss by labels that it does not score.
         theirs.loss_type = "ForCausalLM"
     return theirs, ours
-
-
-def without_dropout(model: Any) -> Any:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in DROPOUTS:
-            if isinstance(vars(module).get(name), float):
-                setattr(module, name, 0.0)
-    for name in DROPOUTS:
-        if hasattr(model.config, name):
-            setattr(model.config, name, 0.0)
-    return model
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
@@ -121,11 +114,11 @@ def logged(made: Any, *names: str) -> list[float]:
     return [entry[name] for entry in made.state.log_history for name in names if name in entry]
 
 
-def fresh(name: str, seed: int = 0) -> Any:
-    """A model of ours with random weights and dropout."""
+def fresh(name: str, seed: int = 0, **changed: Any) -> Any:
+    """A model of ours with random weights, and dropout unless that is changed."""
     torch.manual_seed(seed)
     family = oracle.family_of(name)
-    values = {**oracle.FAMILIES[family], "num_labels": 2}
+    values = {**oracle.FAMILIES[family], "num_labels": 2, **changed}
     if oracle.is_causal(name):
         values["is_decoder"] = True
     return getattr(fastbert, name)(getattr(fastbert, f"{family}Config")(**values))

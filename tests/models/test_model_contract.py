@@ -215,10 +215,15 @@ def test_replicas_compute_with_their_own_weights(name: str, training: bool, repl
             assert torch.allclose(one(IDS)[0], wanted, atol=1e-4)
 
 
-def test_exports_end_in_a_sentence() -> None:
-    model = oracle.pair("BertModel")[1]
+@pytest.mark.parametrize("name", ["BertModel", "RemBertForMaskedLM", "FlaubertModel"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_end_in_a_sentence(name: str, strict: bool) -> None:
+    model = oracle.pair(name)[1]
     with pytest.raises(NotImplementedError, match=r"which tokens of this one input are padding"):
-        torch.export.export(model, (IDS,))
+        torch.export.export(model, (IDS,), strict=strict)
+    with pytest.raises(NotImplementedError, match=r"which tokens of this one input are padding"):
+        torch.onnx.export(model, (IDS,), "never.onnx", dynamo=False)
+    assert torch.equal(model(IDS)[0], model(IDS)[0])
 
 
 def test_dynamic_quantization_ends_in_a_sentence() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -19,6 +20,7 @@ from fastbert.layers.masks import Layout, for_all, lay_out
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderPass, keeps_padding
 from fastbert.modeling.encoding import EncoderInputs, RareOptions
+from fastbert.modeling.module_table import Difference
 from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
 from fastbert.modeling.parts import build_tables
@@ -238,6 +240,37 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         """Return the probabilities for hidden states, attention weights and whole layers."""
         config = self.config
         return config.dropout, config.attention_dropout, config.layerdrop
+
+    @property
+    def dropout(self) -> float:
+        """Probability of dropout of embeddings and of what attention answers; may be set.
+
+        The feed-forward modules have their own.
+        """
+        return self._dropouts[0]
+
+    @dropout.setter
+    def dropout(self, value: float) -> None:
+        self._dropouts = (value, *self._dropouts[1:])
+        self.encoder_cache.clear()
+
+    @property
+    def layerdrop(self) -> float:
+        """Probability with which training leaves out a layer; may be set."""
+        return self._dropouts[2]
+
+    @layerdrop.setter
+    def layerdrop(self, value: float) -> None:
+        self._dropouts = (*self._dropouts[:2], value)
+
+    def own_differences(self) -> Iterator[Difference]:
+        """Name the layers as no longer what was built where `dropout` was set."""
+        layer = self._built.get("ffns.N")
+        built = self.dropout if layer is None else layer.settings["dropout"]
+        if self.dropout != built:
+            count = len(self.get_submodule("ffns")._modules)
+            why = f"dropout is {self.dropout!r}, where {built!r} was expected"
+            yield from (Difference("ffns.N", index, why) for index in range(count))
 
     def token_mask(self, inputs: FlaubertInputs) -> Tensor | None:
         """Say which tokens are real, (batch, length).

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.branches.bert import ActivationFunction
+from fastbert.layers.parent import Parent
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Parent):
     """Self-attention with the projection of its result.
 
     Args:
@@ -68,7 +69,7 @@ class MultiHeadAttention(nn.Module):
         return (out, weights) if output_attentions else (out,)
 
 
-class TransformerFFN(nn.Module):
+class TransformerFFN(Parent):
     """The feed-forward part.
 
     Args:
