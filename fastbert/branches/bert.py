@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.layers.calling import call, hidden_of, tell
+from fastbert.layers.methods import as_defined
 from fastbert.layers.parent import Parent
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
@@ -20,6 +21,7 @@ from fastbert.ops.activations import Activation, activate
 from fastbert.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
+@as_defined
 class ActivationFunction(nn.Module):
     """An activation by its name.
 

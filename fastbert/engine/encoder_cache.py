@@ -30,6 +30,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear
+from fastbert.layers.methods import methods, overridable, same
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.locks import Lock
@@ -88,6 +89,7 @@ class ModelSnapshot:
         self.dtype: torch.dtype = model.dtype
         modules = list(model.named_modules())
         self.modules = tuple(module for _, module in modules)
+        self._methods = methods(self.modules)
         self._dropouts, self._backward_hooks = _for_training(self.modules)
         parameters, buffers = (
             {
@@ -133,6 +135,10 @@ class ModelSnapshot:
                 since count as written.
         """
         return self.watch is None or bool(self.watch.unchanged(contents))
+
+    def classes_hold(self) -> bool:
+        """Return whether the classes of its modules have the methods that they had."""
+        return same(self._methods)
 
     def as_trained(self, differentiable: bool) -> bool:
         """Return whether hooks and dropouts that only training asks for are those that were read.
@@ -264,7 +270,7 @@ def _watch(
             continue  # whoever calls it runs its hooks
         parts.append(module)
         dicts += [module._forward_hooks, module._forward_pre_hooks]
-        entries.append((vars(module), "forward"))
+        entries += [(vars(module), name) for name in overridable(module)]
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
         settings: tuple[str, ...] = getattr(type(module), "settings", ())
@@ -315,10 +321,10 @@ class EncoderCache:
         where that fails (see `retrying`).
         """
         view = self._view
-        if view is None or view.watch is None:
+        if view is None or view.watch is None or not view.classes_hold():
             with self._lock:
                 view = self._view
-                if view is None or view.watch is None:
+                if view is None or view.watch is None or not view.classes_hold():
                     view = self._view = ModelSnapshot(model)
                     self._keep_packed(view)
         return view

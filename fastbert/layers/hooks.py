@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
+from fastbert.layers.methods import overridable, patched
+
 # Of register_module_forward_hook and its like: they see every module of the process.
 GLOBAL_FORWARD_HOOKS: tuple[dict[Any, Any], ...] = (
     torch_modules._global_forward_hooks,
@@ -19,12 +21,18 @@ GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
 )
 
 
+def replaced(module: nn.Module) -> bool:
+    """Whether a method that decides what a module computes was replaced, in it or in its class."""
+    own = vars(module)
+    return any(name in own for name in overridable(module)) or patched(type(module))
+
+
 def forward_hooked(module: nn.Module) -> bool:
     """Whether hooks see the module's forward pass, or its forward was replaced."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
-        or "forward" in vars(module)
+        or replaced(module)
         or any(GLOBAL_FORWARD_HOOKS)
     )
 
@@ -36,6 +44,6 @@ def hooked(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or "forward" in vars(module)
+        or replaced(module)
         or any(GLOBAL_HOOKS)
     )

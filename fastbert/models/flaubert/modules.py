@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.branches.bert import ActivationFunction
+from fastbert.layers.methods import as_defined
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 
 
+@as_defined
 class MultiHeadAttention(nn.Module):
     """Self-attention with the projection of its result.
 
@@ -68,6 +70,7 @@ class MultiHeadAttention(nn.Module):
         return (out, weights) if output_attentions else (out,)
 
 
+@as_defined
 class TransformerFFN(nn.Module):
     """The feed-forward part.
 
