@@ -209,8 +209,8 @@ class BertCrossAttention(BertSelfAttention):
         return self.attend(q, k, v, attention_mask, head_mask)
 
 
-class BertSelfOutput(Branch):
-    """The projection behind attention, dropout, the residual and LayerNorm."""
+class _Output(Branch):
+    """A projection, dropout, the residual and LayerNorm."""
 
     def __init__(self, config: Any, shape: EncoderShape, layer: int | None = None) -> None:
         super().__init__(config, shape)
@@ -222,8 +222,12 @@ class BertSelfOutput(Branch):
         return out
 
 
-class BertOutput(BertSelfOutput):
-    """The same behind the feed-forward part."""
+class BertSelfOutput(_Output):
+    """What stands behind attention."""
+
+
+class BertOutput(_Output):
+    """What stands behind the feed-forward part."""
 
 
 class BertAttention(Branch):

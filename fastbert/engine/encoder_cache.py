@@ -30,7 +30,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear
-from fastbert.layers.methods import methods, overridable, same
+from fastbert.layers.methods import methods, overridable
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.locks import Lock
@@ -138,7 +138,7 @@ class ModelSnapshot:
 
     def classes_hold(self) -> bool:
         """Return whether the classes of its modules have the methods that they had."""
-        return same(self._methods)
+        return self._methods.hold()
 
     def as_trained(self, differentiable: bool) -> bool:
         """Return whether hooks and dropouts that only training asks for are those that were read.

@@ -6,17 +6,40 @@ methods are recorded where classes are defined, and compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from types import FunctionType
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-Method = tuple[type[nn.Module], str, Any]
 Kind = TypeVar("Kind", bound=type[nn.Module])
-# class -> its methods and those that it may hand a call on to; and what a module can override.
-_DEFINED: dict[type[nn.Module], tuple[Method, ...]] = {}
+
+
+class Methods:
+    """The methods of classes, as they are now.
+
+    Args:
+        classes: the names of the methods of each class.
+    """
+
+    def __init__(self, classes: Mapping[type[nn.Module], tuple[str, ...]]) -> None:
+        self.classes = tuple(classes)
+        # One call of C for each class, since every pass compares.
+        self._getters = tuple(attrgetter(*names) for names in classes.values())
+        self._found = self._read()
+
+    def hold(self) -> bool:
+        """Return whether all are what they were."""
+        return self._read() == self._found
+
+    def _read(self) -> list[Any]:
+        return [get(kind) for get, kind in zip(self._getters, self.classes, strict=True)]
+
+
+# class -> its methods, and those that they may hand a call on to; and what a module can override.
+_DEFINED: dict[type[nn.Module], Methods] = {}
 _NAMES: dict[type[nn.Module], tuple[str, ...]] = {}
 
 
@@ -33,9 +56,9 @@ def as_defined(kind: Kind) -> Kind:
     names.pop("extra_repr", None)
     names["forward"] = None
     _NAMES[kind] = tuple(names)
-    found: list[Method] = [(kind, name, getattr(kind, name)) for name in (*names, "__call__")]
-    found += [(each, "forward", each.forward) for each in lineage[1:-1]]
-    _DEFINED[kind] = tuple(found)
+    _DEFINED[kind] = Methods(
+        {kind: (*names, "__call__")} | dict.fromkeys(lineage[1:-1], ("forward",))
+    )
     return kind
 
 
@@ -46,8 +69,9 @@ for _kind in (nn.Linear, nn.LayerNorm, nn.Embedding, nn.ModuleList, nn.Sequentia
 
 def patched(kind: type[nn.Module]) -> bool:
     """Return whether a method of a class was replaced since it was defined."""
-    # Looked at between graphs, where the plan is settled.
-    return not torch.compiler.is_compiling() and not same(_DEFINED.get(kind, ()))
+    recorded = _DEFINED.get(kind)
+    # While a pass is traced, nothing is looked at: that was done where its plan was settled.
+    return recorded is not None and not torch.compiler.is_compiling() and not recorded.hold()
 
 
 def overridable(module: nn.Module) -> tuple[str, ...]:
@@ -55,18 +79,11 @@ def overridable(module: nn.Module) -> tuple[str, ...]:
     return _NAMES.get(type(module), ("forward",))
 
 
-def methods(modules: Iterable[nn.Module]) -> tuple[Method, ...]:
-    """Read the methods of the classes of modules as they are now, for `same`."""
-    found: dict[tuple[type[nn.Module], str], Any] = {}
+def methods(modules: Iterable[nn.Module]) -> Methods:
+    """Read the methods of the classes of modules as they are now."""
+    classes: dict[type[nn.Module], tuple[str, ...]] = {}
     for kind in dict.fromkeys(map(type, modules)):
-        for owner, name, _ in _DEFINED.get(kind, ((kind, "forward", None),)):
-            found[owner, name] = getattr(owner, name)
-    return tuple((owner, name, method) for (owner, name), method in found.items())
-
-
-def same(recorded: Iterable[Method]) -> bool:
-    """Return whether all of these methods are what they were."""
-    for owner, name, method in recorded:  # noqa: SIM110 (half the time of all(), in every pass)
-        if getattr(owner, name) is not method:
-            return False
-    return True
+        recorded = _DEFINED.get(kind)
+        for each in (kind,) if recorded is None else recorded.classes:
+            classes[each] = (*_NAMES.get(each, ("forward",)), "__call__")
+    return Methods(classes)
