@@ -20,6 +20,7 @@ from torch import nn
 import fastbert
 from fastbert.embedding.modules import Dense, Dropout, Normalize, Pooling, SentenceLayerNorm
 from fastbert.embedding.transformer_settings import TextOptions, TransformerSettings
+from fastbert.runtime.plan import Unavailable
 
 st = pytest.importorskip("sentence_transformers")
 from sentence_transformers.sentence_transformer import modules as stm  # noqa: E402
@@ -432,7 +433,7 @@ def test_strict_names_what_no_kernel_computes_behind_a_transformer(folder: Path,
         dense.linear = halved
         dense.activation_function = nn.Identity()
     assert why in fastbert.explain(encoder)
-    with pytest.raises(fastbert.Unavailable, match=why):
+    with pytest.raises(Unavailable, match=why):
         encoder.encode("a text")
     encoder.model.set_backend("cpu")
     if "Halved" in why:

@@ -7,9 +7,8 @@ methods are recorded where classes are defined, and compared.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from operator import attrgetter
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -24,18 +23,18 @@ class Methods:
         classes: the names of the methods of each class.
     """
 
-    def __init__(self, classes: Mapping[type[nn.Module], tuple[str, ...]]) -> None:
-        self.classes = tuple(classes)
-        # One call of C for each class, since every pass compares.
-        self._getters = tuple(attrgetter(*names) for names in classes.values())
-        self._found = self._read()
+    def __init__(self, classes: Mapping[type[nn.Module], Iterable[str]]) -> None:
+        self.classes = classes
+        self._found = tuple(
+            (kind, name, getattr(kind, name)) for kind, names in classes.items() for name in names
+        )
 
     def hold(self) -> bool:
         """Return whether all are what they were."""
-        return self._read() == self._found
-
-    def _read(self) -> list[Any]:
-        return [get(kind) for get, kind in zip(self._getters, self.classes, strict=True)]
+        for kind, name, method in self._found:  # noqa: SIM110 (all() takes longer, in every pass)
+            if getattr(kind, name) is not method:
+                return False
+        return True
 
 
 # class -> its methods, and those that they may hand a call on to; and what a module can override.
@@ -46,10 +45,12 @@ _NAMES: dict[type[nn.Module], tuple[str, ...]] = {}
 def as_defined(kind: Kind) -> Kind:
     """Record the methods of a class as those that it was defined with; returns the class."""
     lineage = [each for each in kind.__mro__ if issubclass(each, nn.Module)]
+    # Of whole models, others call no more than forward.
+    whole = any(each.__module__.startswith("fastbert.modeling.") for each in lineage)
     names = dict.fromkeys(
         name
         for each in lineage
-        if each.__module__.startswith("fastbert.")
+        if each.__module__.startswith("fastbert.") and not whole
         for name, value in vars(each).items()
         if isinstance(value, (FunctionType, staticmethod)) and not name.startswith("_")
     )
@@ -57,7 +58,7 @@ def as_defined(kind: Kind) -> Kind:
     names["forward"] = None
     _NAMES[kind] = tuple(names)
     _DEFINED[kind] = Methods(
-        {kind: (*names, "__call__")} | dict.fromkeys(lineage[1:-1], ("forward",))
+        {kind: (*names, "__call__")} | {each: ("forward",) for each in lineage[1:-1] if not whole}
     )
     return kind
 
@@ -81,9 +82,10 @@ def overridable(module: nn.Module) -> tuple[str, ...]:
 
 def methods(modules: Iterable[nn.Module]) -> Methods:
     """Read the methods of the classes of modules as they are now."""
-    classes: dict[type[nn.Module], tuple[str, ...]] = {}
+    classes: dict[type[nn.Module], dict[str, None]] = {}
     for kind in dict.fromkeys(map(type, modules)):
         recorded = _DEFINED.get(kind)
-        for each in (kind,) if recorded is None else recorded.classes:
-            classes[each] = (*_NAMES.get(each, ("forward",)), "__call__")
+        found = {kind: ("forward",)} if recorded is None else recorded.classes
+        for each, names in found.items():
+            classes.setdefault(each, {}).update(dict.fromkeys(names))
     return Methods(classes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from fastbert.embedding.modules import Dense
 from fastbert.ops.operands import obstacle
 from fastbert.runtime import versions
@@ -53,7 +55,7 @@ def _not_plain(model: Any) -> list[str]:
 def _dense_parts(model: Any) -> list[str]:
     """Name what no kernel computes behind a SentenceEncoder's transformer."""
     modules = getattr(model, "modules", ())
-    if callable(modules):  # a model's own
+    if not isinstance(modules, nn.ModuleList):  # a model's own method
         return []
     return [why for module in modules if isinstance(module, Dense) for why in module.torch_parts()]
 
