@@ -75,6 +75,7 @@ class ModelSnapshot:
         suspicious: whether `uncounted` holds for those, so that their bytes must be compared.
         watch: a `_C.Watch` of the model; None where nothing can be watched, and the snapshot serves
             for one pass.
+        methods: those of its modules' classes.
         source: what a prepared encoder is made from; equal where another would be the same.
     """
 
@@ -89,7 +90,7 @@ class ModelSnapshot:
         self.dtype: torch.dtype = model.dtype
         modules = list(model.named_modules())
         self.modules = tuple(module for _, module in modules)
-        self._methods = methods(self.modules)
+        self.methods = methods(self.modules)
         self._dropouts, self._backward_hooks = _for_training(self.modules)
         parameters, buffers = (
             {
@@ -135,10 +136,6 @@ class ModelSnapshot:
                 since count as written.
         """
         return self.watch is None or bool(self.watch.unchanged(contents))
-
-    def classes_hold(self) -> bool:
-        """Return whether the classes of its modules have the methods that they had."""
-        return self._methods.hold()
 
     def as_trained(self, differentiable: bool) -> bool:
         """Return whether hooks and dropouts that only training asks for are those that were read.
@@ -321,10 +318,10 @@ class EncoderCache:
         where that fails (see `retrying`).
         """
         view = self._view
-        if view is None or view.watch is None or not view.classes_hold():
+        if view is None or view.watch is None or not view.methods.hold():
             with self._lock:
                 view = self._view
-                if view is None or view.watch is None or not view.classes_hold():
+                if view is None or view.watch is None or not view.methods.hold():
                     view = self._view = ModelSnapshot(model)
                     self._keep_packed(view)
         return view

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
-from fastbert.layers.methods import overridable, patched
+from fastbert.layers.methods import DEFINED, replaced
 
 # Of register_module_forward_hook and its like: they see every module of the process.
 GLOBAL_FORWARD_HOOKS: tuple[dict[Any, Any], ...] = (
@@ -19,12 +20,6 @@ GLOBAL_HOOKS: tuple[dict[Any, Any], ...] = (
     torch_modules._global_backward_hooks,
     torch_modules._global_backward_pre_hooks,
 )
-
-
-def replaced(module: nn.Module) -> bool:
-    """Whether a method that decides what a module computes was replaced, in it or in its class."""
-    own = vars(module)
-    return any(name in own for name in overridable(module)) or patched(type(module))
 
 
 def forward_hooked(module: nn.Module) -> bool:
@@ -39,11 +34,20 @@ def forward_hooked(module: nn.Module) -> bool:
 
 def hooked(module: nn.Module) -> bool:
     """Whether hooks see the module's forward or backward pass, or its forward was replaced."""
-    return bool(
+    if (
         module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or replaced(module)
         or any(GLOBAL_HOOKS)
-    )
+    ):
+        return True
+    # What replaced() does, without its call: every pass asks several times.
+    kind, own = type(module), vars(module)
+    recorded = DEFINED.get(kind)
+    if recorded is None or torch.compiler.is_compiling():
+        return "forward" in own
+    for owner, name, method in recorded.found:
+        if getattr(owner, name) is not method or name in own:
+            return True
+    return False

@@ -25,20 +25,20 @@ class Methods:
 
     def __init__(self, classes: Mapping[type[nn.Module], Iterable[str]]) -> None:
         self.classes = classes
-        self._found = tuple(
+        self.found = tuple(
             (kind, name, getattr(kind, name)) for kind, names in classes.items() for name in names
         )
 
     def hold(self) -> bool:
         """Return whether all are what they were."""
-        for kind, name, method in self._found:  # noqa: SIM110 (all() takes longer, in every pass)
+        for kind, name, method in self.found:  # noqa: SIM110 (all() takes longer, in every pass)
             if getattr(kind, name) is not method:
                 return False
         return True
 
 
 # class -> its methods, and those that they may hand a call on to; and what a module can override.
-_DEFINED: dict[type[nn.Module], Methods] = {}
+DEFINED: dict[type[nn.Module], Methods] = {}
 _NAMES: dict[type[nn.Module], tuple[str, ...]] = {}
 
 
@@ -57,7 +57,7 @@ def as_defined(kind: Kind) -> Kind:
     names.pop("extra_repr", None)
     names["forward"] = None
     _NAMES[kind] = tuple(names)
-    _DEFINED[kind] = Methods(
+    DEFINED[kind] = Methods(
         {kind: (*names, "__call__")} | {each: ("forward",) for each in lineage[1:-1] if not whole}
     )
     return kind
@@ -70,9 +70,21 @@ for _kind in (nn.Linear, nn.LayerNorm, nn.Embedding, nn.ModuleList, nn.Sequentia
 
 def patched(kind: type[nn.Module]) -> bool:
     """Return whether a method of a class was replaced since it was defined."""
-    recorded = _DEFINED.get(kind)
+    recorded = DEFINED.get(kind)
     # While a pass is traced, nothing is looked at: that was done where its plan was settled.
     return recorded is not None and not torch.compiler.is_compiling() and not recorded.hold()
+
+
+def replaced(module: nn.Module) -> bool:
+    """Return whether a method that decides what a module computes was replaced, or its class's."""
+    kind, own = type(module), vars(module)
+    recorded = DEFINED.get(kind)
+    if recorded is None or torch.compiler.is_compiling():
+        return "forward" in own
+    for owner, name, method in recorded.found:
+        if getattr(owner, name) is not method or name in own:
+            return True
+    return False
 
 
 def overridable(module: nn.Module) -> tuple[str, ...]:
@@ -84,7 +96,7 @@ def methods(modules: Iterable[nn.Module]) -> Methods:
     """Read the methods of the classes of modules as they are now."""
     classes: dict[type[nn.Module], dict[str, None]] = {}
     for kind in dict.fromkeys(map(type, modules)):
-        recorded = _DEFINED.get(kind)
+        recorded = DEFINED.get(kind)
         found = {kind: ("forward",)} if recorded is None else recorded.classes
         for each, names in found.items():
             classes.setdefault(each, {}).update(dict.fromkeys(names))
