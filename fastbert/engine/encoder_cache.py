@@ -318,12 +318,17 @@ class EncoderCache:
         where that fails (see `retrying`).
         """
         view = self._view
-        if view is None or view.watch is None or not view.methods.hold():
-            with self._lock:
-                view = self._view
-                if view is None or view.watch is None or not view.methods.hold():
-                    view = self._view = ModelSnapshot(model)
-                    self._keep_packed(view)
+        if view is not None and view.watch is not None:
+            for kind, name, method in view.methods.found:  # in every pass, so without a call
+                if getattr(kind, name) is not method:
+                    break
+            else:
+                return view
+        with self._lock:
+            view = self._view
+            if view is None or view.watch is None or not view.methods.hold():
+                view = self._view = ModelSnapshot(model)
+                self._keep_packed(view)
         return view
 
     def _keep_packed(self, view: ModelSnapshot) -> None:
