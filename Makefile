@@ -112,7 +112,7 @@ native:  ## build the extension in place, incrementally (ISA=avx2,... for some s
 	    -DFASTBERT_ONLY_ISAS="$(ISA)" \
 	    >build/native.log 2>&1 || { cat build/native.log; exit 1; }
 	@PATH=$(DEV_PATH) cmake --build build/native
-	cp build/native/out/*.so fastbert/
+	cp --remove-destination build/native/out/*.so fastbert/  # a process that runs keeps the old one
 	ln -sfn ../triton_kernels fastbert/triton_kernels
 	@$(if $(ISA),rm -f $(VENV)/.fastbert-*)  # `make test` then installs all of them again
 	@$(if $(ISA),echo "This build holds $(ISA) only; \`make native\` compiles every instruction set.")

@@ -24,6 +24,7 @@ ITEMS: dict[str, Any] = {
     "fill-mask": "some [MASK]",
     "question-answering": {"question": "what?", "context": "some text"},
     "text-classification": "some text",
+    "text-generation": "some text",
     "token-classification": "some text",
     "zero-shot-classification": "some text",
 }
@@ -32,6 +33,7 @@ _HEADS = {
     "feature-extraction": "Model",
     "fill-mask": "ForMaskedLM",
     "question-answering": "ForQuestionAnswering",
+    "text-generation": "LMHeadModel",
     "token-classification": "ForTokenClassification",
 }
 
@@ -48,6 +50,7 @@ def pipes() -> dict[str, Pipeline]:
         initializer_range=0.2,
         id2label={0: "contradiction", 1: "entailment"},
         label2id={"contradiction": 0, "entailment": 1},
+        is_decoder=True,
     )
     made = {}
     for task, kind in TASKS.items():
@@ -55,6 +58,8 @@ def pipes() -> dict[str, Pipeline]:
         options = {"candidate_labels": ["a", "b"]} if task.startswith("zero") else {}
         if task == "fill-mask":
             options = {"top_k": 2}
+        if task == "text-generation":
+            options = {"max_new_tokens": 2, "do_sample": False}
         made[task] = kind(model.eval(), tokenizer, **options)
     return made
 

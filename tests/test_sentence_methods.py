@@ -20,6 +20,7 @@ from torch import nn
 import fastbert
 from fastbert.embedding.modules import Dense, Dropout, Normalize, Pooling, SentenceLayerNorm
 from fastbert.embedding.transformer_settings import TextOptions, TransformerSettings
+from fastbert.runtime.plan import Unavailable
 
 st = pytest.importorskip("sentence_transformers")
 from sentence_transformers.sentence_transformer import modules as stm  # noqa: E402
@@ -410,3 +411,33 @@ def test_a_pool_of_processes_gives_the_same_bits(folder: Path) -> None:
             encoder.encode(MANY, pool=pool)
     finally:
         encoder.stop_multi_process_pool(pool)
+
+
+class Halved(nn.Linear):
+    """A projection of one's own."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return 0.5 * super().forward(input)
+
+
+@pytest.mark.parametrize("why", ["calls PReLU row by row", "calls the Halved in the place"])
+def test_strict_names_what_no_kernel_computes_behind_a_transformer(folder: Path, why: str) -> None:
+    encoder = fastbert.SentenceEncoder.from_pretrained(folder, backend="cpu", strict=True)
+    before = encoder.encode("a text")
+    dense = encoder.dense[0]
+    if "PReLU" in why:
+        dense.activation_function = nn.PReLU()
+    else:
+        halved = Halved(HIDDEN, 12)
+        halved.load_state_dict(dense.linear.state_dict())
+        dense.linear = halved
+        dense.activation_function = nn.Identity()
+    assert why in fastbert.explain(encoder)
+    with pytest.raises(Unavailable, match=why):
+        encoder.encode("a text")
+    encoder.model.set_backend("cpu")
+    if "Halved" in why:
+        expected = np.arctanh(before) / 2
+        np.testing.assert_allclose(encoder.encode("a text"), expected, rtol=1e-4, atol=1e-5)
+    encoder.model.set_backend("reference", strict=True)
+    encoder.encode("a text")

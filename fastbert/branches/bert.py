@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.layers.calling import call, hidden_of, tell
+from fastbert.layers.methods import as_defined
 from fastbert.layers.parent import Parent
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
@@ -20,6 +21,7 @@ from fastbert.ops.activations import Activation, activate
 from fastbert.outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
+@as_defined
 class ActivationFunction(nn.Module):
     """An activation by its name.
 
@@ -207,8 +209,8 @@ class BertCrossAttention(BertSelfAttention):
         return self.attend(q, k, v, attention_mask, head_mask)
 
 
-class BertSelfOutput(Branch):
-    """The projection behind attention, dropout, the residual and LayerNorm."""
+class _Output(Branch):
+    """A projection, dropout, the residual and LayerNorm."""
 
     def __init__(self, config: Any, shape: EncoderShape, layer: int | None = None) -> None:
         super().__init__(config, shape)
@@ -220,8 +222,12 @@ class BertSelfOutput(Branch):
         return out
 
 
-class BertOutput(BertSelfOutput):
-    """The same behind the feed-forward part."""
+class BertSelfOutput(_Output):
+    """What stands behind attention."""
+
+
+class BertOutput(_Output):
+    """What stands behind the feed-forward part."""
 
 
 class BertAttention(Branch):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fastbert.embedding.activations import ALONG_ROWS, activated, fused
 from fastbert.embedding.pooling import check_modes, pool
-from fastbert.layers.linear import Linear
+from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.activations import unsupported_activation
 from fastbert.runtime.plan import Plan
 
 TOKENS = "token_embeddings"
@@ -190,17 +191,30 @@ class Dense(SentenceModule):
             raise ValueError("adds a residual of another width than its activation makes.")
         known[self.module_output_name] = Shape(given.by_token, width)
 
+    def torch_parts(self) -> list[str]:
+        """Name what no kernel computes."""
+        projections = [part for part in (self.linear, self.residual) if part is not None]
+        found = [
+            f"a Dense calls the {type(part).__name__} in the place of its projection, or with hooks"
+            for part in projections
+            if not alone(part)
+        ]
+        name = fused(self.activation_function)
+        if name is None or (name != "none" and unsupported_activation(name)):
+            found.append(f"a Dense calls {type(self.activation_function).__name__} row by row")
+        return found
+
     def forward(self, features: Features) -> None:
         """Project every row of the feature that is read; the result is float32."""
         weight, plan = self.linear.weight, features.plan
         rows = features.values[self.module_input_name].to(weight.dtype)
         name = fused(self.activation_function)
         if name is None:
-            out = activated(self.activation_function, self.linear(rows, plan))
+            out = activated(self.activation_function, project(self.linear, rows, plan))
         else:
-            out = self.linear(rows, plan, name)
+            out = project(self.linear, rows, plan, name)
         if self.use_residual:
-            out = out + (rows if self.residual is None else self.residual(rows, plan))
+            out = out + (rows if self.residual is None else project(self.residual, rows, plan))
         features.values[self.module_output_name] = out.float()
 
 

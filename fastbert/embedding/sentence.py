@@ -48,6 +48,7 @@ from fastbert.embedding.transformer_settings import (
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs
 from fastbert.runtime.packing import in_one_copy
+from fastbert.runtime.plan import tell_of_torch
 from fastbert.runtime.progress import Progress
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.rust import RustEngine
@@ -471,6 +472,10 @@ class SentenceEncoder(EncoderMethods):
         features = Features(
             {TOKENS: encoding.packed}, encoding.batch.cu_seqlens, encoding.plan, prompt_length
         )
+        if self.model.strict and not encoding.plan.by_reference:
+            beside = [why for dense in self.dense for why in dense.torch_parts()]
+            if beside:
+                tell_of_torch(beside, True, self.model.batch_invariant)
         for module in self.modules:
             module(features)
         return features

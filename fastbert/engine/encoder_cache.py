@@ -30,6 +30,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear
+from fastbert.layers.methods import methods, overridable
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.locks import Lock
@@ -74,6 +75,7 @@ class ModelSnapshot:
         suspicious: whether `uncounted` holds for those, so that their bytes must be compared.
         watch: a `_C.Watch` of the model; None where nothing can be watched, and the snapshot serves
             for one pass.
+        methods: those of its modules' classes.
         source: what a prepared encoder is made from; equal where another would be the same.
     """
 
@@ -88,6 +90,7 @@ class ModelSnapshot:
         self.dtype: torch.dtype = model.dtype
         modules = list(model.named_modules())
         self.modules = tuple(module for _, module in modules)
+        self.methods = methods(self.modules)
         self._dropouts, self._backward_hooks = _for_training(self.modules)
         parameters, buffers = (
             {
@@ -264,7 +267,7 @@ def _watch(
             continue  # whoever calls it runs its hooks
         parts.append(module)
         dicts += [module._forward_hooks, module._forward_pre_hooks]
-        entries.append((vars(module), "forward"))
+        entries += [(vars(module), name) for name in overridable(module)]
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
         settings: tuple[str, ...] = getattr(type(module), "settings", ())
@@ -315,12 +318,17 @@ class EncoderCache:
         where that fails (see `retrying`).
         """
         view = self._view
-        if view is None or view.watch is None:
-            with self._lock:
-                view = self._view
-                if view is None or view.watch is None:
-                    view = self._view = ModelSnapshot(model)
-                    self._keep_packed(view)
+        if view is not None and view.watch is not None:
+            for kind, name, method in view.methods.found:  # in every pass, so without a call
+                if getattr(kind, name) is not method:
+                    break
+            else:
+                return view
+        with self._lock:
+            view = self._view
+            if view is None or view.watch is None or not view.methods.hold():
+                view = self._view = ModelSnapshot(model)
+                self._keep_packed(view)
         return view
 
     def _keep_packed(self, view: ModelSnapshot) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
+from fastbert.layers.methods import as_defined, patched
 from fastbert.layers.unfilled import weights_device
 from fastbert.ops import DECODING
 from fastbert.ops.activations import Activation
@@ -122,6 +123,7 @@ def _prepacked_untraced(
     return prepacked.current(op, weight, plan, plan.choice(op), adapted)
 
 
+@as_defined
 class Linear(nn.Linear):
     """activation(x @ weight.T + bias) + residual.
 
@@ -157,7 +159,7 @@ class Linear(nn.Linear):
         adapted, leading = plan is None, x.shape[:-1]
         if plan is None:
             plan = _running.get()
-            if plan is None:
+            if plan is None or patched(nn.Linear):
                 return super().forward(x)
         wide = x.dim() != 2
         x = x.reshape(-1, x.shape[-1]) if wide else x
@@ -227,6 +229,7 @@ def share_with(decoder: nn.Module | None, adapted: bool) -> None:
         decoder._prepacked.doubtful = adapted
 
 
+@as_defined
 class Int8Linear(nn.Module):
     """A Linear whose weight is int8 with one scale per output channel.
 
@@ -356,6 +359,11 @@ _PROJECTIONS = (Linear, Int8Linear)
 
 # What calls of a Linear without a plan take: the plan of the pass, within a foreign module.
 _running: ContextVar[Plan | None] = ContextVar("plan of the pass", default=None)
+
+
+def current_plan() -> Plan | None:
+    """Return the plan of the pass that this is called in; None outside of one."""
+    return _running.get()
 
 
 def plan_of_pass(x: Tensor) -> Plan:

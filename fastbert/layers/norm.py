@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fastbert.layers.methods import as_defined
 from fastbert.layers.unfilled import weights_device
 from fastbert.runtime.plan import Plan
 
 
+@as_defined
 class LayerNorm(nn.LayerNorm):
     """LayerNorm(x + residual) over the last dimension; parameters are those of nn.LayerNorm.
 

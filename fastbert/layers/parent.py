@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastbert.layers.methods import as_defined
+
 
 class Parent(nn.Module):
     """A module whose children are replaced by adapters, and put back.
@@ -15,6 +17,10 @@ class Parent(nn.Module):
     projection back where the adapter was. So a module that takes another's place counts as written
     to, and whatever was packed from its weights is packed again.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        as_defined(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) and self._modules.get(name, value) is not value:

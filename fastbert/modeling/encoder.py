@@ -27,7 +27,7 @@ from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.ops.operands import NotPlain
 from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Plan, Unavailable
+from fastbert.runtime.plan import Plan, tell_of_torch
 from fastbert.runtime.tracing import refuse_export, untraced
 
 # Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
@@ -376,12 +376,8 @@ class EncoderModel(PreTrainedModel):
             past=given.past,
         )
 
-    def _refuse_torch(self, snapshot: ModelSnapshot, options: ForwardOptions, plan: Plan) -> None:
-        """Raise where a strict pass would leave the kernels that were asked for.
-
-        Raises:
-            Unavailable: naming what would be computed by torch.
-        """
+    def _tell_of_torch(self, snapshot: ModelSnapshot, options: ForwardOptions, plan: Plan) -> None:
+        """Raise or warn where a pass would leave the kernels that were asked for."""
         found = list(snapshot.torch_parts())
         for name, given in (
             ("head_mask was given", options.head_mask is not None),
@@ -390,10 +386,7 @@ class EncoderModel(PreTrainedModel):
         ):
             found += [name] if given else []
         if found and not plan.by_reference:
-            raise Unavailable(
-                f"strict=True allows no fallback, but torch would compute a part of this pass: "
-                f"{'; '.join(found)}."
-            )
+            tell_of_torch(found, self.strict, self.batch_invariant)
 
     def _run(
         self,
@@ -422,8 +415,8 @@ class EncoderModel(PreTrainedModel):
                     return output
         if not traced and not snapshot.holds():
             raise self.encoder_cache.stale(snapshot)
-        if self.strict:
-            self._refuse_torch(snapshot, options, context.plan)
+        if self.strict or self.batch_invariant:
+            self._tell_of_torch(snapshot, options, context.plan)
         if prepared and context.differentiable and not (traced or self.training):
             kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
             with suppress(NotPlain):

@@ -21,7 +21,7 @@ from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.hooks import hooked
-from fastbert.layers.linear import Linear, alone, project, share_with
+from fastbert.layers.linear import Linear, project, share_with
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderModel, keeping_padding, words_adapted
@@ -33,6 +33,7 @@ from fastbert.modeling.encoding import (
     Output,
     counted,
 )
+from fastbert.modeling.head_parts import BuiltHead
 from fastbert.modeling.losses import token_loss
 from fastbert.modeling.module_table import head_by_rows
 from fastbert.outputs import (
@@ -46,7 +47,7 @@ from fastbert.outputs import (
     finish,
 )
 from fastbert.runtime.packing import PackedBatch
-from fastbert.runtime.plan import Traits, Unavailable
+from fastbert.runtime.plan import Traits, tell_of_torch
 
 
 class HeadModel(PreTrainedModel):
@@ -68,6 +69,7 @@ class HeadModel(PreTrainedModel):
         self._encoder_type = type(encoder)
         setattr(self, self.base_model_prefix, encoder)
         self.build_head(config)
+        self._head_built = BuiltHead(self, self.base_model_prefix)
         self.post_init()
 
     @property
@@ -96,11 +98,7 @@ class HeadModel(PreTrainedModel):
 
     def head_parts(self) -> list[str]:
         """Say, in clauses, which parts of the head torch computes."""
-        return [
-            f"{path} is a {type(part).__name__}, or hooked, and is called"
-            for path in ("classifier", "qa_outputs")
-            if (part := self._modules.get(path)) is not None and not alone(part)
-        ]
+        return self._head_built.clauses(self)
 
     def traits(self) -> Traits:
         """See PreTrainedModel.traits; of an own module in the place of the encoder, nothing."""
@@ -133,26 +131,19 @@ class HeadModel(PreTrainedModel):
 
         Whatever else stands in its place, or looks at it, is called as torch would call it.
         """
-        if self.strict:
-            self._refuse_torch()
+        if self.strict or self.batch_invariant:
+            self._tell_of_torch()
         base: Any = self._modules[self.base_model_prefix]
         if type(base) is self._encoder_type and not hooked(base):
             encoding: Encoding = base.encode(inputs, wanted)
             return encoding
         return self._call_encoder(base, inputs, wanted)
 
-    def _refuse_torch(self) -> None:
-        """Raise where a strict pass would leave the kernels for a part of the head.
-
-        Raises:
-            Unavailable: naming what torch would compute.
-        """
+    def _tell_of_torch(self) -> None:
+        """Raise or warn where a pass would leave the kernels for a part of the head."""
         found = self.head_parts()
         if found and not self.plan().by_reference:
-            raise Unavailable(
-                f"strict=True allows no fallback, but torch would compute a part of this pass: "
-                f"{'; '.join(found)}."
-            )
+            tell_of_torch(found, self.strict, self.batch_invariant)
 
     def _call_encoder(self, base: Any, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         given = {**inputs.named(), "return_dict": True}

@@ -16,7 +16,7 @@ from fastbert.layers.norm import LayerNorm
 from fastbert.layers.unfilled import weights_device
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import Encoding
-from fastbert.modeling.module_table import record, why_changed
+from fastbert.modeling.head_parts import held_part, without_padding
 from fastbert.modeling.parts import bare, part, plant
 from fastbert.ops.activations import Activation
 
@@ -72,7 +72,6 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         if names.bias is not None:
             bias = nn.Parameter(torch.zeros(config.vocab_size, device=weights_device()))
             plant(self, names.bias, bias, make=make)
-        self._head_built = record(self._modules[self._head_root()])  # type: ignore[arg-type]
 
     def _head_root(self) -> str:
         return self.head_names.decoder.partition(".")[0]
@@ -81,30 +80,19 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         """Return whether the head is not as it was built, and so is called on all tokens."""
         if not self.head_classes:
             return False
-        root = self._head_root()
-        part = self._modules[root]
-        return part is None or why_changed(part, self._head_built, root) is not None
+        return self._head_built.why(self, self._head_root()) is not None
 
     def head_parts(self) -> list[str]:
         """See HeadModel.head_parts."""
-        root = self._head_root()
-        part = self._modules[root]
-        if not self.head_classes or part is None:
-            return []
-        why = why_changed(part, self._head_built, root)
-        return [] if why is None else [f"{why}, so {root} is called as a module"]
+        return super().head_parts() if self.head_classes else []
 
     def called_scores(self, encoding: Encoding) -> Tensor | None:
         """Score all tokens by calling a head that is not as it was built; None otherwise."""
         if not self.called_head():
             return None
         with running_on(encoding.plan):
-            logits = hidden_of(self.call_head(self._modules[self._head_root()], encoding))
-        batch = encoding.batch
-        if encoding.scores_padding or batch.key_bias is None:
-            return logits
-        masked = (batch.key_bias != 0).reshape(batch.batch_size, batch.seqlen, 1)
-        return logits.masked_fill(masked, 0.0)
+            logits = hidden_of(self.call_head(held_part(self, self._head_root()), encoding))
+        return without_padding(logits, encoding)
 
     def call_head(self, head: Any, encoding: Encoding) -> Any:
         """Call the whole head on (batch, length, hidden)."""

@@ -24,8 +24,8 @@ from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, refuse_count
+from fastbert.modeling.head_parts import held_part
 from fastbert.modeling.losses import token_loss
-from fastbert.modeling.module_table import record
 from fastbert.modeling.parts import part, plant
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import BertForPreTrainingOutput, finish
@@ -119,7 +119,7 @@ class _BertNextSentence(_BertHead):
     def follows(self, encoding: Encoding) -> Tensor:
         """Score whether the second text follows, (batch, 2)."""
         pooled = self.pooled_text(encoding)
-        head: Any = self._modules["cls"]
+        head: Any = held_part(self, "cls")
         if type(head) not in (BertOnlyNSPHead, BertPreTrainingHeads) or hooked(head):
             with running_on(encoding.plan):
                 answer = call(head, pooled)
@@ -137,7 +137,6 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
         """Build both heads."""
         super().build_head(config)
         self.build_next_sentence(config)
-        self._head_built = record(self.cls)  # type: ignore[arg-type]
 
     def call_head(self, head: Any, encoding: Encoding) -> Any:
         """Call both heads: scores of the vocabulary, and whether the second text follows."""
@@ -183,7 +182,7 @@ class BertForPreTraining(_BertPredictions, _BertNextSentence):
         encoding = self.encode(inputs, Wanted(first_column=True, keep_padding=keep))
         if called:
             with running_on(encoding.plan):
-                scores, follows = self.call_head(self._modules["cls"], encoding)
+                scores, follows = self.call_head(held_part(self, "cls"), encoding)
         else:
             scores, follows = self.scores(encoding), self.follows(encoding)
         loss = None

@@ -21,7 +21,7 @@ from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
-from fastbert.modeling.module_table import record, why_changed
+from fastbert.modeling.head_parts import held_part
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import MultipleChoiceModelOutput
@@ -198,12 +198,6 @@ class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassifica
             out_proj=Linear(config.hidden_size, config.num_labels),
             dropout=self.head_dropout(),
         )
-        self._head_built = record(self.classifier)
-
-    def head_parts(self) -> list[str]:
-        """See HeadModel.head_parts."""
-        why = why_changed(self.classifier, self._head_built, "classifier")
-        return [] if why is None else [f"{why}, so it is called as a module"]
 
     def dropped(self, x: Tensor) -> Tensor:
         """Apply the classifier's own dropout."""
@@ -212,15 +206,15 @@ class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassifica
 
     def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         """Run the encoder, on all tokens where somebody's classifier may look at them."""
-        if why_changed(self.classifier, self._head_built, "classifier") is not None:
+        if self._head_built.why(self, "classifier") is not None:
             wanted = replace(wanted, keep_padding=True)
         return super().encode(inputs, wanted)
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score the labels, (batch, num_labels)."""
-        if why_changed(self.classifier, self._head_built, "classifier") is not None:
+        if self._head_built.why(self, "classifier") is not None:
             with running_on(encoding.plan):
-                return hidden_of(call(self.classifier, encoding.padded()))
+                return hidden_of(call(held_part(self, "classifier"), encoding.padded()))
         first = self.dropped(encoding.first_tokens())
         hidden = project(self.classifier.dense, first, encoding.plan, "tanh")
         return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)

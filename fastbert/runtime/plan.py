@@ -552,6 +552,29 @@ def _announce(complaint: str) -> None:
     _log.warning("fastbert runs %s", complaint)
 
 
+def tell_of_torch(parts: Sequence[str], strict: bool, batch_invariant: bool) -> None:
+    """Say that torch computes parts of a pass, to whoever asked for kernels or for their bits.
+
+    Args:
+        parts: a clause for each.
+        strict: raise.
+        batch_invariant: warn, once for the same parts.
+
+    Raises:
+        Unavailable: if strict.
+    """
+    named = "; ".join(parts)
+    if strict:
+        raise Unavailable(
+            f"strict=True allows no fallback, but torch would compute a part of this pass: {named}."
+        )
+    if batch_invariant:
+        _announce(
+            "a part of the pass by torch, though batch_invariant=True was asked for: a text's bits "
+            f"may depend on its batch, since {named}"
+        )
+
+
 def _known(name: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"There is no backend {name!r}; choose one of {', '.join(BACKENDS)}.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastbert.embedding.activations import fused
+from torch import nn
+
 from fastbert.embedding.modules import Dense
 from fastbert.ops.operands import obstacle
 from fastbert.runtime import versions
@@ -52,15 +53,11 @@ def _not_plain(model: Any) -> list[str]:
 
 
 def _dense_parts(model: Any) -> list[str]:
-    """Name the activations behind a SentenceEncoder's projections that no kernel computes."""
+    """Name what no kernel computes behind a SentenceEncoder's transformer."""
     modules = getattr(model, "modules", ())
-    if callable(modules):  # a model's own
+    if not isinstance(modules, nn.ModuleList):  # a model's own method
         return []
-    return [
-        f"a Dense calls {type(module.activation_function).__name__} row by row"
-        for module in modules
-        if isinstance(module, Dense) and fused(module.activation_function) is None
-    ]
+    return [why for module in modules if isinstance(module, Dense) for why in module.torch_parts()]
 
 
 def _comparisons(model: Any) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
 import fastbert
+from fastbert.modeling.encoding import TokenizerExtras
 
 # transformers 5 indexes this cache by layer for pre-norm FlauBERT, which it does not allow; with
 # this it computes what 4.56.2 computes.
@@ -91,7 +92,9 @@ ELSEWHERE = {
     "use_cache": CACHED,
     "cache": FLAUBERT_CLASSES,
     "shift_labels": DECODERS,
-    "num_items_in_batch": DECODERS,
+    # tests/integrations and test_model_contract.py.
+    "num_items_in_batch": CLASSES,
+    **dict.fromkeys(TokenizerExtras.__annotations__, CLASSES),
     "head_mask": CLASSES,
     "cache_position": CLASSES,
     # Ours alone: test_model_features.py.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -12,18 +13,20 @@ from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin, GenerationState
-from fastbert.layers.linear import Linear, project
-from fastbert.layers.parameter_tree import ParameterTree
+from fastbert.layers.calling import call, hidden_of
+from fastbert.layers.linear import Linear, project, running_on
+from fastbert.layers.masks import labelled_padding
 from fastbert.modeling import tasks
-from fastbert.modeling.encoding import EncoderInputs, Encoding, RareOptions, refuse_count
+from fastbert.modeling.encoding import EncoderInputs, Encoding, RareOptions, counted, refuse_count
+from fastbert.modeling.head_parts import held_part, without_padding
 from fastbert.models.flaubert.config import FlaubertConfig
 from fastbert.models.flaubert.encoder import (
     FlaubertInputs,
     FlaubertModel,
     FlaubertPreTrainedModel,
 )
-from fastbert.models.flaubert.squad import SquadHead
-from fastbert.models.flaubert.summary import SequenceSummary
+from fastbert.models.flaubert.squad import SQuADHead
+from fastbert.models.flaubert.summary import FlaubertPredLayer, SequenceSummary
 from fastbert.outputs import (
     FlaubertForQuestionAnsweringOutput,
     MaskedLMOutput,
@@ -49,6 +52,11 @@ class _FlaubertHead(FlaubertPreTrainedModel, tasks.HeadModel):
     def head_dropout(self) -> float:
         """Return the probability of dropout before a classifier, in training."""
         return float(self.config.dropout)
+
+    def summary(self, encoding: Encoding) -> Tensor:
+        """Call `sequence_summary` on all tokens: (batch, values)."""
+        with running_on(encoding.plan):
+            return hidden_of(call(held_part(self, "sequence_summary"), encoding.padded()))
 
     def removed(self, inputs: EncoderInputs) -> Tensor | None:
         """Return the mask that says which tokens are left out, lengths and padding included."""
@@ -94,16 +102,6 @@ class _WithLabels(_FlaubertHead):
         return self.run(labels, inputs)
 
 
-class FlaubertPredLayer(ParameterTree):
-    """The part of the language-model head.
-
-    Attributes:
-        proj: the projection to the vocabulary, or an adaptive softmax over it.
-    """
-
-    proj: nn.Module
-
-
 class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token.
 
@@ -138,7 +136,7 @@ class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM)
             )
         else:
             projection = Linear(config.emb_dim, config.vocab_size)
-        self.pred_layer = FlaubertPredLayer(proj=projection)
+        self.pred_layer = FlaubertPredLayer(projection)
 
     def tied_weights(self) -> dict[str, str]:
         """Return the parameters that are one with another: none with an adaptive softmax."""
@@ -158,6 +156,41 @@ class FlaubertWithLMHeadModel(GenerationMixin, _FlaubertHead, tasks.ForMaskedLM)
         if isinstance(projection, nn.AdaptiveLogSoftmaxWithLoss):
             return projection.log_prob(hidden)
         return project(projection, hidden, encoding.plan)
+
+    def called_head(self) -> bool:
+        """Return whether `pred_layer` is not as it was built, and so is called on all tokens."""
+        return self._head_built.why(self, "pred_layer") is not None
+
+    def called_scores(self, encoding: Encoding) -> Tensor | None:
+        """Score all tokens by a `pred_layer` that is not as it was built; None otherwise."""
+        return self._called(encoding, None)[1] if self.called_head() else None
+
+    def _called(self, encoding: Encoding, labels: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Call `pred_layer`: the loss, where it computes one, and the scores."""
+        with running_on(encoding.plan):
+            answer = call(held_part(self, "pred_layer"), encoding.padded(), {"y": labels})
+        loss = None
+        if labels is not None and isinstance(answer, (tuple, list)) and len(answer) > 1:
+            loss, *answer = answer
+        return loss, without_padding(hidden_of(answer), encoding)
+
+    def run(
+        self,
+        labels: Tensor | None,
+        inputs: EncoderInputs,
+        logits_to_keep: int | Tensor | str = 0,
+    ) -> MaskedLMOutput:
+        """Compute the task; a `pred_layer` of one's own may compute the loss of all tokens."""
+        every = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if labels is None or not every or not self.called_head():
+            return super().run(labels, inputs, logits_to_keep)
+        encoding = self.encode(inputs, Wanted(keep_padding=True))
+        encoding.scores_padding = labelled_padding(labels, self.removed(inputs))
+        loss, logits = self._called(encoding, labels)
+        if loss is None:
+            given = {"labels": labels, "vocab_size": self.config.vocab_size}
+            loss = self.loss_function(logits=logits, **given, **counted(inputs.options))
+        return finish(MaskedLMOutput(loss, logits), encoding)
 
     def caches(self) -> bool:
         """Keep no cache: every token sees the mask behind it, which moves on."""
@@ -242,7 +275,7 @@ class FlaubertForSequenceClassification(  # type: ignore[misc]
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score every text: (batch, num_labels)."""
-        return self.sequence_summary.summarise(encoding)
+        return self.summary(encoding)
 
 
 class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: ignore[misc]
@@ -257,7 +290,7 @@ class FlaubertForMultipleChoice(_WithLabels, tasks.ForMultipleChoice):  # type: 
 
     def classify(self, encoding: Encoding) -> Tensor:
         """Score every text: (batch * choices, 1)."""
-        return project(self.logits_proj, self.sequence_summary.summarise(encoding), encoding.plan)
+        return project(self.logits_proj, self.summary(encoding), encoding.plan)
 
     def run(self, labels: Tensor | None, inputs: EncoderInputs) -> MultipleChoiceModelOutput:
         """Compute the task, without lengths."""
@@ -320,7 +353,7 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
 
     def build_head(self, config: FlaubertConfig) -> None:
         """Build `qa_outputs`."""
-        self.qa_outputs = SquadHead(
+        self.qa_outputs = SQuADHead(
             config.emb_dim, config.layer_norm_eps, config.start_n_top, config.end_n_top
         )
 
@@ -344,7 +377,7 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
         return_dict: bool | None = None,
         **options: Unpack[RareOptions],
     ) -> Any:
-        """Compute the task from the arguments of FlaubertModel.forward and SquadHead.forward.
+        """Compute the task from the arguments of FlaubertModel.forward and SQuADHead.forward.
 
         Returns:
             FlaubertForQuestionAnsweringOutput: the loss alone where both ends are given, else the
@@ -367,13 +400,38 @@ class FlaubertForQuestionAnswering(_FlaubertHead):
         if start_positions is not None and end_positions is not None:
             refuse_count(options, type(self).__name__)
         encoding = self.encode(inputs, Wanted())
-        values = self.qa_outputs(
-            encoding.padded(),
-            encoding.plan,
-            start_positions=start_positions,
-            end_positions=end_positions,
-            cls_index=cls_index,
-            is_impossible=is_impossible,
-            p_mask=p_mask,
+        with running_on(encoding.plan):
+            answer = call(
+                held_part(self, "qa_outputs"),
+                encoding.padded(),
+                None,
+                start_positions=start_positions,
+                end_positions=end_positions,
+                cls_index=cls_index,
+                is_impossible=is_impossible,
+                p_mask=p_mask,
+                return_dict=True,
+            )
+        learning = start_positions is not None and end_positions is not None
+        return finish(_answers(answer, learning), encoding)
+
+
+def _answers(answer: Any, learning: bool) -> FlaubertForQuestionAnsweringOutput:
+    """Read what `qa_outputs` answered: a ModelOutput, a dict, or a tuple of its values.
+
+    Args:
+        answer: what it returned.
+        learning: whether both ends were given, so that it is the loss.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    names = FlaubertForQuestionAnsweringOutput.__dataclass_fields__
+    if isinstance(answer, (tuple, list)):
+        answer = dict(zip(("loss",) if learning else list(names)[1:], answer, strict=False))
+    if not isinstance(answer, Mapping):
+        raise TypeError(
+            "The module in the place of qa_outputs must return the values of a "
+            f"FlaubertForQuestionAnsweringOutput, but returned a {type(answer).__name__}."
         )
-        return finish(FlaubertForQuestionAnsweringOutput(**values), encoding)
+    return FlaubertForQuestionAnsweringOutput(**{n: v for n, v in answer.items() if n in names})

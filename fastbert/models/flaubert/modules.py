@@ -6,14 +6,16 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastbert.branches.bert import ActivationFunction
+from fastbert.layers.methods import as_defined
 from fastbert.layers.parent import Parent
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 
 
+@as_defined
 class MultiHeadAttention(Parent):
     """Self-attention with the projection of its result.
 
@@ -69,6 +71,7 @@ class MultiHeadAttention(Parent):
         return (out, weights) if output_attentions else (out,)
 
 
+@as_defined
 class TransformerFFN(Parent):
     """The feed-forward part.
 
