@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastbert.branches.bert import ActivationFunction
 from fastbert.layers.parent import Parent
