@@ -440,8 +440,11 @@ class EncoderModel(PreTrainedModel):
         return output
 
 
-def words_adapted(base: Any) -> bool:
-    """Return whether an encoder's table of words is not, or cannot be told to be, the one built."""
+def words_adapted(model: PreTrainedModel) -> bool:
+    """Return whether a model ties weights to a table of words that may not be the one built."""
+    base: Any = model.base_model
+    if not model.tied_weights():
+        return False
     if not isinstance(base, EncoderModel):
         return True
     owner, name = base.input_embeddings_place()

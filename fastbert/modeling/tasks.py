@@ -235,8 +235,7 @@ class VocabularyHead(HeadModel):
         logits = self.called_scores(encoding)
         if logits is not None:
             return _kept(logits, keep)
-        if self.tied_weights():
-            share_with(self.get_output_embeddings(), words_adapted(self.base_model))
+        share_with(self.get_output_embeddings(), words_adapted(self))
         if isinstance(keep, int) and keep == 0:
             return batch.pad(self.score(encoding.packed, encoding))
         padded = encoding.padded()
