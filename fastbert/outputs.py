@@ -23,6 +23,9 @@ from torch.utils import _pytree
 
 Layers = tuple[Tensor | None, ...] | None
 
+# Where transformers keeps the base of its outputs.
+_THEIRS = "transformers.utils.generic"
+
 
 class ModelOutput(OrderedDict[str, Any]):
     """Base of all outputs: fields by name or key, those that are not None by position too.
@@ -121,9 +124,8 @@ def join_transformers() -> None:
 
     Its pipelines ask for that class, and take outputs of another for plain dictionaries.
     """
-    loaded = sys.modules.get("transformers.utils.generic")
-    theirs = getattr(loaded, "ModelOutput", None)
-    if theirs is not None and theirs not in ModelOutput.__bases__:
+    theirs = getattr(sys.modules.get(_THEIRS), "ModelOutput", None)
+    if theirs is not None:
         ModelOutput.__bases__ = (theirs,)
 
 
@@ -383,6 +385,8 @@ def finish(output: Output, encoding: Unfinished, keep: Iterable[str] = ()) -> Ou
         `output`, or with return_dict=False the tuple of its values. The tuple is not in the
         annotation: whoever asks for one knows it.
     """
+    if _THEIRS in sys.modules and ModelOutput.__bases__ == (OrderedDict,):
+        join_transformers()
     for name in output.__dataclass_fields__:
         value = encoding.rest.get(name)
         if value is not None:

@@ -25,7 +25,6 @@ from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.ops.operands import NotPlain
-from fastbert.outputs import join_transformers
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, tell_of_torch
 from fastbert.runtime.tracing import refuse_export, untraced
@@ -195,7 +194,6 @@ class EncoderModel(PreTrainedModel):
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
             return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
-        join_transformers()
         return retrying(self, self.compute, inputs, wanted)
 
     def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
