@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,7 +65,8 @@ class Case:
         model: a name from SHAPES.
         lengths: tokens of every text; empty where real texts are given.
         texts: number of real texts; the time then includes tokenising them.
-        group: cases that are run together by default: "base", "text", "large", "growth".
+        group: cases that are run together by default: "base", "text", "large", "growth", "latency".
+        pause: seconds without work before every timed call, as a service has between requests.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Case:
     lengths: tuple[int, ...] = ()
     texts: int = 0
     group: str = "base"
+    pause: float = 0.0
 
     @property
     def shape(self) -> Shape:
@@ -107,6 +109,15 @@ def _uniform(name: str, model: str, batch: int, length: int, group: str = "base"
     return Case(name, model, (length,) * batch, group=group)
 
 
+# Long enough for worker threads to fall asleep.
+PAUSE = 0.03
+
+
+def _with_pause(case: Case) -> tuple[Case, Case]:
+    """Return a case, and the same after a pause before every call."""
+    return case, replace(case, name=f"{case.name}-cool", pause=PAUSE)
+
+
 # The seed whose 32 lengths fill 36 % of their padded batch.
 RAGGED_SEED = 0
 
@@ -122,6 +133,14 @@ CASES = {
         _uniform("camembert-large", "camembert-large", 8, 128, "large"),
         _uniform("flaubert-large", "flaubert-large", 8, 128, "large"),
         _uniform("rembert", "rembert", 8, 128, "large"),
+        *(
+            case
+            for length in (8, 16, 24, 32, 48, 64)
+            for case in _with_pause(
+                _uniform(f"latency-{length}", "bert-base", 1, length, "latency")
+            )
+        ),
+        *_with_pause(Case("query", "minilm", texts=1, group="latency")),
         *(
             Case(
                 f"growth-{thousands}k",

@@ -198,7 +198,9 @@ def _compare(
             if run is not None:
                 name = f"{row.engine} / {row.arrangement}"
                 runs[name], rows[name] = run, row
-    samples = interleave(runs, settings.repetitions, settings.budget, settings.least)
+    samples = interleave(
+        runs, settings.repetitions, settings.budget, settings.least, pause=case.pause
+    )
     for name, seconds in samples.items():
         rows[name].time = Summary.of(seconds)
 

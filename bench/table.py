@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.results import Results, Row
 from fastbert.tools.tables import table
 
-_HEADER = ("median ms", "spread", "min ms", "bound", "error", "own")
+_HEADER = ("median ms", "spread", "min ms", "p95 ms", "bound", "error", "own")
 
 
 def render(results: Results, cases: Sequence[str]) -> str:
@@ -41,6 +41,7 @@ def _figures(row: Row, bound: float | None) -> list[str]:
         f"{row.time.median:.2f}",
         f"{row.time.spread:.0%}",
         f"{row.time.minimum:.2f}",
+        "" if row.time.ninety_fifth is None else f"{row.time.ninety_fifth:.2f}",
         "-" if bound is None else f"{bound / row.time.median:.0%}",
         f"{row.error:.1e}",
         "" if row.own is None else f"{row.own:.1e}",

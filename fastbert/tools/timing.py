@@ -28,6 +28,7 @@ class Summary:
         quarter: a quarter of the samples are shorter.
         three_quarters: three quarters of the samples are shorter.
         count: number of samples.
+        ninety_fifth: 95 of 100 samples are shorter; None in files of earlier versions.
     """
 
     median: float
@@ -35,6 +36,7 @@ class Summary:
     quarter: float
     three_quarters: float
     count: int
+    ninety_fifth: float | None = None
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Summary:
@@ -45,9 +47,10 @@ class Summary:
         """
         times = sorted(value * 1e3 for value in seconds)
         if len(times) == 1:
-            return cls(times[0], times[0], times[0], times[0], 1)
+            return cls(times[0], times[0], times[0], times[0], 1, times[0])
         quarter, median, three_quarters = statistics.quantiles(times, n=4, method="inclusive")
-        return cls(median, times[0], quarter, three_quarters, len(times))
+        high = statistics.quantiles(times, n=20, method="inclusive")[-1]
+        return cls(median, times[0], quarter, three_quarters, len(times), high)
 
     @property
     def spread(self) -> float:
@@ -67,6 +70,7 @@ def interleave(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     settle: Callable[[float], None] = time.sleep,
+    pause: float = 0.0,
 ) -> dict[str, list[float]]:
     """Time every run in repetitions of shuffled order, so that a slow minute hits all alike.
 
@@ -78,6 +82,8 @@ def interleave(
         seed: decides the order.
         clock: returns the time in seconds.
         settle: waits for so many seconds before a run is timed.
+        pause: seconds without work before every timed call, as in a service that waits for its next
+            request; 0 for calls back to back.
 
     Returns:
         Seconds of every timed call, by name.
@@ -98,7 +104,7 @@ def interleave(
         order.shuffle(names)
         for name in names:
             settle(SETTLE_SECONDS)
-            samples[name] += _repeat(runs[name], cost[name], clock)
+            samples[name] += _repeat(runs[name], cost[name], clock, settle, pause)
     return samples
 
 
@@ -112,11 +118,22 @@ def _takes_part(repetition: int, repetitions: int, wanted: int) -> bool:
     return (repetition + 1) * wanted // repetitions > repetition * wanted // repetitions
 
 
-def _repeat(run: Run, cost: float, clock: Callable[[], float]) -> list[float]:
+def _repeat(
+    run: Run,
+    cost: float,
+    clock: Callable[[], float],
+    settle: Callable[[float], None],
+    pause: float,
+) -> list[float]:
     if cost >= SHORT_SECONDS:
         return [_seconds(run, clock)]
     run()
-    return [_seconds(run, clock) for _ in range(CALLS_IN_REPETITION)]
+    times = []
+    for _ in range(CALLS_IN_REPETITION):
+        if pause:
+            settle(pause)
+        times.append(_seconds(run, clock))
+    return times
 
 
 def _seconds(run: Run, clock: Callable[[], float]) -> float:

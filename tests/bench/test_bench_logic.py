@@ -75,6 +75,21 @@ def test_a_run_beyond_its_budget_has_fewer_repetitions_but_the_least() -> None:
     assert len(samples["slow"]) == 1
 
 
+def test_every_timed_call_comes_after_the_pause_and_not_within_it() -> None:
+    clock = Clock()
+    waits: list[float] = []
+
+    def settle(seconds: float) -> None:
+        waits.append(seconds)
+        clock.work(seconds)
+
+    samples = timing.interleave(
+        {"a": lambda: clock.work(0.01)}, repetitions=2, clock=clock, settle=settle, pause=0.03
+    )
+    assert samples["a"] == pytest.approx([0.01] * 2 * timing.CALLS_IN_REPETITION)
+    assert waits.count(0.03) == len(samples["a"])
+
+
 @pytest.mark.parametrize("wanted", range(1, 10))
 def test_repetitions_are_spread_evenly(wanted: int) -> None:
     taken = [at for at in range(9) if timing._takes_part(at, 9, wanted)]
@@ -88,6 +103,15 @@ def test_summary_is_of_the_quartiles() -> None:
     assert (summary.minimum, summary.median) == (1.0, 3.0)
     assert (summary.quarter, summary.three_quarters) == (2.0, 4.0)
     assert summary.spread == pytest.approx(1 / 3)
+    assert summary.ninety_fifth == pytest.approx(4.8)
+    assert timing.Summary.of([0.002]).ninety_fifth == 2.0
+
+
+def test_cases_of_latency_are_measured_back_to_back_and_after_a_pause() -> None:
+    found = {case.name: case for case in cases.chosen("latency")}
+    cool = {name for name, case in found.items() if case.pause}
+    assert {f"{name}-cool" for name in found.keys() - cool} == cool and len(cool) == 7
+    assert {found[name].pause for name in cool} == {0.03}
 
 
 def test_ragged_case_is_the_one_of_the_table() -> None:
