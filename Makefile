@@ -126,7 +126,12 @@ SANITIZER_BUILD = cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_CX
 
 sanitize: export PATH := $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 sanitize:  ## native tests under the address, undefined-behaviour and thread sanitizers
+	@$(MAKE) -j 2 --output-sync=target sanitize-address sanitize-thread  # one compiles, one tests
+
+.PHONY: sanitize-address sanitize-thread
+sanitize-address:
 	$(call SANITIZER_BUILD,build/sanitize-address,-DFASTBERT_SANITIZE=address$(comma)undefined)
+sanitize-thread:
 	$(call SANITIZER_BUILD,build/sanitize-thread,-DFASTBERT_SANITIZE=thread -DFASTBERT_ONLY_ISAS=scalar$(comma)avx2)
 
 clean:  ## remove what was built
