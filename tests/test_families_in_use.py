@@ -211,8 +211,9 @@ def test_zero_shot_classification(case: tuple[str, Any], tmp_path: Path) -> None
 
 
 def test_all_tasks_are_here() -> None:
-    assert set(TASKS) == set(HEADS)
-    assert {f"test_{task.replace('-', '_')}" for task in TASKS} <= set(globals())
+    here = set(TASKS) - {"text-generation"}  # test_apertus_generation.py
+    assert here == set(HEADS)
+    assert {f"test_{task.replace('-', '_')}" for task in here} <= set(globals())
 
 
 @pytest.mark.parametrize("options", [{}, {"quantization": "int8"}, {"dtype": "bfloat16"}], ids=str)

@@ -60,6 +60,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     # A fake tensor has no address, and says so at length.
     monkeypatch.setattr(Tensor, "data_ptr", lambda self: 1 << 20)
+    monkeypatch.setattr(kernels, "obstacle", lambda *operands: None)
     return made
 
 

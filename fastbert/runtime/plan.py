@@ -224,14 +224,14 @@ class Plan:
         for choice in self.choices:
             told = [f"not {n}: {why}" for n, why in choice.passed_over if (n, why) not in common]
             told += [choice.note] if choice.note else []
-            head = f"{choice.op:<17}  {choice.backend:<9}  {choice.isa:<12}"
+            head = f"{choice.op:<16}  {choice.backend:<9}  {choice.isa:<12}"
             lines.append(f"{head}  {'; '.join(told)}".rstrip())
         for name, why in self.choices[0].passed_over:
             if (name, why) in common:
-                lines.append(f"{'all of them':<17}  not {name}: {why}")
+                lines.append(f"{'all of them':<16}  not {name}: {why}")
         for clause in beside:
-            lines.append(f"{'on torch':<17}  {clause}")
-        lines.append(f"{'batch invariant':<17}  {self._invariance(bool(beside))}")
+            lines.append(f"{'on torch':<16}  {clause}")
+        lines.append(f"{'batch invariant':<16}  {self._invariance(bool(beside))}")
         return lines
 
     def _invariance(self, beside: bool) -> str:

@@ -47,7 +47,7 @@ def _not_plain(model: Any) -> list[str]:
         if (what := obstacle(tensor, memory=False)) is not None:
             names.setdefault(what, []).append(name)
     return [
-        f"{'on the reference':<17}  whatever reads {', '.join(found)}: each is {what}"
+        f"{'on the reference':<16}  whatever reads {', '.join(found)}: each is {what}"
         for what, found in names.items()
     ]
 
@@ -70,4 +70,4 @@ def _comparisons(model: Any) -> list[str]:
         why = "torch counts no writes to a model made in inference mode; make it outside of that"
     else:
         return []
-    return [f"{'every pass':<17}  compares all packed weights byte by byte: {why}"]
+    return [f"{'every pass':<16}  compares all packed weights byte by byte: {why}"]
