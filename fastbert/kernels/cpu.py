@@ -210,7 +210,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
     """See `fastbert.ops.attention_varlen`."""
     # Taken apart at once, which is cheaper than looking up 25 attributes.
     (
-        code, total_q, total_k, heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
+        code, total_q, total_k, heads, _, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
         max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias,
         (over_batch, over_heads, over_queries),
     ) = o  # fmt: skip

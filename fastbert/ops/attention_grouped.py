@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op
 from fastbert.ops._sample import Sampler, offsets
 from fastbert.ops.attention_varlen import (
     attention_varlen,
+    check as check_attention,
+    fake,
     from_grid,
     masked_softmax,
-    score_bias,
+    supports,
     to_grid,
     visible_keys,
 )
-from fastbert.ops.operands import Target, by_heads, operand, vector
 
 
 def attention_grouped(
@@ -107,101 +108,7 @@ def grouped_with_probs(
     return from_grid(context, cu_seqlens_q, q.shape[0]), probs
 
 
-class GroupedAttentionOperands(NamedTuple):
-    """Checked operands of `attention_grouped`.
-
-    Attributes:
-        code: of the dtype of q, k and v.
-        total_q, total_k, heads, kv_heads, dim, batch: sizes.
-        q, k, v: (tokens, heads or kv_heads, dim), the last dimension contiguous.
-        cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,); their values are not looked at, which would
-            wait for the device.
-        max_seqlen_q, max_seqlen_k, scale, causal: as for `attention_grouped`.
-        key_bias: float32 (total_k,) or None.
-        bias: float32 (batch or 1, heads or 1, max_seqlen_q, max_seqlen_k), keys adjacent, or None.
-        bias_strides: over sequences, heads and queries, 0 where the bias is broadcast.
-    """
-
-    code: int
-    total_q: int
-    total_k: int
-    heads: int
-    kv_heads: int
-    dim: int
-    batch: int
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    cu_seqlens_q: Tensor
-    cu_seqlens_k: Tensor
-    max_seqlen_q: int
-    max_seqlen_k: int
-    scale: float
-    causal: bool
-    key_bias: Tensor | None
-    bias: Tensor | None
-    bias_strides: tuple[int, int, int]
-
-
-def check(
-    target: Target,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    scale: float,
-    causal: bool = False,
-    key_bias: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> GroupedAttentionOperands:
-    """Return the operands of `attention_grouped`.
-
-    Raises:
-        TypeError, ValueError: for operands that kernels do not take, with the reason.
-    """
-    op = "attention_grouped"
-    q, code = operand(op, "q", q, target)
-    if q.dim() != 3:
-        raise ValueError(
-            f"{op}: q has shape {tuple(q.shape)}, expected (total_q, num_heads, head_dim)."
-        )
-    total_q, heads, dim = q.shape
-    dtype, device = q.dtype, q.device
-    total_k, kv_heads = k.shape[:2] if isinstance(k, Tensor) and k.dim() == 3 else (0, 1)
-    if not kv_heads or heads % kv_heads:
-        raise ValueError(
-            f"{op}: k has {kv_heads} heads; the {heads} heads of q must be a multiple of them."
-        )
-    q = by_heads(op, "q", q, (total_q, heads, dim), dtype, device)
-    k = by_heads(op, "k", k, (total_k, kv_heads, dim), dtype, device)
-    v = by_heads(op, "v", v, (total_k, kv_heads, dim), dtype, device)
-    batch = max(cu_seqlens_q.numel() - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
-    cu_seqlens_q = vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32, device)
-    cu_seqlens_k = vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32, device)
-    if key_bias is not None:
-        key_bias = vector(op, "key_bias", key_bias, total_k, torch.float32, device)
-    strides = (0, 0, 0)
-    if bias is not None:
-        bias, strides = score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
-    return GroupedAttentionOperands(
-        code, total_q, total_k, heads, kv_heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
-        max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias, strides,
-    )  # fmt: skip
-
-
-def fake(*, q: Tensor, **_: object) -> Tensor:
-    """Return an empty result."""
-    return q.new_empty(q.shape)
-
-
-def supports(backend: str, traits: Traits) -> str | None:
-    """Return None, or why the backend's kernel cannot serve these traits."""
-    if traits.attention_dropout > 0.0:
-        return "no kernel drops attention weights, and dropout is active"
-    return None
+check = partial(check_attention, op="attention_grouped", grouped=True)
 
 
 def _make(

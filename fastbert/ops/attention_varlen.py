@@ -230,12 +230,12 @@ def _grid_positions(cu_seqlens: Tensor, max_seqlen: int, total: int) -> Tensor:
 
 
 class AttentionOperands(NamedTuple):
-    """Checked operands of `attention_varlen`.
+    """Checked operands of `attention_varlen` and `attention_grouped`.
 
     Attributes:
         code: of the dtype of q, k and v.
-        total_q, total_k, heads, dim, batch: sizes.
-        q, k, v: (tokens, heads, dim), the last dimension contiguous.
+        total_q, total_k, heads, kv_heads, dim, batch: sizes.
+        q, k, v: (tokens, heads or kv_heads, dim), the last dimension contiguous.
         cu_seqlens_q, cu_seqlens_k: int32 (batch + 1,); their values are not looked at, which would
             wait for the device.
         max_seqlen_q, max_seqlen_k, scale, causal: as for `attention_varlen`.
@@ -248,6 +248,7 @@ class AttentionOperands(NamedTuple):
     total_q: int
     total_k: int
     heads: int
+    kv_heads: int
     dim: int
     batch: int
     q: Tensor
@@ -277,13 +278,17 @@ def check(
     causal: bool = False,
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
+    *,
+    op: str = "attention_varlen",
+    grouped: bool = False,
 ) -> AttentionOperands:
-    """Return the operands of `attention_varlen`.
+    """Return the operands of `attention_varlen`, or of another `op` with the same ones.
+
+    Where it is grouped, k and v may have fewer heads than q, a divisor of theirs.
 
     Raises:
         TypeError, ValueError: for operands that kernels do not take, with the reason.
     """
-    op = "attention_varlen"
     q, code = operand(op, "q", q, target)
     if q.dim() != 3:
         raise ValueError(
@@ -292,9 +297,14 @@ def check(
     total_q, heads, dim = q.shape
     dtype, device = q.dtype, q.device
     total_k = k.shape[0] if isinstance(k, Tensor) and k.dim() else 0
+    kv_heads = k.shape[1] if grouped and isinstance(k, Tensor) and k.dim() == 3 else heads
+    if kv_heads != heads and (not kv_heads or heads % kv_heads):
+        raise ValueError(
+            f"{op}: k has {kv_heads} heads; the {heads} heads of q must be a multiple of them."
+        )
     q = by_heads(op, "q", q, (total_q, heads, dim), dtype, device)
-    k = by_heads(op, "k", k, (total_k, heads, dim), dtype, device)
-    v = by_heads(op, "v", v, (total_k, heads, dim), dtype, device)
+    k = by_heads(op, "k", k, (total_k, kv_heads, dim), dtype, device)
+    v = by_heads(op, "v", v, (total_k, kv_heads, dim), dtype, device)
     batch = max(cu_seqlens_q.numel() - 1, 0) if isinstance(cu_seqlens_q, Tensor) else 0
     cu_seqlens_q = vector(op, "cu_seqlens_q", cu_seqlens_q, batch + 1, torch.int32, device)
     cu_seqlens_k = vector(op, "cu_seqlens_k", cu_seqlens_k, batch + 1, torch.int32, device)
@@ -302,14 +312,14 @@ def check(
         key_bias = vector(op, "key_bias", key_bias, total_k, torch.float32, device)
     strides = (0, 0, 0)
     if bias is not None:
-        bias, strides = score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
+        bias, strides = _score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
     return AttentionOperands(
-        code, total_q, total_k, heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
+        code, total_q, total_k, heads, kv_heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
         max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias, strides,
     )  # fmt: skip
 
 
-def score_bias(
+def _score_bias(
     op: str, bias: object, shape: tuple[int, int, int, int], device: torch.device
 ) -> tuple[Tensor, tuple[int, int, int]]:
     """Return a bias of attention scores as float32 with adjacent keys, and its strides.
