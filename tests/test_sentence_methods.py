@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sentence_transformers as st
 import torch
+from sentence_transformers.sentence_transformer import modules as stm
 from torch import nn
 
 import fastbert
@@ -22,12 +24,9 @@ from fastbert.embedding.modules import Dense, Dropout, Normalize, Pooling, Sente
 from fastbert.embedding.transformer_settings import TextOptions, TransformerSettings
 from fastbert.runtime.plan import Unavailable
 
-st = pytest.importorskip("sentence_transformers")
-from sentence_transformers.sentence_transformer import modules as stm  # noqa: E402
-
 # Files of tests are imported by their paths, so their helpers are found through this one's.
 sys.path.insert(0, str(Path(__file__).parent))
-from sentence_folders import HIDDEN, TEXTS, both, saved, tiny  # noqa: E402
+from sentence_folders import HIDDEN, TEXTS, both, saved, tiny
 
 MANY = [f"{a} {b} {a}" for a in TEXTS for b in ("cat", "far", "house", "red mat")]
 CLOSE: dict[str, Any] = {"rtol": 2e-6, "atol": 2e-6}

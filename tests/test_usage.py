@@ -15,9 +15,10 @@ import torch
 import fastbert
 from fastbert.layers.linear import Int8Linear
 
-sys.path.append(str(Path(__file__).parent / "tokenizers"))
+# Files of tests are imported by their paths, so their helpers are found through this one's.
+sys.path.append(str(Path(__file__).parent))
 
-import tok_cases
+import small_models
 
 PAGE = Path(__file__).parents[1] / "docs" / "usage.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="run from a checkout")
@@ -26,22 +27,8 @@ IDS = ("camembert-base", "almanach/camembert-large")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tok_cases.unpack(tmp_path_factory.mktemp("vocabularies"))
-    tokenizer = fastbert.CamembertTokenizerFast.from_pretrained(models / "camembert")
-    config = fastbert.CamembertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=66,
-        initializer_range=0.25,
-    )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("camembert-base")
-    fastbert.CamembertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    folders = (tmp_path_factory.mktemp(name) for name in ("camembert-base", "vocabularies"))
+    return small_models.camembert(*folders, initializer_range=0.25)
 
 
 def blocks() -> list[str]:

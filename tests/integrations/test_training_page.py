@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import fastbert
 
-sys.path.append(str(Path(__file__).parents[1] / "tokenizers"))
+sys.path.append(str(Path(__file__).parents[1]))
 
-import tok_cases
+import small_models
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="run from a checkout")
@@ -21,21 +20,8 @@ pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="run from a checkout")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tok_cases.unpack(tmp_path_factory.mktemp("vocabularies"))
-    tokenizer = fastbert.CamembertTokenizerFast.from_pretrained(models / "camembert")
-    config = fastbert.CamembertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=66,
-    )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("camembert-base")
-    fastbert.CamembertForMaskedLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    folders = (tmp_path_factory.mktemp(name) for name in ("camembert-base", "vocabularies"))
+    return small_models.camembert(*folders)
 
 
 def test_the_page_runs(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
