@@ -10,18 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op
+from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler, offsets
 from fastbert.ops.attention_varlen import (
+    AttentionOperands,
     attention_varlen,
-    check as check_attention,
-    fake,
+    checked_attention,
     from_grid,
     masked_softmax,
-    supports,
+    supports as attention_varlen_supports,
     to_grid,
     visible_keys,
 )
+from fastbert.ops.operands import Target
 
 
 def attention_grouped(
@@ -108,7 +109,39 @@ def grouped_with_probs(
     return from_grid(context, cu_seqlens_q, q.shape[0]), probs
 
 
-check = partial(check_attention, op="attention_grouped", grouped=True)
+def check(
+    target: Target,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    scale: float,
+    causal: bool = False,
+    key_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> AttentionOperands:
+    """Return the operands of `attention_grouped`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    return checked_attention(
+        "attention_grouped", True, target, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
+        max_seqlen_k, scale, causal, key_bias, bias,
+    )  # fmt: skip
+
+
+def fake(*, q: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
+    return q.new_empty(q.shape)
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
+    return attention_varlen_supports(backend, traits)
 
 
 def _make(

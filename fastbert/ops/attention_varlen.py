@@ -278,11 +278,35 @@ def check(
     causal: bool = False,
     key_bias: Tensor | None = None,
     bias: Tensor | None = None,
-    *,
-    op: str = "attention_varlen",
-    grouped: bool = False,
 ) -> AttentionOperands:
-    """Return the operands of `attention_varlen`, or of another `op` with the same ones.
+    """Return the operands of `attention_varlen`.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
+    return checked_attention(
+        "attention_varlen", False, target, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q,
+        max_seqlen_k, scale, causal, key_bias, bias,
+    )  # fmt: skip
+
+
+def checked_attention(
+    op: str,
+    grouped: bool,
+    target: Target,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    scale: float,
+    causal: bool,
+    key_bias: Tensor | None,
+    bias: Tensor | None,
+) -> AttentionOperands:
+    """Return the operands of `op`, which takes those of `attention_varlen`.
 
     Where it is grouped, k and v may have fewer heads than q, a divisor of theirs.
 
