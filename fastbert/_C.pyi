@@ -364,6 +364,7 @@ class Watch:
         self,
         dicts: list[Any],
         entries: list[Any],
+        methods: list[Any],
         objects: list[Any],
         tensors: list[Any],
         exchange: object,

@@ -132,7 +132,7 @@ std::unique_ptr<Encoder> made(const EncoderShape& shape, const std::vector<Block
 }
 
 py::object run(Encoder& encoder, const EncoderInput& input, const EncoderOutput& output,
-               int threads, const Watch* watch, bool profile) {
+               int threads, Watch* watch, bool profile) {
     if ((watch != nullptr && !watch->unchanged(true)) || encoder.isa() != active()) {
         return py::none();
     }

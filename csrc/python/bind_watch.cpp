@@ -77,9 +77,9 @@ py::object Getter::operator()(const py::object& object) const {
     return py::reinterpret_steal<py::object>(found);
 }
 
-Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& objects,
-             const py::list& tensors, const py::object& exchange, py::object version_of,
-             py::object grad_of)
+Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& methods,
+             const py::list& objects, const py::list& tensors, const py::object& exchange,
+             py::object version_of, py::object grad_of)
     : exchange_(exchange_in(exchange)),
       version_of_(std::move(version_of)),
       grad_of_(std::move(grad_of)) {
@@ -89,11 +89,19 @@ Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& obj
             entries_.push_back({py::cast<py::object>(key), py::cast<py::object>(value)});
         }
         dicts_.push_back({dict, entries_.size()});
+        dict_seal_.add(dict.ptr());
     }
     for (const py::handle item : entries) {
         const auto pair = py::cast<py::tuple>(item);
         const py::object dict = pair[0], key = pair[1];
         lookups_.push_back({dict, {key, py::reinterpret_borrow<py::object>(value_of(dict, key))}});
+        dict_seal_.add(dict.ptr());
+    }
+    for (const py::handle item : methods) {
+        const auto told = py::cast<py::tuple>(item);
+        const auto type = py::cast<py::type>(told[0]);
+        methods_.push_back({type, told[1], told[2]});
+        class_seal_.add(reinterpret_cast<PyTypeObject*>(type.ptr()));
     }
     for (const py::handle item : objects) {
         classes_.push_back({py::cast<py::object>(item), py::type::of(item)});
@@ -112,17 +120,7 @@ Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& obj
     }
 }
 
-void Watch::prefetch() const {
-    // After a pass through a large model nothing of this is in the caches, and one look after the
-    // other would wait for memory each time.
-    for (const Dict& d : dicts_) __builtin_prefetch(d.dict.ptr());
-    for (const Lookup& l : lookups_) __builtin_prefetch(l.dict.ptr());
-    for (const Class& c : classes_) __builtin_prefetch(c.object.ptr());
-    for (const Weight& w : weights_) __builtin_prefetch(w.tensor.ptr());
-    for (const Weight& w : weights_) w.layout.prefetch();
-}
-
-bool Watch::same_objects() const {
+bool Watch::same_entries() const {
     std::size_t at = 0;
     for (const Dict& d : dicts_) {
         for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(d.dict)) {
@@ -132,11 +130,19 @@ bool Watch::same_objects() const {
         }
         if (at != d.end) return false;
     }
-    return std::all_of(lookups_.begin(), lookups_.end(),
-                       [](const Lookup& l) {
-                           return l.entry.value.ptr() == value_of(l.dict, l.entry.key);
-                       }) &&
-           std::all_of(classes_.begin(), classes_.end(),
+    return std::all_of(lookups_.begin(), lookups_.end(), [](const Lookup& l) {
+        return l.entry.value.ptr() == value_of(l.dict, l.entry.key);
+    });
+}
+
+bool Watch::same_methods() const {
+    return std::all_of(methods_.begin(), methods_.end(), [](const Method& m) {
+        return py::getattr(m.type, m.name, py::none()).is(m.value);
+    });
+}
+
+bool Watch::same_classes() const {
+    return std::all_of(classes_.begin(), classes_.end(),
                        [](const Class& c) { return has_type(c.object, c.type); });
 }
 
@@ -149,10 +155,24 @@ bool Watch::unchanged(const Weight& w, bool contents) const {
     return gradients_known || !w.leaf || grad_of_(w.tensor).is_none();
 }
 
-bool Watch::unchanged(bool contents) const {
-    prefetch();
-    return same_objects() && std::all_of(weights_.begin(), weights_.end(),
-                                         [&](const Weight& w) { return unchanged(w, contents); });
+bool Watch::unchanged(bool contents) {
+    // After a pass through a large model nothing of this is in the caches, and one look after the
+    // other would wait for memory each time.
+    dict_seal_.prefetch();
+    for (const Class& c : classes_) __builtin_prefetch(c.object.ptr());
+    for (const Weight& w : weights_) __builtin_prefetch(w.tensor.ptr());
+    for (const Weight& w : weights_) w.layout.prefetch();
+    if (!dict_seal_.holds()) {
+        if (!same_entries()) return false;
+        dict_seal_.close();
+    }
+    if (!class_seal_.holds()) {
+        if (!same_methods()) return false;
+        class_seal_.close();
+    }
+    return same_classes() && std::all_of(weights_.begin(), weights_.end(), [&](const Weight& w) {
+               return unchanged(w, contents);
+           });
 }
 
 int Watch::traverse(visitproc visit, void* arg) const {
@@ -165,6 +185,11 @@ int Watch::traverse(visitproc visit, void* arg) const {
         Py_VISIT(l.dict.ptr());
         Py_VISIT(l.entry.key.ptr());
         Py_VISIT(l.entry.value.ptr());
+    }
+    for (const Method& m : methods_) {
+        Py_VISIT(m.type.ptr());
+        Py_VISIT(m.name.ptr());
+        Py_VISIT(m.value.ptr());
     }
     for (const Class& c : classes_) {
         Py_VISIT(c.object.ptr());
@@ -179,9 +204,12 @@ int Watch::traverse(visitproc visit, void* arg) const {
 
 void Watch::clear() {
     // Emptied before anything is released: releasing may run Python code that comes back here.
+    dict_seal_.clear();
+    class_seal_.clear();
     const auto dicts = std::exchange(dicts_, {});
     const auto entries = std::exchange(entries_, {});
     const auto lookups = std::exchange(lookups_, {});
+    const auto methods = std::exchange(methods_, {});
     const auto classes = std::exchange(classes_, {});
     const auto weights = std::exchange(weights_, {});
 }
@@ -190,12 +218,12 @@ void bind_watch(py::module_& m) {
     py::class_<Watch>(m, "Watch", py::custom_type_setup(collected),
                       "Notices changes of dictionaries and tensors; see csrc/python/watch.h.")
         .def(py::init<const py::list&, const py::list&, const py::list&, const py::list&,
-                      const py::object&, py::object, py::object>(),
-             py::arg("dicts"), py::arg("entries"), py::arg("objects"), py::arg("tensors"),
-             py::arg("exchange"), py::arg("version_of"), py::arg("grad_of"))
+                      const py::list&, const py::object&, py::object, py::object>(),
+             py::arg("dicts"), py::arg("entries"), py::arg("methods"), py::arg("objects"),
+             py::arg("tensors"), py::arg("exchange"), py::arg("version_of"), py::arg("grad_of"))
         .def_readwrite("gradients_known", &Watch::gradients_known,
                        "Whether the caller compares the contents of what has gradients.")
-        .def("unchanged", py::overload_cast<bool>(&Watch::unchanged, py::const_),
+        .def("unchanged", py::overload_cast<bool>(&Watch::unchanged),
              py::arg("contents"),
              "Whether everything is as it was, the contents of tensors included where asked for.");
     m.def("fingerprint", &fingerprint_of, py::arg("data"), py::arg("size"),

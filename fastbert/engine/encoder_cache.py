@@ -30,7 +30,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.encoder import ForwardOptions
 from fastbert.layers.hooks import GLOBAL_FORWARD_HOOKS
 from fastbert.layers.linear import Int8Linear
-from fastbert.layers.methods import methods, overridable
+from fastbert.layers.methods import Methods, methods, overridable
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.locks import Lock
@@ -113,8 +113,9 @@ class ModelSnapshot:
         copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
-        if self.plain and native.reason() is None:
-            self.watch = _watch(model, self.modules, copied)
+        # A method that is another object at each look could be watched by nothing.
+        if self.plain and native.reason() is None and self.methods.hold():
+            self.watch = _watch(model, self.modules, self.methods, copied)
         self.suspicious = False
         self.look()
         self.source = self._source() if self.plain else None
@@ -250,7 +251,7 @@ def _tensors(part: nn.Module) -> Iterator[Tensor]:
 
 
 def _watch(
-    model: nn.Module, modules: Sequence[nn.Module], copied: set[int]
+    model: nn.Module, modules: Sequence[nn.Module], methods: Methods, copied: set[int]
 ) -> native.library.Watch:
     """Make a `_C.Watch` of a model."""
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
@@ -278,6 +279,7 @@ def _watch(
     return native.library.Watch(
         dicts,
         entries,
+        list(methods.found),
         [model, *parts],
         [(t, key in copied, not t.is_inference(), t.is_leaf) for key, t in tensors.items()],
         Tensor.__dlpack_c_exchange_api__,
@@ -319,14 +321,10 @@ class EncoderCache:
         """
         view = self._view
         if view is not None and view.watch is not None:
-            for kind, name, method in view.methods.found:  # in every pass, so without a call
-                if getattr(kind, name) is not method:
-                    break
-            else:
-                return view
+            return view
         with self._lock:
             view = self._view
-            if view is None or view.watch is None or not view.methods.hold():
+            if view is None or view.watch is None:
                 view = self._view = ModelSnapshot(model)
                 self._keep_packed(view)
         return view
