@@ -95,7 +95,7 @@ Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& met
         const auto pair = py::cast<py::tuple>(item);
         const py::object dict = pair[0], key = pair[1];
         lookups_.push_back({dict, {key, py::reinterpret_borrow<py::object>(value_of(dict, key))}});
-        dict_seal_.add(dict.ptr());
+        lookup_seal_.add(dict.ptr());
     }
     for (const py::handle item : methods) {
         const auto told = py::cast<py::tuple>(item);
@@ -120,7 +120,7 @@ Watch::Watch(const py::list& dicts, const py::list& entries, const py::list& met
     }
 }
 
-bool Watch::same_entries() const {
+bool Watch::same_dicts() const {
     std::size_t at = 0;
     for (const Dict& d : dicts_) {
         for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(d.dict)) {
@@ -130,6 +130,10 @@ bool Watch::same_entries() const {
         }
         if (at != d.end) return false;
     }
+    return true;
+}
+
+bool Watch::same_lookups() const {
     return std::all_of(lookups_.begin(), lookups_.end(), [](const Lookup& l) {
         return l.entry.value.ptr() == value_of(l.dict, l.entry.key);
     });
@@ -159,12 +163,17 @@ bool Watch::unchanged(bool contents) {
     // After a pass through a large model nothing of this is in the caches, and one look after the
     // other would wait for memory each time.
     dict_seal_.prefetch();
+    lookup_seal_.prefetch();
     for (const Class& c : classes_) __builtin_prefetch(c.object.ptr());
     for (const Weight& w : weights_) __builtin_prefetch(w.tensor.ptr());
     for (const Weight& w : weights_) w.layout.prefetch();
     if (!dict_seal_.holds()) {
-        if (!same_entries()) return false;
+        if (!same_dicts()) return false;
         dict_seal_.close();
+    }
+    if (!lookup_seal_.holds()) {
+        if (!same_lookups()) return false;
+        lookup_seal_.close();
     }
     if (!class_seal_.holds()) {
         if (!same_methods()) return false;
@@ -205,6 +214,7 @@ int Watch::traverse(visitproc visit, void* arg) const {
 void Watch::clear() {
     // Emptied before anything is released: releasing may run Python code that comes back here.
     dict_seal_.clear();
+    lookup_seal_.clear();
     class_seal_.clear();
     const auto dicts = std::exchange(dicts_, {});
     const auto entries = std::exchange(entries_, {});

@@ -45,9 +45,13 @@ TensorLayout::TensorLayout(const py::object& tensor, const DlExchange& exchange)
 bool TensorLayout::holds(const py::object& tensor, const DlExchange& exchange) const {
     DlTensor t;
     if (!read(tensor, exchange, t)) return ndim_ < 0;
-    return address_of(t) == data_ && t.ndim == ndim_ && kind_of(t) == kind_ &&
-           std::equal(t.shape, t.shape + t.ndim, shape_.begin()) &&
-           std::equal(t.strides, t.strides + t.ndim, strides_.begin());
+    if (address_of(t) != data_ || t.ndim != ndim_ || kind_of(t) != kind_) return false;
+    // Of one or two dimensions mostly, for which std::equal would call memcmp.
+    std::int64_t different = 0;
+    for (std::int32_t i = 0; i < t.ndim; ++i) {
+        different |= (t.shape[i] ^ shape_[i]) | (t.strides[i] ^ strides_[i]);
+    }
+    return different == 0;
 }
 
 void TensorLayout::prefetch() const {

@@ -1,5 +1,5 @@
 // Where a tensor's elements lie, by the C functions of the DLPack standard that torch.Tensor offers
-// in `__dlpack_c_exchange_api__`: one call of some 20 ns without an allocation.
+// in `__dlpack_c_exchange_api__`: one call without an allocation. torch 2.13 takes 80 ns for it.
 #pragma once
 
 #include <array>

@@ -31,6 +31,16 @@ int watcher() {
     }();
     return id;
 }
+
+// From 3.13 on, attributes that lie in their object are stored there without a word to the watchers
+// of its dictionary.
+bool written_unheard(PyObject* dict) {
+#if PY_VERSION_HEX >= 0x030D0000
+    return reinterpret_cast<const PyDictObject*>(dict)->ma_values != nullptr;
+#else
+    return dict == nullptr;
+#endif
+}
 #endif
 
 }  // namespace
@@ -82,7 +92,7 @@ void DictSeal::prefetch() const {
 void DictSeal::close() {
     writes_ = writes;
     if (closed_) return;
-    closed_ = watcher() >= 0;
+    closed_ = watcher() >= 0 && std::none_of(dicts_.begin(), dicts_.end(), &written_unheard);
     for (PyObject* const dict : dicts_) {
         if (closed_ && PyDict_Watch(watcher(), dict) < 0) {
             PyErr_Clear();

@@ -73,15 +73,17 @@ class Watch {
         std::size_t version;
     };
 
-    bool same_entries() const;
+    bool same_dicts() const;
+    bool same_lookups() const;
     bool same_methods() const;
     bool same_classes() const;
     bool unchanged(const Weight& weight, bool contents) const;
 
     std::vector<Dict> dicts_;
     std::vector<Entry> entries_;  // of the dictionaries, one behind the other
+    DictSeal dict_seal_;
     std::vector<Lookup> lookups_;
-    DictSeal dict_seal_;  // of both
+    DictSeal lookup_seal_;  // of its own, since not all dictionaries can be sealed
     std::vector<Method> methods_;
     ClassSeal class_seal_;
     std::vector<Class> classes_;
