@@ -66,9 +66,10 @@ test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
 # runs all of that as well.
 FAST_SKIPS := bench cuda integrations triton models/test_model_transaction.py \
     ops/test_registration.py tokenizers/test_tok_cost.py tokenizers/test_tok_v4.py test_cli.py \
-    test_cli_streams.py test_compile.py test_following_weights.py test_forks.py test_fuzz.py \
+    test_cli_streams.py test_compile.py test_forks.py test_fuzz.py \
     test_hub.py test_import_cost.py test_int8_accuracy.py test_packaging.py test_readme.py \
-    test_sharing.py test_tolerance_bites.py test_unbuilt.py
+    test_sharing.py test_tolerance_bites.py test_unbuilt.py weights/test_weights_changes.py \
+    weights/test_weights_optimizers.py weights/test_weights_raw.py
 FAST_NAMES := float16 full_size loading_holds place_in_memory not_finite finite_differences compiled \
     any_batch
 
