@@ -179,9 +179,8 @@ bool Watch::unchanged(bool contents) {
         if (!same_methods()) return false;
         class_seal_.close();
     }
-    return same_classes() && std::all_of(weights_.begin(), weights_.end(), [&](const Weight& w) {
-               return unchanged(w, contents);
-           });
+    return same_classes() && std::all_of(weights_.begin(), weights_.end(),
+                                         [&](const Weight& w) { return unchanged(w, contents); });
 }
 
 int Watch::traverse(visitproc visit, void* arg) const {
@@ -233,8 +232,7 @@ void bind_watch(py::module_& m) {
              py::arg("tensors"), py::arg("exchange"), py::arg("version_of"), py::arg("grad_of"))
         .def_readwrite("gradients_known", &Watch::gradients_known,
                        "Whether the caller compares the contents of what has gradients.")
-        .def("unchanged", py::overload_cast<bool>(&Watch::unchanged),
-             py::arg("contents"),
+        .def("unchanged", py::overload_cast<bool>(&Watch::unchanged), py::arg("contents"),
              "Whether everything is as it was, the contents of tensors included where asked for.");
     m.def("fingerprint", &fingerprint_of, py::arg("data"), py::arg("size"),
           "Bytes that tell whether memory holds what it held; see csrc/cpu/fingerprint.h.");

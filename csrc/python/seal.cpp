@@ -77,7 +77,8 @@ bool DictSeal::holds() const {
     if (!closed_) return false;
     // Without a branch for each, so that the processor reads ahead.
     std::uint64_t different = 0;
-    for (std::size_t i = 0; i < dicts_.size(); ++i) different |= versions_[i] ^ version_of(dicts_[i]);
+    for (std::size_t i = 0; i < dicts_.size(); ++i)
+        different |= versions_[i] ^ version_of(dicts_[i]);
     return different == 0;
 }
 
