@@ -91,8 +91,12 @@ def prepared(model: Any) -> tuple[CpuEncoder, Block]:
         ValueError: for a model that has no prepared encoder on the CPU, with the reason.
     """
     base = model.base_model
-    view, plan = base.encoder_cache.view(base), model.plan()
-    encoder = base.encoder_cache.encoder(view, plan)
+    cache, plan = base.encoder_cache, model.plan()
+    view = cache.view(base)
+    if not view.holds():
+        cache.stale(view)
+        view = cache.view(base)
+    encoder = cache.encoder(view, plan)
     if not isinstance(encoder, CpuEncoder):
         raise ValueError(
             "Only the steps of the CPU's prepared encoder are timed, and this model has none: "
