@@ -64,7 +64,15 @@ struct GemmArgs {
     const float* x_scale = nullptr;
     const std::int32_t* x_zero_point = nullptr;
     const float* w_scale = nullptr;
+
+    // u8 x s8 only: x is (2 * rows, k) from quantize_rows16, and x_zero_point is not read. rows,
+    // x_scale, residual, out and the rows of a range count what was quantised.
+    bool x_halves = false;
 };
+
+// The value of a low half against a high one, and what both halves of a 0 are stored as.
+constexpr float kLowHalf = 1.0f / 256;
+constexpr std::int32_t kHalfZero = 128;
 
 // u8 x s8 sums are int32: |sum| <= k * 255 * 128 < 2^31.
 constexpr index_t kMaxInt8K = 65793;
