@@ -38,7 +38,7 @@ def linear_w8a16(
     weights is what takes the time. A kernel may round a row to 16 bits by its own range, so that a
     value is off by at most 1/32639 of the row's largest (bfloat16 values above 1/256 of it are kept
     exactly), and adds integers without error; K is at most 65 793 there. A row that holds a NaN or
-    an infinity has no finite result.
+    an infinity becomes NaN as a whole, as in `int8_linear`.
 
     Args:
         x: (rows, K), floating.
@@ -55,6 +55,7 @@ def linear_w8a16(
         (rows, N), x.dtype.
     """
     dtype, x = x.dtype, widened(x, factor, repeated)
+    x = x.masked_fill(~torch.isfinite(x).all(dim=1, keepdim=True), torch.nan)
     compute = torch.promote_types(x.dtype, torch.float32)
     weight = qweight.to(compute) * weight_scale.to(compute)[:, None]
     out = x.to(compute) @ weight.t()
