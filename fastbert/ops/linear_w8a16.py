@@ -36,7 +36,7 @@ def linear_w8a16(
     rows is `widened(x, factor, repeated)`. The weights are those of `int8_linear`, and the rows are
     not quantised to 8 bits: for models whose activations have heavy tails, and where reading
     weights is what takes the time. A kernel may round a row to 16 bits by its own range, so that a
-    value is off by at most 1/32639 of the row's largest (bfloat16 values above 1/256 of it are kept
+    value is off by at most 1/32639 of the row's largest (bfloat16 values above 1/127 of it are kept
     exactly), and adds integers without error; K is at most 65 793 there. A row that holds a NaN or
     an infinity becomes NaN as a whole, as in `int8_linear`.
 

@@ -38,13 +38,13 @@ def test_heavy_tails_keep_what_8_bits_lose(isa: str) -> None:
     exact = linear_w8a16(x.double(), qweight, scale)
     found = kernels.kernel("cpu", "linear_w8a16")(x, qweight, scale)
     error = (found - exact).norm() / exact.norm()
-    assert error < 1e-4
-    assert error * 50 < (int8_linear(x, qweight, scale) - exact).norm() / exact.norm()
+    assert error < 3e-4
+    assert error * 30 < (int8_linear(x, qweight, scale) - exact).norm() / exact.norm()
 
 
-def test_bfloat16_rows_are_exact_down_to_a_256th(isa: str) -> None:
+def test_bfloat16_rows_are_exact_down_to_a_127th(isa: str) -> None:
     x, qweight, _ = sample(6, 96, 33)
-    x = torch.where(x.abs() < x.abs().amax(1, keepdim=True) / 250, torch.zeros(()), x)
+    x = torch.where(x.abs() < x.abs().amax(1, keepdim=True) / 120, torch.zeros(()), x)
     x, scale = x.bfloat16(), torch.ones(33)
     exact = x.double() @ qweight.double().t()
     # Sums of 96 products with 16 and 8 bits: below 2^24 in high halves, so exact until rounded.

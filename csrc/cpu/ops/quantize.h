@@ -10,7 +10,7 @@
 //   u = round(x / step) + 32896, high = u >> 8, low = u & 255,
 // so that x ~ step * (256 * (high - 128) + (low - 128)): two u8 rows with zero point 128, which the
 // int8 gemm multiplies as they are (GemmArgs::x_halves). Since steps are powers of two, a bfloat16
-// x is exact down to 1/256 of the largest. A row that holds a NaN or an infinity gets scale NaN.
+// x is exact down to 1/127 of the largest. A row that holds a NaN or an infinity gets scale NaN.
 #pragma once
 
 #include <cstdint>
