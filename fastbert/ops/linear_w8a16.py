@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastbert.ops import int8_linear as w8a8
-from fastbert.ops._op import Arguments, Case, Mutation, Op, Tolerance
+from fastbert.ops._op import Arguments, Case, Mutation, Op, Tolerance, Traits
 from fastbert.ops.activations import Activation, activate, named
 from fastbert.ops.bias_act import other_gelu
 from fastbert.ops.int8_linear import Int8LinearOperands, widened
@@ -88,6 +88,17 @@ def check(
         "linear_w8a16", target, x, qweight, weight_scale, bias, activation, residual, packed,
         factor, repeated,
     )  # fmt: skip
+
+
+def fake(*, x: Tensor, qweight: Tensor, **_: object) -> Tensor:
+    """Return an empty result."""
+    return x.new_empty((x.shape[0], qweight.shape[0]))
+
+
+def supports(backend: str, traits: Traits) -> str | None:
+    """Return None, or why the backend's kernel cannot serve these traits."""
+    # The Plan has the reference compute an activation that kernels do not know.
+    return None
 
 
 def _heavy(dtype: torch.dtype, **sizes: Any) -> Arguments:
@@ -169,8 +180,8 @@ OP = Op(
     name="linear_w8a16",
     reference=linear_w8a16,
     check=check,
-    fake=w8a8.fake,
-    supports=w8a8.supports,
+    fake=fake,
+    supports=supports,
     # Rounding to 16 bits: 0.29 of a step, whose rows reach from 16 320 to 32 639 of them; a normal
     # row of some hundred values has its largest at three times its size, and a heavy one of 3072 at
     # forty times. Beside it stands the reference's own error in float32, which says nothing here.
