@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "common/types.h"
+#include "cpu/ops/quantize.h"
 
 namespace fastbert {
 
@@ -64,6 +65,10 @@ struct GemmArgs {
     const float* x_scale = nullptr;
     const std::int32_t* x_zero_point = nullptr;
     const float* w_scale = nullptr;
+
+    // u8 x s8 only: x is (2 * rows, k) from quantize_rows16, and x_zero_point is not read. rows,
+    // x_scale, residual, out and the rows of a range count what was quantised.
+    bool x_halves = false;
 };
 
 // u8 x s8 sums are int32: |sum| <= k * 255 * 128 < 2^31.
@@ -92,6 +97,9 @@ struct GemmKernels {
                              index_t panel_begin, index_t panel_end, void* scratch);
     RangeFn range_f32, range_bf16, range_s8;
 };
+
+// Rows of x for each row of the result.
+inline index_t gemm_planes(const GemmArgs& args) { return args.x_halves ? 2 : 1; }
 
 // How range calls read x: in place (rows == 0), or copied, `rows` rows at a time, to scratch rows
 // stride_bytes apart. They are copied when they must be widened (f16 to f32; u8 to s16 on sets

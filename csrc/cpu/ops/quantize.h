@@ -4,6 +4,13 @@
 // rounding to nearest even, all in float32, so that x ~ scale * (q - zero_point). A row that holds
 // a NaN gets scale NaN, one that holds an infinity scale infinity; both get zeros for q and
 // zero_point. InputColumns change what is quantised, and how many columns q has.
+//
+// quantize_rows16 keeps 16 bits, where 8 would lose what a heavy-tailed row holds:
+//   step = 2^(e - 15), e the least integer above -135 with max |x| <= 32639 step,
+//   u = round(x / step) + 32896, high = u >> 8, low = u & 255,
+// so that x ~ step * (256 * (high - 128) + (low - 128)): two u8 rows with zero point 128, which the
+// int8 gemm multiplies as they are (GemmArgs::x_halves). Since steps are powers of two, a bfloat16
+// x is exact down to 1/127 of the largest. A row that holds a NaN or an infinity gets scale NaN.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +45,18 @@ struct QuantizeArgs {
 struct QuantizeKernels {
     // Rows [first, first + count). Indexed by DType: f32, bf16, f16.
     void (*rows[3])(const QuantizeArgs& args, index_t first, index_t count);
+    // The same for quantize_rows16.
+    void (*rows16[3])(const QuantizeArgs& args, index_t first, index_t count);
 };
+
+// What both halves of a 0 are stored as by quantize_rows16.
+constexpr std::int32_t kHalfZero = 128;
 
 // Threaded. Throws std::invalid_argument, with a sentence, for arguments that do not fit together.
 void quantize_rows(const QuantizeArgs& args);
+
+// The same into 16 bits: q is (2 * rows, k + columns.repeats), where row 2r holds the high halves
+// of row r and row 2r + 1 the low ones; scale is (rows), 256 steps each; zero_point is not written.
+void quantize_rows16(const QuantizeArgs& args);
 
 }  // namespace fastbert
