@@ -27,6 +27,8 @@ class ActArgs:
         activation: int = ...,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
     ) -> None: ...
 
 @final
@@ -45,6 +47,7 @@ class AttentionArgs:
         total_k: int,
         num_heads: int,
         head_dim: int,
+        group: int = ...,
         q_row_stride: int,
         q_head_stride: int,
         k_row_stride: int,
@@ -125,6 +128,8 @@ class LayerNormArgs:
         activation: int = ...,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
         eps: float,
     ) -> None: ...
 
@@ -153,6 +158,8 @@ class GemmArgs:
         activation: int = ...,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
         residual: int = ...,
         residual_dtype: int = ...,
         residual_stride: int = ...,
@@ -162,6 +169,64 @@ class GemmArgs:
         x_scale: int = ...,
         x_zero_point: int = ...,
         w_scale: int = ...,
+    ) -> None: ...
+
+@final
+class RmsNormArgs:
+    """The arguments of rms_norm; csrc/cpu/ops/rms_norm.h."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        residual: int = ...,
+        out: int,
+        sum: int = ...,
+        weight: int,
+        weight_dtype: int,
+        rows: int,
+        hidden: int,
+        x_stride: int,
+        residual_stride: int = ...,
+        out_stride: int,
+        sum_stride: int = ...,
+        dtype: int,
+        eps: float,
+    ) -> None: ...
+
+@final
+class QkNormRopeArgs:
+    """The arguments of qk_norm_rope; csrc/cpu/ops/qk_norm_rope.h."""
+
+    def __init__(
+        self,
+        *,
+        q: int,
+        q_row_stride: int,
+        q_head_stride: int,
+        k: int,
+        k_row_stride: int,
+        k_head_stride: int,
+        q_out: int,
+        q_out_row_stride: int,
+        q_out_head_stride: int,
+        k_out: int,
+        k_out_row_stride: int,
+        k_out_head_stride: int,
+        q_weight: int,
+        q_weight_dtype: int,
+        k_weight: int,
+        k_weight_dtype: int,
+        cos: int,
+        sin: int,
+        rope_stride: int,
+        tokens: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: int,
+        q_eps: float,
+        k_eps: float,
     ) -> None: ...
 
 @final
@@ -279,6 +344,8 @@ class EncoderShape:
         activation: int,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
         pre_norm: bool,
         scale: float,
         attention: int,
@@ -374,6 +441,8 @@ class Watch:
     def unchanged(self, contents: bool) -> bool: ...
 
 def bias_act(args: ActArgs) -> None: ...
+def rms_norm(args: RmsNormArgs) -> None: ...
+def qk_norm_rope(args: QkNormRopeArgs) -> None: ...
 def attention_varlen(args: AttentionArgs) -> None: ...
 def embed_layer_norm(args: EmbedArgs) -> None: ...
 def layer_norm(args: LayerNormArgs) -> None: ...

@@ -34,8 +34,11 @@ from fastbert.ops.operands import (
     unreadable,
     weight_rows,
 )
+from fastbert.ops.qk_norm_rope import QkNormRopeOperands
 from fastbert.ops.quantize_rows import QuantizeOperands
+from fastbert.ops.rms_norm import RmsNormOperands
 from fastbert.ops.segment_sums import SegmentOperands
+from fastbert.ops.xielu import XieluOperands, slopes
 
 if TYPE_CHECKING:
     from fastbert import _C
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 TARGET = Target("cpu", "cpu")
 _CPU = torch.device("cpu")
 _INT8 = 4
+# The code of an activation (csrc/common/types.h) that is an op of its own here.
+_XIELU = 8
 
 
 # What the library was told last.
@@ -95,7 +100,12 @@ def supports(op: str, traits: Traits) -> str | None:
 
 
 # Where the binding has another name than the op.
-_BINDINGS = {"add_layer_norm": "layer_norm", "act_layer_norm": "layer_norm"}
+_BINDINGS = {
+    "add_layer_norm": "layer_norm",
+    "act_layer_norm": "layer_norm",
+    "attention_grouped": "attention_varlen",
+    "xielu": "bias_act",
+}
 
 
 def add_layer_norm(o: RowNormOperands) -> tuple[Tensor, Tensor]:
@@ -222,7 +232,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
     """See `fastbert.ops.attention_varlen`."""
     # Taken apart at once, which is cheaper than looking up 25 attributes.
     (
-        code, total_q, total_k, heads, _, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
+        code, total_q, total_k, heads, kv_heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
         max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias,
         (over_batch, over_heads, over_queries),
     ) = o  # fmt: skip
@@ -241,6 +251,7 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
         total_k=total_k,
         num_heads=heads,
         head_dim=dim,
+        group=heads // kv_heads if kv_heads else 1,
         q_row_stride=q_row_stride,
         q_head_stride=q_head_stride,
         k_row_stride=k_row_stride,
@@ -264,6 +275,101 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
     )
     native.library.attention_varlen(args)
     return out
+
+
+def attention_grouped(o: AttentionOperands) -> Tensor:
+    """See `fastbert.ops.attention_grouped`."""
+    return attention_varlen(o)
+
+
+def rms_norm(o: RmsNormOperands) -> tuple[Tensor, Tensor]:
+    """See `fastbert.ops.rms_norm`."""
+    out = torch.empty((o.rows, o.width), dtype=o.x.dtype, device=_CPU)
+    total = torch.empty_like(out) if o.return_sum else None
+    use_torch_threads()
+    args = native.library.RmsNormArgs(
+        x=o.x.data_ptr(),
+        residual=address(o.residual),
+        out=out.data_ptr(),
+        sum=address(total),
+        weight=o.weight.data_ptr(),
+        weight_dtype=o.code,
+        rows=o.rows,
+        hidden=o.width,
+        x_stride=row_stride(o.x),
+        residual_stride=row_stride(o.residual),
+        out_stride=o.width,
+        sum_stride=o.width,
+        dtype=o.code,
+        eps=o.eps,
+    )
+    native.library.rms_norm(args)
+    return out, out.new_empty(0) if total is None else total
+
+
+def xielu(o: XieluOperands) -> Tensor:
+    """See `fastbert.ops.xielu`."""
+    numbers = (part.detach().reshape(()).float() for part in (o.alpha_p, o.alpha_n, o.beta, o.eps))
+    alpha_p, alpha_n, beta, eps = numbers
+    square, exponential = slopes(alpha_p, alpha_n, beta)
+    out = torch.empty((o.rows, o.width), dtype=o.x.dtype, device=_CPU)
+    use_torch_threads()
+    args = native.library.ActArgs(
+        x=o.x.data_ptr(),
+        out=out.data_ptr(),
+        rows=o.rows,
+        columns=o.width,
+        x_stride=row_stride(o.x),
+        out_stride=o.width,
+        dtype=o.code,
+        activation=_XIELU,
+        activation_a=float(square),
+        activation_b=float(exponential),
+        activation_c=float(beta),
+        activation_d=float(eps),
+    )
+    native.library.bias_act(args)
+    return out
+
+
+def qk_norm_rope(o: QkNormRopeOperands) -> tuple[Tensor, Tensor]:
+    """See `fastbert.ops.qk_norm_rope`."""
+    q_out = torch.empty((o.tokens, o.heads, o.dim), dtype=o.q.dtype, device=_CPU)
+    k_out = torch.empty((o.tokens, o.kv_heads, o.dim), dtype=o.q.dtype, device=_CPU)
+    q_row_stride, q_head_stride, _ = o.q.stride()
+    k_row_stride, k_head_stride, _ = o.k.stride()
+    cos, sin = (part.contiguous() for part in (o.cos, o.sin))
+    use_torch_threads()
+    args = native.library.QkNormRopeArgs(
+        q=o.q.data_ptr(),
+        q_row_stride=q_row_stride,
+        q_head_stride=q_head_stride,
+        k=o.k.data_ptr(),
+        k_row_stride=k_row_stride,
+        k_head_stride=k_head_stride,
+        q_out=q_out.data_ptr(),
+        q_out_row_stride=o.heads * o.dim,
+        q_out_head_stride=o.dim,
+        k_out=k_out.data_ptr(),
+        k_out_row_stride=o.kv_heads * o.dim,
+        k_out_head_stride=o.dim,
+        q_weight=o.q_weight.data_ptr(),
+        q_weight_dtype=o.code,
+        k_weight=o.k_weight.data_ptr(),
+        k_weight_dtype=o.code,
+        cos=cos.data_ptr(),
+        sin=sin.data_ptr(),
+        rope_stride=o.dim // 2,
+        tokens=o.tokens,
+        num_heads=o.heads,
+        num_kv_heads=o.kv_heads,
+        head_dim=o.dim,
+        dtype=o.code,
+        q_eps=o.eps,
+        k_eps=o.eps,
+    )
+    native.library.qk_norm_rope(args)
+    return q_out, k_out
 
 
 def embed_layer_norm(o: EmbeddingOperands) -> Tensor:

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from fastbert import kernels
-from fastbert.ops import ALL, DECODING, REGISTRY, Case, Op
+from fastbert.ops import ALL, REGISTRY, Case, Op
 from fastbert.testing import gate, misaligned, poisoned_empty, strided, to_float64
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Ops of models that write text have kernels one after the other.
-KERNELS = [*REGISTRY.values(), DECODING["linear_w8a16"]]
-OPS = pytest.mark.parametrize("op", KERNELS, ids=lambda op: op.name)
-PROJECTIONS = [op for op in KERNELS if "linear" in op.name]
+OPS = pytest.mark.parametrize("op", ALL.values(), ids=ALL)
+PROJECTIONS = [op for op in ALL.values() if "linear" in op.name]
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Arguments whose rows may lie apart; the others are vectors, or packed by their own rules.
 MATRICES = {"x", "residual", "weight", "word", "position_table", "type_table", "language_table"}
@@ -125,12 +123,17 @@ ROWS = (
     "position_ids",
     "token_type_ids",
     "language_ids",
+    "q",
+    "k",
+    "cos",
+    "sin",
 )
+SEQUENCES = ("attention_varlen", "attention_grouped", "segment_sums")
 
 
 @pytest.mark.parametrize(
     "op",
-    [op for op in KERNELS if op.name not in ("attention_varlen", "segment_sums")],
+    [op for op in ALL.values() if op.name not in SEQUENCES],
     ids=lambda op: op.name,
 )
 @DTYPE
@@ -167,13 +170,13 @@ def test_a_segment_alone_has_the_bits_it_has_among_others(dtype: torch.dtype, is
 def test_a_sequence_alone_has_the_bits_it_has_in_a_batch(
     dtype: torch.dtype, causal: bool, masked: bool, isa: str
 ) -> None:
-    op = REGISTRY["attention_varlen"]
     generator = torch.Generator().manual_seed(0)
     lengths = [5, 0, 64, 1, 131, 17, 63, 200]
     cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    for heads, dim in ((2, 64), (3, 32), (1, 80)):
-        qkv = torch.randn(sum(lengths), 3, heads, dim, generator=generator).to(dtype)
-        q, k, v = qkv.unbind(1)
+    for heads, kv_heads, dim in ((2, 2, 64), (3, 3, 32), (1, 1, 80), (6, 2, 32)):
+        op = ALL["attention_varlen" if heads == kv_heads else "attention_grouped"]
+        qkv = torch.randn(sum(lengths), heads + 2 * kv_heads, dim, generator=generator).to(dtype)
+        q, k, v = qkv.split((heads, kv_heads, kv_heads), dim=1)
         key_bias = None
         if masked:
             key_bias = torch.zeros(sum(lengths))
