@@ -117,8 +117,8 @@ def _tokens(name: str, given: object) -> list[int]:
     return list(given)
 
 
-def _words(given: object) -> list[tuple[int, ...]]:
-    fits = isinstance(given, list | tuple) and given
+def _words(given: Any) -> list[tuple[int, ...]]:
+    fits = isinstance(given, list | tuple) and len(given) > 0
     fits = fits and all(isinstance(one, list | tuple) and one for one in given)
     if not fits or not all(_is_token(token) for one in given for token in one):
         raise ValueError(

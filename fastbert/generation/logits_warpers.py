@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,9 +103,9 @@ def _untypical(scores: Tensor, mass: float, least: int) -> Tensor:
 def _below_eta(scores: Tensor, epsilon: float) -> Tensor:
     """Leave out tokens below a bound that falls with the entropy (arXiv 2210.15191)."""
     likely = scores.softmax(dim=-1)
-    entropy = torch.distributions.Categorical(logits=scores).entropy()
-    bound = (epsilon**0.5 * torch.exp(-entropy)).clamp(max=epsilon)[:, None]
-    return likely < bound
+    spread: Any = torch.distributions.Categorical(logits=scores)
+    entropy: Tensor = spread.entropy()
+    return likely < (epsilon**0.5 * torch.exp(-entropy)).clamp(max=epsilon)[:, None]
 
 
 def _unlikely(scores: Tensor, drop: Tensor, least: int) -> Tensor:

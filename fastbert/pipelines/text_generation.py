@@ -108,7 +108,9 @@ class TextGeneration(Pipeline):
         if clean_up_tokenization_spaces is not None:
             decode["clean_up_tokenization_spaces"] = clean_up_tokenization_spaces
         prompts = self._prompts(items)
-        of_chats = {name: v for name, v in chosen.items() if name != "add_special_tokens"}
+        of_chats: dict[str, Any] = {
+            name: v for name, v in chosen.items() if name != "add_special_tokens"
+        }
         of_chats |= {"tools": tools, "documents": documents}
         rows = [
             self._ids(prefix + prompt, chosen)

@@ -114,8 +114,8 @@ class Chatting(Assembling):
                 raise ValueError(f"apply_chat_template does not do {name}; leave it out.")
         if continue_final_message and add_generation_prompt:
             raise ValueError(
-                "continue_final_message ends with the last message and add_generation_prompt begins "
-                "an answer; give one of them."
+                "continue_final_message ends with the last message, add_generation_prompt with the "
+                "beginning of an answer; give one of them."
             )
         _check(tools, documents)
         template = self.get_chat_template(chat_template, tools)

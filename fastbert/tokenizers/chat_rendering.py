@@ -40,6 +40,7 @@ def render(
     """
     chat = [_message(one) for one in messages]
     final = None if continued is None else _tag_final(chat, continued, template)
+    _check_jinja()
     import jinja2
 
     try:
@@ -71,9 +72,13 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if value is None or type(value) is bool:
         return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return kind.__str__(value) if kind is str else kind.__pos__(value)
+    # Classes derived from these may have methods of their own.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -121,12 +126,9 @@ def _cut(text: str, final: str) -> str:
     return text[:at] if text.startswith(_TAG, at) else text[:at].rstrip()
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(template: str) -> Any:
+def _check_jinja() -> None:
     try:
         import jinja2
-        import jinja2.ext
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise ImportError(
             "Chat templates need the package jinja2: pip install 'jinja2>=3.1.6'."
@@ -136,6 +138,13 @@ def _compiled(template: str) -> Any:
             f"Chat templates need jinja2 3.1.6 or newer, since the sandbox of {jinja2.__version__} "
             "can be left: pip install -U jinja2."
         )
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(template: str) -> Any:
+    import jinja2
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(jinja2.ext.Extension):
         """Reads blocks that name what the assistant wrote."""

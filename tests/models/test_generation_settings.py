@@ -51,9 +51,7 @@ def texts(options: dict[str, Any]) -> list[Any]:
     for model in pair():
         torch.manual_seed(7)
         given = {"attention_mask": torch.ones_like(batch), "max_new_tokens": 9, **options}
-        written = model.generate(
-            batch, output_scores=True, return_dict_in_generate=True, **given
-        )
+        written = model.generate(batch, output_scores=True, return_dict_in_generate=True, **given)
         found.append((written.sequences, torch.stack(written.scores)))
     return found
 

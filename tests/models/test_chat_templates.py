@@ -7,6 +7,7 @@ tokenised without further special tokens.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "padding_side": "left",
         "chat_template": "older",
     }
-    settings |= dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIAL, strict=False))
+    settings |= dict(
+        zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIAL, strict=False)
+    )
     ours, _ = pair(dtype=torch.float32, vocab_size=made.get_vocab_size())
     ours.save_pretrained(path)
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -151,7 +154,7 @@ def test_templates_of_several_names(both: tuple[Any, Any], tmp_path: Path, folde
 
 
 def test_without_jinja(both: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match="pip install 'jinja2"):
         both[0].apply_chat_template(CHAT, chat_template="never compiled before")
 
