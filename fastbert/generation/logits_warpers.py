@@ -105,7 +105,8 @@ def _below_eta(scores: Tensor, epsilon: float) -> Tensor:
     likely = scores.softmax(dim=-1)
     spread: Any = torch.distributions.Categorical(logits=scores)
     entropy: Tensor = spread.entropy()
-    return likely < (epsilon**0.5 * torch.exp(-entropy)).clamp(max=epsilon)[:, None]
+    bound: Tensor = torch.exp(-entropy) * epsilon**0.5
+    return likely < bound.clamp(max=epsilon)[:, None]
 
 
 def _unlikely(scores: Tensor, drop: Tensor, least: int) -> Tensor:

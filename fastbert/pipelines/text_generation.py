@@ -246,7 +246,9 @@ def _form(full: bool | None, tensors: bool | None, text: bool | None) -> str:
 
 
 def _is_chat(item: object) -> bool:
-    return isinstance(item, list | tuple) and bool(item) and isinstance(item[0], Mapping)
+    if not isinstance(item, list | tuple) or not item or not isinstance(item[0], Mapping):
+        return False
+    return "role" in item[0] or "content" in item[0]
 
 
 def _goes_on(chat: Sequence[Mapping[str, Any]], wanted: bool | None) -> bool:
