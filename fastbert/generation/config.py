@@ -29,6 +29,10 @@ class GenerationConfig:
         temperature: scores are divided by it before tokens are drawn.
         top_k: tokens are drawn from so many of the likeliest; 0 keeps all.
         top_p: tokens are drawn from the likeliest that reach this share of the probability.
+        min_p: only tokens at least so likely, compared with the likeliest, are drawn; None for all.
+        typical_p: tokens are drawn from the most typical ones that reach this share.
+        epsilon_cutoff: less likely tokens are not drawn; 0 for no such rule.
+        eta_cutoff: the same with a bound that falls where many tokens are possible.
         num_beams: continuations kept at each step of beam search; 1 for none.
         length_penalty: the score of a beam is its log-probability / length ** length_penalty.
         early_stopping: True: stop with num_beams finished; False: when the running ones are not
@@ -36,6 +40,17 @@ class GenerationConfig:
         repetition_penalty: scores of tokens that were there are divided (multiplied if negative)
             by this.
         no_repeat_ngram_size: no n-gram of this size occurs twice; 0 for no such rule.
+        bad_words_ids: sequences of tokens that do not occur.
+        sequence_bias: [token ids, bias] pairs, or biases by tuples of token ids: added to the
+            score of the token that would complete the sequence.
+        suppress_tokens: tokens that are not written.
+        begin_suppress_tokens: tokens that no continuation begins with.
+        forced_bos_token_id: the token behind a prompt of one token.
+        forced_eos_token_id: the token (or the only possible ones) at the length's end.
+        exponential_decay_length_penalty: (n, factor): from n tokens of the continuation on, ends
+            grow likelier by factor ** (tokens beyond n).
+        remove_invalid_values: replace NaN and infinity in scores.
+        renormalize_logits: make log-probabilities of scores after all changes.
         num_return_sequences: continuations returned for each prompt.
         eos_token_id: one id or several, each of which ends a text.
         use_cache: keep keys and values of earlier tokens, where the model is a decoder.
@@ -53,11 +68,24 @@ class GenerationConfig:
     temperature: float = 1.0
     top_k: int = 50
     top_p: float = 1.0
+    min_p: float | None = None
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     num_beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | str = False
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
+    bad_words_ids: list[list[int]] | None = None
+    sequence_bias: dict[tuple[int, ...], float] | list[Any] | None = None
+    suppress_tokens: list[int] | None = None
+    begin_suppress_tokens: list[int] | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | list[int] | None = None
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    remove_invalid_values: bool = False
+    renormalize_logits: bool = False
     num_return_sequences: int = 1
     use_cache: bool = True
     bos_token_id: int | None = None
@@ -65,6 +93,12 @@ class GenerationConfig:
     pad_token_id: int | None = None
     output_scores: bool = False
     return_dict_in_generate: bool = False
+
+    def __post_init__(self) -> None:
+        """Take None for the default where a setting has one, as transformers does."""
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.default is not None:
+                object.__setattr__(self, field.name, field.default)
 
     @classmethod
     def from_model_config(cls, config: object) -> Self:
@@ -122,7 +156,11 @@ class GenerationConfig:
     def to_json_string(self) -> str:
         """Return what stands in generation_config.json: the values that are not the defaults."""
         defaults = asdict(GenerationConfig())
-        return json_text({k: v for k, v in asdict(self).items() if v != defaults[k]})
+        values = {k: v for k, v in asdict(self).items() if v != defaults[k]}
+        if isinstance(self.sequence_bias, dict):
+            # JSON has no tuples for keys.
+            values["sequence_bias"] = [[list(k), v] for k, v in self.sequence_bias.items()]
+        return json_text(values)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write generation_config.json."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastbert.generation.beam_search import Beams, StoppingCriterion
 from fastbert.generation.config import GenerationConfig
 from fastbert.generation.logits_processors import LogitsProcessor, processors
+from fastbert.generation.logits_warpers import warpers
 from fastbert.layers.kv_cache import as_cache
 from fastbert.outputs import ModelOutput
 
@@ -136,8 +137,8 @@ class GenerationMixin:
                 token. None for zeros.
             encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
             encoder_attention_mask: (batch, encoder length), zero for padding.
-            logits_processor: functions of (ids so far, scores) that return new scores, run before
-                those of the configuration.
+            logits_processor: functions of (ids so far, scores) that return new scores, run behind
+                those of the configuration and before temperature, top_k and what else drawing asks.
             stopping_criteria: functions of (ids so far, None) that return whether to stop, one bool
                 or one a row.
             streamer: told of texts as they grow: put(ids) gets the prompts (rows, length), then the
@@ -176,7 +177,13 @@ class GenerationMixin:
         )
         # Padding before the prompt is no text, so nothing in it counts as repeated.
         padding = (state.mask != 0).int().argmax(dim=1)
-        process = [*(logits_processor or ()), *processors(settings, input_ids.shape[1], padding)]
+        process = [
+            *processors(settings, input_ids.shape[1], padding, limit),
+            *(logits_processor or ()),
+            *(warpers(settings) if settings.do_sample else ()),
+        ]
+        if settings.renormalize_logits:
+            process.append(lambda _, scores: scores.log_softmax(dim=-1))
         ids = input_ids.repeat_interleave(rows, dim=0)
         generation = _Generation(
             self, state, settings, limit, process, stopping_criteria or (), generator

@@ -90,12 +90,16 @@ class Pipeline:
         settings = {**self.options, **options}
         settings.pop("num_workers", None)
         batch_size = settings.pop("batch_size", None)
-        if isinstance(inputs, (list, tuple)):
+        if isinstance(inputs, (list, tuple)) and not self.is_one(inputs):
             return self._answer(list(inputs), batch_size, settings)
-        stream = stream_of(inputs, self.task)
+        stream = None if self.is_one(inputs) else stream_of(inputs, self.task)
         if stream is not None:
             return self._answers(stream, batch_size, settings)
         return self._answer([inputs], batch_size, settings)[0]
+
+    def is_one(self, inputs: Any) -> bool:
+        """Return whether a list is one input rather than several, as a chat is."""
+        return False
 
     def _answer(
         self, items: list[Any], batch_size: int | None, settings: dict[str, Any]

@@ -51,12 +51,16 @@ class TextGeneration(Pipeline):
         add_special_tokens: bool | None = None,
         max_length: int | None = None,
         tokenizer_encode_kwargs: dict[str, Any] | None = None,
+        continue_final_message: bool | None = None,
+        tools: list[Any] | None = None,
+        documents: list[Any] | None = None,
         **generation: Any,
     ) -> list[Any]:
         """Continue every prompt.
 
         Args:
-            items: texts.
+            items: texts, and chats: lists of dictionaries with role and content, which the
+                tokenizer's chat template writes.
             return_full_text: whether the prompt stands before what was written; None for True.
             return_tensors: whether to return token ids rather than text.
             return_text: the opposite; not together with one of the two before.
@@ -69,12 +73,18 @@ class TextGeneration(Pipeline):
             truncation: whether the tokenizer cuts prompts, to max_length where it is given.
             add_special_tokens: as for the tokenizer; None for its default.
             max_length: tokens of prompt and continuation together.
-            tokenizer_encode_kwargs: further arguments of the tokenizer.
+            tokenizer_encode_kwargs: further arguments of the tokenizer, or of its
+                apply_chat_template.
+            continue_final_message: whether a chat's last message is gone on with; None where it is
+                the assistant's.
+            tools: what the model of a chat may call; see apply_chat_template.
+            documents: what the model of a chat may read; likewise.
             **generation: arguments of the model's generate(), such as max_new_tokens or streamer.
 
         Returns:
             For every prompt a list of {"generated_text"}, one for each of num_return_sequences; or
-            of {"generated_token_ids"}, the prompt's included.
+            of {"generated_token_ids"}, the prompt's included. The text of a chat is the chat with
+            what was written as its last message, unless return_full_text is False.
 
         Raises:
             ValueError: for options that contradict each other, or a prompt that leaves no room.
@@ -97,8 +107,17 @@ class TextGeneration(Pipeline):
         decode = {"skip_special_tokens": skip_special_tokens}
         if clean_up_tokenization_spaces is not None:
             decode["clean_up_tokenization_spaces"] = clean_up_tokenization_spaces
-        prompts = self.texts(items)
-        rows = [self._ids(prefix + text, chosen) for text in prompts]
+        prompts = self._prompts(items)
+        of_chats: dict[str, Any] = {
+            name: v for name, v in chosen.items() if name != "add_special_tokens"
+        }
+        of_chats |= {"tools": tools, "documents": documents}
+        rows = [
+            self._ids(prefix + prompt, chosen)
+            if isinstance(prompt, str)
+            else self._ids_of_chat(prompt, _goes_on(prompt, continue_final_message), of_chats)
+            for prompt in prompts
+        ]
         if handle_long_generation == "hole":
             rows = [_with_hole(row, settings, self.longest) for row in rows]
         answers: list[Any] = []
@@ -107,10 +126,38 @@ class TextGeneration(Pipeline):
             batch = rows[begin : begin + size]
             written = self._written(batch, settings, others, stop_sequence)
             for at, continuations in enumerate(written):
-                given = prompts[begin + at], batch[at]
-                read = self._decode(decode)
-                answers.append([_record(form, *given, ids, read) for ids in continuations])
+                prompt, read = prompts[begin + at], self._decode(decode)
+                whole = _whole(prompt, continue_final_message)
+                answers.append(
+                    [_record(form, batch[at], ids, read, whole) for ids in continuations]
+                )
         return answers
+
+    def is_one(self, inputs: Any) -> bool:
+        """Return whether a list is a chat."""
+        return _is_chat(inputs)
+
+    def _prompts(self, items: list[Any]) -> list[Any]:
+        """Check that all items are texts or chats and return them."""
+        self.texts([item for item in items if not _is_chat(item)])
+        for chat in filter(_is_chat, items):
+            if not all(isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in chat):
+                raise ValueError(
+                    "Every message of a chat is a dictionary with 'role' and 'content'; one of "
+                    f"{chat!r} is not."
+                )
+        return items
+
+    def _ids_of_chat(
+        self, chat: Sequence[Any], goes_on: bool, arguments: Mapping[str, Any]
+    ) -> list[int]:
+        written = self.tokenizer.apply_chat_template(
+            chat,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+            **{**arguments, "return_dict": False},
+        )
+        return list(written)
 
     def _decode(self, options: Mapping[str, bool]) -> Callable[[Sequence[int]], str]:
         def decode(ids: Sequence[int]) -> str:
@@ -198,17 +245,43 @@ def _form(full: bool | None, tensors: bool | None, text: bool | None) -> str:
     return "new" if full is False else "full"
 
 
+def _is_chat(item: object) -> bool:
+    if not isinstance(item, list | tuple) or not item or not isinstance(item[0], Mapping):
+        return False
+    return "role" in item[0] or "content" in item[0]
+
+
+def _goes_on(chat: Sequence[Mapping[str, Any]], wanted: bool | None) -> bool:
+    """Return whether the last message of a chat is gone on with."""
+    return chat[-1]["role"] == "assistant" if wanted is None else wanted
+
+
+def _whole(prompt: Any, continued: bool | None) -> Callable[[str], Any]:
+    """Return the function that puts what was written behind its prompt."""
+    if isinstance(prompt, str):
+        return lambda text: prompt + text
+    last = prompt[-1]
+    if not _goes_on(prompt, continued):
+        return lambda text: [*prompt, {"role": "assistant", "content": text}]
+    if not isinstance(last["content"], str):
+        raise ValueError(
+            "Only a message whose content is a text can be gone on with; give "
+            "return_full_text=False or continue_final_message=False."
+        )
+    return lambda text: [*prompt[:-1], {"role": last["role"], "content": last["content"] + text}]
+
+
 def _record(
     form: str,
-    prompt: str,
     ids: list[int],
     written: list[int],
     decode: Callable[[Sequence[int]], str],
+    whole: Callable[[str], Any],
 ) -> dict[str, Any]:
     if form == "ids":
         return {"generated_token_ids": [*ids, *written]}
     text = decode(written)
-    return {"generated_text": prompt + text if form == "full" else text}
+    return {"generated_text": whole(text) if form == "full" else text}
 
 
 def _with_hole(row: list[int], settings: GenerationConfig, longest: int) -> list[int]:

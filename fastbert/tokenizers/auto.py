@@ -64,6 +64,8 @@ _WITHOUT_TYPES = (
     *("Gemma", "LED", "Llama", "Longformer", "Luke", "M2M100", "MBart", "MBart50", "MPNet"),
     *("Mvp", "Nllb", "Pegasus", "Qwen2", "Roberta", "T5", "XGLM", "XLMRoberta"),
 )
+# Models that read no token types, so a nameless tokenizer beside them returns none.
+_MODELS_WITHOUT_TYPES = ("apertus", "apertus1p5", "apertus1p5_text")
 # Special tokens of classes whose folders may not name them.
 _FAIRSEQ = {
     name: Default(token)
@@ -166,7 +168,9 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
     default: dict[str, Any] = {
         key: token for key, token in _SPECIALS_OF.get(name, {}).items() if key not in given
     }
-    if name.removesuffix("Tokenizer") in _WITHOUT_TYPES and "model_input_names" not in settings:
+    without = name.removesuffix("Tokenizer") in _WITHOUT_TYPES
+    without |= model_type in _MODELS_WITHOUT_TYPES
+    if without and "model_input_names" not in settings:
         default["model_input_names"] = ["input_ids", "attention_mask"]
     if name in _LIKE_BERT:
         return _Choice(BertTokenizer, default)

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from fastbert.checkpoints.files import HUB_OPTIONS
 from fastbert.checkpoints.storage import write_json, write_text
 from fastbert.tokenizers import files
-from fastbert.tokenizers.assembling import Assembling
+from fastbert.tokenizers.chat import Chatting, as_templates, read_templates
 from fastbert.tokenizers.engines.rust import RustEngine
 from fastbert.tokenizers.keywords import is_role, sorted_out
 from fastbert.tokenizers.reading import DROPPED, as_length, name_unknown, read_settings
@@ -36,8 +36,10 @@ from fastbert.tokenizers.strategies import (
 )
 from fastbert.tokenizers.vocabulary import Engine
 
+_OTHERS = (files.CHAT_FILE, f"{files.CHAT_FOLDER}/*.jinja", "config.json")
 
-class Tokenizer(Assembling):
+
+class Tokenizer(Chatting):
     """The base of every tokenizer. A family's class makes an engine and calls this constructor.
 
     Args:
@@ -58,6 +60,7 @@ class Tokenizer(Assembling):
         added_tokens_decoder: added tokens by their ids, as they were saved.
         bos_token: the token of that role, where `special` has none.
         eos_token: likewise.
+        chat_template: see `apply_chat_template`; a template, or several by their names.
         name_or_path: what the tokenizer was loaded from.
         **unknown: refused.
 
@@ -92,6 +95,7 @@ class Tokenizer(Assembling):
         added_tokens_decoder: dict[Any, Any] | None = None,
         bos_token: TokenLike | None = None,
         eos_token: TokenLike | None = None,
+        chat_template: Any = None,
         name_or_path: str = "",
         **unknown: Any,
     ) -> None:
@@ -120,6 +124,7 @@ class Tokenizer(Assembling):
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.split_special_tokens = bool(split_special_tokens)
         self.pad_token_type_id = pad_token_type_id
+        self.chat_template = as_templates(chat_template)
         self._warn = WarnOnce()
         self._disobeyed: list[str] = []
         self._roles = tuple(special)
@@ -238,6 +243,7 @@ class Tokenizer(Assembling):
                 f"{', '.join(sorted(path.name for path in folder.iterdir())) or 'nothing'}."
             )
         config = read_settings(folder, reads_json="tokenizer_file" in cls.vocab_files_names)
+        config["chat_template"] = read_templates(folder) or config.get("chat_template")
         config["name_or_path"] = str(pretrained_model_name_or_path)
         if {"model_max_length", "max_len"} & set(kwargs):
             config = {k: v for k, v in config.items() if k not in ("model_max_length", "max_len")}
@@ -257,7 +263,7 @@ class Tokenizer(Assembling):
     def file_names(cls) -> list[str]:
         """List the files that `from_pretrained` may want."""
         own = list(cls.vocab_files_names.values())
-        return [*own, files.CONFIG_FILE, files.SPECIAL_FILE, files.ADDED_FILE, "config.json"]
+        return [*own, files.CONFIG_FILE, files.SPECIAL_FILE, files.ADDED_FILE, *_OTHERS]
 
     @classmethod
     def _enough(cls, arguments: set[str]) -> bool:
@@ -309,6 +315,7 @@ class Tokenizer(Assembling):
         written = [folder / (prefix + files.CONFIG_FILE), folder / (prefix + files.SPECIAL_FILE)]
         write_json(written[0], self._config(), ensure_ascii=False)
         write_json(written[1], self._special_tokens_file(), ensure_ascii=False)
+        written += self._save_templates(folder, prefix)
         added = {t: i for t, i in self.added_tokens_encoder.items() if i >= self.vocab_size}
         if legacy_format is not False:
             written += [Path(path) for path in self.save_vocabulary(str(folder), filename_prefix)]

@@ -12,6 +12,8 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 TOKENIZER_FILE = "tokenizer.json"
+CHAT_FILE = "chat_template.jinja"
+CHAT_FOLDER = "additional_chat_templates"
 
 
 def find_folder(

@@ -197,8 +197,10 @@ def test_pipeline_in_batches(pipelines: tuple[Any, Any]) -> None:
         ours("a", return_tensors=True, return_text=True)
     with pytest.raises(ValueError, match="hole"):
         ours("a", handle_long_generation="cut")
-    with pytest.raises(TypeError, match="takes a text"):
+    with pytest.raises(ValueError, match="no chat template"):
         ours([{"role": "user", "content": "a"}])
+    with pytest.raises(TypeError, match="takes a text"):
+        ours([{"text": "a"}])
     long = ours("a " * 70, handle_long_generation="hole", return_tensors=True, **GREEDY)
     assert len(long[0]["generated_token_ids"]) <= 64
 

@@ -181,8 +181,10 @@ def test_settings_of_a_file_that_mean_nothing_here_are_named(tmp_path: Path) -> 
     ours.save_pretrained(tmp_path)
     file = tmp_path / "generation_config.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps({**values, "num_beams": 2, "typical_p": 0.4, "min_p": None}))
-    with pytest.warns(UserWarning, match=r"asks for typical_p, which generate\(\) does not have"):
+    file.write_text(json.dumps({**values, "num_beams": 2, "penalty_alpha": 0.4, "min_p": None}))
+    with pytest.warns(
+        UserWarning, match=r"asks for penalty_alpha, which generate\(\) does not have"
+    ):
         again = fastbert.BertLMHeadModel.from_pretrained(tmp_path)
     assert again.generation_config.num_beams == 2
     transformers.GenerationConfig(**ENDS, max_new_tokens=3).save_pretrained(tmp_path)
