@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import nn
 
 from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import Options
 from fastbert.models.align.config import AlignConfig
 from fastbert.outputs import ModelOutput, join_transformers
@@ -51,7 +52,7 @@ def chosen(model: PreTrainedModel, options: Options) -> Chosen:
 class AlignPreTrainedModel(PreTrainedModel):
     """Base of ALIGN's models."""
 
-    config_class = AlignConfig
+    config_class: ClassVar[type[PreTrainedConfig]] = AlignConfig
     base_model_prefix = "align"
 
     def tied_weights(self) -> dict[str, str]:

@@ -158,8 +158,8 @@ class AlignVisionConfig(PreTrainedConfig):
             if last > self.hidden_dim:
                 raise ValueError(
                     f"Images with a {name} of {size} pixels end as a map of {last}, but the "
-                    f"pooling takes in no more than hidden_dim = {self.hidden_dim}; make the images "
-                    "smaller, or hidden_dim larger."
+                    f"pooling takes in no more than hidden_dim = {self.hidden_dim}; make the "
+                    "images smaller, or hidden_dim larger."
                 )
 
     def _map_size(self, size: int) -> int:

@@ -173,9 +173,7 @@ def _gemm(convolution: Convolution, norm: BatchNorm | None = None) -> Gemm:
     return Gemm(weight.flatten(1), bias, Prepacked())
 
 
-def _spatial(
-    convolution: Convolution, norm: BatchNorm, pad: tuple[int, ...] | None
-) -> Spatial:
+def _spatial(convolution: Convolution, norm: BatchNorm, pad: tuple[int, ...] | None) -> Spatial:
     weight, bias = _folded(convolution, norm)
     return Spatial(
         weight.contiguous(memory_format=torch.channels_last),
@@ -302,14 +300,14 @@ def built(model: nn.Module) -> dict[str, dict[str, Built]]:
 
 
 def _changed(model: nn.Module, path: str, tree: dict[str, Built]) -> str | None:
-    found: nn.Module | None = model
+    found: Any = model
     for name in path.split("."):
-        found = None if found is None else found._modules.get(name)
+        found = found._modules.get(name) if isinstance(found, nn.Module) else None
     if found is None:
         return f"{path} is gone"
     if found.training:
         return f"{path} is in training mode"
-    if isinstance(found, AlignVisionEncoder) and not isinstance(found.blocks, nn.ModuleList):
+    if type(found) is AlignVisionEncoder and type(found.blocks) is not nn.ModuleList:
         return f"{path}.blocks is no nn.ModuleList"
     return why_changed(found, tree, path)
 

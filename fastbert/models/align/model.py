@@ -100,7 +100,7 @@ class AlignModel(AlignPreTrainedModel):
             the place of the tower's own.
         """
         wanted = chosen(self, options)
-        out = self._texts(
+        out: BaseModelOutputWithPooling = self._texts(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, options
         )
         out["pooler_output"] = self._projected(out)
@@ -118,7 +118,8 @@ class AlignModel(AlignPreTrainedModel):
             projection_dim).
         """
         wanted = chosen(self, options)
-        return wanted.finished(self._images(pixel_values, options))
+        out: BaseModelOutputWithPoolingAndNoAttention = self._images(pixel_values, options)
+        return wanted.finished(out)
 
     def forward(
         self,
@@ -159,9 +160,7 @@ class AlignModel(AlignPreTrainedModel):
         image_embeds, text_embeds = _unit(images[1]), _unit(self._projected(texts))
         per_text = torch.matmul(text_embeds, image_embeds.t()) / self.temperature
         loss = _loss(per_text) if return_loss else None
-        output = AlignOutput(
-            loss, per_text.t(), per_text, text_embeds, image_embeds, texts, images
-        )
+        output = AlignOutput(loss, per_text.t(), per_text, text_embeds, image_embeds, texts, images)
         return wanted.finished(output)
 
     def _images(self, pixel_values: Tensor | None, options: Options) -> Any:
@@ -200,7 +199,8 @@ def _for_towers(options: Options) -> dict[str, Any]:
 
 def _unit(vectors: Tensor) -> Tensor:
     """Give every row the length 1."""
-    return vectors / vectors.norm(p=2, dim=-1, keepdim=True)
+    lengths: Tensor = vectors.norm(p=2, dim=-1, keepdim=True)
+    return vectors / lengths
 
 
 def _loss(per_text: Tensor) -> Tensor:

@@ -107,16 +107,14 @@ class AlignVisionEmbeddings(nn.Module):
         self.convolution = Convolution(
             config.num_channels, self.out_dim, 3, stride=2, padding="valid", bias=False
         )
-        self.batchnorm = BatchNorm(
-            self.out_dim, config.batch_norm_eps, config.batch_norm_momentum
-        )
+        self.batchnorm = BatchNorm(self.out_dim, config.batch_norm_eps, config.batch_norm_momentum)
         self.activation = ElementwiseActivation(config.hidden_act)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Compute the first map, of half the height and width."""
-        features: Tensor = self.convolution(self.padding(pixel_values))
-        features = self.activation(self.batchnorm(features))
-        return features
+        features: Tensor = self.batchnorm(self.convolution(self.padding(pixel_values)))
+        out: Tensor = self.activation(features)
+        return out
 
 
 @as_defined
@@ -158,9 +156,7 @@ class AlignVisionDepthwiseLayer(nn.Module):
         self.depthwise_conv = AlignVisionDepthwiseConv2d(
             channels, kernel_size, stride, "valid" if stride == 2 else "same"
         )
-        self.depthwise_norm = BatchNorm(
-            channels, config.batch_norm_eps, config.batch_norm_momentum
-        )
+        self.depthwise_norm = BatchNorm(channels, config.batch_norm_eps, config.batch_norm_momentum)
         self.depthwise_act = ElementwiseActivation(config.hidden_act)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -282,9 +278,7 @@ class AlignVisionEncoder(nn.Module):
             channels = config.width(config.in_channels[stage])
             out = config.width(config.out_channels[stage])
             for index in range(config.repeats(count)):
-                block = AlignVisionBlock(
-                    config, channels, out, stage, index == 0, len(self.blocks)
-                )
+                block = AlignVisionBlock(config, channels, out, stage, index == 0, len(self.blocks))
                 self.blocks.append(block)
                 channels = out
 
