@@ -89,6 +89,9 @@ class AlignProcessor:
         encodings = None
         if text is not None:
             given = {**_TEXT_DEFAULTS, **shared, **options, **(text_kwargs or {})}
+            chosen = {*options, *(text_kwargs or {})}
+            if given["padding"] != "max_length" and not chosen & {"max_length", "truncation"}:
+                del given["max_length"]  # it would mean nothing
             encoded = self.tokenizer(text, **given)
             data.update(encoded)
             encodings = encoded.encodings
