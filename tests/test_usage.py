@@ -67,7 +67,21 @@ def test_images_and_texts(tmp_path: Path) -> None:
     text["num_attention_heads"] = 2
     config = fastbert.AlignConfig(text_config=text, vision_config=vision, projection_dim=16)
     fastbert.AlignModel(config).save_pretrained(tmp_path)
-    words = "[PAD] [UNK] [CLS] [SEP] [MASK] a cat dog this is photo of .".split()
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "cat",
+        "dog",
+        "this",
+        "is",
+        "photo",
+        "of",
+        ".",
+    ]
     fastbert.AlignProcessor(
         fastbert.EfficientNetImageProcessor(size=32),
         fastbert.BertTokenizer(vocab={word: index for index, word in enumerate(words)}),
