@@ -80,7 +80,15 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "RemBertForTokenClassification",
         "RemBertForQuestionAnswering",
     ),
-    "models.align": ("AlignTextConfig", "AlignTextModel"),
+    "models.align": (
+        "AlignConfig",
+        "AlignPreTrainedModel",
+        "AlignModel",
+        "AlignTextConfig",
+        "AlignTextModel",
+        "AlignVisionConfig",
+        "AlignVisionModel",
+    ),
     "models.apertus": (
         "ApertusConfig",
         "ApertusPreTrainedModel",
@@ -88,6 +96,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "ApertusForCausalLM",
         "ApertusForTokenClassification",
     ),
+    "processors": ("AlignProcessor", "EfficientNetImageProcessor"),
     "tokenizers": (
         "BatchEncoding",
         "BertTokenizer",
@@ -111,6 +120,8 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "AutoModelForQuestionAnswering",
         "AutoModelForSequenceClassification",
         "AutoModelForTokenClassification",
+        "AutoModelForZeroShotImageClassification",
+        "AutoProcessor",
         "AutoTokenizer",
     ),
 }
@@ -141,8 +152,13 @@ if TYPE_CHECKING:
         QuantizationConfig as QuantizationConfig,
     )
     from fastbert.models.align import (
+        AlignConfig as AlignConfig,
+        AlignModel as AlignModel,
+        AlignPreTrainedModel as AlignPreTrainedModel,
         AlignTextConfig as AlignTextConfig,
         AlignTextModel as AlignTextModel,
+        AlignVisionConfig as AlignVisionConfig,
+        AlignVisionModel as AlignVisionModel,
     )
     from fastbert.models.apertus import (
         ApertusConfig as ApertusConfig,
@@ -162,6 +178,8 @@ if TYPE_CHECKING:
         AutoModelForQuestionAnswering as AutoModelForQuestionAnswering,
         AutoModelForSequenceClassification as AutoModelForSequenceClassification,
         AutoModelForTokenClassification as AutoModelForTokenClassification,
+        AutoModelForZeroShotImageClassification as AutoModelForZeroShotImageClassification,
+        AutoProcessor as AutoProcessor,
         AutoTokenizer as AutoTokenizer,
     )
     from fastbert.models.bert import (
@@ -226,6 +244,10 @@ if TYPE_CHECKING:
     )
     from fastbert.pipelines import (
         pipeline as pipeline,
+    )
+    from fastbert.processors import (
+        AlignProcessor as AlignProcessor,
+        EfficientNetImageProcessor as EfficientNetImageProcessor,
     )
     from fastbert.runtime.packing import (
         PackedBatch as PackedBatch,

@@ -211,7 +211,8 @@ def test_zero_shot_classification(case: tuple[str, Any], tmp_path: Path) -> None
 
 
 def test_all_tasks_are_here() -> None:
-    here = set(TASKS) - {"text-generation"}  # test_apertus_generation.py
+    # test_apertus_generation.py, test_align_processor.py
+    here = set(TASKS) - {"text-generation", "zero-shot-image-classification"}
     assert here == set(HEADS)
     assert {f"test_{task.replace('-', '_')}" for task in here} <= set(globals())
 

@@ -106,7 +106,7 @@ def word_in_code(path: Path, word: str) -> str | None:
 FLOORS = (
     ("ops", "checkpoints"),
     ("kernels", "testing", "tokenizers", "triton_kernels"),
-    ("runtime",),
+    ("runtime", "processors"),
     ("layers",),
     ("engine", "generation"),
     ("modeling",),

@@ -22,7 +22,7 @@ import small_models
 
 PAGE = Path(__file__).parents[1] / "docs" / "usage.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="run from a checkout")
-IDS = ("camembert-base", "almanach/camembert-large")
+IDS = ("camembert-base", "almanach/camembert-large", "kakaobrain/align-base")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,38 @@ def test_model_and_tokenizer(checkpoint: Path, capsys: pytest.CaptureFixture[str
     assert f"The predicted token is: {best[0]['token_str']}" in capsys.readouterr().out
 
 
+def test_images_and_texts(tmp_path: Path) -> None:
+    vision = {"width_coefficient": 0.5, "depth_coefficient": 1.0, "hidden_dim": 64}
+    vision |= {"in_channels": [32], "out_channels": [32], "kernel_sizes": [3], "strides": [2]}
+    vision |= {"num_block_repeats": [1], "expand_ratios": [6]}
+    text = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+    text["num_attention_heads"] = 2
+    config = fastbert.AlignConfig(text_config=text, vision_config=vision, projection_dim=16)
+    fastbert.AlignModel(config).save_pretrained(tmp_path)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "a",
+        "cat",
+        "dog",
+        "this",
+        "is",
+        "photo",
+        "of",
+        ".",
+    ]
+    fastbert.AlignProcessor(
+        fastbert.EfficientNetImageProcessor(size=32),
+        fastbert.BertTokenizer(vocab={word: index for index, word in enumerate(words)}),
+    ).save_pretrained(tmp_path)
+    names = run(blocks()[2], tmp_path)
+    assert names["probabilities"].shape == (1, 2)  # type: ignore[attr-defined]
+    assert {answer["label"] for answer in names["answers"]} == {"cat", "dog"}  # type: ignore
+
+
 def test_command_line(checkpoint: Path) -> None:
     (line,) = re.findall(r"^echo .*fastbert run.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     said, _, command = line.partition(" | ")
@@ -74,13 +106,13 @@ def test_command_line(checkpoint: Path) -> None:
 
 
 def test_eight_bits(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = run(blocks()[2], checkpoint)
+    names = run(blocks()[3], checkpoint)
     assert isinstance(names["model"].roberta.encoder.layer[1].output.dense, Int8Linear)  # type: ignore
     assert "The predicted token is:" in capsys.readouterr().out
 
 
 def test_generation(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(blocks()[3], checkpoint)
+    run(blocks()[4], checkpoint)
     assert capsys.readouterr().out.startswith("Le camembert")
 
 
@@ -94,20 +126,20 @@ def test_parts_of_your_own(tmp_path: Path) -> None:
         num_labels=2,
     )
     fastbert.CamembertForSequenceClassification(config).save_pretrained(tmp_path)
-    model = run(blocks()[4], tmp_path)["model"]
+    model = run(blocks()[5], tmp_path)["model"]
     logits = model(torch.tensor([[0, 7, 2]])).logits  # type: ignore[operator]
     assert logits.shape == (1, 5)
 
 
 def test_sentences(checkpoint: Path) -> None:
-    names = run(blocks()[6], checkpoint)
+    names = run(blocks()[7], checkpoint)
     assert names["scores"].shape == (1, 2)  # type: ignore[attr-defined]
     assert names["bits"].shape == (1, 2)  # type: ignore[attr-defined]
     assert names["tokens"].shape[1] == 32  # type: ignore[attr-defined]
 
 
 def test_every_block_is_run() -> None:
-    assert len(blocks()) == 7
+    assert len(blocks()) == 8
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

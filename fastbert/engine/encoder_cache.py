@@ -36,7 +36,7 @@ from fastbert.layers.replicas import is_replica, parameters_held
 from fastbert.locks import Lock
 from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import FORCED_BACKEND, Plan, build_plan
-from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
+from fastbert.runtime.versions import Contents, Gradients, Kept, stamp, uncounted, version
 
 _ATTEMPTS = 4
 # What is watched of modules that are not ours; the probability of dropout is looked at in training.
@@ -293,7 +293,7 @@ def _odd(tensor: Tensor) -> str | None:
     return obstacle(tensor, memory=tensor.device.type in ("cpu", "cuda"))
 
 
-class EncoderCache:
+class EncoderCache(Kept):
     """The snapshot of a model and its prepared encoder.
 
     Both are made when first asked for, and again whenever the model, the instruction set, the Plan

@@ -19,7 +19,7 @@ from fastbert.ops.activations import Activation
 from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import Choice, Plan, Traits, build_plan
 from fastbert.runtime.tracing import untraced
-from fastbert.runtime.versions import Contents, Gradients, stamp
+from fastbert.runtime.versions import Contents, Gradients, Kept, stamp
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Packed:
         )
 
 
-class Prepacked:
+class Prepacked(Kept):
     """A weight in a kernel's own order, made again whenever the weight has changed.
 
     Attributes:

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.checkpoints.saving import SaveOptions
-from fastbert.engine.encoder_cache import EncoderCache
 from fastbert.layers.block import Block
-from fastbert.layers.linear import Prepacked
 from fastbert.layers.parent import Parent
 from fastbert.modeling import keywords, loading, matching, resize, saving
 from fastbert.modeling.config import PreTrainedConfig
@@ -22,6 +20,7 @@ from fastbert.modeling.introspection import Described
 from fastbert.modeling.sizes import check_sizes
 from fastbert.modeling.training import Trainable
 from fastbert.runtime.plan import Plan, Traits, build_plan
+from fastbert.runtime.versions import Kept
 
 if TYPE_CHECKING:
     from fastbert.modeling.encoder import EncoderModel
@@ -143,7 +142,7 @@ class PreTrainedModel(Described, Trainable, Parent):
         """
         for module in self.modules():
             for kept in vars(module).values():
-                if isinstance(kept, (EncoderCache, Prepacked)):
+                if isinstance(kept, Kept):
                     kept.clear()
 
     # Parts

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from fastbert.checkpoints.files import HUB_OPTIONS
 from fastbert.modeling.config import PreTrainedConfig
+from fastbert.processors import AlignProcessor
 from fastbert.tokenizers import AutoTokenizer
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
+    "AutoModelForZeroShotImageClassification",
+    "AutoProcessor",
     "AutoTokenizer",
 ]
 
@@ -35,10 +38,12 @@ _FAMILIES = {
     "rembert": ("fastbert.models.rembert", "RemBert"),
     "roberta": ("fastbert.models.roberta", "Roberta"),
     "align_text_model": ("fastbert.models.align", "AlignText"),
-    "align": ("fastbert.models.align", "AlignText"),
+    "align_vision_model": ("fastbert.models.align", "AlignVision"),
+    "align": ("fastbert.models.align", "Align"),
 }
 # Where a family's class for a task is not named prefix + task.
 _NAMES = {
+    ("align", "ForZeroShotImageClassification"): "AlignModel",
     ("bert", "ForCausalLM"): "BertLMHeadModel",
     ("flaubert", "ForMaskedLM"): "FlaubertWithLMHeadModel",
     ("flaubert", "ForPreTraining"): "FlaubertWithLMHeadModel",
@@ -47,6 +52,9 @@ _NAMES = {
     ("rembert", "ForPreTraining"): "RemBertForMaskedLM",
     ("roberta", "ForPreTraining"): "RobertaForMaskedLM",
 }
+
+# Model types with a processor for images.
+_WITH_IMAGES = ("align", "align_vision_model")
 
 
 def _family(model_type: str | None, source: Any) -> tuple[str, str]:
@@ -152,6 +160,31 @@ class _AutoModel:
         return cls.class_for(config)._from_config(config, **kwargs)
 
 
+class AutoProcessor:
+    """What makes a model's inputs: its processor, or its tokenizer where it reads texts alone."""
+
+    def __init__(self) -> None:
+        raise TypeError("AutoProcessor is used as AutoProcessor.from_pretrained(path).")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Any:
+        """Load the processor of a checkpoint.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            **kwargs: those of that class's from_pretrained.
+
+        Raises:
+            FileNotFoundError: for a checkpoint that lacks a part.
+        """
+        path = pretrained_model_name_or_path
+        if _stored_type(path, _hub(kwargs)) in _WITH_IMAGES:
+            return AlignProcessor.from_pretrained(path, **kwargs)
+        return AutoTokenizer.from_pretrained(path, **kwargs)
+
+
 class AutoModel(_AutoModel):
     """The encoder of a checkpoint, without a head."""
 
@@ -204,3 +237,9 @@ class AutoModelForQuestionAnswering(_AutoModel):
     """Both ends of an answer."""
 
     task = "ForQuestionAnswering"
+
+
+class AutoModelForZeroShotImageClassification(_AutoModel):
+    """How alike images and texts are."""
+
+    task = "ForZeroShotImageClassification"

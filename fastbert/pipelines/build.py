@@ -17,6 +17,8 @@ from fastbert.pipelines.fill_mask import FillMask
 from fastbert.pipelines.question_answering import QuestionAnswering
 from fastbert.pipelines.text_generation import TextGeneration
 from fastbert.pipelines.token_classification import TokenClassification
+from fastbert.pipelines.zero_shot_images import ZeroShotImageClassification
+from fastbert.processors.efficientnet import EfficientNetImageProcessor
 from fastbert.runtime.devices import as_device
 from fastbert.tokenizers.base import Tokenizer
 
@@ -30,6 +32,7 @@ TASKS: dict[str, type[Pipeline]] = {
         TextGeneration,
         TokenClassification,
         ZeroShotClassification,
+        ZeroShotImageClassification,
     )
 }
 _ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
@@ -37,6 +40,7 @@ _ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classific
 
 ModelSource = str | os.PathLike[str] | PreTrainedModel | None
 TokenizerSource = str | os.PathLike[str] | Tokenizer | None
+ImageSource = str | os.PathLike[str] | EfficientNetImageProcessor | None
 
 
 @overload
@@ -104,6 +108,15 @@ def pipeline(
 
 @overload
 def pipeline(
+    task: Literal["zero-shot-image-classification"],
+    model: ModelSource = None,
+    tokenizer: TokenizerSource = None,
+    **options: Any,
+) -> ZeroShotImageClassification: ...
+
+
+@overload
+def pipeline(
     task: str, model: ModelSource = None, tokenizer: TokenizerSource = None, **options: Any
 ) -> Pipeline: ...
 
@@ -113,6 +126,7 @@ def pipeline(
     model: ModelSource = None,
     tokenizer: TokenizerSource = None,
     *,
+    image_processor: ImageSource = None,
     config: PreTrainedConfig | str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -134,6 +148,8 @@ def pipeline(
         task: one of TASKS, or "ner", "sentiment-analysis".
         model: a checkpoint, or a fastbert model with the head that the task needs.
         tokenizer: a checkpoint or a tokenizer; the model's own checkpoint by default.
+        image_processor: a checkpoint or an image processor, for tasks with images; the model's own
+            checkpoint by default.
         config: the model's configuration, where `model` is a checkpoint.
         revision: branch, tag or commit of the checkpoints, where they are on the hub.
         token: access token of the hub.
@@ -188,11 +204,27 @@ def pipeline(
         )
     if device is not None:
         loaded.to(as_device(device))
+    if issubclass(pipeline_class, ZeroShotImageClassification):
+        found = _source(model, "image_processor") if image_processor is None else image_processor
+        if isinstance(found, (str, os.PathLike)):
+            found = EfficientNetImageProcessor.from_pretrained(found, **hub)
+        options["image_processor"] = found
+    elif image_processor is not None:
+        raise TypeError(f"{name} takes no images, and so no image_processor.")
     if tokenizer is None:
-        source: str | os.PathLike[str] = getattr(model, "name_or_path", model)  # type: ignore[arg-type]
-        if not source:
-            raise ValueError("Pass tokenizer= too: this model was not loaded from a checkpoint.")
-        tokenizer = source
+        tokenizer = _source(model, "tokenizer")
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer, use_fast=use_fast, **hub)
     return pipeline_class(loaded.eval(), tokenizer, **options)
+
+
+def _source(model: Any, part: str) -> str | os.PathLike[str]:
+    """Return where a model came from.
+
+    Raises:
+        ValueError: where it was not loaded from a checkpoint.
+    """
+    source: str | os.PathLike[str] = getattr(model, "name_or_path", model)
+    if not source:
+        raise ValueError(f"Pass {part}= too: this model was not loaded from a checkpoint.")
+    return source

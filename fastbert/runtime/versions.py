@@ -46,6 +46,14 @@ def uncounted(tensors: Iterable[Tensor]) -> bool:
     return any(t.is_inference() or (t.is_leaf and t.grad is not None) for t in tensors)
 
 
+class Kept:
+    """What a module keeps of its weights in another form; `PreTrainedModel.refresh` clears it."""
+
+    def clear(self) -> None:
+        """Forget it; the next pass makes it again."""
+        raise NotImplementedError
+
+
 class Gradients:
     """Counts the backward passes that may have given some weights gradients.
 

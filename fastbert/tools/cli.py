@@ -31,6 +31,7 @@ TASKS = (
     "text-generation",
     "token-classification",
     "zero-shot-classification",
+    "zero-shot-image-classification",
 )
 # What a user's input can cause. Anything else is a defect of fastbert and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ImportError, NotImplementedError, RuntimeError, KeyError)
@@ -159,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--model", required=True, metavar="PATH")
     _compute_options(run)
     run.add_argument("--top-k", type=_positive, metavar="N", help="answers for each input")
-    run.add_argument("--labels", metavar="A,B,C", help="candidates of zero-shot-classification")
+    run.add_argument("--labels", metavar="A,B,C", help="candidates of the zero-shot tasks")
     run.add_argument(
         "--truncate", action="store_true", help="cut lines that are too long for the model"
     )

@@ -19,6 +19,7 @@ _TRUNCATION: dict[str, dict[str, Any]] = {
     "text-classification": {"truncation": True},
 }
 _CUTTING = ("token-classification", "zero-shot-classification")
+_LABELLED = ("zero-shot-classification", "zero-shot-image-classification")
 _TEMPLATE = "This example is {}."
 
 
@@ -42,7 +43,8 @@ def answering(
 
     Returns:
         A function from lines to lines of JSON, one for each. A line is a text; for
-        question-answering it is question and context with a tab between them. The function raises
+        question-answering it is question and context with a tab between them, for
+        zero-shot-image-classification the path of an image. The function raises
         a ValueError where a line cannot be answered.
 
     Raises:
@@ -61,16 +63,19 @@ def answering(
         elif task in _CUTTING and not truncate:
             _check_lengths(answer, lines, labels)
         # A stream is answered alike, however many there are.
-        found = answer(iter(given), **options)
+        try:
+            found = list(answer(iter(given), **options))
+        except FileNotFoundError as error:  # a line that names no image
+            raise ValueError(str(error)) from error
         return [json.dumps(one, ensure_ascii=False) for one in found]
 
     return answers
 
 
 def _options(task: str, top_k: int | None, labels: list[str] | None) -> dict[str, Any]:
-    if (labels is not None) != (task == "zero-shot-classification"):
+    if (labels is not None) != (task in _LABELLED):
         raise ValueError(
-            "--labels names the candidates of zero-shot-classification: give it for that task, "
+            f"--labels names the candidates of {' and '.join(_LABELLED)}: give it for these tasks, "
             "and for no other."
         )
     options: dict[str, Any] = {} if labels is None else {"candidate_labels": labels}

@@ -8,37 +8,9 @@ from torch import Tensor
 
 from fastbert.branches.bert import BertAttention, BertEmbeddings, BertLayer, bert_modules
 from fastbert.modeling.bertlike import BertLikeModel, EncoderModelOutput
-from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.encoding import Options
+from fastbert.models.align.config import AlignTextConfig
 from fastbert.outputs import BaseModelOutputWithPooling
-
-
-class AlignTextConfig(PreTrainedConfig):
-    """Configuration of ALIGN's text tower; read from an ALIGN checkpoint, its `text_config`."""
-
-    model_type = "align_text_model"
-    base_config_key = "text_config"
-
-    vocab_size: int = 30522
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
-    position_embedding_type: str = "absolute"
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    use_cache: bool = True
-    is_decoder: bool = False
-    add_cross_attention: bool = False
-    tie_word_embeddings: bool = True
 
 
 class AlignTextEmbeddings(BertEmbeddings):
