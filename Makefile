@@ -31,7 +31,7 @@ $(BIN)/python:
 	echo "fastbert needs Python 3.11 or newer, and none of python3.12, python3.11, python3.13, python3" \
 	     "is that." >&2; exit 1
 
-$(VENV)/.requirements-%: requirements/%.txt requirements/run.txt | $(BIN)/python
+$(VENV)/.requirements-%: requirements/%.txt requirements/run.txt requirements/build.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -r $<
 	@touch $@
 
@@ -57,9 +57,14 @@ demo: $(INSTALLED)  ## embed sample sentences with a real model and show the num
 # Two tests at a time; the threads of one do not spin while those of the other compute.
 PYTEST = OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 
-test: $(VENV)/.requirements-test $(INSTALLED)  ## everything that must hold
-	$(MAKE) sanitize
+# The sanitizers compile while packages are fetched and installed, and test while others compile.
+test: $(VENV)/.requirements-build  ## everything that must hold
+	$(MAKE) -j 2 --output-sync=target environment sanitize-address sanitize-thread
 	$(PYTEST) -m "not slow"
+
+# One after the other: pip must not change an environment twice at a time.
+environment:
+	@$(MAKE) -j 1 $(VENV)/.requirements-test $(INSTALLED)
 
 # The next edit's most probable mistakes: no sanitizers, GPU emulation, Triton, torch.compile, packaging,
 # benchmarks, real or full-size models, nor float16 again, which kernels compute as float32. `make test`
@@ -125,11 +130,11 @@ SANITIZER_BUILD = cmake -S . -B $(1) -G Ninja -DCMAKE_BUILD_TYPE=None -DCMAKE_CX
     -DFASTBERT_PYTHON=OFF -DFASTBERT_TESTS=ON -DFASTBERT_CUDA=off $(2) >/dev/null \
     && cmake --build $(1) && $(1)/fastbert_tests
 
-sanitize: export PATH := $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 sanitize:  ## native tests under the address, undefined-behaviour and thread sanitizers
 	@$(MAKE) -j 2 --output-sync=target sanitize-address sanitize-thread  # one compiles, one tests
 
-.PHONY: sanitize-address sanitize-thread
+.PHONY: environment sanitize-address sanitize-thread
+sanitize-address sanitize-thread: export PATH := $(dir $(abspath $(DEV_PYTHON))):$(PATH)
 sanitize-address:
 	$(call SANITIZER_BUILD,build/sanitize-address,-DFASTBERT_SANITIZE=address$(comma)undefined)
 sanitize-thread:

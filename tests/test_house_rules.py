@@ -328,6 +328,32 @@ def test_instruction_set_flags_are_in_one_place() -> None:
         assert "march=native" not in path.read_text(encoding="utf-8"), path
 
 
+def included_by(path: Path) -> set[Path]:
+    """A source of csrc/cpu with all that it includes of csrc, to any depth."""
+    found, left = set(), [path]
+    while left:
+        found.add(path := left.pop())
+        code = without_comments(path.read_text(encoding="utf-8"))
+        names = re.findall(r'#\s*include\s*"([^"]+)"', code)
+        left += [CSRC / name for name in names if (CSRC / name).exists()]
+        left = [path for path in left if path not in found]
+    return found
+
+
+def test_what_vnni_shares_with_avx512_has_no_vnni() -> None:
+    """cmake/isa.cmake compiles an op once for both, unless it multiplies integers (vec/dot.h)."""
+    build = (ROOT / "cmake" / "isa.cmake").read_text(encoding="utf-8")
+    ops, own = (
+        set(re.search(rf"set\(FASTBERT_{name} (.*)\)", build)[1].split())  # type: ignore[index]
+        for name in ("OPS", "VNNI_OPS")
+    )
+    vec = CSRC / "cpu" / "vec"
+    named = {path for path, code in sources(*CPP) if "__AVX512VNNI__" in code}
+    assert named == {vec / "dot_avx512.h"}
+    files = {op: included_by(CSRC / "cpu" / "ops" / f"{op}.inl") for op in ops}
+    assert {op for op in ops if vec / "dot.h" in files[op]} == own
+
+
 def test_flagged_files_are_short() -> None:
     files = list((CSRC / "cpu" / "isa").glob("*.cpp"))
     assert files

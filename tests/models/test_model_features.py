@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -215,18 +214,22 @@ print(peak() - before, sum(t.numel() * t.element_size() for _, t in model.named_
 """
 
 
-@pytest.mark.parametrize("options", ["{'dtype': 'bfloat16'}", "{'quantization': 'int8'}", "{}"])
-def test_loading_holds_one_tensor_beside_the_weights(options: str, tmp_path: Path) -> None:
-    """The peak above an idle process is at most 1.25 x (weights as asked + largest tensor)."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A folder with a `small` and a `large` checkpoint, and the bytes of the largest tensor."""
+    folder = tmp_path_factory.mktemp("saved")
     small = fastbert.BertConfig(**oracle.FAMILIES["Bert"])
-    fastbert.BertModel(small).save_pretrained(tmp_path / "small")
-    config = fastbert.BertConfig(vocab_size=60000, hidden_size=768)
-    model = fastbert.BertModel(config)
-    largest = max(p.numel() * p.element_size() for p in model.parameters())
-    model.save_pretrained(tmp_path / "large")
-    del model
-    gc.collect()
-    command = [sys.executable, "-c", _PEAK, tmp_path / "small", tmp_path / "large", options]
+    fastbert.BertModel(small).save_pretrained(folder / "small")
+    model = fastbert.BertModel(fastbert.BertConfig(vocab_size=60000, hidden_size=768))
+    model.save_pretrained(folder / "large")
+    return folder, max(p.numel() * p.element_size() for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", ["{'dtype': 'bfloat16'}", "{'quantization': 'int8'}", "{}"])
+def test_loading_holds_one_tensor_beside_the_weights(options: str, saved: tuple[Path, int]) -> None:
+    """The peak above an idle process is at most 1.25 x (weights as asked + largest tensor)."""
+    folder, largest = saved
+    command = [sys.executable, "-c", _PEAK, folder / "small", folder / "large", options]
     grown, weights = map(int, subprocess.check_output(command, text=True).split())
     assert grown <= 1.25 * (weights + largest), f"{grown} bytes for {weights} + {largest}"
 
@@ -251,16 +254,35 @@ FULL = {
 }
 
 
+@pytest.fixture(scope="module")
+def drawn() -> torch.Tensor:
+    """Normal values: drawing all of a large model takes longer than computing with it."""
+    return torch.randn(2**22, generator=torch.Generator().manual_seed(0))
+
+
+def fill(tensor: torch.Tensor, drawn: torch.Tensor, std: float) -> torch.Tensor:
+    """Fill with `drawn` over and over, from another place each time."""
+    shift = int(torch.randint(len(drawn), ()))
+    for part in tensor.view(-1).split(len(drawn)):
+        part.copy_(drawn.roll(shift)[: len(part)]).mul_(std)
+        shift += 12347
+    return tensor
+
+
 @pytest.mark.parametrize("shape", list(FULL))
-def test_full_size(shape: str) -> None:
+def test_full_size(shape: str, drawn: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published shapes, random weights: kernels against the reference path in float32."""
     name, values = FULL[shape]
     torch.manual_seed(0)
-    model = getattr(fastbert, name)(getattr(fastbert, f"{name[:-5]}Config")(**values)).eval()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch.Tensor, "normal_", lambda t, mean=0.0, std=1.0, **_: fill(t, drawn, std)
+        )
+        model = getattr(fastbert, name)(getattr(fastbert, f"{name[:-5]}Config")(**values)).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, Linear):
-                module.weight.normal_(0.0, 0.06)
+                fill(module.weight, drawn, 0.06)
         ids = torch.randint(10, 30000, (2, 24))
         mask = torch.ones_like(ids)
         mask[1, 17:] = 0

@@ -51,6 +51,9 @@ def check_epilogue(activation: str, residual: bool, dtype: torch.dtype) -> None:
     with poisoned_empty():
         verdict = parity(linear_reference.OP, linear, common | {"weight": tensors["weight"]}, dtype)
         assert verdict.ok, verdict.reason
+        # Integers are multiplied one by one, which takes long: each epilogue with one dtype.
+        if EPILOGUES.index((activation, residual)) // 2 % 2 != (dtype == torch.float16) ^ residual:
+            return
         integer = {
             "qweight": tensors["qweight"],
             "weight_scale": tensors["weight_scale"],
