@@ -12,5 +12,6 @@ PYBIND11_MODULE(_C, m) {
     fastbert::bind_embed(m);
     fastbert::bind_attention(m);
     fastbert::bind_watch(m);
+    fastbert::bind_sources(m);
     fastbert::bind_encoder(m);
 }
