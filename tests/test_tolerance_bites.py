@@ -31,6 +31,7 @@ REQUIRED = {
     "rms_norm": ["mean taken out", "eps outside", "residual dropped"],
     "qk_norm_rope": ["before the norm", "neighbours rotated", "over all heads", "wrong eps"],
     "attention_grouped": ["by remainder", "scale missing", "aligned at the start"],
+    "linear_w8a16": ["halves swapped", "low half ignored", "zero point", "rows of 8 bits"],
     "xielu": ["beta added twice", "softplus forgotten", "zero belongs", "sign of eps", "exp - 1"],
 }
 

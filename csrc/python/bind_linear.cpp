@@ -69,6 +69,13 @@ void bind_linear(py::module_& m) {
         "As linear, for packed int8 weights and their w_scale. A float x is quantised row by row, "
         "with its columns changed first where `columns` says so; a uint8 x comes with x_scale and "
         "x_zero_point.");
+    m.def(
+        "linear_w8a16",
+        [](const GemmArgs& args, index_t packed_size, const InputColumns* columns) {
+            linear_w8a16(args, packed_size, columns == nullptr ? InputColumns{} : *columns);
+        },
+        py::arg("args"), py::arg("packed_size"), py::arg("columns"), release_gil(),
+        "As int8_linear, with rows that keep 16 bits.");
 }
 
 }  // namespace fastbert

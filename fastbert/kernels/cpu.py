@@ -143,8 +143,17 @@ def linear(o: LinearOperands) -> Tensor:
 
 def int8_linear(o: Int8LinearOperands) -> Tensor:
     """See `fastbert.ops.int8_linear`. Without `packed` the weight is packed for this one call."""
+    return _int8("int8_linear", o)
+
+
+def linear_w8a16(o: Int8LinearOperands) -> Tensor:
+    """See `fastbert.ops.linear_w8a16`; packed as for `int8_linear`."""
+    return _int8("linear_w8a16", o)
+
+
+def _int8(op: str, o: Int8LinearOperands) -> Tensor:
     packed = int8_linear_prepack(o.qweight) if o.packed is None else o.packed
-    packed = bytes_("int8_linear", "packed", packed, _CPU)
+    packed = bytes_(op, "packed", packed, _CPU)
     out = torch.empty((o.rows, o.outer), dtype=o.x.dtype, device=_CPU)
     columns = None
     if o.factor is not None or o.repeated is not None:
@@ -155,7 +164,7 @@ def int8_linear(o: Int8LinearOperands) -> Tensor:
         )
     use_torch_threads()
     args = _gemm_args(o, packed, out, o.weight_scale.data_ptr(), o.activation)
-    native.library.int8_linear(args, packed.numel(), columns)
+    getattr(native.library, op)(args, packed.numel(), columns)
     return out
 
 
@@ -182,6 +191,9 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
             f"int8_linear_prepack: a tensor was expected, got {type(qweight).__name__}."
         )
     return _packed("int8_linear_prepack", qweight, _INT8, _INT8)
+
+
+linear_w8a16_prepack = int8_linear_prepack
 
 
 def quantize_rows(o: QuantizeOperands) -> tuple[Tensor, Tensor, Tensor]:

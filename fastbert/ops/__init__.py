@@ -15,6 +15,7 @@ from fastbert.ops import (
     embed_layer_norm,
     int8_linear,
     linear,
+    linear_w8a16,
     qk_norm_rope,
     quantize_rows,
     rms_norm,
@@ -41,6 +42,7 @@ REGISTRY: dict[str, Op] = {
     )
 }
 DECODING: dict[str, Op] = {
-    module.OP.name: module.OP for module in (rms_norm, qk_norm_rope, attention_grouped, xielu)
+    module.OP.name: module.OP
+    for module in (rms_norm, qk_norm_rope, attention_grouped, xielu, linear_w8a16)
 }
 ALL: dict[str, Op] = {**REGISTRY, **DECODING}

@@ -154,7 +154,30 @@ def check(
     Raises:
         TypeError, ValueError: for operands that kernels do not take, with the reason.
     """
-    op = "int8_linear"
+    return operands_of(
+        "int8_linear", target, x, qweight, weight_scale, bias, activation, residual, packed,
+        factor, repeated,
+    )  # fmt: skip
+
+
+def operands_of(
+    op: str,
+    target: Target,
+    x: Tensor,
+    qweight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    activation: str | Activation,
+    residual: Tensor | None,
+    packed: Tensor | None,
+    factor: Tensor | None,
+    repeated: Tensor | None,
+) -> Int8LinearOperands:
+    """Return the checked operands of an op over int8 weights, named in what is raised.
+
+    Raises:
+        TypeError, ValueError: for operands that kernels do not take, with the reason.
+    """
     x, code = operand(op, "x", x, target)
     rows, inner = two_dimensional(op, "x", x)
     dtype, device = x.dtype, x.device
@@ -188,7 +211,7 @@ def supports(backend: str, traits: Traits) -> str | None:
     return None
 
 
-def _make(
+def make_arguments(
     dtype: torch.dtype,
     *,
     rows: int,
@@ -203,6 +226,7 @@ def _make(
     repeats: int = 0,
     factor: bool = False,
 ) -> Arguments:
+    """Return sample arguments; spread scales the product, mean and shift are those of x and bias."""
     sample = Sampler(rows * 10007 + inner * 101 + outer, dtype)
     return {
         "x": sample.normal(rows, inner, mean=mean),
@@ -241,15 +265,15 @@ def _make_extreme(dtype: torch.dtype, *, sign: int) -> Arguments:
 def cases() -> Iterator[Case]:
     """Yield the sample calls."""
     for index, (rows, inner, outer) in enumerate(SIZES):
-        make = partial(_make, rows=rows, inner=inner, outer=outer)
+        make = partial(make_arguments, rows=rows, inner=inner, outer=outer)
         yield Case(f"plain-{rows}x{inner}x{outer}", partial(make, bias=index % 2 == 0))
         yield Case(f"fused-{rows}x{inner}x{outer}", partial(make, activation="gelu", residual=True))
     for activation in PLAIN_ACTIVATIONS:
-        make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
+        make = partial(make_arguments, rows=19, inner=129, outer=83, activation=activation)
         yield Case(f"{activation}-residual", partial(make, residual=True))
         yield Case(f"{activation}-tail", partial(make, shift=-2.3, spread=0.05))
     for rows, inner, outer, repeats in ((3, 7, 5, 1), (17, 64, 40, 13), (5, 129, 33, 129)):
-        make = partial(_make, rows=rows, inner=inner, outer=outer)
+        make = partial(make_arguments, rows=rows, inner=inner, outer=outer)
         yield Case(f"factor-{rows}x{inner}x{outer}", partial(make, factor=True))
         yield Case(f"repeated-{rows}x{inner}x{outer}", partial(make, repeats=repeats))
         yield Case(
@@ -259,7 +283,7 @@ def cases() -> Iterator[Case]:
     for sign in (1, -1):
         yield Case(f"extreme{sign:+d}", partial(_make_extreme, sign=sign))
     for activation in SAMPLE_ACTIVATIONS:
-        make = partial(_make, rows=19, inner=129, outer=83, activation=activation)
+        make = partial(make_arguments, rows=19, inner=129, outer=83, activation=activation)
         yield Case(f"{activation}-residual", partial(make, residual=True))
 
 

@@ -31,6 +31,7 @@ from fastbert.ops import (
     embed_layer_norm,
     int8_linear,
     linear,
+    linear_w8a16,
     qk_norm_rope,
     quantize_rows,
     rms_norm,
@@ -160,6 +161,7 @@ class Plan:
     qk_norm_rope = PlannedOp(qk_norm_rope.qk_norm_rope)
     attention_grouped = PlannedOp(attention_grouped.attention_grouped)
     xielu = PlannedOp(xielu.xielu)
+    linear_w8a16 = PlannedOp(linear_w8a16.linear_w8a16)
 
     def __post_init__(self) -> None:
         vars(self).update({choice.op: choice.function for choice in self.choices})

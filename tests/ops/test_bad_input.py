@@ -11,9 +11,11 @@ from torch import Tensor
 
 from fastbert import kernels
 from fastbert.kernels import native
-from fastbert.ops import REGISTRY
+from fastbert.ops import ALL, REGISTRY
 
 Change = dict[str, Any]
+KERNELS = [*REGISTRY, "linear_w8a16"]
+PROJECTIONS = [op for op in KERNELS if "linear" in op]
 
 
 def good(op: str) -> dict[str, Any]:
@@ -25,11 +27,12 @@ def good(op: str) -> dict[str, Any]:
         "act_layer_norm": "gelu-3x7",
         "linear": "fused-5x16x16",
         "int8_linear": "widened-17x64x40",
+        "linear_w8a16": "widened-17x64x40",
         "quantize_rows": "3x8",
         "embed_layer_norm": "tables-wtpe",
         "segment_sums": "means-17",
     }
-    case = next(case for case in REGISTRY[op].cases() if case.name == names[op])
+    case = next(case for case in ALL[op].cases() if case.name == names[op])
     return case.make(torch.float32)
 
 
@@ -55,12 +58,12 @@ def assert_refused(op: str, change: Change) -> None:
     assert any(name in sentence for name in named), sentence
 
 
-@pytest.mark.parametrize("op", REGISTRY)
+@pytest.mark.parametrize("op", KERNELS)
 def test_what_is_spoiled_here_was_good(op: str) -> None:
     call(op, good(op))
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, n) for op in REGISTRY for n in tensors_of(op)])
+@pytest.mark.parametrize(("op", "name"), [(op, n) for op in KERNELS for n in tensors_of(op)])
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -102,7 +105,7 @@ def test_wrong_kinds(op: str, name: str, spoil: Callable[[Tensor], Any]) -> None
     assert_refused(op, {name: spoiled})
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, n) for op in REGISTRY for n in tensors_of(op)])
+@pytest.mark.parametrize(("op", "name"), [(op, n) for op in KERNELS for n in tensors_of(op)])
 def test_one_element_too_few(op: str, name: str) -> None:
     """Along every dimension that another argument fixes."""
     arguments = good(op)
@@ -116,7 +119,7 @@ def test_one_element_too_few(op: str, name: str) -> None:
         assert_refused(op, {name: arguments[name].narrow(dim, 0, arguments[name].shape[dim] - 1)})
 
 
-@pytest.mark.parametrize(("op", "name"), [(op, n) for op in REGISTRY for n in floats_of(op)])
+@pytest.mark.parametrize(("op", "name"), [(op, n) for op in KERNELS for n in floats_of(op)])
 def test_mixed_dtypes(op: str, name: str) -> None:
     if len(floats_of(op)) == 1 or (op, name) in {
         ("attention_varlen", "bias"),
@@ -208,7 +211,7 @@ def test_half_a_lookup(change: Change) -> None:
     assert_refused("embed_layer_norm", change)
 
 
-@pytest.mark.parametrize("op", ["linear", "int8_linear"])
+@pytest.mark.parametrize("op", PROJECTIONS)
 def test_packed_weights_of_another_product(op: str) -> None:
     packer = kernels.packer("cpu", op)
     weight = good(op)["weight" if op == "linear" else "qweight"]
@@ -232,14 +235,15 @@ def test_packed_weights_of_another_product(op: str) -> None:
         assert_refused(op, {"packed": wrong})
 
 
+@pytest.mark.parametrize("op", ["int8_linear", "linear_w8a16"])
 @pytest.mark.parametrize("column", [-1, 64, 2**31 - 1])
-def test_repeated_columns_that_are_not_there(column: int) -> None:
-    repeated = good("int8_linear")["repeated"].clone()
+def test_repeated_columns_that_are_not_there(op: str, column: int) -> None:
+    repeated = good(op)["repeated"].clone()
     repeated[5] = column
-    assert_refused("int8_linear", {"repeated": repeated})
+    assert_refused(op, {"repeated": repeated})
 
 
-@pytest.mark.parametrize("op", ["linear", "int8_linear"])
+@pytest.mark.parametrize("op", PROJECTIONS)
 def test_packed_weights_of_another_instruction_set(op: str) -> None:
     """Refused where the layouts differ; right where they are the same."""
     before = native.isa()

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from fastbert import kernels
-from fastbert.ops import REGISTRY, Case, Op
+from fastbert.ops import ALL, DECODING, REGISTRY, Case, Op
 from fastbert.testing import gate, misaligned, poisoned_empty, strided, to_float64
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-OPS = pytest.mark.parametrize("op", REGISTRY.values(), ids=REGISTRY)
+# Ops of models that write text have kernels one after the other.
+KERNELS = [*REGISTRY.values(), DECODING["linear_w8a16"]]
+OPS = pytest.mark.parametrize("op", KERNELS, ids=lambda op: op.name)
+PROJECTIONS = [op for op in KERNELS if "linear" in op.name]
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 # Arguments whose rows may lie apart; the others are vectors, or packed by their own rules.
 MATRICES = {"x", "residual", "weight", "word", "position_table", "type_table", "language_table"}
@@ -25,7 +28,7 @@ MATRICES |= {"inputs_embeds", "qweight", "q", "k", "v"}
 @functools.cache
 def prepared(op: str, dtype: torch.dtype) -> list[tuple[Case, dict[str, Any], Any, Any]]:
     """(case, arguments, exact result, eager result) of every case, computed once."""
-    spec, out = REGISTRY[op], []
+    spec, out = ALL[op], []
     for case in spec.cases():
         arguments = case.make(dtype)
         exact = spec.reference(**to_float64(arguments))
@@ -58,7 +61,7 @@ def test_parity(op: Op, dtype: torch.dtype, isa: str) -> None:
         assert verdict.ok, f"{case.name} on {isa}: {verdict.reason}"
 
 
-@pytest.mark.parametrize("op", [REGISTRY["linear"], REGISTRY["int8_linear"]], ids=lambda o: o.name)
+@pytest.mark.parametrize("op", PROJECTIONS, ids=lambda op: op.name)
 @DTYPE
 def test_prepacked_weights_change_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
     packer = kernels.packer("cpu", op.name)
@@ -127,7 +130,7 @@ ROWS = (
 
 @pytest.mark.parametrize(
     "op",
-    [op for op in REGISTRY.values() if op.name not in ("attention_varlen", "segment_sums")],
+    [op for op in KERNELS if op.name not in ("attention_varlen", "segment_sums")],
     ids=lambda op: op.name,
 )
 @DTYPE
@@ -207,7 +210,9 @@ def test_threads_change_nothing(op: Op, dtype: torch.dtype, isa: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [REGISTRY["int8_linear"], REGISTRY["quantize_rows"]], ids=lambda op: op.name
+    "op",
+    [ALL[name] for name in ("int8_linear", "linear_w8a16", "quantize_rows")],
+    ids=lambda op: op.name,
 )
 @DTYPE
 def test_integer_kernels_agree_between_instruction_sets(op: Op, dtype: torch.dtype) -> None:
@@ -236,6 +241,7 @@ def test_integer_kernels_agree_between_instruction_sets(op: Op, dtype: torch.dty
         "act_layer_norm",
         "linear",
         "int8_linear",
+        "linear_w8a16",
         "embed_layer_norm",
         "attention_varlen",
     ],
@@ -243,7 +249,7 @@ def test_integer_kernels_agree_between_instruction_sets(op: Op, dtype: torch.dty
 def test_what_is_not_finite_shows(op: str, bad: float, isa: str) -> None:
     """Where the reference is not finite the kernel is not, and only there. gelu of infinity is NaN
     in torch and infinity in the kernels, so NaN and infinity count alike."""
-    spec = REGISTRY[op]
+    spec = ALL[op]
     name = {"embed_layer_norm": "inputs_embeds", "attention_varlen": "k"}.get(op, "x")
     for case, arguments, _, _ in prepared(op, torch.float32):
         value = arguments.get(name)

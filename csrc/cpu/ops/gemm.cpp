@@ -74,8 +74,9 @@ void check_stride(const char* what, index_t stride, index_t width, index_t rows)
 
 GemmStaging gemm_staging(const GemmArgs& args, bool widens_u8) {
     const bool widens = args.x_dtype == DType::f16 || (args.x_dtype == DType::u8 && widens_u8);
+    const index_t x_rows = args.rows * gemm_planes(args);
     // A few rows never fill a set.
-    if (!widens && (args.rows <= 4 || !collides(args.x_stride * size_of(args.x_dtype)))) {
+    if (!widens && (x_rows <= 4 || !collides(args.x_stride * size_of(args.x_dtype)))) {
         return {0, 0};
     }
     const index_t element = args.x_dtype == DType::f16 ? 4 : widens ? 2 : size_of(args.x_dtype);
@@ -83,7 +84,7 @@ GemmStaging gemm_staging(const GemmArgs& args, bool widens_u8) {
     // Half of a 1 MiB L2, in pairs of tiles, and never so few rows that weights stream faster than
     // they are used.
     const index_t rows = std::clamp<index_t>((index_t{512} << 10) / stride / 28 * 28, 28, 224);
-    return {std::min(rows, round_up(args.rows, 14)), stride};
+    return {std::min(rows, round_up(x_rows, 14)), stride};
 }
 
 index_t gemm_scratch_bytes(const GemmArgs& args, const GemmKernels& kernels) {
@@ -191,7 +192,7 @@ void gemm_check(const GemmArgs& g, DType packed_dtype) {
                "int8 weights quantised uint8 rows");
     }
     check_activation("gemm", g.activation);
-    check_stride("x", g.x_stride, g.k, g.rows);
+    check_stride("x", g.x_stride, g.k, g.rows * gemm_planes(g));
     check_stride("out", g.out_stride, g.n, g.rows);
     if (g.residual != nullptr) check_stride("residual", g.residual_stride, g.n, g.rows);
     if (!is_float(g.out_dtype) || (g.residual != nullptr && !is_float(g.residual_dtype)) ||
@@ -200,8 +201,12 @@ void gemm_check(const GemmArgs& g, DType packed_dtype) {
     }
     if (g.rows > 0 && (g.x == nullptr || g.out == nullptr)) refuse("x or out is a null pointer");
     if (packed_dtype == DType::s8 && g.rows > 0 &&
-        (g.x_scale == nullptr || g.x_zero_point == nullptr || g.w_scale == nullptr)) {
+        (g.x_scale == nullptr || g.w_scale == nullptr ||
+         (g.x_zero_point == nullptr && !g.x_halves))) {
         refuse("an int8 gemm needs the scales and zero points of its rows and columns");
+    }
+    if (g.x_halves && packed_dtype != DType::s8) {
+        refuse("rows in two halves are for int8 weights only");
     }
 }
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "common/types.h"
+#include "cpu/ops/quantize.h"
 
 namespace fastbert {
 
@@ -70,10 +71,6 @@ struct GemmArgs {
     bool x_halves = false;
 };
 
-// The value of a low half against a high one, and what both halves of a 0 are stored as.
-constexpr float kLowHalf = 1.0f / 256;
-constexpr std::int32_t kHalfZero = 128;
-
 // u8 x s8 sums are int32: |sum| <= k * 255 * 128 < 2^31.
 constexpr index_t kMaxInt8K = 65793;
 
@@ -100,6 +97,9 @@ struct GemmKernels {
                              index_t panel_begin, index_t panel_end, void* scratch);
     RangeFn range_f32, range_bf16, range_s8;
 };
+
+// Rows of x for each row of the result.
+inline index_t gemm_planes(const GemmArgs& args) { return args.x_halves ? 2 : 1; }
 
 // How range calls read x: in place (rows == 0), or copied, `rows` rows at a time, to scratch rows
 // stride_bytes apart. They are copied when they must be widened (f16 to f32; u8 to s16 on sets

@@ -93,6 +93,7 @@ class RangeGemm {
   public:
     static constexpr bool integer = D::kLaneBytes / D::kGroup == 1;
     static constexpr int columns = 2 * D::kLanes;
+    static_assert(!integer || D::kRows % 2 == 0, "a tile holds both halves of its rows");
 
     RangeGemm(const GemmArgs& args, index_t panel_begin, index_t panel_end)
         : g_(args), panel_begin_(panel_begin), panel_end_(panel_end) {
@@ -109,21 +110,24 @@ class RangeGemm {
     // against 90 to 92 % at 10, 11 and 13); the last two share what is left: 18 rows are 9 + 9, not
     // 14 + 4.
     void rows(index_t row_begin, index_t row_end, const StagedRows& x) {
-        const index_t rows = row_end - row_begin;
+        const index_t planes = integer ? gemm_planes(g_) : 1;
+        const index_t rows = (row_end - row_begin) * planes;
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
             if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
                 panels = panels_at_once<D>(static_cast<int>(rows));
             }
-            index_t row = row_begin;
+            index_t row = 0;
             for (index_t left = tiles; left > 0; --left) {
-                const index_t rest = row_end - row;
-                const int count =
+                const index_t rest = rows - row;
+                int count =
                     left > 2 ? D::kRows : static_cast<int>(left == 2 ? (rest + 1) / 2 : rest);
-                tile_.x = x.x + (row - row_begin) * x.stride;
+                // Both halves of a row are summed by the same tile.
+                if (count % planes != 0) ++count;
+                tile_.x = x.x + row * x.stride;
                 tile_.x_stride = x.stride;
-                one_tile(p, panels, row, count, left == 1);
+                one_tile(p, panels, row_begin + row / planes, count, left == 1);
                 row += count;
             }
             p += panels;
@@ -131,19 +135,27 @@ class RangeGemm {
     }
 
   private:
-    void one_tile(index_t panel, int panels, index_t row, int rows, bool last) {
+    // x_rows: rows of x, of which two give one row of the result where they are halves.
+    void one_tile(index_t panel, int panels, index_t row, int x_rows, bool last) {
+        const bool halves = integer && g_.x_halves;
         tile_.panel = panels_ + panel * tile_.panel_bytes;
         tile_.prefetch = tile_.panel;
         if (last && panel + 1 < panel_end_) tile_.prefetch += tile_.panel_bytes;
-        TileSums done{sums_, index_t{4} * columns * panels, row, rows, panel * columns};
+        TileSums done{sums_, index_t{4} * columns * panels, row, halves ? x_rows / 2 : x_rows,
+                      panel * columns};
         if (panels == 1) {
             prefetch_out<D>(g_, done);
-            Tiles<D>::by_rows[rows](tile_);
+            Tiles<D>::by_rows[x_rows](tile_);
         } else {
-            (rows == 1 ? Tiles<D>::one_row_wide : Tiles<D>::two_rows_wide)(tile_);
+            (x_rows == 1 ? Tiles<D>::one_row_wide : Tiles<D>::two_rows_wide)(tile_);
         }
         for (int j = 0; j < panels; ++j) {
-            finish_tile<integer>(g_, column_sums_, done, columns);
+            if (halves) {
+                join_halves(g_, column_sums_, sums_ + index_t{4} * columns * j, done, columns);
+                finish_tile<false>(g_, column_sums_, done, columns);
+            } else {
+                finish_tile<integer>(g_, column_sums_, done, columns);
+            }
             done.sums += 4 * columns;
             done.column += columns;
         }
@@ -162,11 +174,12 @@ template <typename D>
 void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
                 index_t panel_end, void* scratch) {
     const GemmStaging staging = gemm_staging(g, D::kStagedX);
-    const index_t block = staging.rows == 0 ? row_end - row_begin : staging.rows;
+    const index_t planes = gemm_planes(g);
+    const index_t block = staging.rows == 0 ? row_end - row_begin : staging.rows / planes;
     RangeGemm<D> gemm(g, panel_begin, panel_end);
     for (index_t r = row_begin; r < row_end; r += block) {
         const index_t end = r + block < row_end ? r + block : row_end;
-        gemm.rows(r, end, rows_for<D>(g, r, end, staging, scratch));
+        gemm.rows(r, end, rows_for<D>(g, r * planes, end * planes, staging, scratch));
     }
 }
 

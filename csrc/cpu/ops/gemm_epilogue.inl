@@ -174,6 +174,29 @@ inline void finish_columns(const GemmArgs& g, const std::int32_t* column_sums, c
     finish_columns<activation, integer, void, void>(g, column_sums, t, columns);
 }
 
+// Sums of high and low halves (GemmArgs::x_halves) into float sums of the rows that they came from:
+// two rows of `sums` into one, `rows` of them, which finish_tile<false> takes.
+inline void join_halves(const GemmArgs& g, const std::int32_t* column_sums, std::uint8_t* sums,
+                        const TileSums& t, int columns) {
+    for (int c = 0; c < columns && t.column + c < g.n; c += F32::lanes) {
+        const index_t column = t.column + c, left = g.n - column;
+        const F32 w_scale = left < F32::lanes
+                                ? load_n(g.w_scale + column, static_cast<int>(left))
+                                : load(g.w_scale + column);
+        const I32 offset = mul(set1_i32(kHalfZero), load(column_sums + column));
+        const auto centred = [&](index_t row) {
+            const std::uint8_t* at = sums + row * t.stride + c * 4;
+            return to_f32(sub(load(reinterpret_cast<const std::int32_t*>(at)), offset));
+        };
+        for (index_t i = 0; i < t.rows; ++i) {
+            const F32 sum = fma(centred(2 * i + 1), set1(1.0f / 256), centred(2 * i));
+            // x_scale is a power of two: only the product with w_scale rounds.
+            const F32 y = mul(mul(sum, w_scale), set1(g.x_scale[t.row + i]));
+            store(reinterpret_cast<float*>(sums + i * t.stride + c * 4), y);
+        }
+    }
+}
+
 template <bool integer>
 inline void finish_tile(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
                         int columns) {

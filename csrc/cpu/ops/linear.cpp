@@ -18,7 +18,7 @@ struct Split {
 // Cycles a core needs, roughly: 16 words of a dot a cycle, or 8 bytes of weights from the cache.
 index_t estimated_cycles(const GemmArgs& g, const GemmKernels::PanelLayout& layout) {
     const index_t words = (g.k + layout.group - 1) / layout.group;
-    return std::max(g.rows * words, words * 8) * g.n / 16;
+    return std::max(g.rows * gemm_planes(g) * words, words * 8) * g.n / 16;
 }
 
 Split split(const GemmArgs& g, const GemmKernels::PanelLayout& layout, bool staged, int threads) {
@@ -27,9 +27,10 @@ Split split(const GemmArgs& g, const GemmKernels::PanelLayout& layout, bool stag
     // A quarter of what waking a sleeping thread may take; smaller tasks are not worth handing out.
     constexpr index_t least_cycles = 30000;
     Split s;
-    s.row_blocks = (g.rows + block_rows - 1) / block_rows;
+    const index_t x_rows = g.rows * gemm_planes(g);
+    s.row_blocks = (x_rows + block_rows - 1) / block_rows;
     // One or two rows take four panels at once; staged rows are copied again in every group.
-    s.panel_unit = staged ? 8 : g.rows <= 2 ? 4 : 1;
+    s.panel_unit = staged ? 8 : x_rows <= 2 ? 4 : 1;
     const index_t units = (gemm_panels(g.n, layout) + s.panel_unit - 1) / s.panel_unit;
     const index_t worth = std::max<index_t>(1, estimated_cycles(g, layout) / least_cycles);
     // Four tasks a thread even out threads that are interrupted.
@@ -60,38 +61,25 @@ void multiply(const GemmArgs& g, DType packed_dtype) {
     });
 }
 
-}  // namespace
-
-void linear(const GemmArgs& args, index_t packed_size) {
-    const DType packed_dtype = packed_check(args.packed, packed_size, args.n, args.k);
-    if (packed_dtype == DType::s8) {
-        fail("linear", "the packed weights are int8; use int8_linear for them.");
-    }
-    gemm_check(args, packed_dtype);
-    if (args.rows > 0) multiply(args, packed_dtype);
-}
-
-void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& columns) {
-    const char* op = "int8_linear";
+void check_weight(const char* op, const GemmArgs& args, index_t packed_size,
+                  const InputColumns& columns) {
     check_input_columns(op, columns, args.k);
-    const index_t inner = args.k + columns.repeats;
-    if (packed_check(args.packed, packed_size, args.n, inner) != DType::s8) {
+    if (packed_check(args.packed, packed_size, args.n, args.k + columns.repeats) != DType::s8) {
         fail(op, "the packed weights are floating-point; use linear for them.");
     }
-    if (args.x_dtype == DType::u8) {
-        if (columns.factor != nullptr || columns.repeats > 0) {
-            fail(op, "x is quantised already; a factor and repeated columns cannot be given.");
-        }
-        gemm_check(args, DType::s8);
-        if (args.rows > 0) multiply(args, DType::s8);
-        return;
-    }
+}
+
+// Over rows quantised here, to 16 bits in two halves or to 8.
+void quantised_linear(const char* op, const GemmArgs& args, const InputColumns& columns,
+                      bool halves) {
     check_float_dtype(op, "x", args.x_dtype);
     check_size(op, "rows", args.rows);
     check_matrix(op, "x", args.x, args.rows, args.k, args.x_stride);
     if (args.x_scale != nullptr || args.x_zero_point != nullptr) {
         fail(op, "x is quantised here; its scales and zero points cannot be given.");
     }
+    const index_t inner = args.k + columns.repeats;
+    const index_t planes = halves ? 2 : 1;
     // Blocks bound the memory that quantised rows take, and keep them in L2 and L3.
     constexpr index_t block_rows = 1024;
     const index_t q_stride = gemm_friendly_stride(inner, DType::u8);
@@ -102,7 +90,7 @@ void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& 
     const auto grow = [](auto& v, index_t size) {
         if (static_cast<index_t>(v.size()) < size) v.resize(static_cast<std::size_t>(size));
     };
-    grow(quantised, most * q_stride);
+    grow(quantised, planes * most * q_stride);
     grow(scales, most);
     grow(zero_points, most);
 
@@ -111,6 +99,7 @@ void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& 
     g.x = quantised.data();
     g.x_dtype = DType::u8;
     g.x_stride = q_stride;
+    g.x_halves = halves;
     g.x_scale = scales.data();
     g.x_zero_point = zero_points.data();
     gemm_check(g, DType::s8);
@@ -128,7 +117,7 @@ void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& 
         q.q_stride = q_stride;
         q.scale = scales.data();
         q.zero_point = zero_points.data();
-        quantize_rows(q);
+        halves ? quantize_rows16(q) : quantize_rows(q);
         if (args.residual != nullptr) {
             g.residual = static_cast<const std::uint8_t*>(args.residual) +
                          first * args.residual_stride * size_of(args.residual_dtype);
@@ -137,6 +126,37 @@ void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& 
                 first * args.out_stride * size_of(args.out_dtype);
         multiply(g, DType::s8);
     }
+}
+
+}  // namespace
+
+void linear(const GemmArgs& args, index_t packed_size) {
+    const DType packed_dtype = packed_check(args.packed, packed_size, args.n, args.k);
+    if (packed_dtype == DType::s8) {
+        fail("linear", "the packed weights are int8; use int8_linear for them.");
+    }
+    gemm_check(args, packed_dtype);
+    if (args.rows > 0) multiply(args, packed_dtype);
+}
+
+void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& columns) {
+    const char* op = "int8_linear";
+    check_weight(op, args, packed_size, columns);
+    if (args.x_dtype == DType::u8) {
+        if (columns.factor != nullptr || columns.repeats > 0) {
+            fail(op, "x is quantised already; a factor and repeated columns cannot be given.");
+        }
+        gemm_check(args, DType::s8);
+        if (args.rows > 0) multiply(args, DType::s8);
+        return;
+    }
+    quantised_linear(op, args, columns, false);
+}
+
+void linear_w8a16(const GemmArgs& args, index_t packed_size, const InputColumns& columns) {
+    const char* op = "linear_w8a16";
+    check_weight(op, args, packed_size, columns);
+    quantised_linear(op, args, columns, true);
 }
 
 }  // namespace fastbert

@@ -49,6 +49,9 @@ struct QuantizeKernels {
     void (*rows16[3])(const QuantizeArgs& args, index_t first, index_t count);
 };
 
+// What both halves of a 0 are stored as by quantize_rows16.
+constexpr std::int32_t kHalfZero = 128;
+
 // Threaded. Throws std::invalid_argument, with a sentence, for arguments that do not fit together.
 void quantize_rows(const QuantizeArgs& args);
 

@@ -125,7 +125,79 @@ void quantize(const QuantizeArgs& a, index_t first, index_t count) {
                                 : quantize_all<T, false>(a, first, count);
 }
 
-constexpr QuantizeKernels quantize_kernels = {{quantize<float>, quantize<bf16_t>, quantize<f16_t>}};
+// 2^n as a float, for -149 <= n <= 127.
+inline float power_of_two(int n) {
+    const std::uint32_t bits =
+        n < -126 ? std::uint32_t{1} << (n + 149) : static_cast<std::uint32_t>(n + 127) << 23;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// The e of quantize_rows16 for a finite magnitude.
+inline int exponent_for(float magnitude) {
+    // Lifted, so that subnormal ones have an exponent to be read.
+    const bool small = magnitude < 0x1p-64f;
+    const float lifted = small ? magnitude * 0x1p64f : magnitude;
+    std::uint32_t bits;
+    std::memcpy(&bits, &lifted, 4);
+    // lifted = fraction * 2^e with 1/2 <= fraction < 1.
+    int e = static_cast<int>(bits >> 23) - 126 - (small ? 64 : 0);
+    const std::uint32_t largest = 32639u << 9;  // 32639 / 32768 with 24 bits
+    if (((bits & 0x7fffff) | 0x800000) > largest) ++e;
+    return e < -134 ? -134 : e;
+}
+
+// Writes both halves; true when some value was NaN.
+template <class Source>
+inline bool halve_row(const Source& row, index_t k, int e, std::uint8_t* high, std::uint8_t* low) {
+    const I32 exponent = set1_i32(15 - e);
+    I32 lowest = set1_i32(0);
+    for (index_t i = 0; i < k; i += F32::lanes) {
+        const Part part{static_cast<int>(k - i < F32::lanes ? k - i : F32::lanes)};
+        // Every step after the first rounding is exact: integers below 2^16 and multiples of 2^-9.
+        const F32 u = add(round_even(scale2(row.at(i, part), exponent)), set1(32896.0f));
+        const F32 h = round_even(fma(u, set1(0x1p-8f), set1(-127.5f * 0x1p-8f)));
+        const I32 l = to_i32(fnma(h, set1(256.0f), u));
+        lowest = min(lowest, l);
+        store_u8_n(high + i, to_i32(h), part.n);
+        store_u8_n(low + i, l, part.n);
+    }
+    return reduce_min(to_f32(lowest)) < -1e9f;
+}
+
+template <typename T, bool scaled>
+inline void halve_all(const QuantizeArgs& a, index_t first, index_t count) {
+    const index_t repeats = a.columns.repeats;
+    for (index_t r = first; r < first + count; ++r) {
+        const Row<T, scaled> row{static_cast<const T*>(a.x) + r * a.x_stride, a.columns.factor};
+        std::uint8_t* const halves[2] = {a.q + 2 * r * a.q_stride, a.q + (2 * r + 1) * a.q_stride};
+        const RowRange range = range_of(row, a.k);
+        const float magnitude = -range.low > range.high ? -range.low : range.high;
+        const int e = exponent_for(magnitude);
+        a.scale[r] = power_of_two(e - 7);
+        if (!(magnitude < __builtin_inff()) || halve_row(row, a.k, e, halves[0], halves[1])) {
+            for (std::uint8_t* half : halves) {
+                std::memset(half, kHalfZero, static_cast<std::size_t>(a.k));
+            }
+            a.scale[r] = __builtin_nanf("");
+        }
+        for (std::uint8_t* half : halves) {
+            for (index_t i = 0; i < repeats; ++i) half[a.k + i] = half[a.columns.repeated[i]];
+        }
+    }
+}
+
+template <typename T>
+void halve(const QuantizeArgs& a, index_t first, index_t count) {
+    a.columns.factor != nullptr ? halve_all<T, true>(a, first, count)
+                                : halve_all<T, false>(a, first, count);
+}
+
+constexpr QuantizeKernels quantize_kernels = {
+    {quantize<float>, quantize<bf16_t>, quantize<f16_t>},
+    {halve<float>, halve<bf16_t>, halve<f16_t>},
+};
 
 }  // namespace
 }  // namespace fastbert
