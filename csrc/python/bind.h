@@ -37,5 +37,6 @@ void bind_attention(py::module_& m);
 void bind_watch(py::module_& m);
 void bind_sources(py::module_& m);
 void bind_encoder(py::module_& m);
+void bind_decoder(py::module_& m);
 
 }  // namespace fastbert

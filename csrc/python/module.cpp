@@ -14,4 +14,5 @@ PYBIND11_MODULE(_C, m) {
     fastbert::bind_watch(m);
     fastbert::bind_sources(m);
     fastbert::bind_encoder(m);
+    fastbert::bind_decoder(m);
 }
