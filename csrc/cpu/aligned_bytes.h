@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -10,6 +11,24 @@
 #include "common/types.h"
 
 namespace fastbert {
+
+constexpr index_t kHugePage = index_t{2} << 20;
+
+// For memory that was not written yet: what lies in whole huge pages is to be taken from them.
+// Streaming 85 MB from two threads: 34 GB/s over pages of 4 KiB, where the hardware's prefetch ends
+// at every one of them, 57 GB/s over huge ones. A kernel without them says no, and nothing is lost.
+inline void ask_for_huge_pages(void* memory, index_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    const auto address = reinterpret_cast<std::uintptr_t>(memory);
+    const auto unit = static_cast<std::uintptr_t>(kHugePage);
+    const std::uintptr_t begin = (address + unit - 1) / unit * unit;
+    const std::uintptr_t end = (address + static_cast<std::uintptr_t>(bytes)) / unit * unit;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+    static_cast<void>(memory);
+    static_cast<void>(bytes);
+#endif
+}
 
 class AlignedBytes {
   public:
@@ -32,12 +51,7 @@ class AlignedBytes {
         const auto whole = static_cast<std::size_t>((bytes + unit - 1) / unit * unit);
         data_ = static_cast<char*>(std::aligned_alloc(static_cast<std::size_t>(unit), whole));
         if (data_ == nullptr) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-        // Streaming 85 MB from two threads: 34 GB/s over pages of 4 KiB, where the hardware's
-        // prefetch ends at every one of them, 57 GB/s over huge ones. A kernel without them says
-        // no, and nothing is lost.
-        if (huge) madvise(data_, whole, MADV_HUGEPAGE);
-#endif
+        if (huge) ask_for_huge_pages(data_, static_cast<index_t>(whole));
         size_ = bytes;
     }
 
@@ -45,8 +59,6 @@ class AlignedBytes {
     index_t size() const { return size_; }
 
   private:
-    static constexpr index_t kHugePage = index_t{2} << 20;
-
     char* data_ = nullptr;
     index_t size_ = 0;
 };

@@ -226,7 +226,7 @@ def make_arguments(
     repeats: int = 0,
     factor: bool = False,
 ) -> Arguments:
-    """Return sample arguments; spread scales the product, mean and shift are those of x and bias."""
+    """Return sample arguments; spread scales the product, shift is the mean of the bias."""
     sample = Sampler(rows * 10007 + inner * 101 + outer, dtype)
     return {
         "x": sample.normal(rows, inner, mean=mean),

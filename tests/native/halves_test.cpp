@@ -87,7 +87,9 @@ TEST(halves_of_special_rows) {
         [](index_t i) { return i == 4 ? NAN : 1.0f; },
         [](index_t i) { return i == 36 ? NAN : 0.0f; },
         [=](index_t i) { return i == 11 ? inf : 1.0f; },
-        [=](index_t i) { return i == 36 ? -inf : i == 0 ? NAN : 1.0f; },
+        [=](index_t i) { return i == 36  ? -inf
+                                : i == 0 ? NAN
+                                         : 1.0f; },
         [=](index_t i) { return i % 2 ? most : -most; },
         [=](index_t i) { return i % 2 ? most : 1e-45f; },
         [](index_t i) { return float(i) * 1e-45f; },
@@ -194,8 +196,8 @@ struct Problem {
         g.bias = bias.data();
         g.activation = activation;
         g.activation_params.a = 0.3f;
-        g.residual =
-            static_cast<std::uint8_t*>(residual.data()) + first * residual.stride() * size_of(dtype);
+        g.residual = static_cast<std::uint8_t*>(residual.data()) +
+                     first * residual.stride() * size_of(dtype);
         g.residual_dtype = dtype;
         g.residual_stride = residual.stride();
         g.out = out.data();
@@ -279,7 +281,8 @@ TEST(halves_bits_are_the_same_everywhere) {
                     const Matrix part = p.run(activation, dtype, 5, count);
                     bool same = true;
                     for (index_t r = 0; r < count; ++r) {
-                        for (index_t j = 0; j < p.n; ++j) same &= part.at(r, j) == first.at(5 + r, j);
+                        for (index_t j = 0; j < p.n; ++j)
+                            same &= part.at(r, j) == first.at(5 + r, j);
                     }
                     CHECK(same);
                 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common/check.h"
+#include "cpu/aligned_bytes.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 
@@ -135,6 +136,7 @@ void pack_weight(const void* weight, DType w_dtype, index_t n, index_t k, index_
                ") take " + std::to_string(h.bytes) + " bytes, but there is room for " +
                std::to_string(bytes));
     }
+    ask_for_huge_pages(out, bytes);
     std::memcpy(out, &h, sizeof(h));
     parallel_for(gemm_panels(n, gemm_layout(gemm, packed_dtype)), [&](index_t panel, int) {
         gemm.pack(weight, w_dtype, w_stride, panel, panel + 1, out);

@@ -180,9 +180,8 @@ inline void join_halves(const GemmArgs& g, const std::int32_t* column_sums, std:
                         const TileSums& t, int columns) {
     for (int c = 0; c < columns && t.column + c < g.n; c += F32::lanes) {
         const index_t column = t.column + c, left = g.n - column;
-        const F32 w_scale = left < F32::lanes
-                                ? load_n(g.w_scale + column, static_cast<int>(left))
-                                : load(g.w_scale + column);
+        const F32 w_scale = left < F32::lanes ? load_n(g.w_scale + column, static_cast<int>(left))
+                                              : load(g.w_scale + column);
         const I32 offset = mul(set1_i32(kHalfZero), load(column_sums + column));
         const auto centred = [&](index_t row) {
             const std::uint8_t* at = sums + row * t.stride + c * 4;

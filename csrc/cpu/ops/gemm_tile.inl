@@ -16,8 +16,10 @@ struct TileArgs {
     int tail_bytes;         // of the last, partial word; 0 to 3
     const std::uint8_t* panel;
     index_t panel_bytes;
-    const std::uint8_t* prefetch;  // a panel to bring into L2 meanwhile
-    std::uint8_t* sums;            // (rows, panels * 2 * kLanes) 4-byte sums, written
+    const std::uint8_t* prefetch;  // what to bring into L2 meanwhile, of each panel; null where few
+                                   // rows are to leave that to the hardware
+    bool prefetch_half;  // only one of the two vectors of a word
+    std::uint8_t* sums;  // (rows, panels * 2 * kLanes) 4-byte sums, written
 };
 
 // A compiler must keep acc in registers for the whole loop (28 of 32 for 14 rows on AVX-512): every
@@ -34,8 +36,8 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
     constexpr int vectors = 2 * panels;
     constexpr index_t vector_bytes = index_t{D::kLanes} * D::kLaneBytes;
     constexpr index_t sum_bytes = index_t{D::kLanes} * 4;
-    // With fewer rows the memory is the limit and the hardware's own prefetch does better.
-    constexpr bool prefetch = rows >= 5;
+    // Four panels at once are four streams, which the hardware's own prefetch follows.
+    const bool prefetch = panels < 4 && (rows >= 5 || t.prefetch != nullptr);
     typename D::Acc acc[rows][vectors];
     FASTBERT_UNROLL
     for (int i = 0; i < rows; ++i) {
@@ -43,16 +45,22 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
         for (int j = 0; j < vectors; ++j) acc[i][j] = D::zero();
     }
     const std::uint8_t* w = t.panel + first_word * 2 * vector_bytes;
-    const std::uint8_t* ahead = t.prefetch + first_word * 2 * vector_bytes;
+    const std::uint8_t* ahead = prefetch ? t.prefetch + first_word * 2 * vector_bytes : nullptr;
     for (index_t k = 0; k < words; ++k) {
         typename D::Right right[vectors];
         FASTBERT_UNROLL
         for (int j = 0; j < vectors; ++j) {
             right[j] = D::right(w + (j / 2) * t.panel_bytes + (j % 2) * vector_bytes);
         }
-        if constexpr (prefetch) {
-            __builtin_prefetch(ahead, 0, 2);
-            if constexpr (2 * vector_bytes > 64) __builtin_prefetch(ahead + vector_bytes, 0, 2);
+        if (prefetch) {
+            FASTBERT_UNROLL
+            for (int j = 0; j < panels; ++j) {
+                const std::uint8_t* line = ahead + j * t.panel_bytes;
+                __builtin_prefetch(line, 0, 2);
+                if constexpr (2 * vector_bytes > 64) {
+                    if (!t.prefetch_half) __builtin_prefetch(line + vector_bytes, 0, 2);
+                }
+            }
             ahead += 2 * vector_bytes;
         }
         FASTBERT_UNROLL

@@ -17,11 +17,11 @@ void linear(const GemmArgs& args, index_t packed_size);
 // weights have columns.repeats more. `columns` are for a floating x only.
 void int8_linear(const GemmArgs& args, index_t packed_size, const InputColumns& columns = {});
 
-// The same with rows that keep 16 bits (quantize_rows16), for weights alone in 8: a row's error is
-// at most 2^-15 of its largest value, against 2^-8. x is float32, bfloat16 or float16, as are bias,
-// residual and out, each independently; the weights are those that int8_linear takes, packed once by
-// pack_weight. A row that holds a NaN or an infinity comes out as NaN. Threaded: to be called from
-// outside of parallel_for.
+// The same with rows that keep 16 bits (quantize_rows16), for weights alone in 8: a value
+// is off by at most 1/32639 of its row's largest, against 1/255. x is float32, bfloat16 or float16,
+// as are bias, residual and out, each independently; the weights are those that int8_linear takes,
+// packed once by pack_weight. A row that holds a NaN or an infinity comes out as NaN. Threaded: to
+// be called from outside of parallel_for.
 //
 // A prepared model calls this once for each projection of a layer, or, inside tasks of its own and
 // with rows that several projections share quantised once:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "cpu/aligned_bytes.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 
@@ -60,11 +61,14 @@ double memory_peak(int threads, int repeats) {
     constexpr index_t words = index_t{4} << 20;
     constexpr index_t parts = 8;
     // Written first: pages never touched would all be the same page of zeros.
-    std::vector<std::uint64_t> data(static_cast<std::size_t>(words * parts), 1);
+    AlignedBytes memory;
+    memory.reserve(words * parts * index_t{sizeof(std::uint64_t)});
+    auto* const data = reinterpret_cast<std::uint64_t*>(memory.data());
+    std::fill(data, data + words * parts, 1);
     std::vector<std::uint64_t> sums(static_cast<std::size_t>(threads), 0);
     double best = 0;
     for (int i = 0; i < repeats; ++i) {
-        const std::uint64_t* part = data.data() + i % parts * words;
+        const std::uint64_t* part = data + i % parts * words;
         const double start = seconds();
         parallel_for(threads, threads, [&](index_t task, int) {
             // One word of every cache line: the line's journey is the cost.
