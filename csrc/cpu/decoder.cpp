@@ -1,19 +1,19 @@
 #include "cpu/decoder.h"
 
-#include <algorithm>
 #include <string>
 
 #include "common/check.h"
+#include "cpu/decoder_indices.h"
 #include "cpu/decoder_memory.h"
 #include "cpu/decoder_pass.h"
 #include "cpu/decoder_weights.h"
-#include "cpu/ops/embed.h"
 #include "cpu/threads.h"
 
 namespace fastbert {
 namespace {
 
 using decoder_detail::Buffers;
+using decoder_detail::Indices;
 using decoder_detail::Weights;
 
 const char* const kName = "decoder";
@@ -76,42 +76,6 @@ void check_output(const Weights& weights, const DecoderInput& input, const Decod
                  output.scores_stride);
 }
 
-// Copies of everything that decides which memory is read or written, checked.
-void copy_indices(const Weights& weights, const DecoderInput& input, const DecoderOutput& output,
-                  const Buffers& buffers) {
-    std::copy_n(input.cu_seqlens, input.batch + 1, buffers.cu_seqlens);
-    bool rises = buffers.cu_seqlens[0] == 0 && buffers.cu_seqlens[input.batch] == input.total;
-    for (index_t b = 0; b < input.batch; ++b) {
-        rises = rises && buffers.cu_seqlens[b] <= buffers.cu_seqlens[b + 1];
-    }
-    if (!rises) {
-        fail(kName, "cu_seqlens must begin with 0, never fall and end with the " +
-                        std::to_string(input.total) + " tokens.");
-    }
-    for (index_t b = 0; b < input.batch; ++b) {
-        const index_t count = buffers.cu_seqlens[b + 1] - buffers.cu_seqlens[b];
-        const bool cached = input.cache.layers != nullptr;
-        const index_t place = cached ? input.cache.places[b] : buffers.cu_seqlens[b];
-        const index_t held = cached ? input.cache.held[b] : 0;
-        const index_t rows = buffers.cache.rows;
-        if (place < 0 || held < 0 || place > rows || held > rows - place ||
-            count > rows - place - held) {
-            fail(kName, "sequence " + std::to_string(b) + " would fill rows " +
-                            std::to_string(place) + " to " + std::to_string(place + held + count) +
-                            " of a cache of " + std::to_string(rows) + " rows.");
-        }
-        buffers.places[b] = place;
-        buffers.held[b] = held;
-    }
-    if (input.ids != nullptr) {
-        std::copy_n(input.ids, input.total, buffers.ids);
-        check_ids("word", buffers.ids, input.total, weights.words.entries);
-    }
-    if (output.tokens == nullptr) return;
-    std::copy_n(output.tokens, output.rows, buffers.tokens);
-    check_ids("wanted token", buffers.tokens, output.rows, input.total);
-}
-
 }  // namespace
 
 Decoder::Decoder(const DecoderSource& source) : weights_(std::make_unique<const Weights>(source)) {}
@@ -131,12 +95,12 @@ void Decoder::run(const DecoderInput& input, const DecoderOutput& output, int th
                         std::to_string(kMostThreads) + ", or 0 for as many as usual.");
     }
     if (threads == 0) threads = max_threads();
+    const Indices indices(*weights_, input, output);
     Arenas::Loan arena(arenas_);
     // Laid out twice: once to learn the size, once in place.
-    const index_t bytes = Buffers(*weights_, input, output, threads, nullptr).bytes;
-    const Buffers buffers(*weights_, input, output, threads, arena.reserve(bytes));
-    copy_indices(*weights_, input, output, buffers);
-    run_pass(*weights_, input, output, buffers, threads);
+    const index_t bytes = Buffers(*weights_, input, output, indices, threads, nullptr).bytes;
+    const Buffers buffers(*weights_, input, output, indices, threads, arena.reserve(bytes));
+    run_pass(*weights_, input, output, indices, buffers, threads);
 }
 
 Isa Decoder::isa() const { return weights_->isa; }

@@ -35,7 +35,6 @@ struct DecoderBlockSource {
     RmsNormSource feedforward_norm;  // (hidden)
     ProjectionSource up, down;
     ActivationParams activation_params;
-    float square = 0, exponential = 0, beta = 0, eps = 0;  // TEMPORARY
 };
 
 struct DecoderShape {
@@ -43,7 +42,6 @@ struct DecoderShape {
     index_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
     index_t intermediate = 0;
     Activation activation = Activation::none;
-    bool xielu = false;  // TEMPORARY
     float scale = 0.0f;            // of the attention scores
     DType attention = DType::f32;  // f32 or bf16: what queries, keys and values are held in
 };

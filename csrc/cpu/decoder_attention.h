@@ -7,21 +7,22 @@
 namespace fastbert {
 namespace decoder_detail {
 
-// Bytes of workspace that attend() needs; `buffers` is laid out up to it.
-index_t attention_workspace_bytes(const Weights& weights, const DecoderInput& input,
-                                  const Buffers& buffers, int threads);
+// Where queries, keys and values of a layer are.
+struct AttentionSides {
+    const DecoderShape& shape;
+    const Buffers& buffers;
+    const CacheLayer& layer;
+};
+
+// Bytes of workspace that attend() needs.
+index_t attend_workspace_bytes(const DecoderShape& shape, const Indices& indices, int threads);
 
 // Normalises and rotates queries and keys, and writes keys and values to their places in a layer.
-void norm_rope_and_store(const Weights& weights, const PackedBlock& block, const DecoderInput& input,
-                         const Buffers& buffers, const CacheLayer& layer, const Team& team);
+void norm_rope_and_store(const AttentionSides& sides, const PackedBlock& block,
+                         const DecoderInput& input, const Indices& indices, const Team& team);
 
 // Attention of all new tokens over what the layer then holds.
-void attend(const Weights& weights, const DecoderInput& input, const Buffers& buffers,
-            const CacheLayer& layer, const Team& team);
-
-// TEMPORARY
-void rms_rows(const RmsNorm& norm, const float* rows, float* out, index_t stride, index_t count,
-              index_t width);
+void attend(const AttentionSides& sides, bool causal, const Indices& indices, const Team& team);
 
 }  // namespace decoder_detail
 }  // namespace fastbert

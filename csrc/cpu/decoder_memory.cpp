@@ -9,7 +9,7 @@ namespace fastbert {
 namespace decoder_detail {
 
 Buffers::Buffers(const Weights& weights, const DecoderInput& input, const DecoderOutput& output,
-                 int threads, char* base) {
+                 const Indices& indices, int threads, char* base) {
     const DecoderShape& shape = weights.shape;
     const index_t total = input.total, kv_width = shape.num_kv_heads * shape.head_dim;
     const index_t width = shape.num_heads * shape.head_dim;
@@ -21,15 +21,6 @@ Buffers::Buffers(const Weights& weights, const DecoderInput& input, const Decode
         return reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(base) +
                                        static_cast<std::uintptr_t>(all.take(size)));
     };
-    const auto indices = [&place](index_t count) {
-        return reinterpret_cast<std::int64_t*>(place(count * 8));
-    };
-    if (input.ids != nullptr) ids = indices(total);
-    cu_seqlens = reinterpret_cast<std::int32_t*>(place((input.batch + 1) * 4));
-    places = indices(input.batch);
-    held = indices(input.batch);
-    if (output.tokens != nullptr) tokens = indices(output.rows);
-
     element = size_of(shape.attention);
     x_stride = gemm_friendly_stride(shape.hidden, DType::f32);
     x = reinterpret_cast<float*>(place(total * x_stride * 4));
@@ -39,8 +30,6 @@ Buffers::Buffers(const Weights& weights, const DecoderInput& input, const Decode
     context = place(total * context_stride * element);
 
     cache = input.cache;
-    cache.places = places;
-    cache.held = held;
     if (input.cache.layers == nullptr) {
         cache.rows = total;
         cache.row_stride = gemm_friendly_stride(kv_width, shape.attention);
@@ -61,7 +50,9 @@ Buffers::Buffers(const Weights& weights, const DecoderInput& input, const Decode
     operand.zero_point = reinterpret_cast<std::int32_t*>(place(rows * 4));
     scratch_step = (scratch + 63) / 64 * 64;
     gemm_scratch = place(scratch_step * threads);
-    attention_workspace = place(attention_workspace_bytes(weights, input, *this, threads));
+    attention_workspace = place(attend_workspace_bytes(shape, indices, threads));
+    norm_step_ = (std::max(shape.hidden, shape.head_dim) * 4 + 63) / 64 * 64;
+    norm_scratch_ = place(norm_step_ * threads);
     bytes = all.used();
 }
 

@@ -5,6 +5,7 @@
 
 #include "common/types.h"
 #include "cpu/decoder.h"
+#include "cpu/decoder_indices.h"
 #include "cpu/decoder_weights.h"
 #include "cpu/team.h"
 
@@ -20,19 +21,13 @@ struct Buffers {
     // Lays the buffers out from address `base` on; with base null, only to learn `bytes`. The sizes
     // of input and output must have been checked.
     Buffers(const Weights& weights, const DecoderInput& input, const DecoderOutput& output,
-            int threads, char* base);
+            const Indices& indices, int threads, char* base);
 
     index_t bytes = 0;
 
-    // The caller's, copied.
-    std::int64_t* ids = nullptr;  // (total), or null as in the input
-    std::int32_t* cu_seqlens = nullptr;
-    std::int64_t *places = nullptr, *held = nullptr;  // (batch)
-    std::int64_t* tokens = nullptr;                   // (rows of the output), or null for all
-
     // Where each layer's keys and values go: the caller's cache, or memory for this pass.
-    CachePlaces cache;
-    CacheLayer own;  // of all layers one after the other, without a cache
+    CachePlaces cache;  // sizes and strides
+    CacheLayer own;     // of all layers one after the other, without a cache
 
     // For all tokens.
     float* x = nullptr;  // the residual stream, (total, hidden)
@@ -50,6 +45,15 @@ struct Buffers {
     char* gemm_scratch = nullptr;  // of the first thread
     index_t scratch_step = 0;
     void* attention_workspace = nullptr;
+
+    // Of a thread, whatever it works on.
+    float* norm_scratch(int worker) const {
+        return reinterpret_cast<float*>(norm_scratch_ + worker * norm_step_);
+    }
+
+  private:
+    char* norm_scratch_ = nullptr;
+    index_t norm_step_ = 0;
 };
 
 }  // namespace decoder_detail

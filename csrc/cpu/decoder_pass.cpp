@@ -1,7 +1,6 @@
 #include "cpu/decoder_pass.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/decoder_attention.h"
 #include "cpu/kernels.h"
@@ -15,11 +14,12 @@ namespace {
 class DecoderPass {
   public:
     DecoderPass(const Weights& weights, const DecoderInput& input, const DecoderOutput& output,
-                const Buffers& buffers, int threads)
+                const Indices& indices, const Buffers& buffers, int threads)
         : weights_(weights),
           shape_(weights.shape),
           input_(input),
           output_(output),
+          indices_(indices),
           buffers_(buffers),
           team_{active_kernels(), buffers.gemm_scratch, buffers.scratch_step, threads, 0} {}
 
@@ -45,8 +45,9 @@ class DecoderPass {
         const CacheLayer& layer =
             input_.cache.layers == nullptr ? buffers_.own : input_.cache.layers[index];
         each_block(input_.total, [&](index_t first, index_t count) { qkv(b, first, count); });
-        norm_and_rotate(b, layer);
-        attend(weights_, input_, buffers_, layer, team_);
+        const AttentionSides sides{shape_, buffers_, layer};
+        norm_rope_and_store(sides, b, input_, indices_, team_);
+        attend(sides, input_.causal, indices_, team_);
         each_block(input_.total, [&](index_t first, index_t count) {
             add_projection(b.out, buffers_.context + first * buffers_.context_stride * element(),
                            shape_.attention, buffers_.context_stride, first, count);
@@ -63,10 +64,6 @@ class DecoderPass {
         team_.gemm(b.qkv, args);
     }
 
-    void norm_and_rotate(const PackedBlock& b, const CacheLayer& layer) const {
-        norm_rope_and_store(weights_, b, input_, buffers_, layer, team_);
-    }
-
     void feed_forward(const PackedBlock& b, index_t first, index_t count) const {
         normalise(b.feedforward_norm, x(first), count);
         GemmArgs args = gemm_args(b.up, normed(b.up, count), count);
@@ -76,20 +73,6 @@ class DecoderPass {
         args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
         args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
         team_.gemm(b.up, args);
-        if (shape_.xielu) {
-            const auto code = static_cast<int>(args.out_dtype);
-            std::vector<float> row(b.up.n);
-            for (index_t r = 0; r < count; ++r) {
-                char* const at = buffers_.inner + r * args.out_stride * size_of(args.out_dtype);
-                team_.table.vec_math.widen[code](at, row.data(), b.up.n);
-                for (float& v : row) {
-                    v = v > 0 ? b.square * v * v + b.beta * v
-                              : (std::expm1(std::min(v, b.eps)) - v) * b.exponential +
-                                    b.beta * v;
-                }
-                team_.table.vec_math.narrow[code](row.data(), at, b.up.n);
-            }
-        }
         add_projection(b.down, args.out, args.out_dtype, args.out_stride, first, count);
     }
 
@@ -107,10 +90,11 @@ class DecoderPass {
 
     // What was asked for of some tokens, behind the last norm.
     void finish(index_t first, index_t count) const {
-        team_.rows(count, [&](index_t begin, index_t n, int) {
+        const std::vector<std::int64_t>& tokens = indices_.tokens;
+        team_.rows(count, [&](index_t begin, index_t n, int worker) {
             for (index_t r = begin; r < begin + n; ++r) {
-                const index_t at = buffers_.tokens == nullptr ? first + r : buffers_.tokens[first + r];
-                norm_rows(weights_.norm, x(at), buffers_.normed + r * buffers_.x_stride, 1);
+                const index_t at = output_.tokens == nullptr ? first + r : tokens[first + r];
+                norm_rows(weights_.norm, x(at), r, 1, worker);
             }
         });
         if (output_.hidden != nullptr) store(first, count);
@@ -146,7 +130,7 @@ class DecoderPass {
         const TableSource& words = weights_.words;
         const char* const rows = static_cast<const char*>(words.data);
         const index_t stride = words.stride * size_of(weights_.words_dtype);
-        const std::int64_t* const ids = buffers_.ids;
+        const std::int64_t* const ids = indices_.ids.data();
         widen(weights_.words_dtype, [=](index_t r) { return rows + ids[r] * stride; });
     }
 
@@ -160,14 +144,23 @@ class DecoderPass {
     }
 
     void normalise(const RmsNorm& norm, const float* rows, index_t count) const {
-        team_.rows(count, [&](index_t first, index_t n, int) {
-            norm_rows(norm, rows + first * buffers_.x_stride,
-                      buffers_.normed + first * buffers_.x_stride, n);
+        team_.rows(count, [&](index_t first, index_t n, int worker) {
+            norm_rows(norm, rows + first * buffers_.x_stride, first, n, worker);
         });
     }
 
-    void norm_rows(const RmsNorm& norm, const float* rows, float* out, index_t count) const {
-        rms_rows(norm, rows, out, buffers_.x_stride, count, shape_.hidden);
+    // Rows [to, to + count) of the normalised ones.
+    void norm_rows(const RmsNorm& norm, const float* rows, index_t to, index_t count,
+                   int worker) const {
+        RmsNormArgs args;
+        args.x = rows;
+        args.out = buffers_.normed + to * buffers_.x_stride;
+        args.rows = count;
+        args.hidden = shape_.hidden;
+        args.x_stride = args.out_stride = buffers_.x_stride;
+        args.eps = norm.eps;
+        team_.table.rms_norm.rows[0](args, norm.weight.data(), 0, count,
+                                     buffers_.norm_scratch(worker));
     }
 
     // The normalised rows as the operand of a projection.
@@ -183,6 +176,7 @@ class DecoderPass {
     const DecoderShape& shape_;
     const DecoderInput& input_;
     const DecoderOutput& output_;
+    const Indices& indices_;
     const Buffers& buffers_;
     const Team team_;
 };
@@ -190,8 +184,8 @@ class DecoderPass {
 }  // namespace
 
 void run_pass(const Weights& weights, const DecoderInput& input, const DecoderOutput& output,
-              const Buffers& buffers, int threads) {
-    DecoderPass(weights, input, output, buffers, threads).run();
+              const Indices& indices, const Buffers& buffers, int threads) {
+    DecoderPass(weights, input, output, indices, buffers, threads).run();
 }
 
 }  // namespace decoder_detail

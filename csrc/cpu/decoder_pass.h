@@ -7,7 +7,7 @@ namespace fastbert {
 namespace decoder_detail {
 
 void run_pass(const Weights& weights, const DecoderInput& input, const DecoderOutput& output,
-              const Buffers& buffers, int threads);
+              const Indices& indices, const Buffers& buffers, int threads);
 
 }  // namespace decoder_detail
 }  // namespace fastbert

@@ -45,8 +45,6 @@ PackedBlock block_of(const DecoderShape& shape, const DecoderBlockSource& stored
     b.up = PackedProjection(kName, "up", stored.up, shape.intermediate, shape.hidden);
     b.down = PackedProjection(kName, "down", stored.down, shape.hidden, shape.intermediate);
     b.activation_params = stored.activation_params;
-    b.square = stored.square, b.exponential = stored.exponential, b.beta = stored.beta;
-    b.eps = stored.eps;
     return b;
 }
 

@@ -22,7 +22,6 @@ struct PackedBlock {
     RmsNorm attention_norm, query_norm, key_norm, feedforward_norm;
     PackedProjection qkv, out, up, down;
     ActivationParams activation_params;
-    float square = 0, exponential = 0, beta = 0, eps = 0;  // TEMPORARY
 };
 
 struct Weights {

@@ -38,17 +38,15 @@ void add_sources(py::module_& m) {
                                         FIELD("down", down, true),
                                         FIELD("activation_a", activation_params.a, false),
                                         FIELD("activation_b", activation_params.b, false),
-                                        FIELD("square", square, false),
-                                        FIELD("exponential", exponential, false),
-                                        FIELD("beta", beta, false),
-                                        FIELD("eps", eps, false),
+                                        FIELD("activation_c", activation_params.c, false),
+                                        FIELD("activation_d", activation_params.d, false),
                                     });
 #undef FIELD
 #define FIELD(member) FASTBERT_FIELD(DecoderShape, #member, member, true)
     Record<DecoderShape>::add(
         m, kWhere,
         {FIELD(hidden), FIELD(num_heads), FIELD(num_kv_heads), FIELD(head_dim), FIELD(intermediate),
-         FIELD(activation), FIELD(xielu), FIELD(scale), FIELD(attention)});
+         FIELD(activation), FIELD(scale), FIELD(attention)});
 #undef FIELD
 }
 

@@ -27,6 +27,8 @@ from fastbert.ops.xielu import slopes
 if TYPE_CHECKING:
     from fastbert import _C
 
+_XIELU = 8  # as in csrc/common/types.h
+
 
 class CpuDecoder:
     """All layers of a decoder, and what stands around them, packed for the instruction set in use.
@@ -52,8 +54,8 @@ class CpuDecoder:
         self._kept: list[Tensor] = []
         # The other sources hold addresses only until they are packed.
         alive: list[Tensor] = []
-        xielu = isinstance(first.activation, XIELU)
-        code = 0 if xielu else kernel_activation(first.activation.name).code
+        act = first.activation
+        code = _XIELU if isinstance(act, XIELU) else kernel_activation(act.name).code
         shape = native.library.DecoderShape(
             hidden=self.hidden,
             num_heads=first.num_heads,
@@ -61,7 +63,6 @@ class CpuDecoder:
             head_dim=first.head_dim,
             intermediate=first.up.out_features,
             activation=code,
-            xielu=xielu,
             scale=first.scale,
             attention=DTYPES[dtype],
         )
@@ -202,10 +203,10 @@ def _block_source(block: DecoderBlock, alive: list[Tensor]) -> _C.DecoderBlockSo
         given = (activation.alpha_p, activation.alpha_n, activation.beta)
         square, exponential = slopes(*(x.detach().double() for x in given))
         numbers = {
-            "square": float(square),
-            "exponential": float(exponential),
-            "beta": float(activation.beta),
-            "eps": float(activation.eps),
+            "activation_a": float(square),
+            "activation_b": float(exponential),
+            "activation_c": float(activation.beta),
+            "activation_d": float(activation.eps),
         }
     else:
         kernel = kernel_activation(activation.name)
