@@ -30,7 +30,8 @@ if(FASTBERT_ONLY_ISAS)
 endif()
 
 # Each is compiled from csrc/cpu/ops/<op>.inl.
-set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments peak)
+set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments peak
+    rms_norm qk_norm_rope attention_decode)
 
 set(isa_rows "")
 foreach(isa IN LISTS FASTBERT_ISAS)

@@ -27,6 +27,8 @@ class ActArgs:
         activation: int = ...,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
     ) -> None: ...
 
 @final
@@ -45,6 +47,7 @@ class AttentionArgs:
         total_k: int,
         num_heads: int,
         head_dim: int,
+        group: int = ...,
         q_row_stride: int,
         q_head_stride: int,
         k_row_stride: int,
@@ -125,6 +128,8 @@ class LayerNormArgs:
         activation: int = ...,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
         eps: float,
     ) -> None: ...
 
@@ -153,6 +158,8 @@ class GemmArgs:
         activation: int = ...,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
         residual: int = ...,
         residual_dtype: int = ...,
         residual_stride: int = ...,
@@ -279,6 +286,8 @@ class EncoderShape:
         activation: int,
         activation_a: float = ...,
         activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
         pre_norm: bool,
         scale: float,
         attention: int,

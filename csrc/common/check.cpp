@@ -42,6 +42,8 @@ const char* name_of(Activation activation) {
             return "leaky_relu";
         case Activation::scaled_silu:
             return "scaled_silu";
+        case Activation::xielu:
+            return "xielu";
     }
     return "unknown";
 }
@@ -57,13 +59,12 @@ void check_float_dtype(const char* op, const char* what, DType dtype) {
                  "); it must be float32, bfloat16 or float16.");
 }
 
-void check_activation(const char* op, Activation activation) {
+void check_activation(const char* op, Activation activation, Activation last) {
     const int code = static_cast<int>(activation);
-    if (code >= 0 && code < kActivations) return;
+    if (code >= 0 && code <= static_cast<int>(last)) return;
     fail(op, "activation code " + std::to_string(code) +
                  " is unknown; the codes are 0 none, 1 gelu, 2 gelu_tanh, 3 relu, 4 silu, 5 tanh, "
-                 "6 leaky_relu, 7 "
-                 "scaled_silu.");
+                 "6 leaky_relu, 7 scaled_silu and, on the CPU, 8 xielu.");
 }
 
 void check_size(const char* op, const char* what, index_t size) {

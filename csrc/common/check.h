@@ -16,7 +16,8 @@ const char* name_of(Activation activation);
 
 // f32, bf16 or f16.
 void check_float_dtype(const char* op, const char* what, DType dtype);
-void check_activation(const char* op, Activation activation);
+// `last`: the one with the highest code that the caller has kernels for.
+void check_activation(const char* op, Activation activation, Activation last = Activation::xielu);
 void check_size(const char* op, const char* what, index_t size);  // at least 0
 // A matrix of `rows` rows of `columns` elements whose rows lie `stride` elements apart: present,
 // and rows do not overlap.

@@ -11,8 +11,9 @@ using index_t = std::int64_t;
 enum class DType : int { f32 = 0, bf16 = 1, f16 = 2, u8 = 3, s8 = 4, i32 = 5, i64 = 6 };
 
 // gelu is the exact erf form; gelu_tanh is what configurations call gelu_new or gelu_pytorch_tanh.
-// The last two have a parameter: leaky_relu is x where x >= 0 and a x elsewhere, scaled_silu is
-// x / (1 + e^(-a x)), which configurations call quick_gelu where a = 1.702.
+// The last three have parameters: leaky_relu is x where x >= 0 and a x elsewhere; scaled_silu is
+// x / (1 + e^(-a x)), which configurations call quick_gelu where a = 1.702; xielu is a x^2 + c x
+// where x > 0 and b (expm1(min(x, d)) - x) + c x elsewhere.
 enum class Activation : int {
     none = 0,
     gelu = 1,
@@ -21,13 +22,14 @@ enum class Activation : int {
     silu = 4,
     tanh = 5,
     leaky_relu = 6,
-    scaled_silu = 7
+    scaled_silu = 7,
+    xielu = 8
 };
-constexpr int kActivations = 8;
+constexpr int kActivations = 9;
 
 // The numbers in the formula of an activation; 0 where it has fewer.
 struct ActivationParams {
-    float a = 0.0f, b = 0.0f;
+    float a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
 };
 
 // Storage-only 16-bit floats: arithmetic always happens in float32.

@@ -5,11 +5,14 @@
 
 #include "cpu/ops/act.h"
 #include "cpu/ops/attention.h"
+#include "cpu/ops/attention_decode.h"
 #include "cpu/ops/embed.h"
 #include "cpu/ops/gemm.h"
 #include "cpu/ops/layer_norm.h"
 #include "cpu/ops/peak.h"
+#include "cpu/ops/qk_norm_rope.h"
 #include "cpu/ops/quantize.h"
+#include "cpu/ops/rms_norm.h"
 #include "cpu/ops/segments.h"
 #include "cpu/ops/vec_math.h"
 
@@ -27,6 +30,9 @@ struct KernelTable {
     const QuantizeKernels& quantize;
     const SegmentKernels& segments;
     const PeakKernels& peak;
+    const RmsNormKernels& rms_norm;
+    const QkNormRopeKernels& qk_norm_rope;
+    const AttentionDecodeKernels& attention_decode;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

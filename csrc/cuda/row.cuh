@@ -98,6 +98,8 @@ __device__ inline float activate(float x, Activation activation, const Activatio
             return x < 0.0f ? params.a * x : x;
         case Activation::scaled_silu:
             return x / (1.0f + expf(-(params.a * x)));
+        case Activation::xielu:  // refused by check_activation
+            break;
     }
     return x;
 }

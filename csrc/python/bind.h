@@ -34,6 +34,7 @@ void bind_segments(py::module_& m);
 void bind_act(py::module_& m);
 void bind_embed(py::module_& m);
 void bind_attention(py::module_& m);
+void bind_decoding(py::module_& m);
 void bind_watch(py::module_& m);
 void bind_sources(py::module_& m);
 void bind_encoder(py::module_& m);

@@ -21,6 +21,8 @@ void bind_act(py::module_& m) {
                              FIELD("activation", activation, false),
                              FIELD("activation_a", activation_params.a, false),
                              FIELD("activation_b", activation_params.b, false),
+                             FIELD("activation_c", activation_params.c, false),
+                             FIELD("activation_d", activation_params.d, false),
                          });
 #undef FIELD
     m.def("bias_act", bias_act, py::arg("args"), release_gil(), "out = activation(x + bias).");

@@ -18,6 +18,7 @@ void bind_attention(py::module_& m) {
                                    FIELD(total_k, true),
                                    FIELD(num_heads, true),
                                    FIELD(head_dim, true),
+                                   FIELD(group, false),
                                    FIELD(q_row_stride, true),
                                    FIELD(q_head_stride, true),
                                    FIELD(k_row_stride, true),

@@ -58,6 +58,8 @@ void add_sources(py::module_& m) {
                                   FIELD("activation", activation, true),
                                   FIELD("activation_a", activation_params.a, false),
                                   FIELD("activation_b", activation_params.b, false),
+                                  FIELD("activation_c", activation_params.c, false),
+                                  FIELD("activation_d", activation_params.d, false),
                                   FIELD("pre_norm", pre_norm, true),
                                   FIELD("scale", scale, true),
                                   FIELD("attention", attention, true),

@@ -29,6 +29,8 @@ void bind_layer_norm(py::module_& m) {
                                    FIELD("activation", activation, false),
                                    FIELD("activation_a", activation_params.a, false),
                                    FIELD("activation_b", activation_params.b, false),
+                                   FIELD("activation_c", activation_params.c, false),
+                                   FIELD("activation_d", activation_params.d, false),
                                    FIELD("eps", eps, true),
                                });
 #undef FIELD

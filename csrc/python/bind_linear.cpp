@@ -27,6 +27,8 @@ void bind_linear(py::module_& m) {
                               FIELD("activation", activation, false),
                               FIELD("activation_a", activation_params.a, false),
                               FIELD("activation_b", activation_params.b, false),
+                              FIELD("activation_c", activation_params.c, false),
+                              FIELD("activation_d", activation_params.d, false),
                               FIELD("residual", residual, false),
                               FIELD("residual_dtype", residual_dtype, false),
                               FIELD("residual_stride", residual_stride, false),

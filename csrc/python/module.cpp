@@ -11,6 +11,7 @@ PYBIND11_MODULE(_C, m) {
     fastbert::bind_act(m);
     fastbert::bind_embed(m);
     fastbert::bind_attention(m);
+    fastbert::bind_decoding(m);
     fastbert::bind_watch(m);
     fastbert::bind_sources(m);
     fastbert::bind_encoder(m);

@@ -138,7 +138,7 @@ class Matrix {
     std::vector<std::uint8_t> bytes_;
 };
 
-// parameter: of leaky_relu and scaled_silu.
+// parameter: the first of those with parameters.
 inline double exact_activation(Activation a, double x, double parameter = 0) {
     switch (a) {
         case Activation::gelu:
@@ -155,6 +155,8 @@ inline double exact_activation(Activation a, double x, double parameter = 0) {
             return x < 0 ? parameter * x : x;
         case Activation::scaled_silu:
             return x / (1 + std::exp(-parameter * x));
+        case Activation::xielu:  // with no other parameters than the first
+            return x > 0 ? parameter * x * x : 0;
         default:
             return x;
     }

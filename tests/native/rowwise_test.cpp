@@ -19,7 +19,7 @@ namespace {
 
 constexpr DType float_dtypes[] = {DType::f32, DType::bf16, DType::f16};
 
-double activate(Activation activation, double x, double a = 0) {
+double activate(Activation activation, double x, const ActivationParams& p = {}) {
     switch (activation) {
         case Activation::none:
             return x;
@@ -34,9 +34,12 @@ double activate(Activation activation, double x, double a = 0) {
         case Activation::tanh:
             return std::tanh(x);
         case Activation::leaky_relu:
-            return x < 0 ? a * x : x;
+            return x < 0 ? p.a * x : x;
         case Activation::scaled_silu:
-            return x / (1 + std::exp(-a * x));
+            return x / (1 + std::exp(-p.a * x));
+        case Activation::xielu:
+            return x > 0 ? p.a * x * x + p.c * x
+                         : p.b * (std::expm1(std::fmin(x, p.d)) - x) + p.c * x;
     }
     return NAN;
 }
@@ -263,14 +266,14 @@ TEST(bias_act_against_float64) {
                     args.columns = args.x_stride = args.out_stride = columns;
                     args.dtype = dtype;
                     args.activation = Activation(code);
-                    args.activation_params.a = 0.1f * static_cast<float>(code);
+                    args.activation_params = {0.1f * static_cast<float>(code), 0.9f, 0.5f, -1e-6f};
                     bias_act(args);
                     std::vector<double> want;
                     const auto xs = x.values(), bs = bias.values();
                     for (std::size_t i = 0; i < xs.size(); ++i) {
                         const double b = code != 3 ? bs[i % static_cast<std::size_t>(columns)] : 0;
                         want.push_back(
-                            activate(args.activation, xs[i] + b, args.activation_params.a));
+                            activate(args.activation, xs[i] + b, args.activation_params));
                     }
                     check_close(out.values(), want, dtype, 1.2e-6,
                                 std::string(name_of(isa)) + " " + name_of(args.activation));

@@ -153,6 +153,8 @@ void check_attention(const AttentionArgs& a) {
     check_float_dtype("attention_varlen", "q", a.dtype);
     require(a.batch >= 0 && a.total_q >= 0 && a.total_k >= 0, "sizes must not be negative.");
     require(a.num_heads >= 1 && a.head_dim >= 1, "there must be a head, and it must have a width.");
+    require(a.group >= 0 && (a.group < 2 || a.num_heads % a.group == 0),
+            "num_heads must be a multiple of group.");
     require(a.head_dim <= 4096, "head_dim must be at most 4096.");
     check_lengths(a.cu_seqlens_q, a.batch, a.total_q, a.max_seqlen_q, "q");
     check_lengths(a.cu_seqlens_k, a.batch, a.total_k, a.max_seqlen_k, "k");

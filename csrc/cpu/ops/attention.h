@@ -20,6 +20,7 @@ struct AttentionArgs {
     DType dtype;  // of q, k, v and out: f32, bf16 or f16
     index_t total_q, total_k;
     index_t num_heads, head_dim;
+    index_t group;  // query heads that share a head of k and v: h reads h / group; 0 is 1
     index_t q_row_stride, q_head_stride;
     index_t k_row_stride, k_head_stride;
     index_t v_row_stride, v_head_stride;

@@ -163,6 +163,11 @@ struct Keys {
     }
 };
 
+// The head of k and v that a query head reads.
+static inline index_t key_head(const AttentionArgs& a, index_t head) {
+    return a.group > 1 ? head / a.group : head;
+}
+
 // What one head of a task reads and writes.
 template <class T>
 struct HeadRows {
@@ -173,10 +178,11 @@ struct HeadRows {
     static HeadRows of(const AttentionArgs& a, const AttentionTask& task, index_t head) {
         const index_t query = a.cu_seqlens_q[task.sequence] + task.query_begin;
         const Keys keys = Keys::of(a, task.sequence);
+        const index_t shared = key_head(a, head);
         return {
             static_cast<const T*>(a.q) + query * a.q_row_stride + head * a.q_head_stride,
-            static_cast<const T*>(a.k) + keys.first * a.k_row_stride + head * a.k_head_stride,
-            static_cast<const T*>(a.v) + keys.first * a.v_row_stride + head * a.v_head_stride,
+            static_cast<const T*>(a.k) + keys.first * a.k_row_stride + shared * a.k_head_stride,
+            static_cast<const T*>(a.v) + keys.first * a.v_row_stride + shared * a.v_head_stride,
             static_cast<T*>(a.out) + query * a.out_row_stride + head * a.out_head_stride,
             task.query_count,
             keys.count,
@@ -298,9 +304,11 @@ class Slice {
             const index_t keys = key_end_ - k0 < block_ ? key_end_ - k0 : block_;
             const T* const v = rows.v + k0 * a_.v_row_stride;
             if (head == task_.head_begin) fetch_values(v, keys);
-            pack_keys<Dot>(rows.k + k0 * a_.k_row_stride, a_.k_row_stride, a_.head_dim, keys,
-                           l_.query_steps, at(l_.k));
-            pack_values<Dot>(v, a_.v_row_stride, a_.head_dim, keys, panels_, at(l_.v));
+            if (!packed_before(head)) {
+                pack_keys<Dot>(rows.k + k0 * a_.k_row_stride, a_.k_row_stride, a_.head_dim, keys,
+                               l_.query_steps, at(l_.k));
+                pack_values<Dot>(v, a_.v_row_stride, a_.head_dim, keys, panels_, at(l_.v));
+            }
             for (index_t i0 = 0; i0 < task_.query_count; i0 += kQueryBlock) {
                 const index_t left = task_.query_count - i0;
                 const Block block{head, i0, left < kQueryBlock ? left : kQueryBlock, k0, keys};
@@ -310,6 +318,12 @@ class Slice {
                 weigh(block, rows, ahead);
             }
         }
+    }
+
+    // Whether the head before left the very keys of this one in scratch.
+    bool packed_before(index_t head) const {
+        return head > task_.head_begin && key_end_ <= block_ &&
+               key_head(a_, head) == key_head(a_, head - 1);
     }
 
     // For the head that none before has fetched.

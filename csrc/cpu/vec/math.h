@@ -33,6 +33,21 @@ inline F32 exp(F32 x) {
     return scale2(add(p, set1(1.0f)), to_i32(n));
 }
 
+// e^x - 1 within 2 ulp for x <= 0; -1 below -104, NaN stays NaN. As exp, but 1 is taken out of each
+// of the two factors, so that nothing cancels where x is near 0: e^x - 1 = 2^n (e^r - 1) + (2^n - 1).
+inline F32 expm1(F32 x) {
+    constexpr float c[] = {0x1.000000p-1f, 0x1.55548ep-3f, 0x1.55545ep-5f, 0x1.123b46p-7f,
+                           0x1.6db410p-10f};
+    const F32 shift = set1(0x1.8p23f);
+    x = max(set1(-104.0f), x);
+    const F32 n = sub(fma(x, set1(0x1.715476p0f), shift), shift);
+    F32 r = fnma(n, set1(0x1.62e400p-1f), x);
+    r = fnma(n, set1(0x1.7f7d1cp-20f), r);
+    const F32 p = fma(polynomial(r, c), mul(r, r), r);
+    const I32 exponent = to_i32(n);
+    return add(scale2(p, exponent), sub(scale2(set1(1.0f), exponent), set1(1.0f)));
+}
+
 // The upper tail of the normal distribution, Q(t) = erfc(t / sqrt 2) / 2, for 0 <= t, which is cut
 // at normal_tail_end; 0 from there on, where |t| Q(t) is below 8e-8. A polynomial of degree 5 about
 // the nearest of 16 points, picked from tables of coefficients: 5 steps in place of the 16 that one
@@ -114,8 +129,9 @@ inline F32 gelu_tanh(F32 x) {
 
 // The parameters of an activation in every lane.
 struct ActivationLanes {
-    F32 a, b;
-    explicit ActivationLanes(const ActivationParams& p) : a(set1(p.a)), b(set1(p.b)) {}
+    F32 a, b, c, d;
+    explicit ActivationLanes(const ActivationParams& p)
+        : a(set1(p.a)), b(set1(p.b)), c(set1(p.c)), d(set1(p.d)) {}
 };
 
 template <Activation activation>
@@ -130,6 +146,11 @@ inline F32 apply(F32 x, const ActivationLanes& p) {
     }
     if constexpr (activation == Activation::scaled_silu) {
         return div(x, add(set1(1.0f), exp(neg(mul(p.a, x)))));
+    }
+    if constexpr (activation == Activation::xielu) {
+        const F32 above = mul(p.a, mul(x, x));
+        const F32 below = mul(p.b, sub(expm1(min(p.d, x)), x));
+        return fma(p.c, x, select(less(zero(), x), above, below));
     }
     return x;
 }
@@ -159,6 +180,8 @@ inline __attribute__((always_inline)) void with_activation(Activation activation
             return body(ActivationTag<Activation::leaky_relu>{});
         case Activation::scaled_silu:
             return body(ActivationTag<Activation::scaled_silu>{});
+        case Activation::xielu:
+            return body(ActivationTag<Activation::xielu>{});
     }
 }
 

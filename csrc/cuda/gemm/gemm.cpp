@@ -21,7 +21,7 @@ void check(const char* op, const Gemm& args) {
     const Epilogue& out = args.epilogue;
     if (args.dtype != DType::u8) check_float_dtype(op, "x", args.dtype);
     check_float_dtype(op, "the result", out.dtype);
-    check_activation(op, out.activation);
+    check_activation(op, out.activation, Activation::scaled_silu);
     check_size(op, "rows", args.rows);
     check_size(op, "N", args.width);
     check_size(op, "K", args.depth);

@@ -32,7 +32,7 @@ __global__ void bias_act_kernel(BiasAct args) {
 void bias_act(const BiasAct& args, const Target& target) {
     const char* op = "bias_act";
     check_float_dtype(op, "x", args.dtype);
-    check_activation(op, args.activation);
+    check_activation(op, args.activation, Activation::scaled_silu);
     const ElementConfig config = element_config(op, args.rows, args.width, args.dtype);
     check_matrix(op, "x", args.x, args.rows, args.width, args.x_stride);
     check_matrix(op, "out", args.out, args.rows, args.width, args.out_stride);

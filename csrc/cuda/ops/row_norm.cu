@@ -65,7 +65,7 @@ __global__ void row_norm_kernel(RowNorm args, int warps_per_row, int rows_per_bl
 
 void row_norm(const char* op, const RowNorm& args, const Target& target) {
     check_float_dtype(op, "x", args.dtype);
-    check_activation(op, args.activation);
+    check_activation(op, args.activation, Activation::scaled_silu);
     check_eps(op, args.eps);
     const RowConfig config = row_config(op, args.rows, args.width);
     check_matrix(op, "x", args.x, args.rows, args.width, args.x_stride);
