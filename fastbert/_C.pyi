@@ -422,6 +422,121 @@ class Encoder:
     def arena_bytes(self) -> int: ...
     steps: list[str]
 
+@final
+class RmsNormSource:
+    """A root-mean-square norm; csrc/cpu/decoder.h."""
+
+    def __init__(self, *, weight: int, weight_dtype: int, eps: float) -> None: ...
+
+@final
+class DecoderBlockSource:
+    """The weights of one layer of a decoder; csrc/cpu/decoder.h."""
+
+    def __init__(
+        self,
+        *,
+        attention_norm: RmsNormSource,
+        qkv: ProjectionSource,
+        query_norm: RmsNormSource,
+        key_norm: RmsNormSource,
+        out: ProjectionSource,
+        feedforward_norm: RmsNormSource,
+        up: ProjectionSource,
+        down: ProjectionSource,
+        activation_a: float = ...,
+        activation_b: float = ...,
+        activation_c: float = ...,
+        activation_d: float = ...,
+    ) -> None: ...
+
+@final
+class DecoderShape:
+    """The sizes of a decoder; csrc/cpu/decoder.h."""
+
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        intermediate: int,
+        activation: int,
+        scale: float,
+        attention: int,
+    ) -> None: ...
+
+@final
+class CachePlaces:
+    """Where the keys and values of all layers are; csrc/cpu/decoder.h."""
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        rows: int,
+        row_stride: int,
+        head_stride: int,
+        places: int,
+        held: int,
+    ) -> None: ...
+
+@final
+class DecoderInput:
+    """The tokens of a pass through a decoder; csrc/cpu/decoder.h."""
+
+    def __init__(
+        self,
+        *,
+        ids: int = ...,
+        x: int = ...,
+        dtype: int = ...,
+        x_stride: int = ...,
+        total: int,
+        cu_seqlens: int,
+        batch: int,
+        cos: int,
+        sin: int,
+        causal: bool,
+        cache: CachePlaces | None = ...,
+    ) -> None: ...
+
+@final
+class DecoderOutput:
+    """Where a decoder writes; csrc/cpu/decoder.h."""
+
+    def __init__(
+        self,
+        *,
+        tokens: int = ...,
+        rows: int,
+        dtype: int,
+        hidden: int = ...,
+        hidden_stride: int = ...,
+        scores: int = ...,
+        scores_stride: int = ...,
+    ) -> None: ...
+
+class Decoder:
+    """Layers of a decoder with packed weights."""
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        blocks: Sequence[DecoderBlockSource],
+        words: TableSource,
+        words_dtype: int,
+        norm: RmsNormSource,
+        head: ProjectionSource | None,
+    ) -> None: ...
+    def run(
+        self, input: DecoderInput, output: DecoderOutput, threads: int, watch: Watch | None
+    ) -> bool: ...
+    @property
+    def packed_bytes(self) -> int: ...
+    @property
+    def arena_bytes(self) -> int: ...
+
 class Watch:
     """Notices changes of dictionaries and tensors; csrc/python/watch.h."""
 

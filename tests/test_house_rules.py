@@ -344,7 +344,7 @@ def test_what_vnni_shares_with_avx512_has_no_vnni() -> None:
     """cmake/isa.cmake compiles an op once for both, unless it multiplies integers (vec/dot.h)."""
     build = (ROOT / "cmake" / "isa.cmake").read_text(encoding="utf-8")
     ops, own = (
-        set(re.search(rf"set\(FASTBERT_{name} (.*)\)", build)[1].split())  # type: ignore[index]
+        set(re.search(rf"set\(FASTBERT_{name} ([^)]*)\)", build)[1].split())  # type: ignore[index]
         for name in ("OPS", "VNNI_OPS")
     )
     vec = CSRC / "cpu" / "vec"

@@ -7,7 +7,6 @@
 #include "cpu/encoder_memory.h"
 #include "cpu/encoder_pass.h"
 #include "cpu/encoder_weights.h"
-#include "cpu/forks.h"
 #include "cpu/isa.h"
 #include "cpu/ops/attention.h"
 #include "cpu/ops/embed.h"
@@ -18,7 +17,6 @@ namespace {
 
 using encoder_detail::Buffers;
 using encoder_detail::Embedding;
-using encoder_detail::PackedProjection;
 using encoder_detail::run_pass;
 using encoder_detail::Weights;
 
@@ -138,57 +136,6 @@ void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled
 
 }  // namespace
 
-struct Encoder::Arena {
-    AlignedBytes memory;
-};
-
-// An arena for the length of one call; given back for the next one even when the call throws.
-class Encoder::ArenaLoan {
-  public:
-    explicit ArenaLoan(Encoder& encoder) : encoder_(encoder) {
-        const std::lock_guard<std::mutex> lock(fork_safe_mutex());
-        if (encoder.idle_.empty()) {
-            arena_ = std::make_unique<Arena>();
-            // Room to give it back without allocating.
-            encoder.idle_.reserve(static_cast<std::size_t>(++encoder.arenas_));
-            return;
-        }
-        arena_ = std::move(encoder.idle_.back());
-        encoder.idle_.pop_back();
-        encoder.idle_bytes_ -= arena_->memory.size();
-    }
-    ~ArenaLoan() {
-        const index_t bytes = arena_->memory.size();
-        const std::lock_guard<std::mutex> lock(fork_safe_mutex());
-        if (encoder_.idle_bytes_ + bytes > kMostIdle) {
-            encoder_.arena_bytes_ -= bytes;
-            --encoder_.arenas_;
-            return;  // the arena ends with this loan, behind the lock
-        }
-        encoder_.idle_bytes_ += bytes;
-        encoder_.idle_.push_back(std::move(arena_));
-    }
-    ArenaLoan(const ArenaLoan&) = delete;
-    ArenaLoan& operator=(const ArenaLoan&) = delete;
-
-    char* reserve(index_t bytes) {
-        const index_t before = arena_->memory.size();
-        count(-before);  // where there is no memory, the old arena is lost as well
-        arena_->memory.reserve(bytes);
-        count(arena_->memory.size());
-        return arena_->memory.data();
-    }
-
-  private:
-    void count(index_t bytes) {
-        const std::lock_guard<std::mutex> lock(fork_safe_mutex());
-        encoder_.arena_bytes_ += bytes;
-    }
-
-    Encoder& encoder_;
-    std::unique_ptr<Arena> arena_;
-};
-
 Encoder::Encoder(const EncoderSource& source) : weights_(std::make_unique<const Weights>(source)) {}
 
 Encoder::~Encoder() = default;
@@ -208,7 +155,7 @@ void Encoder::run(const EncoderInput& input, const EncoderOutput& output, int th
     }
     if (threads == 0) threads = max_threads();
     const bool pooled = output.pooled != nullptr;
-    ArenaLoan arena(*this);
+    Arenas::Loan arena(arenas_);
     // Laid out twice: once to learn the size, once in place.
     const index_t bytes = Buffers(*weights_, input, pooled, threads, nullptr).bytes;
     const Buffers buffers(*weights_, input, pooled, threads, arena.reserve(bytes));
@@ -225,10 +172,7 @@ index_t Encoder::packed_bytes() const {
     return bytes;
 }
 
-index_t Encoder::arena_bytes() const {
-    const std::lock_guard<std::mutex> lock(fork_safe_mutex());
-    return arena_bytes_;
-}
+index_t Encoder::arena_bytes() const { return arenas_.bytes(); }
 
 std::vector<std::string> step_names() {
     return {"load", "qkv",  "attention",   "out",   "attention_norm",

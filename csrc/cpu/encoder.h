@@ -16,28 +16,12 @@
 #include <vector>
 
 #include "common/types.h"
-#include "cpu/ops/params.h"
-#include "cpu/ops/quantize.h"
+#include "cpu/arenas.h"
+#include "cpu/projection.h"
 
 namespace fastbert {
 
 enum class Isa : int;  // cpu/isa.h
-
-// How a projection is computed: on float32; on bfloat16 operands with float32 sums; on u8 rows
-// and s8 weights with int32 sums.
-enum class Precision : int { f32 = 0, bf16 = 1, int8 = 2 };
-
-// A linear map as it is stored: y = x W^T + bias. Read while the encoder is made, not later.
-struct ProjectionSource {
-    const void* weight = nullptr;  // (n, k): f32, bf16 or f16, or s8 where the precision is int8
-    DType dtype = DType::f32;
-    index_t n = 0, k = 0;
-    index_t stride = 0;                   // elements between the rows of weight
-    const float* weight_scale = nullptr;  // (n), s8 only
-    Param bias;                           // (n) or absent
-    Precision precision = Precision::f32;
-    InputColumns columns;  // s8 only; k counts the weight's columns, repeated ones included
-};
 
 struct NormSource {
     Param weight, bias;  // (hidden)
@@ -61,14 +45,6 @@ struct EncoderShape {
     bool pre_norm = false;
     float scale = 0.0f;            // of the attention scores
     DType attention = DType::f32;  // f32 or bf16: what queries, keys and values are held in
-};
-
-// A table whose rows are looked up, absent when data is null. Unlike a projection's weight it is
-// read in place by every pass, so it must outlive the encoder.
-struct TableSource {
-    const void* data = nullptr;  // (entries, width)
-    index_t entries = 0;
-    index_t stride = 0;  // elements between its rows
 };
 
 // What the first block's rows are made of: LayerNorm(word + type + position + language), and a
@@ -184,18 +160,9 @@ class Encoder {
     index_t packed_bytes() const;  // memory of the packed weights
     index_t arena_bytes() const;   // memory of all arenas
 
-    // What arenas keep between calls, all together: enough for 14 000 tokens of BERT-base in int8.
-    // A larger one is new memory for every pass, which is little beside the arithmetic on it.
-    static constexpr index_t kMostIdle = index_t{128} << 20;
-
   private:
-    struct Arena;
-    class ArenaLoan;
-
     const std::unique_ptr<const encoder_detail::Weights> weights_;
-    // Under fork_safe_mutex(). Idle arenas keep kMostIdle bytes together at most.
-    std::vector<std::unique_ptr<Arena>> idle_;
-    index_t arenas_ = 0, arena_bytes_ = 0, idle_bytes_ = 0;
+    Arenas arenas_;
 };
 
 }  // namespace fastbert

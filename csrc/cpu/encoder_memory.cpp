@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu/team.h"
+
 namespace fastbert {
 namespace encoder_detail {
 namespace {
@@ -20,25 +22,7 @@ index_t few_rows(const Weights& weights, int threads) {
     if (weights.blocks.empty()) return kFew;
     const PackedProjection& narrowest = weights.blocks.front().out;
     if (narrowest.panels(active_kernels().gemm) < kPanelsPerThread * threads) return kFew;
-    return narrowest.precision == Precision::int8 ? kFewInt8 : kFewFloat;
-}
-
-// Hands out addresses one after the other, each on a cache line of its own.
-class OffsetAllocator {
-  public:
-    index_t take(index_t bytes) {
-        const index_t start = used_;
-        used_ += (bytes + 63) / 64 * 64;
-        return start;
-    }
-    index_t used() const { return used_; }
-
-  private:
-    index_t used_ = 0;
-};
-
-index_t row_bytes(index_t width, DType dtype) {
-    return gemm_friendly_stride(width, dtype) * size_of(dtype);
+    return quantised(narrowest.precision) ? kFewInt8 : kFewFloat;
 }
 
 // Bytes of scratch that the range calls of any projection need for `rows` rows.
@@ -46,14 +30,7 @@ index_t projection_scratch(const Weights& weights, index_t rows) {
     const GemmKernels& gemm = active_kernels().gemm;
     index_t most = 0;
     for (const PackedProjection* p : weights.projections()) {
-        GemmArgs args;
-        args.rows = rows;
-        args.n = p->n;
-        args.k = p->k;
-        args.packed = p->packed;
-        args.x_dtype = p->operand_dtype();
-        args.x_stride = gemm_friendly_stride(p->k, args.x_dtype);
-        most = std::max(most, gemm_scratch_bytes(args, gemm));
+        most = std::max(most, p->scratch_bytes(rows, gemm));
     }
     return most;
 }
@@ -123,21 +100,13 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
     }
 
     OffsetAllocator local;
-    const auto operand_bytes = [](index_t k) {
-        return std::max(
-            {row_bytes(k, DType::f32), row_bytes(k, DType::bf16), row_bytes(k, DType::u8)});
-    };
     const index_t table_width = embedding == nullptr ? 0 : embedding->source.width;
-    index_t widest_u8 = row_bytes(table_width, DType::u8);
-    for (const PackedBlock& block : weights.blocks) {
-        for (const PackedProjection* p : {&block.qkv, &block.out, &block.up, &block.down}) {
-            widest_u8 = std::max(widest_u8, row_bytes(p->k, DType::u8));
-        }
+    index_t widest = 0;
+    for (const PackedProjection* p : weights.projections()) {
+        widest = std::max(widest, operand_room(*p, rows));
     }
-    operand_ = local.take(
-        rows *
-        std::max(widest_u8, row_bytes(std::max({shape.hidden, width, table_width}), DType::bf16)));
-    inner_ = local.take(rows * operand_bytes(shape.intermediate));
+    operand_ = local.take(widest);
+    inner_ = local.take(rows * row_bytes(shape.intermediate, DType::f32));
     const bool projected = embedding != nullptr && embedding->projected();
     sums_stride =
         projected ? std::max(x_stride, gemm_friendly_stride(table_width, DType::f32)) : x_stride;

@@ -7,6 +7,7 @@
 #include "cpu/encoder.h"
 #include "cpu/encoder_weights.h"
 #include "cpu/ops/attention.h"
+#include "cpu/team.h"
 
 namespace fastbert {
 namespace encoder_detail {
@@ -46,19 +47,19 @@ struct Buffers {
     }
 
     // Of the stage that `worker` executes. sums: as wide as the blocks or the embeddings.
-    char* operand(int worker) const { return local(worker, operand_); }
+    OperandRoom operand(int worker) const {
+        return {local(worker, operand_), reinterpret_cast<float*>(local(worker, scale_)),
+                reinterpret_cast<std::int32_t*>(local(worker, zero_))};
+    }
     char* inner(int worker) const { return local(worker, inner_); }
     float* sums(int worker) const { return reinterpret_cast<float*>(local(worker, sums_)); }
-    float* row_scale(int worker) const { return reinterpret_cast<float*>(local(worker, scale_)); }
-    std::int32_t* row_zero(int worker) const {
-        return reinterpret_cast<std::int32_t*>(local(worker, zero_));
-    }
 
     // Of a thread, whatever it works on.
     float* norm_scratch(int worker) const {
         return reinterpret_cast<float*>(scratch_ + worker * scratch_size_);
     }
-    void* gemm_scratch(int worker) const { return scratch_ + worker * scratch_size_ + norm_size_; }
+    char* gemm_scratch() const { return scratch_ + norm_size_; }  // of the first thread
+    index_t scratch_step() const { return scratch_size_; }        // to the next one's
 
   private:
     char* local(int worker, index_t offset) const { return local_ + worker * local_size_ + offset; }

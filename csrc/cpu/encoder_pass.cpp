@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "cpu/kernels.h"
+#include "cpu/team.h"
 #include "cpu/threads.h"
 
 namespace fastbert {
@@ -33,53 +34,19 @@ class Stopwatch {
     Clock::time_point start_;
 };
 
-// Rows that a projection multiplies.
-struct Operand {
-    const void* data;
-    DType dtype;
-    index_t stride;
-    const float* scale = nullptr;              // u8 only
-    const std::int32_t* zero_point = nullptr;  // u8 only
-};
-
-// How a stage over some rows is executed: by the calling thread, which then is one of many at work
-// on different rows, or by all threads together.
-struct Executor {
-    const KernelTable& table;
-    const Buffers& buffers;
+// A team whose work is timed.
+struct Executor : Team {
     std::int64_t* counters;  // (blocks, kSteps) or null
-    int threads;             // 1: the calling thread alone, as `worker`
-    int worker;
+
+    Executor(const KernelTable& kernels, const Buffers& buffers, std::int64_t* counted, int size,
+             int number)
+        : Team{kernels, buffers.gemm_scratch(), buffers.scratch_step(), size, number},
+          counters(counted) {}
 
     Stopwatch time(index_t block, Step step) const {
         std::int64_t* counter =
             counters == nullptr ? nullptr : counters + block * kSteps + static_cast<int>(step);
         return Stopwatch(counter, threads);
-    }
-
-    // body(first, count, worker) over parts of [0, rows).
-    template <class Body>
-    void rows(index_t rows, Body&& body) const {
-        if (threads == 1) return body(index_t{0}, rows, worker);
-        const index_t parts = std::min<index_t>(threads, rows);
-        parallel_for(parts, threads, [&](index_t part, int w) {
-            const index_t first = rows * part / parts;
-            body(first, rows * (part + 1) / parts - first, w);
-        });
-    }
-
-    void gemm(const PackedProjection& p, GemmArgs& args) const {
-        const auto range = p.range_of(table.gemm);
-        const index_t panels = p.panels(table.gemm);
-        if (threads == 1) {
-            range(args, 0, args.rows, 0, panels, buffers.gemm_scratch(worker));
-            return;
-        }
-        const index_t parts = std::min<index_t>(panels, 2 * threads);
-        parallel_for(parts, threads, [&](index_t part, int w) {
-            range(args, 0, args.rows, panels * part / parts, panels * (part + 1) / parts,
-                  buffers.gemm_scratch(w));
-        });
     }
 };
 
@@ -176,7 +143,9 @@ class EncoderPass {
         float* const sums = buffers_.sums(e.worker);
         {
             const Stopwatch watch = e.time(block, Step::out);
-            const Operand operand = context_operand(e, first, count, b.out);
+            const Operand operand =
+                e.operand(b.out, buffers_.context_row(first), shape_.attention,
+                          buffers_.context_stride, count, buffers_.operand(e.worker));
             add_projection(e, b.out, operand, x, count);
         }
         const float* rows = x;
@@ -224,79 +193,18 @@ class EncoderPass {
     // down.
     Operand up_projection(const Executor& e, const PackedBlock& b, GemmArgs& args) const {
         const index_t count = args.rows;
-        const bool quantised = b.down.precision == Precision::int8;
         args.out = buffers_.inner(e.worker);
         args.out_dtype = b.down.precision == Precision::bf16 ? DType::bf16 : DType::f32;
         args.out_stride = gemm_friendly_stride(b.up.n, args.out_dtype);
         e.gemm(b.up, args);
-        if (!quantised) return {args.out, args.out_dtype, args.out_stride};
-        return quantise(e, args.out, DType::f32, args.out_stride, count, b.down);
+        return e.operand(b.down, args.out, args.out_dtype, args.out_stride, count,
+                         buffers_.operand(e.worker));
     }
 
     // float32 rows as the operand of a projection.
-    Operand float_operand(const Executor& e, const float* rows, index_t stride, index_t count,
+    Operand float_operand(const Executor& e, const void* rows, index_t stride, index_t count,
                           const PackedProjection& p) const {
-        switch (p.precision) {
-            case Precision::f32:
-                return {rows, DType::f32, stride};
-            case Precision::int8:
-                return quantise(e, rows, DType::f32, stride, count, p);
-            case Precision::bf16:
-                break;
-        }
-        auto* const out = reinterpret_cast<bf16_t*>(buffers_.operand(e.worker));
-        const index_t out_stride = gemm_friendly_stride(p.k, DType::bf16);
-        const auto narrow = table_.vec_math.narrow[static_cast<int>(DType::bf16)];
-        e.rows(count, [&](index_t first, index_t n, int) {
-            for (index_t r = first; r < first + n; ++r) {
-                narrow(rows + r * stride, out + r * out_stride, p.k);
-            }
-        });
-        return {out, DType::bf16, out_stride};
-    }
-
-    Operand context_operand(const Executor& e, index_t first, index_t count,
-                            const PackedProjection& p) const {
-        const void* const rows = buffers_.context_row(first);
-        if (p.precision == Precision::int8) {
-            return quantise(e, rows, shape_.attention, buffers_.context_stride, count, p);
-        }
-        if (shape_.attention == DType::bf16) return {rows, DType::bf16, buffers_.context_stride};
-        return float_operand(e, static_cast<const float*>(rows), buffers_.context_stride, count, p);
-    }
-
-    Operand quantise(const Executor& e, const void* rows, DType dtype, index_t stride,
-                     index_t count, const PackedProjection& p) const {
-        QuantizeArgs args;
-        args.x = rows;
-        args.dtype = dtype;
-        args.x_stride = stride;
-        args.rows = count;
-        args.k = p.width;
-        args.columns = p.columns();
-        args.q = reinterpret_cast<std::uint8_t*>(buffers_.operand(e.worker));
-        args.q_stride = gemm_friendly_stride(p.k, DType::u8);
-        args.scale = buffers_.row_scale(e.worker);
-        args.zero_point = buffers_.row_zero(e.worker);
-        const auto kernel = table_.quantize.rows[static_cast<int>(dtype)];
-        e.rows(count, [&](index_t first, index_t n, int) { kernel(args, first, n); });
-        return {args.q, DType::u8, args.q_stride, args.scale, args.zero_point};
-    }
-
-    GemmArgs gemm_args(const PackedProjection& p, const Operand& x, index_t count) const {
-        GemmArgs args;
-        args.rows = count;
-        args.n = p.n;
-        args.k = p.k;
-        args.x = x.data;
-        args.x_dtype = x.dtype;
-        args.x_stride = x.stride;
-        args.x_scale = x.scale;
-        args.x_zero_point = x.zero_point;
-        args.packed = p.packed;
-        args.w_scale = p.scale();
-        args.bias = p.bias();
-        return args;
+        return e.operand(p, rows, DType::f32, stride, count, buffers_.operand(e.worker));
     }
 
     void normalise(const Executor& e, index_t block, Step step, const Norm& norm, const float* x,
@@ -358,8 +266,8 @@ class EncoderPass {
             kernel(args, norm, begin, n, buffers_.norm_scratch(worker));
         });
         if (!tables.projected()) return;
-        const Operand operand = float_operand(e, static_cast<const float*>(args.out),
-                                              args.out_stride, count, tables.projection);
+        const Operand operand =
+            float_operand(e, args.out, args.out_stride, count, tables.projection);
         GemmArgs gemm = gemm_args(tables.projection, operand, count);
         gemm.out = x;
         gemm.out_stride = buffers_.x_stride;

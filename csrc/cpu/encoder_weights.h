@@ -8,41 +8,10 @@
 #include "cpu/aligned_bytes.h"
 #include "cpu/encoder.h"
 #include "cpu/isa.h"
-#include "cpu/kernels.h"
+#include "cpu/projection.h"
 
 namespace fastbert {
 namespace encoder_detail {
-
-// y = x W^T + bias over packed weights.
-struct PackedProjection {
-    index_t n = 0, k = 0;
-    index_t width = 0;  // of the rows it is applied to; k has the repeated columns besides
-    Precision precision = Precision::f32;
-    index_t packed_size = 0;               // bytes
-    const std::uint8_t* packed = nullptr;  // in Weights::packed
-    std::vector<float> weight_scale;       // (n), int8 only
-    std::vector<float> bias_values;        // (n) or empty
-    std::vector<float> factor;             // (width) or empty
-    std::vector<std::int32_t> repeated;
-
-    PackedProjection() = default;
-    // `what` names the projection in error messages. The weights are still to be packed.
-    PackedProjection(const char* what, const ProjectionSource& source, index_t n, index_t width);
-
-    // From the same source, into packed_size bytes that outlive the projection.
-    void pack(const ProjectionSource& source, char* into);
-
-    const float* scale() const { return weight_scale.empty() ? nullptr : weight_scale.data(); }
-    const float* bias() const { return bias_values.empty() ? nullptr : bias_values.data(); }
-
-    InputColumns columns() const {
-        return {factor.empty() ? nullptr : factor.data(), repeated.data(), k - width};
-    }
-
-    DType operand_dtype() const;  // of the rows it is applied to
-    GemmKernels::RangeFn range_of(const GemmKernels& gemm) const;
-    index_t panels(const GemmKernels& gemm) const;
-};
 
 struct Norm {
     std::vector<float> weight, bias;  // (hidden)
@@ -74,8 +43,7 @@ struct Weights {
     std::unique_ptr<const Embedding> embedding;      // or null
     std::unique_ptr<const PackedProjection> pooler;  // or null
     Isa isa;
-    // Of all projections, in the order of a pass: one piece of memory, so that the smallest of them
-    // lies on huge pages too.
+    // Of all projections, in the order of a pass.
     AlignedBytes packed;
 
     explicit Weights(const EncoderSource& source);

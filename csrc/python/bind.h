@@ -36,6 +36,8 @@ void bind_embed(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_decoding(py::module_& m);
 void bind_watch(py::module_& m);
+void bind_sources(py::module_& m);
 void bind_encoder(py::module_& m);
+void bind_decoder(py::module_& m);
 
 }  // namespace fastbert

@@ -3,15 +3,13 @@
 #include "cpu/encoder.h"
 #include "cpu/isa.h"
 #include "python/bind.h"
-#include "python/input_columns.h"
+#include "python/sources.h"
 #include "python/watch.h"
 
 namespace fastbert {
 
-FASTBERT_RECORD(ProjectionSource)
 FASTBERT_RECORD(NormSource)
 FASTBERT_RECORD(BlockSource)
-FASTBERT_RECORD(TableSource)
 FASTBERT_RECORD(EmbeddingSource)
 FASTBERT_RECORD(EncoderShape)
 FASTBERT_RECORD(IndexGrid)
@@ -22,21 +20,6 @@ namespace {
 
 void add_sources(py::module_& m) {
     const char* const where = "csrc/cpu/encoder.h";
-#define FIELD(name, member, required) FASTBERT_FIELD(ProjectionSource, name, member, required)
-    Record<ProjectionSource>::add(m, where,
-                                  {
-                                      FIELD("weight", weight, true),
-                                      FIELD("dtype", dtype, true),
-                                      FIELD("n", n, true),
-                                      FIELD("k", k, true),
-                                      FIELD("stride", stride, true),
-                                      FIELD("weight_scale", weight_scale, false),
-                                      FIELD("bias", bias.data, false),
-                                      FIELD("bias_dtype", bias.dtype, false),
-                                      FIELD("precision", precision, true),
-                                      FIELD("columns", columns, false),
-                                  });
-#undef FIELD
 #define FIELD(name, member) FASTBERT_FIELD(NormSource, name, member, true)
     Record<NormSource>::add(m, where,
                             {
@@ -51,9 +34,6 @@ void add_sources(py::module_& m) {
     Record<BlockSource>::add(m, where,
                              {FIELD(qkv), FIELD(out), FIELD(attention_norm), FIELD(up), FIELD(down),
                               FIELD(output_norm)});
-#undef FIELD
-#define FIELD(member) FASTBERT_FIELD(TableSource, #member, member, true)
-    Record<TableSource>::add(m, where, {FIELD(data), FIELD(entries), FIELD(stride)});
 #undef FIELD
 #define FIELD(member, required) FASTBERT_FIELD(EmbeddingSource, #member, member, required)
     Record<EmbeddingSource>::add(m, where,

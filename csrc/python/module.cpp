@@ -13,5 +13,7 @@ PYBIND11_MODULE(_C, m) {
     fastbert::bind_attention(m);
     fastbert::bind_decoding(m);
     fastbert::bind_watch(m);
+    fastbert::bind_sources(m);
     fastbert::bind_encoder(m);
+    fastbert::bind_decoder(m);
 }

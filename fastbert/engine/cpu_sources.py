@@ -57,15 +57,7 @@ def embedding_source(
     width = tables.word.embedding_dim
 
     def table(part: nn.Embedding) -> _C.TableSource:
-        weight = _plain(part.weight)
-        if weight.dim() != 2 or weight.shape[1] != width:
-            raise ValueError(
-                f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
-            )
-        kept.append(weight)
-        return native.library.TableSource(
-            data=weight.data_ptr(), entries=weight.shape[0], stride=weight.shape[1]
-        )
+        return table_source(part, width, kept)
 
     def optional(part: nn.Embedding | None) -> _C.TableSource | None:
         return None if part is None else table(part)
@@ -81,6 +73,40 @@ def embedding_source(
         norm=_norm_source(tables.norm, width, alive),
         projection=None if projection is None else projection_source((projection,), alive),
     )
+
+
+def table_source(part: nn.Embedding, width: int, kept: list[Tensor]) -> _C.TableSource:
+    """Describe an embedding table, which is read in place.
+
+    Args:
+        part: the table.
+        width: of its rows.
+        kept: where its tensor is appended, to be held as long as the address is used.
+
+    Raises:
+        ValueError: for a table of another width.
+    """
+    weight = _plain(part.weight)
+    if weight.dim() != 2 or weight.shape[1] != width:
+        raise ValueError(
+            f"The tables are {width} wide, but one has the shape {tuple(weight.shape)}."
+        )
+    kept.append(weight)
+    return native.library.TableSource(
+        data=weight.data_ptr(), entries=weight.shape[0], stride=weight.shape[1]
+    )
+
+
+def weight_source(weight: Tensor, width: int, alive: list[Tensor]) -> tuple[int, int]:
+    """Return the address of a norm's weight and the code of its dtype.
+
+    Raises:
+        ValueError: for a weight of another shape or in a dtype that kernels do not read.
+    """
+    found = _kept(weight, alive)
+    if found.shape != (width,):
+        raise ValueError(f"A norm over rows of {width} has a weight of shape {tuple(found.shape)}.")
+    return found.data_ptr(), _code(found)
 
 
 def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSource:

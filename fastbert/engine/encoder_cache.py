@@ -11,9 +11,9 @@ by all their bytes where a fused optimizer may have written to them, which raise
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -80,15 +80,11 @@ class ModelSnapshot:
     """
 
     def __init__(self, model: Any) -> None:
-        self.reading: Reading = model.read()
-        self.blocks = self.reading.blocks
-        self.layers, self.tables = self.reading.layers, self.reading.tables
-        self.pooler = self.reading.pooler
-        self.on_grid = self.reading.on_grid
+        self._read(model)
         self.traits = model.traits()
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
-        modules = list(model.named_modules())
+        modules = list(self._named_modules(model))
         self.modules = tuple(module for _, module in modules)
         self.methods = methods(self.modules)
         self._dropouts, self._backward_hooks = _for_training(self.modules)
@@ -110,7 +106,7 @@ class ModelSnapshot:
         )
         # A replica's tensors live for one pass only, so packing them would not pay.
         self.plain = self.odd is None and not is_replica(model)
-        copied = {id(tensor) for part in self._copied_parts() for tensor in _tensors(part)}
+        copied = {id(tensor) for part in self._copied_parts() for tensor in tensors_of(part)}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
         # A method that is another object at each look could be watched by nothing.
@@ -122,6 +118,20 @@ class ModelSnapshot:
         # What was last asked of plan(), and the answer.
         self._plan: tuple[tuple[Any, ...], Plan] | None = None
         self._served: dict[int, tuple[Plan, EncoderParts | None]] = {}
+
+    def _read(self, model: Any) -> None:
+        self.reading: Any = model.read()
+        reading: Reading = self.reading
+        self.blocks = reading.blocks
+        self.layers = reading.layers
+        self.tables: Any = reading.tables
+        self.pooler = reading.pooler
+        self.on_grid = reading.on_grid
+
+    def _named_modules(self, model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+        """Return all modules that a pass computes with, by name."""
+        found: Iterable[tuple[str, nn.Module]] = model.named_modules()
+        return found
 
     def look(self) -> None:
         """See whether versions tell of every write to the copied tensors."""
@@ -188,18 +198,21 @@ class ModelSnapshot:
         found = self._served.get(id(plan))
         if found is None:
             # The plan is kept, so that its id stays its own.
-            found = self._served[id(plan)] = (plan, _served(self, plan))
+            found = self._served[id(plan)] = (plan, self._serve(plan))
         return found[1]
+
+    def _serve(self, plan: Plan) -> EncoderParts | None:
+        return _served(self, plan)
 
     def kept(self) -> list[Tensor]:
         """Return the weights, held so that no others can appear at their addresses."""
-        return [tensor.detach() for part in self._parts() for tensor in _tensors(part)]
+        return [tensor.detach() for part in self._parts() for tensor in tensors_of(part)]
 
     def _source(self) -> list[Any]:
         described: list[Any] = [native.isa(), self.tables.projection is None, self.pooler is None]
         for part in self._parts():
             described.append((id(part), type(part), getattr(part, "eps", None)))
-            described += [(id(tensor), stamp(tensor)) for tensor in _tensors(part)]
+            described += [(id(tensor), stamp(tensor)) for tensor in tensors_of(part)]
         for block in self.blocks:
             described.append((block.num_heads, block.scale, block.activation, block.pre_norm))
         return described
@@ -245,7 +258,8 @@ def _for_training(modules: Sequence[nn.Module]) -> tuple[list[float], list[int]]
     return dropouts, hooks
 
 
-def _tensors(part: nn.Module) -> Iterator[Tensor]:
+def tensors_of(part: nn.Module) -> Iterator[Tensor]:
+    """Yield a module's own parameters and buffers."""
     for holder in (part._parameters, part._buffers):
         yield from (tensor for tensor in holder.values() if tensor is not None)
 
@@ -275,7 +289,7 @@ def _watch(
         for name in SETTINGS.get(type(module), settings):
             if name in vars(module):
                 entries.append((vars(module), name))
-        tensors |= {id(tensor): tensor for tensor in _tensors(module)}
+        tensors |= {id(tensor): tensor for tensor in tensors_of(module)}
     return native.library.Watch(
         dicts,
         entries,
@@ -325,9 +339,12 @@ class EncoderCache(Kept):
         with self._lock:
             view = self._view
             if view is None or view.watch is None:
-                view = self._view = ModelSnapshot(model)
+                view = self._view = self._snapshot(model)
                 self._keep_packed(view)
         return view
+
+    def _snapshot(self, model: Any) -> ModelSnapshot:
+        return ModelSnapshot(model)
 
     def _keep_packed(self, view: ModelSnapshot) -> None:
         """Keep packed weights for a new snapshot that gives the same ones.
@@ -369,7 +386,8 @@ class EncoderCache(Kept):
                 entry = self._entry
                 if entry is None or not entry.serves(view, served):
                     entry = self._packed(view, served)
-        return entry.encoder
+        encoder: Encoder = entry.encoder
+        return encoder
 
     @staticmethod
     def computes(options: ForwardOptions) -> bool:
@@ -404,7 +422,8 @@ class EncoderCache(Kept):
             return None
         entry = self._entry
         if entry is not None and view.holds(contents=True) and entry.serves(view, served):
-            return entry.encoder
+            encoder: Encoder = entry.encoder
+            return encoder
         met, now = self._met, (self.gradients.count, view.versions())
         if met is not None:
             self._met = now
@@ -417,24 +436,25 @@ class EncoderCache(Kept):
         self._met = ()
         kept, names = view.kept(), list(view.copied)
         contents = Contents(list(view.copied.values()), self.gradients, names)
-        encoder: CpuEncoder | GpuEncoder
-        assert isinstance(view.tables, EmbeddingTables)
-        if served.plan is None:
-            encoder = CpuEncoder(
-                view.blocks,
-                view.tables if served.tables else None,
-                view.pooler if served.pooler else None,
-            )
-        else:
-            encoder = GpuEncoder(view.blocks, served.plan)
-        entry = self._entry = _Entry(view, served, encoder, contents, kept)
+        entry = self._entry = _Entry(view, served, self._prepared(view, served), contents, kept)
         return entry
 
-    def __deepcopy__(self, memo: Any) -> EncoderCache:
-        return EncoderCache()
+    def _prepared(self, view: ModelSnapshot, served: EncoderParts) -> Any:
+        """Pack the weights of a view."""
+        assert isinstance(view.tables, EmbeddingTables)
+        if served.plan is not None:
+            return GpuEncoder(view.blocks, served.plan)
+        return CpuEncoder(
+            view.blocks,
+            view.tables if served.tables else None,
+            view.pooler if served.pooler else None,
+        )
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return type(self)()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (EncoderCache, ())
+        return (type(self), ())
 
 
 @dataclass(frozen=True)
@@ -443,7 +463,7 @@ class _Entry:
 
     view: ModelSnapshot
     served: EncoderParts
-    encoder: CpuEncoder | GpuEncoder
+    encoder: Any  # what EncoderCache._prepared made of the view
     contents: Contents
     kept: list[Tensor]
 

@@ -15,7 +15,7 @@ from fastbert.generation.beam_search import Beams, StoppingCriterion
 from fastbert.generation.config import GenerationConfig
 from fastbert.generation.logits_processors import LogitsProcessor, processors
 from fastbert.generation.logits_warpers import warpers
-from fastbert.layers.kv_cache import as_cache
+from fastbert.layers.kv_cache import DynamicCache, as_cache
 from fastbert.outputs import ModelOutput
 
 __all__ = ["GenerateOutput", "GenerationConfig", "GenerationMixin", "GenerationState", "Streamer"]
@@ -175,6 +175,8 @@ class GenerationMixin:
             _repeated(encoder_hidden_states, rows),
             _repeated(encoder_attention_mask, rows),
         )
+        if isinstance(state.cache, DynamicCache):
+            state.cache.reserve(limit)
         # Padding before the prompt is no text, so nothing in it counts as repeated.
         padding = (state.mask != 0).int().argmax(dim=1)
         process = [

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.linear import plan_of_pass
+from fastbert.layers.methods import as_defined
 from fastbert.layers.unfilled import weights_device
 
 # How the slopes of a new model begin: softplus of the parameters gives these, beta included.
@@ -16,6 +17,7 @@ _BETA = 0.5
 _EPS = -1e-6
 
 
+@as_defined
 class XIELU(nn.Module):
     """The activation xIELU; see the op `xielu`.
 
@@ -51,12 +53,15 @@ class XIELU(nn.Module):
         return out.reshape(x.shape)
 
 
+@as_defined
 class NamedActivation(nn.Module):
     """An activation without parameters of its own.
 
     Args:
         name: one of `fastbert.ops.activations`.
     """
+
+    settings = ("name",)  # what a snapshot of a model compares
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -12,45 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The least number of tokens that room is made for; it doubles from there.
-_LEAST_ROOM = 64
-
-
-@dataclass
-class _Room:
-    """Memory for the keys and values of a layer, with room behind them.
-
-    Attributes:
-        keys: (batch, heads, capacity, head_dim).
-        values: likewise.
-        shown: the views of it that the layer last gave out.
-    """
-
-    keys: Tensor
-    values: Tensor
-    shown: tuple[Tensor, Tensor] | None = None
-
-    def holds(self, keys: Tensor, values: Tensor, end: int) -> bool:
-        """Return whether these very tensors are what was last given out, and `end` tokens fit.
-
-        Others have been put in their place (a shorter text, another order of beams), and behind
-        them may stand what someone else still reads.
-        """
-        if self.shown is None or keys is not self.shown[0] or values is not self.shown[1]:
-            return False
-        writable = torch.is_inference_mode_enabled() or not self.keys.is_inference()
-        return writable and end <= self.keys.shape[2]
-
-
-def _with_room(old: Tensor, end: int) -> Tensor:
-    """Copy keys or values (batch, heads, tokens, head_dim) into memory for twice as many.
-
-    A token's heads stand together in it, as attention reads them.
-    """
-    batch, heads, tokens, dim = old.shape
-    memory = old.new_empty(batch, max(2 * end, _LEAST_ROOM), heads, dim).transpose(1, 2)
-    memory[:, :, :tokens] = old
-    return memory
+from fastbert.layers.cache_room import LEAST_ROOM, Room, with_room
 
 
 def _in_place(*pairs: tuple[Tensor, Tensor]) -> bool:
@@ -73,11 +35,14 @@ class CacheLayer:
     Attributes:
         keys: (batch, heads, tokens, head_dim), None before the first update.
         values: of the same shape, None before the first update.
+        room: the memory that they stand in, where more tokens can be added to it.
+        reserved: the number of tokens that room is made for at least.
     """
 
     keys: Tensor | None = None
     values: Tensor | None = None
-    _room: _Room | None = field(default=None, repr=False, compare=False)
+    room: Room | None = field(default=None, repr=False, compare=False)
+    reserved: int = field(default=0, repr=False, compare=False)
 
     @property
     def is_initialized(self) -> bool:
@@ -112,15 +77,18 @@ class CacheLayer:
     ) -> tuple[Tensor, Tensor]:
         """Append to memory that has room left; copying all of it at every token would be slow."""
         held, end = keys[0].shape[2], keys[0].shape[2] + keys[1].shape[2]
-        room = self._room
+        room = self.room
         if room is None or not room.holds(keys[0], values[0], end):
-            self._room = None  # its memory goes before the new one's comes
-            made = [_with_room(old, end) for old, _ in (keys, values)]
-            room = self._room = _Room(made[0], made[1])
+            self.room = None  # its memory goes before the new one's comes
+            made = [with_room(old, self.capacity(end)) for old, _ in (keys, values)]
+            room = self.room = Room(made[0], made[1])
         for memory, (_, new) in zip((room.keys, room.values), (keys, values), strict=True):
             memory[:, :, held:end] = new
-        room.shown = room.keys[:, :, :end], room.values[:, :, :end]
-        return room.shown
+        return room.show(end)
+
+    def capacity(self, end: int) -> int:
+        """Return how many tokens room is made for where `end` must fit."""
+        return self.reserved if end <= self.reserved else max(2 * end, LEAST_ROOM)
 
     def change(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace the keys and the values, if there are any, by a function of each."""
@@ -133,10 +101,25 @@ class DynamicCache:
 
     Attributes:
         layers: one CacheLayer for every layer of the model, made with its first update.
+        skipped: bool (batch, tokens), where padding stood whose keys were not computed; None where
+            there is none.
     """
 
     def __init__(self) -> None:
         self.layers: list[CacheLayer] = []
+        self.skipped: Tensor | None = None
+        self._reserved = 0
+
+    def reserve(self, tokens: int) -> None:
+        """Have room made for so many tokens at once, rather than little by little."""
+        self._reserved = tokens
+        for layer in self.layers:
+            layer.reserved = tokens
+
+    def grow(self, count: int) -> None:
+        """Make layers up to this number, empty ones."""
+        while len(self.layers) < count:
+            self.layers.append(CacheLayer(reserved=self._reserved))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any
@@ -152,8 +135,7 @@ class DynamicCache:
         Returns:
             All keys and all values of the layer, the new ones last.
         """
-        while len(self.layers) <= layer_idx:
-            self.layers.append(CacheLayer())
+        self.grow(layer_idx + 1)
         return self.layers[layer_idx].update(key_states, value_states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -180,6 +162,7 @@ class DynamicCache:
     def reset(self) -> None:
         """Forget everything."""
         self.layers = []
+        self.skipped = None
 
     def to_legacy_cache(self) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
         """Return a tuple over layers of (keys, values), the form of transformers 4.37."""
@@ -188,6 +171,8 @@ class DynamicCache:
     def _change(self, function: Callable[[Tensor], Tensor]) -> None:
         for layer in self.layers:
             layer.change(function)
+        if self.skipped is not None:
+            self.skipped = function(self.skipped[:, None, :, None])[:, 0, :, 0]
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -197,6 +182,57 @@ class DynamicCache:
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, ...]:
         return self.to_legacy_cache()[index]
+
+
+class StaticCache(DynamicCache):
+    """A cache with memory for a number of tokens that is known ahead, and for no more.
+
+    Other than in transformers, `layers[i].keys` shows the tokens that are stored, and no others.
+
+    Args:
+        config: accepted as in transformers; sizes are those of the first tokens that come.
+        max_cache_len: the number of tokens that there is room for.
+
+    Raises:
+        ValueError: for a number that is not positive.
+    """
+
+    def __init__(self, config: Any = None, max_cache_len: int = 0) -> None:
+        super().__init__()
+        if max_cache_len < 1:
+            raise ValueError(
+                f"A StaticCache needs room for at least one token; max_cache_len={max_cache_len} "
+                "was given."
+            )
+        self.max_cache_len = max_cache_len
+        self.reserve(max_cache_len)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *rest: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append tokens to a layer; see DynamicCache.update.
+
+        Raises:
+            ValueError: for more tokens than there is room for.
+        """
+        self.check_room(self.get_seq_length(layer_idx) + key_states.shape[2])
+        return super().update(key_states, value_states, layer_idx, *rest)
+
+    def check_room(self, tokens: int) -> None:
+        """Refuse more tokens than there is room for.
+
+        Raises:
+            ValueError: saying how many fit.
+        """
+        if tokens > self.max_cache_len:
+            raise ValueError(
+                f"The cache would hold {tokens} tokens, but it was made for {self.max_cache_len}; "
+                "make it with a larger max_cache_len."
+            )
+
+    def get_max_cache_shape(self) -> int:
+        """Return the number of tokens that there is room for."""
+        return self.max_cache_len
 
 
 class EncoderDecoderCache:

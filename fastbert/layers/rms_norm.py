@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import plan_of_pass
+from fastbert.layers.methods import as_defined
 from fastbert.layers.unfilled import weights_device
 from fastbert.runtime.plan import Plan
 
 
+@as_defined
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 
@@ -18,6 +20,8 @@ class RMSNorm(nn.Module):
         hidden_size: size of the last dimension.
         eps: added to the mean of the squares; a property of the checkpoint, so it has no default.
     """
+
+    settings = ("variance_epsilon",)  # what a snapshot of a model compares
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()

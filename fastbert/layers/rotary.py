@@ -9,6 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from fastbert.layers.methods import as_defined
+
 # What each scaling needs beside rope_type and rope_theta.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -127,6 +129,7 @@ class Rotation(tuple[Tensor, Tensor]):
         return super().__new__(cls, pair)
 
 
+@as_defined
 class RotaryEmbedding(nn.Module):
     """The angles of a model's positions.
 
@@ -155,11 +158,20 @@ class RotaryEmbedding(nn.Module):
             x: gives dtype and device.
             position_ids: integer (batch or 1, length).
         """
-        if self.inv_freq.device != x.device:
-            self.inv_freq = self.inv_freq.to(x.device)
-        # In float32 whatever x is: models were trained with the rounding of this product.
-        angles = position_ids.to(x.device)[..., None].float() * self.inv_freq.float()
-        halves = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        halves = self.halves(position_ids.to(x.device))
         rotation = Rotation(torch.cat((half, half), dim=-1).to(x.dtype) for half in halves)
         rotation.halves = halves
         return rotation
+
+    @torch.no_grad()
+    def halves(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute cos and sin of the angles of every pair, float32 (..., dim / 2) each.
+
+        Args:
+            positions: integer (...).
+        """
+        if self.inv_freq.device != positions.device:
+            self.inv_freq = self.inv_freq.to(positions.device)
+        # In float32 whatever the model is: models were trained with the rounding of this product.
+        angles = positions[..., None].float() * self.inv_freq.float()
+        return angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling

@@ -481,7 +481,7 @@ def _size(op: str, traits: Traits) -> int | None:
 def _entry(op: str, backend: str) -> Callable[..., Any]:
     kernel, registered = kernels.kernel(backend, op), overload(op, backend)
     check, target, function = kernel.check, kernel.target, kernel.function
-    reference = REGISTRY[op].reference
+    reference = ALL[op].reference
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if forward_ad._current_level >= 0:

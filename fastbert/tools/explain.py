@@ -37,7 +37,16 @@ def explain(model: Any) -> str:
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
     beside = [*inner.torch_parts(), *_dense_parts(model)]
-    return "\n".join([head, *plan.lines(beside), *_not_plain(inner), *_comparisons(inner)])
+    lines = [head, *plan.lines(beside), *_whole_passes(inner), *_not_plain(inner)]
+    return "\n".join([*lines, *_comparisons(inner)])
+
+
+def _whole_passes(model: Any) -> list[str]:
+    """Say how a decoder's passes run, which its Plan, a list of ops, does not tell."""
+    decoder = getattr(model, "base_model", model)
+    if not hasattr(decoder, "how_passes_run"):
+        return []
+    return [f"{'a pass':<16}  {decoder.how_passes_run()}"]
 
 
 def _not_plain(model: Any) -> list[str]:

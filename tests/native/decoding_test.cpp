@@ -32,7 +32,14 @@ struct Cache {
     Array q, k, v, out;
 
     Cache(DType t, index_t heads, index_t kv_heads, index_t d, const std::vector<index_t>& keys)
-        : heads(heads), kv_heads(kv_heads), d(d), dtype(t), q(t, {}), k(t, {}), v(t, {}), out(t, {}) {
+        : heads(heads),
+          kv_heads(kv_heads),
+          d(d),
+          dtype(t),
+          q(t, {}),
+          k(t, {}),
+          v(t, {}),
+          out(t, {}) {
         for (index_t n : keys) {
             // Room behind every sequence, as caches have it; poison would show if it were read.
             sequences.push_back({static_cast<index_t>(sequences.size()), rows, n});
@@ -44,7 +51,8 @@ struct Cache {
             std::vector<float> values = test::normal_values(rows * kv_heads * d, seed);
             for (const DecodeSequence& s : sequences) {
                 for (index_t i = 0; i < 3 * kv_heads * d; ++i) {
-                    values[static_cast<std::size_t>((s.first_key + s.keys) * kv_heads * d + i)] = NAN;
+                    values[static_cast<std::size_t>((s.first_key + s.keys) * kv_heads * d + i)] =
+                        NAN;
                 }
             }
             return values;
@@ -80,7 +88,8 @@ struct Cache {
             for (index_t h = 0; h < heads; ++h) {
                 const index_t shared = h / (heads / kv_heads);
                 const auto at = [&](index_t j, index_t i) {
-                    return static_cast<std::size_t>(((s.first_key + j) * kv_heads + shared) * d + i);
+                    return static_cast<std::size_t>(((s.first_key + j) * kv_heads + shared) * d +
+                                                    i);
                 };
                 std::vector<double> p(static_cast<std::size_t>(s.keys));
                 double high = -1e300, total = 0;
@@ -112,8 +121,8 @@ struct Cache {
 TEST(attention_decode_against_float64) {
     test::for_each_isa([](Isa isa) {
         for (DType dtype : kTypes) {
-            for (const auto& [heads, kv_heads, d] :
-                 std::vector<std::array<index_t, 3>>{{2, 2, 64}, {8, 2, 128}, {7, 1, 40}, {6, 2, 7}}) {
+            for (const auto& [heads, kv_heads, d] : std::vector<std::array<index_t, 3>>{
+                     {2, 2, 64}, {8, 2, 128}, {7, 1, 40}, {6, 2, 7}}) {
                 const Cache cache(dtype, heads, kv_heads, d, {1, 15, 16, 17, 255, 256, 257, 700});
                 attention_decode(cache.args());
                 const auto got = cache.out.values();
@@ -230,13 +239,11 @@ TEST(qk_norm_rope_writes_keys_and_values_into_a_cache) {
                     const double bound = 1e-6 + rounding(dtype);
                     for (index_t h = 0; h < heads; ++h) {
                         const double want = expected(t, h, i);
-                        const double got =
-                            q_got[static_cast<std::size_t>((t * width + h) * d + i)];
+                        const double got = q_got[static_cast<std::size_t>((t * width + h) * d + i)];
                         CHECK(std::fabs(got - want) <= bound * (1 + std::fabs(want)));
                     }
                     for (index_t h = 0; h < kv_heads; ++h) {
-                        const auto at =
-                            static_cast<std::size_t>((rows[t] * kv_heads + h) * d + i);
+                        const auto at = static_cast<std::size_t>((rows[t] * kv_heads + h) * d + i);
                         const double want = expected(t, heads + h, i);
                         CHECK(std::fabs(k_got[at] - want) <= bound * (1 + std::fabs(want)));
                         CHECK(v_got[at] == stored[static_cast<std::size_t>(

@@ -428,7 +428,7 @@ TEST(rowwise_ops_refuse_what_does_not_fit) {
     mentions(layer_norm_error([](LayerNormArgs& a) { a.eps = NAN; }), "eps");
     mentions(layer_norm_error([](LayerNormArgs& a) { a.dtype = DType::i64; }), "int64");
     mentions(layer_norm_error([](LayerNormArgs& a) { a.dtype = DType(99); }), "99");
-    mentions(layer_norm_error([](LayerNormArgs& a) { a.activation = Activation(8); }), "code 8");
+    mentions(layer_norm_error([](LayerNormArgs& a) { a.activation = Activation(9); }), "code 9");
 
     LayerNormArgs empty;  // zero rows of zero length: nothing to do, and no pointers needed
     CHECK(test::message_of([&] { layer_norm(empty); }).empty());

@@ -102,8 +102,8 @@ void attention_decode(const AttentionDecodeArgs& args, void* workspace, int thre
         const index_t chunks = chunks_of(args.sequences[b].keys);
         for (index_t h = 0; h < args.num_heads; ++h) {
             const index_t number = before + h / group * chunks;
-            const index_t at = args.sequences[b].query * args.out_row_stride +
-                               h * args.out_head_stride;
+            const index_t at =
+                args.sequences[b].query * args.out_row_stride + h * args.out_head_stride;
             kernels.join[code](parts + (number * group + h % group) * part, chunks, group * part, d,
                                static_cast<char*>(args.out) + at * element);
         }

@@ -1,9 +1,9 @@
 // Attention of single queries over long caches: one new token of each of several sequences. What
 // costs time is reading keys and values, each of which is read once for all query heads of a group.
 //
-// The keys of a sequence are taken in chunks of kDecodeChunk; every chunk gives a maximum, a sum and
-// weighted values, which are joined in the order of the chunks. So a sequence's result depends on
-// nothing but itself. It need not have the bits of attention_varlen, whose blocks are others.
+// The keys of a sequence are taken in chunks of kDecodeChunk; every chunk gives a maximum, a sum
+// and weighted values, which are joined in the order of the chunks. So a sequence's result depends
+// on nothing but itself. It need not have the bits of attention_varlen, whose blocks are others.
 #pragma once
 
 #include "common/types.h"
@@ -25,7 +25,7 @@ struct AttentionDecodeArgs {
     const void* k = nullptr;
     const void* v = nullptr;
     void* out = nullptr;
-    DType dtype = DType::f32;  // of all four: f32, bf16 or f16
+    DType dtype = DType::f32;                     // of all four: f32, bf16 or f16
     index_t q_row_stride = 0, q_head_stride = 0;  // elements; the innermost stride is 1
     index_t k_row_stride = 0, k_head_stride = 0;
     index_t v_row_stride = 0, v_head_stride = 0;

@@ -123,10 +123,10 @@ void chunk(const AttentionDecodeArgs& args, const DecodeTask& task, float* parts
     const DecodeSequence& sequence = args.sequences[task.sequence];
     const index_t d = args.head_dim, group = args.num_heads / args.num_kv_heads;
     const index_t row = sequence.first_key + task.first, padded = decode_padded(d);
-    const T* const k = static_cast<const T*>(args.k) + row * args.k_row_stride +
-                       task.kv_head * args.k_head_stride;
-    const T* const v = static_cast<const T*>(args.v) + row * args.v_row_stride +
-                       task.kv_head * args.v_head_stride;
+    const T* const k =
+        static_cast<const T*>(args.k) + row * args.k_row_stride + task.kv_head * args.k_head_stride;
+    const T* const v =
+        static_cast<const T*>(args.v) + row * args.v_row_stride + task.kv_head * args.v_head_stride;
     float* const scores = scratch + group * padded;
     for (index_t g = 0; g < group; ++g) {
         const T* const q = static_cast<const T*>(args.q) + sequence.query * args.q_row_stride +

@@ -18,8 +18,8 @@ struct TileArgs {
     index_t panel_bytes;
     const std::uint8_t* prefetch;  // what to bring into L2 meanwhile, of each panel; null where few
                                    // rows are to leave that to the hardware
-    bool prefetch_half;  // only one of the two vectors of a word
-    std::uint8_t* sums;  // (rows, panels * 2 * kLanes) 4-byte sums, written
+    bool prefetch_half;            // only one of the two vectors of a word
+    std::uint8_t* sums;            // (rows, panels * 2 * kLanes) 4-byte sums, written
 };
 
 // A compiler must keep acc in registers for the whole loop (28 of 32 for 14 rows on AVX-512): every

@@ -16,8 +16,8 @@ struct HeadsAt {
 };
 
 struct QkNormRopeArgs {
-    HeadsAt q, k, v;              // v.data null: there is nothing to copy
-    HeadsAt q_out, k_out, v_out;  // may be q, k and v themselves
+    HeadsAt q, k, v;                      // v.data null: there is nothing to copy
+    HeadsAt q_out, k_out, v_out;          // may be q, k and v themselves
     const index_t* cache_rows = nullptr;  // (tokens): rows of k_out and v_out; null: those of k
     Param q_weight, k_weight;             // (head_dim)
     const float* cos = nullptr;           // (tokens, head_dim / 2), rows rope_stride apart

@@ -34,7 +34,8 @@ inline F32 exp(F32 x) {
 }
 
 // e^x - 1 within 2 ulp for x <= 0; -1 below -104, NaN stays NaN. As exp, but 1 is taken out of each
-// of the two factors, so that nothing cancels where x is near 0: e^x - 1 = 2^n (e^r - 1) + (2^n - 1).
+// of the two factors, so that nothing cancels where x is near 0: e^x - 1 = 2^n (e^r - 1) + (2^n -
+// 1).
 inline F32 expm1(F32 x) {
     constexpr float c[] = {0x1.000000p-1f, 0x1.55548ep-3f, 0x1.55545ep-5f, 0x1.123b46p-7f,
                            0x1.6db410p-10f};

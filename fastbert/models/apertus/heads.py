@@ -18,7 +18,8 @@ from fastbert.modeling import tasks
 from fastbert.modeling.encoding import CausalOptions, EncoderInputs, Encoding, counted
 from fastbert.models.apertus.base import ApertusOptions, ApertusPreTrainedModel
 from fastbert.models.apertus.config import output_size
-from fastbert.models.apertus.model import ApertusModel
+from fastbert.models.apertus.model import ApertusModel, Scored
+from fastbert.models.apertus.prepared import ScoredEncoding
 from fastbert.outputs import CausalLMOutputWithPast, TokenClassifierOutput, finish
 from fastbert.runtime.packing import PackedBatch
 
@@ -32,11 +33,14 @@ class _ApertusHead(ApertusPreTrainedModel, tasks.HeadModel):
         """Make the layers that the head stands on."""
         return ApertusModel(config)
 
-    def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
+    def encode(
+        self, inputs: EncoderInputs, wanted: Wanted, scored: Scored | None = None
+    ) -> Encoding:
         """Run the layers; by a call of `model` where somebody looks at it or put it there."""
         model: Any = self.model
         if type(model) is ApertusModel and not hooked(model):
-            return model.encode(inputs, wanted)
+            encoding: Encoding = model.encode(inputs, wanted, scored)
+            return encoding
         options: dict[str, Any] = {**inputs.options, "return_dict": True}
         if wanted.keep_padding and inputs.use_cache is False:
             options["keep_padding"] = True
@@ -105,10 +109,20 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
 
     def scores(self, encoding: Encoding, keep: Any = 0) -> Tensor:
         """See VocabularyHead.scores."""
+        if isinstance(encoding, ScoredEncoding) and encoding.logits is not None:
+            return encoding.logits
         rows = self.rows(encoding, self.lm_head)
         if rows.dim() == 3 and isinstance(keep, int):
             return self.score(rows[:, -keep:], encoding)
         return super().scores(encoding, keep)
+
+    def _scored(self, keep: Any) -> Scored:
+        """Say what an engine may score: columns of a number, where nobody changed how."""
+        kind = type(self)
+        own = kind.score is ApertusForCausalLM.score and kind.scores is ApertusForCausalLM.scores
+        own = own and not vars(self).keys() & {"score", "scores"}
+        plain = own and type(keep) is int and keep >= 0
+        return Scored(self.lm_head, keep if plain else 0, plain)
 
     def score(self, hidden: Tensor, encoding: Encoding) -> Tensor:
         """Score hidden states: (tokens, hidden) to (tokens, vocabulary)."""
@@ -155,7 +169,7 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
             use_cache=use_cache,
             options=options,
         )
-        encoding = self.encode(inputs, Wanted(keep_padding=keep))
+        encoding = self.encode(inputs, Wanted(keep_padding=keep), self._scored(logits_to_keep))
         logits = self.scores(encoding, logits_to_keep)
         loss = None
         if labels is not None or shift_labels is not None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from fastbert.engine.decoder import DecoderReading, DecoderWanted
+from fastbert.engine.decoder_cache import DecoderCache, DecoderSnapshot
 from fastbert.engine.encoder import PACKED, Wanted
+from fastbert.engine.encoder_cache import retrying
 from fastbert.layers.activation import XIELU, NamedActivation
+from fastbert.layers.cache_places import check_skipped
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.grouped_attention import Attending
 from fastbert.layers.hooks import hooked
@@ -30,10 +36,40 @@ from fastbert.models.apertus.modules import (
     ApertusMLP,
     takes_attending,
 )
+from fastbert.models.apertus.prepared import (
+    ScoredEncoding,
+    decoder_input,
+    last_columns,
+    on_grid,
+)
+from fastbert.ops.operands import NotPlain
 from fastbert.outputs import BaseModelOutputWithPast, finish
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 from fastbert.runtime.tracing import untraced
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an engine may score of the vocabulary.
+
+    Attributes:
+        head: the projection to the vocabulary.
+        columns: the last columns that are wanted; 0 for all.
+        wanted: whether scores are all that is read; else the head is made known only.
+    """
+
+    head: nn.Module
+    columns: int = 0
+    wanted: bool = True
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is read of a pass."""
+
+    wanted: Wanted
+    scored: Scored | None = None
 
 
 class ApertusModel(ApertusPreTrainedModel):
@@ -50,11 +86,37 @@ class ApertusModel(ApertusPreTrainedModel):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = RotaryEmbedding(config.rope_parameters or {}, head_dim(config))
+        self.decoder_cache = DecoderCache()
         self.post_init()
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica: Self = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        # The one that it has so far speaks of the original's weights.
+        replica.decoder_cache = DecoderCache()
+        return replica
 
     def input_embeddings_place(self) -> tuple[nn.Module, str]:
         """See PreTrainedModel.input_embeddings_place."""
         return self, "embed_tokens"
+
+    def read(self) -> DecoderReading:
+        """Read the parts that an engine computes; see DecoderReading."""
+        norm, words = self.norm, self.embed_tokens
+        if any(type(part) not in _OWN or hooked(part) for part in self.modules()):
+            return DecoderReading((), words, norm, "a part was hooked, or somebody put one in")
+        layers: Any = self.layers[: self.config.num_hidden_layers]
+        if [layer.self_attn.layer_idx for layer in layers] != list(range(len(layers))):
+            return DecoderReading((), words, norm, "the layers are not in their order")
+        return DecoderReading(tuple(layer.block() for layer in layers), words, norm)
+
+    def how_passes_run(self) -> str:
+        """Say, in a clause, whether a pass without gradients is one call of an engine."""
+        view = self.decoder_cache.decoder_view(self)
+        plan = view.plan(self.backend, self.strict, False, self.batch_invariant)
+        reason = view.refused(plan)
+        if reason is None:
+            return "one native call: embedding, all layers, norm and head"
+        return f"modules, one by one: {reason}"
 
     def longest(self) -> int:
         """Return the number of tokens that the model was made for; longer texts run too."""
@@ -109,19 +171,31 @@ class ApertusModel(ApertusPreTrainedModel):
         encoding = self.encode(inputs)
         return finish(BaseModelOutputWithPast(encoding.padded()), encoding)
 
-    def encode(self, inputs: EncoderInputs, wanted: Wanted = PACKED) -> Encoding:
+    def encode(
+        self, inputs: EncoderInputs, wanted: Wanted = PACKED, scored: Scored | None = None
+    ) -> Encoding:
         """Compute the hidden states; what a head starts from.
 
         Args:
             inputs: the arguments of a forward.
             wanted: which hidden states are read.
-        """
-        if torch.compiler.is_compiling():
-            return _untraced(self, inputs, wanted)
-        return self.compute(inputs, wanted)
+            scored: what an engine may score of the vocabulary, in place of the hidden states.
 
-    def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
-        """Do what encode() does."""
+        Returns:
+            The hidden states, or a ScoredEncoding.
+        """
+        form = Form(wanted, scored)
+        if torch.compiler.is_compiling():
+            return _untraced(self, inputs, form)
+        return retrying(self, self.compute, inputs, form)
+
+    def compute(self, inputs: EncoderInputs, form: Form) -> Encoding:
+        """Do what encode() does, on a snapshot of the model that may turn out to be stale.
+
+        Raises:
+            StaleModel: when the snapshot holds no more.
+        """
+        wanted = form.wanted
         options: Any = inputs.options
         self._check_options(options)
         shape = self._grid(inputs.input_ids, inputs.inputs_embeds)
@@ -129,10 +203,11 @@ class ApertusModel(ApertusPreTrainedModel):
             name: getattr(self.config, name) if options.get(name) is None else options[name]
             for name in ("output_attentions", "output_hidden_states", "return_dict")
         }
-        hidden = inputs.inputs_embeds
-        if hidden is None:
-            assert inputs.input_ids is not None
-            hidden = self._embedded(inputs.input_ids)
+        scored = form.scored
+        view = self.decoder_cache.decoder_view(self, None if scored is None else scored.head)
+        embeds = inputs.inputs_embeds
+        differentiable = _differentiable(embeds, view.parameters)
+        plan = view.plan(self.backend, self.strict, differentiable, self.batch_invariant)
         weights: list[Tensor] | None = [] if asked["output_attentions"] else None
         mask = inputs.attention_mask
         keep = wanted.keep_padding or options.get("keep_padding") or weights is not None
@@ -142,27 +217,96 @@ class ApertusModel(ApertusPreTrainedModel):
             self._cache(inputs),
             Asked(
                 shape,
-                hidden.dtype,
-                hidden.device,
+                view.dtype if embeds is None else embeds.dtype,
+                view.device if embeds is None else embeds.device,
                 bool(getattr(self.config, "is_causal", True) if causal is None else causal),
-                bool(keep) or (mask is not None and self._watched()),
+                bool(keep) or (mask is not None and view.reading.called),
                 weights,
             ),
         )
+        states: list[Tensor] | None = [] if asked["output_hidden_states"] else None
+        check_skipped(given.cache, mask)
+        if weights is None and states is None and not (self.training or differentiable):
+            found = self._prepared(inputs, given, shape, form, view, plan)
+            if found is not None:
+                batch, output, logits = found
+                rest = {"past_key_values": given.cache, "hidden_states": None, "attentions": None}
+                finished = (batch, plan, asked["return_dict"], output, rest)
+                if logits is None:
+                    return Encoding(*finished)
+                return ScoredEncoding(*finished, logits=logits)
+        if not view.holds():
+            raise self.decoder_cache.stale(view)
+        hidden = embeds
+        if hidden is None:
+            assert inputs.input_ids is not None
+            hidden = self._embedded(inputs.input_ids)
         batch = given.layout.batch
         if batch.indices is not None:
             hidden = batch.pack(hidden)[None]
-        plan = self.plan(self._differentiable(inputs.inputs_embeds))
-        states: list[Tensor] | None = [] if asked["output_hidden_states"] else None
         with running_on(plan):
             hidden = self._layers(hidden, given, plan, states)
         packed = hidden.reshape(batch.total, hidden.shape[-1])
+        if differentiable:
+            self.decoder_cache.gradients.follow(packed)
         rest = {
             "past_key_values": given.cache,
             "hidden_states": None if states is None else tuple(self._padded(batch, states)),
             "attentions": None if weights is None else self._weights(weights),
         }
         return Encoding(batch, plan, asked["return_dict"], EncoderOutput(packed=packed), rest)
+
+    def _prepared(
+        self,
+        inputs: EncoderInputs,
+        given: Arranged,
+        shape: tuple[int, int],
+        form: Form,
+        view: DecoderSnapshot,
+        plan: Plan,
+    ) -> tuple[PackedBatch, EncoderOutput, Tensor | None] | None:
+        """Compute a pass as one call of the engine, where that is possible.
+
+        Returns:
+            The tokens that were computed, their hidden states and the scores of the vocabulary,
+            one of the two; None where the modules must be called.
+
+        Raises:
+            StaleModel: when the snapshot holds no more.
+        """
+        decoder = self.decoder_cache.decoder(view, plan)
+        if decoder is None:
+            return None
+        blocks = view.reading.blocks
+        made = decoder_input(
+            inputs, given, shape, blocks[0], len(blocks), self.rotary_emb, view.dtype
+        )
+        if isinstance(made, str):
+            return None
+        source, batch = made
+        scored = form.scored
+        scores = scored is not None and scored.wanted and decoder.scores
+        asked, real = DecoderWanted(), None
+        if scored is not None and scores:
+            asked, real = last_columns(batch, scored.columns)
+        try:
+            with suppress(NotPlain):  # by modules; their ops say which is not
+                out = decoder.decode(source, asked, view.watch)
+                if out is None:
+                    raise self.decoder_cache.stale(view)
+                if not scores:
+                    return batch, EncoderOutput(packed=out), None
+                columns = batch.seqlen if real is None else real.shape[1]
+                count = asked.tokens
+                if real is None and count is not None:
+                    columns = count.shape[0] // max(batch.batch_size, 1)
+                return batch, EncoderOutput(), on_grid(out, real, (batch.batch_size, columns))
+        except IndexError:
+            # In the caller's words rather than the table's.
+            if inputs.input_ids is not None:
+                self._check_ids(inputs.input_ids)
+            raise
+        return None
 
     def _layers(
         self, hidden: Tensor, given: Arranged, plan: Plan, states: list[Tensor] | None
@@ -205,6 +349,11 @@ class ApertusModel(ApertusPreTrainedModel):
         return tuple(weights[: len(self.layers)])
 
     def _embedded(self, ids: Tensor) -> Tensor:
+        self._check_ids(ids)
+        embedded: Tensor = self.embed_tokens(ids)
+        return embedded
+
+    def _check_ids(self, ids: Tensor) -> None:
         if ids.device.type == "cpu" and ids.numel():
             rows = getattr(self.embed_tokens, "num_embeddings", self.config.vocab_size)
             least, most = int(ids.min()), int(ids.max())
@@ -212,14 +361,6 @@ class ApertusModel(ApertusPreTrainedModel):
                 raise IndexError(
                     f"input_ids reach from {least} to {most}, but the vocabulary has {rows} words."
                 )
-        embedded: Tensor = self.embed_tokens(ids)
-        return embedded
-
-    def _differentiable(self, embeds: Tensor | None) -> bool:
-        if not torch.is_grad_enabled():
-            return False
-        asked = embeds is not None and embeds.requires_grad
-        return asked or any(parameter.requires_grad for parameter in self.parameters())
 
     def _check_options(self, options: ApertusOptions) -> None:
         unknown = options.keys() - ApertusOptions.__annotations__.keys()
@@ -258,13 +399,6 @@ class ApertusModel(ApertusPreTrainedModel):
             return None
         return as_cache(inputs.past_key_values, cross=False)
 
-    def _watched(self) -> bool:
-        """Return whether somebody looks at a part, or put one in: then padding stays in its place.
-
-        Hidden states of other parts are (batch, length, hidden), as in transformers.
-        """
-        return any(type(part) not in _OWN or hooked(part) for part in self.modules())
-
 
 _OWN = (
     ApertusModel,
@@ -293,6 +427,14 @@ def _run_layer(
     return result
 
 
+def _differentiable(embeds: Tensor | None, parameters: Sequence[Tensor]) -> bool:
+    """Return whether gradients will flow."""
+    if not torch.is_grad_enabled():
+        return False
+    asked = embeds is not None and embeds.requires_grad
+    return asked or any(parameter.requires_grad for parameter in parameters)
+
+
 @untraced
-def _untraced(model: ApertusModel, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
-    return model.compute(inputs, wanted)
+def _untraced(model: ApertusModel, inputs: EncoderInputs, form: Form) -> Encoding:
+    return retrying(model, model.compute, inputs, form)

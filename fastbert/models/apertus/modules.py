@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.activation import XIELU, NamedActivation
+from fastbert.layers.decoder_block import DecoderBlock
 from fastbert.layers.grouped_attention import Attending, attend
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Linear, plan_of_pass, project
@@ -44,6 +45,9 @@ class ApertusAttention(Parent):
         config: sizes.
         layer_idx: number of the layer, under which it stands in a cache.
     """
+
+    # What a snapshot of a model compares.
+    settings = ("layer_idx", "head_dim", "scaling")
 
     def __init__(self, config: ApertusConfig, layer_idx: int) -> None:
         super().__init__()
@@ -187,6 +191,30 @@ class ApertusDecoderLayer(Parent):
         self.mlp = ApertusMLP(config)
         self.attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def block(self) -> DecoderBlock:
+        """Return the layer's parameters, as an engine reads them."""
+        attention, mlp = self.self_attn, self.mlp
+        dim = attention.head_dim
+        activation = mlp.act_fn
+        assert isinstance(activation, (XIELU, NamedActivation))
+        return DecoderBlock(
+            self.attention_layernorm,
+            attention.q_proj,
+            attention.k_proj,
+            attention.v_proj,
+            attention.q_norm,
+            attention.k_norm,
+            attention.o_proj,
+            self.feedforward_layernorm,
+            mlp.up_proj,
+            mlp.down_proj,
+            activation,
+            attention.q_proj.out_features // dim,
+            attention.k_proj.out_features // dim,
+            dim,
+            attention.scaling,
+        )
 
     def forward(
         self,

@@ -1,0 +1,90 @@
+#include "cpu/team.h"
+
+namespace fastbert {
+namespace {
+
+Operand quantise(const Team& team, const PackedProjection& p, const void* rows, DType dtype,
+                 index_t stride, index_t count, const OperandRoom& room) {
+    QuantizeArgs args;
+    args.x = rows;
+    args.dtype = dtype;
+    args.x_stride = stride;
+    args.rows = count;
+    args.k = p.width;
+    args.columns = p.columns();
+    args.q = reinterpret_cast<std::uint8_t*>(room.rows);
+    args.q_stride = gemm_friendly_stride(p.k, DType::u8);
+    args.scale = room.scale;
+    args.zero_point = room.zero_point;
+    const QuantizeKernels& kernels = team.table.quantize;
+    const bool halves = p.precision == Precision::w8a16;
+    const auto kernel = (halves ? kernels.rows16 : kernels.rows)[static_cast<int>(dtype)];
+    team.rows(count, [&](index_t first, index_t n, int) { kernel(args, first, n); });
+    return {args.q, DType::u8, args.q_stride, args.scale, args.zero_point};
+}
+
+}  // namespace
+
+index_t operand_room(const PackedProjection& p, index_t rows) {
+    switch (p.precision) {
+        case Precision::f32:
+            return 0;
+        case Precision::bf16:
+            return rows * row_bytes(p.k, DType::bf16);
+        case Precision::int8:
+            return rows * row_bytes(p.k, DType::u8);
+        case Precision::w8a16:
+            break;
+    }
+    return 2 * rows * row_bytes(p.k, DType::u8);
+}
+
+GemmArgs gemm_args(const PackedProjection& p, const Operand& x, index_t rows) {
+    GemmArgs args;
+    args.rows = rows;
+    args.n = p.n;
+    args.k = p.k;
+    args.x = x.data;
+    args.x_dtype = x.dtype;
+    args.x_stride = x.stride;
+    args.x_scale = x.scale;
+    args.x_zero_point = x.zero_point;
+    args.x_halves = p.precision == Precision::w8a16;
+    args.packed = p.packed;
+    args.w_scale = p.scale();
+    args.bias = p.bias();
+    return args;
+}
+
+void Team::gemm(const PackedProjection& p, const GemmArgs& args) const {
+    const auto range = p.range_of(table.gemm);
+    const index_t panels = p.panels(table.gemm);
+    if (threads == 1) {
+        range(args, 0, args.rows, 0, panels, gemm_scratch + worker * scratch_step);
+        return;
+    }
+    const index_t parts = std::min<index_t>(panels, 2 * threads);
+    parallel_for(parts, threads, [&](index_t part, int w) {
+        range(args, 0, args.rows, panels * part / parts, panels * (part + 1) / parts,
+              gemm_scratch + w * scratch_step);
+    });
+}
+
+Operand Team::operand(const PackedProjection& p, const void* data, DType dtype, index_t stride,
+                      index_t count, const OperandRoom& room) const {
+    if (quantised(p.precision)) return quantise(*this, p, data, dtype, stride, count, room);
+    if (p.operand_dtype() == dtype) return {data, dtype, stride};
+    // Only float32 rows before a bfloat16 product are left.
+    auto* const out = reinterpret_cast<bf16_t*>(room.rows);
+    const index_t out_stride = gemm_friendly_stride(p.k, DType::bf16);
+    const auto narrow = table.vec_math.narrow[static_cast<int>(DType::bf16)];
+    const auto* const values = static_cast<const float*>(data);
+    rows(count, [&](index_t first, index_t n, int) {
+        for (index_t r = first; r < first + n; ++r) {
+            narrow(values + r * stride, out + r * out_stride, p.k);
+        }
+    });
+    return {out, DType::bf16, out_stride};
+}
+
+}  // namespace fastbert

@@ -1,0 +1,28 @@
+#include "python/bind.h"
+#include "python/sources.h"
+
+namespace fastbert {
+
+void bind_sources(py::module_& m) {
+    const char* const where = "csrc/cpu/projection.h";
+#define FIELD(name, member, required) FASTBERT_FIELD(ProjectionSource, name, member, required)
+    Record<ProjectionSource>::add(m, where,
+                                  {
+                                      FIELD("weight", weight, true),
+                                      FIELD("dtype", dtype, true),
+                                      FIELD("n", n, true),
+                                      FIELD("k", k, true),
+                                      FIELD("stride", stride, true),
+                                      FIELD("weight_scale", weight_scale, false),
+                                      FIELD("bias", bias.data, false),
+                                      FIELD("bias_dtype", bias.dtype, false),
+                                      FIELD("precision", precision, true),
+                                      FIELD("columns", columns, false),
+                                  });
+#undef FIELD
+#define FIELD(member) FASTBERT_FIELD(TableSource, #member, member, true)
+    Record<TableSource>::add(m, where, {FIELD(data), FIELD(entries), FIELD(stride)});
+#undef FIELD
+}
+
+}  // namespace fastbert

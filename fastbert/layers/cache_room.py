@@ -1,0 +1,53 @@
+"""Memory of key/value caches with room behind what is stored, so that tokens are added in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# The least number of tokens that room is made for; it doubles from there.
+LEAST_ROOM = 64
+
+
+@dataclass
+class Room:
+    """Memory for the keys and values of a layer, with room behind them.
+
+    Attributes:
+        keys: (batch, heads, capacity, head_dim).
+        values: likewise.
+        shown: the views of it that the layer last gave out.
+    """
+
+    keys: Tensor
+    values: Tensor
+    shown: tuple[Tensor, Tensor] | None = None
+
+    def holds(self, keys: Tensor, values: Tensor, end: int) -> bool:
+        """Return whether these very tensors are what was last given out, and `end` tokens fit.
+
+        Others have been put in their place (a shorter text, another order of beams), and behind
+        them may stand what someone else still reads.
+        """
+        if self.shown is None or keys is not self.shown[0] or values is not self.shown[1]:
+            return False
+        writable = torch.is_inference_mode_enabled() or not self.keys.is_inference()
+        return writable and end <= self.keys.shape[2]
+
+    def show(self, end: int) -> tuple[Tensor, Tensor]:
+        """Return views of the first `end` tokens, and remember that they were given out."""
+        self.shown = self.keys[:, :, :end], self.values[:, :, :end]
+        return self.shown
+
+
+def with_room(old: Tensor, capacity: int) -> Tensor:
+    """Copy keys or values (batch, heads, tokens, head_dim) into memory for `capacity` tokens.
+
+    A token's heads stand together in it, as attention reads them.
+    """
+    batch, heads, tokens, dim = old.shape
+    memory = old.new_empty(batch, capacity, heads, dim).transpose(1, 2)
+    memory[:, :, :tokens] = old
+    return memory
