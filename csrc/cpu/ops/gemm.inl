@@ -139,9 +139,8 @@ class RangeGemm {
   private:
     // More than a few rows have the last of their tiles bring the next panel. Where no cache holds
     // the weights, and halves double the tiles, it waits for memory: the last two share the panel.
-    // One tile alone takes them a page ahead, over the end of the panel into the next. (Two threads
-    // of an Intel 207 read 4 rows' weights at 32 GB/s, without this at 23; 2 rows' in two panels at
-    // 37, without at 30. From L2 it would cost a third.)
+    // One tile alone takes them a page ahead, over the end of the panel into the next. Weights that
+    // are in L2 anyway are left alone: there it costs more than it brings.
     void prefetch(index_t panel, int x_rows, index_t tiles, index_t left) {
         constexpr index_t page = 4096, cached = index_t{8} << 20;
         constexpr index_t vector = index_t{D::kLanes} * D::kLaneBytes;
