@@ -62,7 +62,8 @@ def run(op: str, form: tuple[int, int], **arguments: Any) -> Tensor:
 def sample(
     op: str, dtype: torch.dtype, rows: int, inner: int, outer: int, **more: Any
 ) -> dict[str, Any]:
-    make: Callable[..., dict[str, Any]] = importlib.import_module(f"fastbert.ops.{op}")._make
+    module = importlib.import_module(f"fastbert.ops.{op}")
+    make: Callable[..., dict[str, Any]] = getattr(module, "make_arguments", None) or module._make
     return make(dtype, rows=rows, inner=inner, outer=outer, **more)
 
 

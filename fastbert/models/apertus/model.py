@@ -112,6 +112,9 @@ class ApertusModel(ApertusPreTrainedModel):
     def how_passes_run(self) -> str:
         """Say, in a clause, whether a pass without gradients is one call of an engine."""
         view = self.decoder_cache.decoder_view(self)
+        if not view.holds():
+            self.decoder_cache.stale(view)
+            view = self.decoder_cache.decoder_view(self)
         plan = view.plan(self.backend, self.strict, False, self.batch_invariant)
         reason = view.refused(plan)
         if reason is None:
