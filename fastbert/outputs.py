@@ -60,7 +60,7 @@ class ModelOutput(OrderedDict[str, Any]):
         for name in names:
             value = getattr(self, name)
             if value is not None:
-                super().__setitem__(name, value)
+                OrderedDict.__setitem__(self, name, value)
 
     def _take(self, pairs: dict[str, Any]) -> None:
         """Set the fields that stand together in the place of the first one."""
@@ -78,17 +78,25 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if value is not None and name in vars(self):
-            super().__setitem__(name, value)
-        super().__setattr__(name, value)
+            OrderedDict.__setitem__(self, name, value)
+        OrderedDict.__setattr__(self, name, value)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        super().__setattr__(key, value)
+        OrderedDict.__setitem__(self, key, value)
+        OrderedDict.__setattr__(self, key, value)
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
-            return super().__getitem__(key)
+            return OrderedDict.__getitem__(self, key)
         return self.to_tuple()[key]
+
+    # transformers 5.24 looks for past_key_values under the name "cache", in its own outputs.
+    def __contains__(self, key: object) -> bool:
+        return OrderedDict.__contains__(self, key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a field that is not None, or the default."""
+        return OrderedDict.get(self, key, default)
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ __all__ = ["BASELINES", "Baseline", "Engine", "Padded", "chosen", "exact_on"]
 _TORCH = ("torch", "transformers")
 _ONNX = ("onnxruntime", "onnx", "transformers")
 _OPENVINO = ("openvino", "onnx", "transformers")
+_NNCF = ("openvino", "nncf", "onnx", "transformers")
 _CT2 = ("ctranslate2", "transformers")
 _FP32, _BF16 = torch.float32, torch.bfloat16
 # The exports below are written for BERT's own graph.
@@ -61,6 +62,7 @@ BASELINES = {
         Baseline("ONNX Runtime int8", "int8", _ONNX, onnx_engine.int8, _BERT),
         Baseline("OpenVINO fp32", "fp32", _OPENVINO, openvino_engine.loader("f32"), _BERT),
         Baseline("OpenVINO bf16", "bf16", _OPENVINO, openvino_engine.loader("bf16"), _BERT),
+        Baseline("OpenVINO int8", "int8", _NNCF, openvino_engine.int8, _BERT),
         Baseline("CTranslate2 fp32", "fp32", _CT2, ctranslate2_engine.loader("float32"), _BERT),
         Baseline("CTranslate2 int8", "int8", _CT2, ctranslate2_engine.loader("int8"), _BERT),
     )

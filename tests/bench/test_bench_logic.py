@@ -138,7 +138,7 @@ def test_cases_and_baselines_are_chosen_by_name_part_and_group() -> None:
     with pytest.raises(ValueError, match="ragged32"):
         cases.chosen("2x16")
     names = [baseline.name for baseline in baselines.chosen("openvino, fastbert int8")]
-    assert names == ["fastbert int8", "OpenVINO fp32", "OpenVINO bf16"]
+    assert names == ["fastbert int8", "OpenVINO fp32", "OpenVINO bf16", "OpenVINO int8"]
     with pytest.raises(ValueError, match="OpenVINO"):
         baselines.chosen("tensorrt")
 

@@ -1,0 +1,46 @@
+"""The benchmark of decoders: what its bounds count, and who takes part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.baselines import llama_cpp_engine
+from bench.baselines.decoders import DECODERS, TorchDecoder
+from bench.decoders import SHAPES, DecoderShape, checkpoint
+
+transformers = pytest.importorskip("transformers")
+
+
+def test_weights_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bench.decoders.CACHE", tmp_path)
+    shape = SHAPES["apertus-tiny"]
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint(shape))
+    matrices = {name: value.numel() for name, value in model.named_parameters() if value.ndim == 2}
+    assert shape.weights == sum(matrices.values())  # the table is read as the last projection
+
+
+def test_a_step_continues_from_the_texts_every_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bench.decoders.CACHE", tmp_path)
+    path = checkpoint(SHAPES["apertus-tiny"])
+    texts = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    for library in ("fastbert", "transformers"):
+        run = TorchDecoder(library, path, 1).decode(texts, 3)
+        first = run()
+        assert run().tolist() == first.tolist(), library
+
+
+def test_prefill_counts_half_of_the_scores() -> None:
+    shape = DecoderShape("one", 1, 4, 8, 2, 1, 10)
+    # Projections 2 * (2*4*(4+2) + 2*4*8) a token, the last one 2*4*10 once, 2*4*n*n for attention.
+    assert shape.prefill_operations(3) == 2 * (48 + 64) * 3 + 2 * 40 + 2 * 4 * 9
+
+
+def test_llama_cpp_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTBERT_BENCH_NODE", raising=False)
+    reason = llama_cpp_engine.unavailable()
+    assert reason is not None and "FASTBERT_BENCH_NODE" in reason
+    assert DECODERS["llama.cpp Q8_0"].unavailable() is not None
