@@ -7,7 +7,7 @@
 #include "cpu/decoder_memory.h"
 #include "cpu/decoder_pass.h"
 #include "cpu/decoder_weights.h"
-#include "cpu/threads.h"
+#include "cpu/team.h"
 
 namespace fastbert {
 namespace {
@@ -17,7 +17,6 @@ using decoder_detail::Indices;
 using decoder_detail::Weights;
 
 const char* const kName = "decoder";
-constexpr int kMostThreads = 1024;  // of the pool; each has its part of the arena
 
 // A size that, with any other such and a few bytes an element, stays far below 2^63.
 void check_extent(const char* what, index_t size) {
@@ -83,18 +82,9 @@ Decoder::Decoder(const DecoderSource& source) : weights_(std::make_unique<const 
 Decoder::~Decoder() = default;
 
 void Decoder::run(const DecoderInput& input, const DecoderOutput& output, int threads) {
-    if (active() != weights_->isa) {
-        fail(kName, std::string("the weights were packed for ") + name_of(weights_->isa) +
-                        ", but " + name_of(active()) +
-                        " is in use now; prepare the decoder again.");
-    }
+    threads = threads_of_pass(kName, weights_->isa, threads);
     check_input(*weights_, input);
     check_output(*weights_, input, output);
-    if (threads < 0 || threads > kMostThreads) {
-        fail(kName, std::to_string(threads) + " threads were asked for; give 1 to " +
-                        std::to_string(kMostThreads) + ", or 0 for as many as usual.");
-    }
-    if (threads == 0) threads = max_threads();
     const Indices indices(*weights_, input, output);
     Arenas::Loan arena(arenas_);
     // Laid out twice: once to learn the size, once in place.

@@ -10,7 +10,7 @@
 #include "cpu/isa.h"
 #include "cpu/ops/attention.h"
 #include "cpu/ops/embed.h"
-#include "cpu/threads.h"
+#include "cpu/team.h"
 
 namespace fastbert {
 namespace {
@@ -21,7 +21,6 @@ using encoder_detail::run_pass;
 using encoder_detail::Weights;
 
 const char* const kName = "encoder";
-constexpr int kMostThreads = 1024;  // of the pool; each has its part of the arena
 
 // A size that, with any other such and a few bytes an element, stays far below 2^63.
 void check_extent(const char* what, index_t size) {
@@ -142,18 +141,9 @@ Encoder::~Encoder() = default;
 
 void Encoder::run(const EncoderInput& input, const EncoderOutput& output, int threads,
                   EncoderProfile* profile) {
-    if (active() != weights_->isa) {
-        fail(kName, std::string("the weights were packed for ") + name_of(weights_->isa) +
-                        ", but " + name_of(active()) +
-                        " is in use now; prepare the encoder again.");
-    }
+    threads = threads_of_pass(kName, weights_->isa, threads);
     check_input(*weights_, input);
     check_output(*weights_, input, output);
-    if (threads < 0 || threads > kMostThreads) {
-        fail(kName, std::to_string(threads) + " threads were asked for; give 1 to " +
-                        std::to_string(kMostThreads) + ", or 0 for as many as usual.");
-    }
-    if (threads == 0) threads = max_threads();
     const bool pooled = output.pooled != nullptr;
     Arenas::Loan arena(arenas_);
     // Laid out twice: once to learn the size, once in place.

@@ -1,7 +1,14 @@
 #include "cpu/team.h"
 
+#include <string>
+
+#include "common/check.h"
+#include "cpu/isa.h"
+
 namespace fastbert {
 namespace {
+
+constexpr int kMostThreads = 1024;  // of the pool; each has its part of the arena
 
 Operand quantise(const Team& team, const PackedProjection& p, const void* rows, DType dtype,
                  index_t stride, index_t count, const OperandRoom& room) {
@@ -24,6 +31,18 @@ Operand quantise(const Team& team, const PackedProjection& p, const void* rows, 
 }
 
 }  // namespace
+
+int threads_of_pass(const char* owner, Isa packed_for, int threads) {
+    if (active() != packed_for) {
+        fail(owner, std::string("the weights were packed for ") + name_of(packed_for) + ", but " +
+                        name_of(active()) + " is in use now; prepare the " + owner + " again.");
+    }
+    if (threads < 0 || threads > kMostThreads) {
+        fail(owner, std::to_string(threads) + " threads were asked for; give 1 to " +
+                        std::to_string(kMostThreads) + ", or 0 for as many as usual.");
+    }
+    return threads == 0 ? max_threads() : threads;
+}
 
 index_t operand_room(const PackedProjection& p, index_t rows) {
     switch (p.precision) {

@@ -11,6 +11,10 @@
 
 namespace fastbert {
 
+// The number of threads of a pass over weights that were packed for an instruction set; 0 is
+// max_threads(). Throws where the set in use is another one, or the number none of the pool's.
+int threads_of_pass(const char* owner, Isa packed_for, int threads);
+
 // Rows that a projection multiplies.
 struct Operand {
     const void* data = nullptr;

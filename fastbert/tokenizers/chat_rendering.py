@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib import metadata
 from typing import Any, NoReturn
 
 import numpy as np
@@ -128,15 +130,17 @@ def _cut(text: str, final: str) -> str:
 
 def _check_jinja() -> None:
     try:
-        import jinja2
+        import jinja2  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "Chat templates need the package jinja2: pip install 'jinja2>=3.1.6'."
         ) from error
-    if tuple(map(int, jinja2.__version__.split(".")[:3])) < (3, 1, 6):
+    found = metadata.version("jinja2")
+    # Numbers alone: a release candidate has letters behind them.
+    if tuple(map(int, re.findall(r"\d+", found)[:3])) < (3, 1, 6):
         raise ImportError(
-            f"Chat templates need jinja2 3.1.6 or newer, since the sandbox of {jinja2.__version__} "
-            "can be left: pip install -U jinja2."
+            f"Chat templates need jinja2 3.1.6 or newer, since the sandbox of {found} can be left: "
+            "pip install -U jinja2."
         )
 
 

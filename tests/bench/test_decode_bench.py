@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transformers
 
 from bench.baselines import llama_cpp_engine
 from bench.baselines.decoders import DECODERS, TorchDecoder
 from bench.decoders import SHAPES, DecoderShape, checkpoint
-
-transformers = pytest.importorskip("transformers")
 
 
 def test_weights_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

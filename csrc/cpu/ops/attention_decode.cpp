@@ -1,9 +1,11 @@
 #include "cpu/ops/attention_decode.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "common/check.h"
 #include "cpu/kernels.h"
@@ -47,19 +49,24 @@ void check(const AttentionDecodeArgs& a) {
     }
 }
 
+// The number of the first task of every sequence, and of all tasks.
+std::vector<index_t> first_tasks(const AttentionDecodeArgs& a) {
+    std::vector<index_t> first(static_cast<std::size_t>(a.batch) + 1, 0);
+    for (index_t b = 0; b < a.batch; ++b) {
+        first[b + 1] = first[b] + chunks_of(a.sequences[b].keys) * a.num_kv_heads;
+    }
+    return first;
+}
+
 // Which chunk of which sequence and head the tasks are: those of one head of k and v one after the
 // other, so that a thread that takes the next task goes on reading where the last one stopped.
-DecodeTask task_of(const AttentionDecodeArgs& a, index_t number) {
-    index_t b = 0, before = 0;
-    for (;; ++b) {
-        const index_t tasks = chunks_of(a.sequences[b].keys) * a.num_kv_heads;
-        if (number < before + tasks) break;
-        before += tasks;
-    }
+DecodeTask task_of(const AttentionDecodeArgs& a, const std::vector<index_t>& first_task,
+                   index_t number) {
+    const auto after = std::upper_bound(first_task.begin(), first_task.end(), number);
+    const index_t b = after - first_task.begin() - 1;
     const index_t keys = a.sequences[b].keys, chunks = chunks_of(keys);
-    const index_t at = number - before, first = at % chunks * kDecodeChunk;
-    const index_t left = keys - first;
-    return {b, at / chunks, first, left < kDecodeChunk ? left : kDecodeChunk};
+    const index_t at = number - first_task[b], first = at % chunks * kDecodeChunk;
+    return {b, at / chunks, first, std::min(keys - first, kDecodeChunk)};
 }
 
 }  // namespace
@@ -88,27 +95,26 @@ void attention_decode(const AttentionDecodeArgs& args, void* workspace, int thre
     const auto code = static_cast<int>(args.dtype);
     const index_t group = args.num_heads / args.num_kv_heads, d = args.head_dim;
     const index_t part = decode_part_floats(d);
-    const index_t tasks = all_chunks(args) * args.num_kv_heads;
+    const std::vector<index_t> first_task = first_tasks(args);
+    const index_t tasks = first_task.back();
     float* const parts = static_cast<float*>(workspace);
     char* const scratch = static_cast<char*>(workspace) + aligned(tasks * group * part * 4);
     const index_t scratch_size = aligned(decode_scratch_floats(group, d) * 4);
     parallel_for(tasks, threads, [&](index_t number, int worker) {
-        kernels.chunk[code](args, task_of(args, number), parts + number * group * part,
+        kernels.chunk[code](args, task_of(args, first_task, number), parts + number * group * part,
                             reinterpret_cast<float*>(scratch + worker * scratch_size));
     });
     const index_t element = size_of(args.dtype);
-    index_t before = 0;
-    for (index_t b = 0; b < args.batch; ++b) {
+    parallel_for(args.batch, threads, [&](index_t b, int) {
         const index_t chunks = chunks_of(args.sequences[b].keys);
         for (index_t h = 0; h < args.num_heads; ++h) {
-            const index_t number = before + h / group * chunks;
+            const index_t number = first_task[b] + h / group * chunks;
             const index_t at =
                 args.sequences[b].query * args.out_row_stride + h * args.out_head_stride;
             kernels.join[code](parts + (number * group + h % group) * part, chunks, group * part, d,
                                static_cast<char*>(args.out) + at * element);
         }
-        before += chunks * args.num_kv_heads;
-    }
+    });
 }
 
 }  // namespace fastbert
