@@ -163,6 +163,11 @@ class GenerationMixin:
             if settings.bos_token_id is None:
                 raise ValueError("generate needs input_ids, since the model has no bos_token_id.")
             input_ids = torch.tensor([[settings.bos_token_id]], device=self.device)
+        if not input_ids.shape[-1]:
+            raise ValueError(
+                f"The prompt is empty: input_ids has the shape {tuple(input_ids.shape)}; give at "
+                "least one token, or no input_ids to begin with bos_token_id."
+            )
         if attention_mask is None:
             attention_mask = _mask_of(input_ids, settings)
         limit = self._limit(settings, attention_mask)

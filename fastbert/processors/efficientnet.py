@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -131,7 +131,10 @@ class EfficientNetImageProcessor:
             raise ValueError(f"return_tensors is 'pt', 'np' or None, not {tensors!r}.")
         given = {name: value for name, value in options.items() if value is not None}
         settings = _checked({**self._settings, **given})
-        several = [images] if is_image(images) else list(images)
+        # What can hold no images is no image either, which as_pixels says.
+        several = (
+            list(images) if isinstance(images, Iterable) and not is_image(images) else [images]
+        )
         if not several:
             raise ValueError("There is no image to process; pass at least one.")
         planes = [_processed(as_pixels(image, layout), settings) for image in several]

@@ -89,7 +89,7 @@ def test_several_sizes_arrays_and_paths(tmp_path: Path) -> None:
     ("given", "options", "error", "words"),
     [
         ([], {}, ValueError, "no image"),
-        (3, {}, TypeError, "int"),
+        (3, {}, TypeError, "not a int"),
         ([3], {}, TypeError, "not a int"),
         (np.zeros((4, 5, 3)), {}, ValueError, "float64"),
         (np.full((6, 5, 3), 300), {}, ValueError, "from 300 to 300"),

@@ -170,6 +170,12 @@ def test_no_argument_is_swallowed(name: str, value: Any) -> None:
         ours.generate(prompts(), **{name: value})
 
 
+def test_an_empty_prompt_is_refused() -> None:
+    _, ours = oracle.shared_pair("BertLMHeadModel")
+    with pytest.raises(ValueError, match=r"prompt is empty: .*\(2, 0\)"):
+        ours.generate(torch.empty(2, 0, dtype=torch.long))
+
+
 def test_settings_of_another_library_are_refused() -> None:
     _, ours = oracle.shared_pair("BertLMHeadModel")
     with pytest.raises(TypeError, match=r"fastbert\.GenerationConfig, not transformers\..*Config"):
