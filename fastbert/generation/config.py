@@ -53,6 +53,9 @@ class GenerationConfig:
         renormalize_logits: make log-probabilities of scores after all changes.
         num_return_sequences: continuations returned for each prompt.
         eos_token_id: one id or several, each of which ends a text.
+        stop_strings: a string or several, each of which ends a text; generate() then needs
+            `tokenizer`.
+        max_time: seconds after which texts end.
         use_cache: keep keys and values of earlier tokens, where the model is a decoder.
         bos_token_id: the prompt where none is given.
         pad_token_id: fills a text behind its end; in a prompt it stands for no token.
@@ -90,6 +93,8 @@ class GenerationConfig:
     use_cache: bool = True
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    stop_strings: str | list[str] | None = None
+    max_time: float | None = None
     pad_token_id: int | None = None
     output_scores: bool = False
     return_dict_in_generate: bool = False

@@ -15,6 +15,7 @@ from fastbert.generation.beam_search import Beams, StoppingCriterion
 from fastbert.generation.config import GenerationConfig
 from fastbert.generation.logits_processors import LogitsProcessor, processors
 from fastbert.generation.logits_warpers import warpers
+from fastbert.generation.stopping import Decoder, MaxTime, StopStrings
 from fastbert.layers.kv_cache import DynamicCache, as_cache
 from fastbert.outputs import ModelOutput
 
@@ -122,6 +123,7 @@ class GenerationMixin:
         logits_processor: Sequence[LogitsProcessor] | None = None,
         stopping_criteria: Sequence[StoppingCriterion] | None = None,
         streamer: Streamer | None = None,
+        tokenizer: Decoder | None = None,
         generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> Tensor | GenerateOutput:
@@ -144,6 +146,7 @@ class GenerationMixin:
             streamer: told of texts as they grow: put(ids) gets the prompts (rows, length), then the
                 tokens of every step (rows,), on the CPU; end() says that nothing follows. Not with
                 beam search.
+            tokenizer: the model's, for stop_strings.
             generator: source of random numbers for sampling.
             **kwargs: fields of GenerationConfig.
 
@@ -191,10 +194,9 @@ class GenerationMixin:
         ]
         if settings.renormalize_logits:
             process.append(lambda _, scores: scores.log_softmax(dim=-1))
+        criteria = [*_ends(settings, tokenizer), *(stopping_criteria or ())]
         ids = input_ids.repeat_interleave(rows, dim=0)
-        generation = _Generation(
-            self, state, settings, limit, process, stopping_criteria or (), generator
-        )
+        generation = _Generation(self, state, settings, limit, process, criteria, generator)
         if settings.num_beams == 1:
             output = generation.sample(ids, streamer)
         else:
@@ -362,6 +364,15 @@ class _Generation:
             self.state.reorder(rows)
         sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
         return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
+
+
+def _ends(settings: GenerationConfig, tokenizer: Decoder | None) -> list[StoppingCriterion]:
+    found: list[StoppingCriterion] = []
+    if settings.max_time is not None:
+        found.append(MaxTime(settings.max_time))
+    if settings.stop_strings is not None:
+        found.append(StopStrings(settings.stop_strings, tokenizer))
+    return found
 
 
 def _check_adapter(model: object) -> None:

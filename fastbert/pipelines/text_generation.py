@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastbert.generation.config import GenerationConfig
+from fastbert.generation.stopping import StopStrings
 from fastbert.pipelines.base import Pipeline
 from fastbert.tokenizers.base import Tokenizer
 
 # What is taken where neither the caller nor the checkpoint's generation_config.json says anything.
 _USUAL: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
+_OTHERS = ("logits_processor", "stopping_criteria", "streamer", "tokenizer", "generator")
 _OF_GENERATE = (
     *(field.name for field in fields(GenerationConfig)),
     "generation_config",
-    "logits_processor",
-    "stopping_criteria",
-    "streamer",
-    "generator",
+    *_OTHERS,
 )
 
 
@@ -186,7 +185,7 @@ class TextGeneration(Pipeline):
         model: Any = self.model
         given = generation.pop("generation_config", None)
         settings: GenerationConfig = model.generation_config if given is None else given
-        named = {n: v for n, v in generation.items() if n not in _OF_GENERATE[-5:]}
+        named = {n: v for n, v in generation.items() if n not in _OTHERS}
         others = {n: v for n, v in generation.items() if n not in named}
         stated = settings.stated() | named.keys()
         usual = {n: v for n, v in _USUAL.items() if n not in stated}
@@ -211,7 +210,7 @@ class TextGeneration(Pipeline):
         """Return what is written behind each prompt, num_return_sequences times."""
         model: Any = self.model
         longest = max(map(len, rows))
-        given: dict[str, Any] = dict(others)
+        given: dict[str, Any] = {"tokenizer": self.tokenizer, **others}
         ids = mask = None
         if longest:
             # An empty prompt among others starts from the beginning of text, as it does alone.
@@ -224,9 +223,8 @@ class TextGeneration(Pipeline):
             return [self._written(row, settings, others, stops)[0] for row in alone]
         start = 1 if ids is None else ids.shape[1]
         if stops is not None:
-            wanted = [stops] if isinstance(stops, str) else list(stops)
-            stopped = _StopTexts(wanted, start, self._decode({"skip_special_tokens": False}))
-            given["stopping_criteria"] = [*(given.get("stopping_criteria") or ()), stopped]
+            more = given.get("stopping_criteria") or ()
+            given["stopping_criteria"] = [*more, StopStrings(stops, self.tokenizer)]
         texts: Tensor = model.generate(ids, settings, attention_mask=mask, **given)
         count = settings.num_return_sequences
         found: list[list[int]] = texts[:, start:].tolist()
@@ -305,25 +303,6 @@ def _left_padded(
     ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device)
     kept = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
     return ids, torch.tensor(kept, device=device)
-
-
-@dataclass
-class _StopTexts:
-    """Says for every row whether what was written holds one of some texts.
-
-    Attributes:
-        stops: the texts.
-        start: column in which what is written begins.
-        decode: from ids to text.
-    """
-
-    stops: list[str]
-    start: int
-    decode: Callable[[Sequence[int]], str]
-
-    def __call__(self, ids: Tensor, _: None) -> Tensor:
-        texts = [self.decode(row) for row in ids[:, self.start :].tolist()]
-        return torch.tensor([any(stop in text for stop in self.stops) for text in texts])
 
 
 class TextPieces:

@@ -157,7 +157,6 @@ def test_streamers_of_transformers(minilm_tokenizer: Any) -> None:
         ("inputs_embeds", torch.zeros(1, 2, 32)),
         ("penalty_alpha", 0.6),
         ("num_beam_groups", 2),
-        ("stop_strings", ["a"]),
         ("assistant_model", "small"),
         ("output_attentions", True),
         ("past_key_values", None),
