@@ -111,7 +111,7 @@ class ModelSnapshot:
         self.watch: native.library.Watch | None = None
         # A method that is another object at each look could be watched by nothing.
         if self.plain and native.reason() is None and self.methods.hold():
-            self.watch = _watch(model, self.modules, self.methods, copied)
+            self.watch = watch_of(model, self.modules, self.methods, copied)
         self.suspicious = False
         self.look()
         self.source = self._source() if self.plain else None
@@ -264,10 +264,22 @@ def tensors_of(part: nn.Module) -> Iterator[Tensor]:
         yield from (tensor for tensor in holder.values() if tensor is not None)
 
 
-def _watch(
-    model: nn.Module, modules: Sequence[nn.Module], methods: Methods, copied: set[int]
+def watch_of(
+    model: nn.Module,
+    modules: Sequence[nn.Module],
+    methods: Methods,
+    copied: set[int],
+    settings: Sequence[str] = (),
 ) -> native.library.Watch:
-    """Make a `_C.Watch` of a model."""
+    """Make a `_C.Watch` of a model.
+
+    Args:
+        model: what is watched; it has a `config`.
+        modules: all whose parts and tensors count, itself among them.
+        methods: those of their classes.
+        copied: the id of every tensor whose contents count.
+        settings: attributes of every module that count, beside those that its class names.
+    """
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.
     dicts: list[dict[Any, Any]] = [vars(model.config), *GLOBAL_FORWARD_HOOKS]
@@ -285,8 +297,8 @@ def _watch(
         entries += [(vars(module), name) for name in overridable(module)]
         if isinstance(module, LayerNorm):
             entries.append((vars(module), "eps"))
-        settings: tuple[str, ...] = getattr(type(module), "settings", ())
-        for name in SETTINGS.get(type(module), settings):
+        named: tuple[str, ...] = getattr(type(module), "settings", ())
+        for name in (*SETTINGS.get(type(module), named), *settings):
             if name in vars(module):
                 entries.append((vars(module), name))
         tensors |= {id(tensor): tensor for tensor in tensors_of(module)}

@@ -13,6 +13,7 @@ from torch import nn
 
 import fastbert
 from fastbert.errors import Unavailable
+from fastbert.models.align import folding
 
 
 @pytest.fixture
@@ -184,3 +185,27 @@ def test_infinite_factors_are_not_folded(model: Any) -> None:
     assert "not finite" in model.torch_parts()[1]
     found, expected = both(model)
     assert torch.equal(found.isnan(), expected.isnan())
+
+
+def test_a_model_that_nobody_touched_is_not_looked_through(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agree(model)
+
+    def looked(*_: object) -> None:
+        raise AssertionError("looked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folding, "_changed", looked)
+        agree(model)
+        model.encoder.blocks[3].eval()  # as it was
+        agree(model)
+        model.encoder.blocks[3].depthwise_conv.train()
+        with pytest.raises(AssertionError, match="looked"):
+            agree(model)
+    agree(model.eval())
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, "encoder": copy.deepcopy(model.encoder)}
+    _in_place(twin)
+    agree(twin)
+    agree(model)

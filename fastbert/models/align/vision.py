@@ -53,8 +53,8 @@ class AlignVisionModel(AlignPreTrainedModel):
         self.embeddings.convolution = value  # type: ignore[assignment]
 
     def traits(self) -> Traits:
-        """See PreTrainedModel.traits: kernels compute the convolutions with a window of 1."""
-        return Traits(activation=self.config.hidden_act, ops=("linear",))
+        """See PreTrainedModel.traits: kernels compute convolutions of window 1, and activations."""
+        return Traits(activation=self.config.hidden_act, ops=("linear", "bias_act"))
 
     def torch_parts(self) -> list[str]:
         """See PreTrainedModel.torch_parts."""
