@@ -17,7 +17,6 @@ from fastbert.layers.linear import Int8Linear
 from fastbert.modeling.quantization import (
     Columns,
     columns_of,
-    groups,
     quantize,
     quantize_weight,
 )
@@ -101,7 +100,7 @@ def test_outliers_cost_no_more_than_rounding_does() -> None:
     plain = outlier_bert()
     quantize(model)
     ours = relative_error(model, exact, ids)
-    for group in groups(plain):
+    for group in plain.int8_groups():
         for part in group.parts:
             q, scale = quantize_weight(part.weight.detach())
             part.weight.data = q * scale[:, None]
@@ -132,7 +131,7 @@ def test_a_weight_is_the_sum_of_its_copies() -> None:
 
 def test_columns_are_chosen_from_the_weights_and_stay_finite() -> None:
     model = outlier_bert()
-    group = next(iter(groups(model)))
+    group = next(iter(model.int8_groups()))
     weights = [part.weight.detach().clone() for part in group.parts]
     columns = columns_of(group, weights)
     assert columns.factor is not None and int(columns.copies.sum()) == 256 + 16

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 # Codes of csrc/common/types.h and csrc/cpu/encoder.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INT8 = 4
-_PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0, torch.int8: 2}
+_PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0}
+_INT8_PRECISIONS = {"int8_linear": 2, "linear_w8a16": 3}
 
 
 def block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
@@ -178,7 +179,9 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
         weight_scale=0 if scale is None else scale.data_ptr(),
         bias=0 if bias is None else bias.data_ptr(),
         bias_dtype=0,
-        precision=_PRECISIONS[weight.dtype],
+        precision=_INT8_PRECISIONS[parts[0].op]
+        if isinstance(parts[0], Int8Linear)
+        else _PRECISIONS[weight.dtype],
         columns=columns,
     )
 

@@ -130,7 +130,7 @@ def _plan_reason(plan: Plan) -> str | None:
     return None if plan.dtype in _DTYPES else f"there is no engine for {plan.dtype}"
 
 
-_OPS = ("linear",)
+_OPS = ("linear", "linear_w8a16")
 
 
 def _parts_reason(view: DecoderSnapshot) -> str | None:

@@ -234,6 +234,7 @@ class Int8Linear(nn.Module):
     """A Linear whose weight is int8 with one scale per output channel.
 
     Attributes:
+        op: "int8_linear", which rounds rows to 8 bits, or "linear_w8a16", which keeps 16.
         qweight: int8 (out_features, in_features + repeats).
         weight_scale: float32 (out_features,).
         factor: float32 (in_features,), multiplies the rows before they are quantised; the weight
@@ -255,8 +256,10 @@ class Int8Linear(nn.Module):
         bias: bool = True,
         factor: bool = False,
         repeats: int = 0,
+        wide_rows: bool = False,
     ) -> None:
         super().__init__()
+        self.op = "linear_w8a16" if wide_rows else "int8_linear"
         self.in_features = in_features
         self.out_features = out_features
         columns = in_features + repeats
@@ -332,19 +335,23 @@ class Int8Linear(nn.Module):
     ) -> Tensor:
         """As Linear.forward, with the rows of x quantised on the way in."""
         if plan is None:
-            plan = _running.get() or build_plan(Traits(quantized=True), x.device, x.dtype)
+            alone = Traits(quantized=True, ops=(self.op,))
+            plan = _running.get() or build_plan(alone, x.device, x.dtype)
             return self.forward(x.reshape(-1, x.shape[-1]), plan).reshape(*x.shape[:-1], -1)
-        return plan.int8_linear(
-            x,
+        wide, leading = x.dim() != 2, x.shape[:-1]
+        gemm = plan.int8_linear if self.op == "int8_linear" else plan.linear_w8a16
+        out: Tensor = gemm(
+            x.reshape(-1, x.shape[-1]) if wide else x,
             self.qweight,
             self.weight_scale,
             self.bias,
             activation,
             residual,
-            self._prepacked.get("int8_linear", self.qweight, plan),
+            self._prepacked.get(self.op, self.qweight, plan),
             self.factor,
             self.repeated,
         )
+        return out.reshape(*leading, self.out_features) if wide else out
 
     def extra_repr(self) -> str:
         """Describe the projection as nn.Linear does."""

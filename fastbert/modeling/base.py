@@ -17,6 +17,7 @@ from fastbert.layers.parent import Parent
 from fastbert.modeling import keywords, loading, matching, resize, saving
 from fastbert.modeling.config import PreTrainedConfig
 from fastbert.modeling.introspection import Described
+from fastbert.modeling.quantization import Group, encoder_groups
 from fastbert.modeling.sizes import check_sizes
 from fastbert.modeling.training import Trainable
 from fastbert.runtime.plan import Plan, Traits, build_plan
@@ -188,6 +189,14 @@ class PreTrainedModel(Described, Trainable, Parent):
     def blocks(self) -> Sequence[Block]:
         """Return the layers of an encoder."""
         raise NotImplementedError
+
+    def int8_groups(self) -> Iterator[Group]:
+        """Yield what int8 weights replace: projections, by the rows they share.
+
+        Raises:
+            ValueError: for a model that has none.
+        """
+        return encoder_groups(self.base_model.blocks())
 
     def is_core(self, name: str) -> bool:
         """Return whether a parameter belongs to the embeddings or layers of the encoder.

@@ -44,11 +44,11 @@ def fill(
     for name, stored in match.sources.items():
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        if stored in filled:
-            _put(module, leaf, filled[stored] if name in tied else filled[stored].clone())
-            continue
         if isinstance(module, Int8Linear) and leaf == "weight":
             floating[id(module)] = stored
+            continue
+        if stored in filled:
+            _put(module, leaf, filled[stored] if name in tied else filled[stored].clone())
             continue
         tensor = _converted(checkpoint, stored, module, leaf, dtype).to(device)
         place: Tensor = getattr(module, leaf)

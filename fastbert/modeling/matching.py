@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -63,6 +63,7 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
             match.mismatched.append((place, checkpoint.shape(stored), expected[place]))
         else:
             match.sources[place] = stored
+    _serve_by_tied(model, match, int8)
     for name in int8:
         if f"{name}.weight" in match.sources:
             for leaf in ("qweight", "weight_scale", "factor", "repeated"):
@@ -72,6 +73,17 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
     wrong = {name for name, _, _ in match.mismatched}
     match.missing = [name for name in expected if name not in match.sources and name not in wrong]
     return match
+
+
+def _serve_by_tied(model: PreTrainedModel, match: Match, int8: Iterable[str]) -> None:
+    """Let a projection that becomes int8 take the weight that it was tied to, and stored with."""
+    if not model.config.tie_word_embeddings:
+        return
+    for name in int8:
+        weight = f"{name}.weight"
+        stored = match.sources.get(model._tied_weights_keys.get(weight, ""))
+        if stored is not None and not {weight, f"{name}.qweight"} & match.sources.keys():
+            match.sources[weight] = stored
 
 
 def _places(stored: str, prefix: str, others: tuple[str, ...]) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ class QuantizationConfig:
     """How the projections of a model's layers are quantised.
 
     Attributes:
-        load_in_8bit: int8 weights with one scale per output channel, activations quantised per
-            token as they come; embeddings, norms, poolers and heads keep their precision. Nothing
-            is calibrated: what is chosen is chosen from the weights.
+        load_in_8bit: int8 weights with one scale per output channel. Encoders quantise
+            activations per token as they come, and embeddings, norms, poolers and heads keep their
+            precision. Decoders keep 16 bits of activations, and score the vocabulary by an int8
+            head too, which is no longer tied to the embeddings. Nothing is calibrated: what is
+            chosen is chosen from the weights.
     """
 
     load_in_8bit: bool = True
@@ -82,12 +85,14 @@ class Group:
             are quantised as they are.
         norm: the LayerNorm whose weight says how large each channel is, None where none does.
         repeats: whether columns with large weights are repeated.
+        wide_rows: whether the rows keep 16 bits, rather than 8.
     """
 
     parts: tuple[Projection, ...]
     judge: Projection | None = None
     norm: nn.Module | None = None
     repeats: bool = True
+    wide_rows: bool = False
 
     @property
     def repeated_columns(self) -> int:
@@ -95,13 +100,16 @@ class Group:
         return -(-self.parts[0].in_features // 1024) * 16 if self.repeats else 0
 
 
-def groups(model: PreTrainedModel) -> Iterator[Group]:
-    """List what int8 replaces: the projections of the encoder's layers, by the rows they share.
+def encoder_groups(blocks: Iterable[Block]) -> Iterator[Group]:
+    """Yield what int8 replaces in an encoder: the projections of its layers, by the rows they share.
 
     Errors of queries and keys hardly show behind the softmax, so that values judge for them.
     Outputs of attention and of the activation need no factor (figures: docs/lab/quantisation.md).
+
+    Args:
+        blocks: the layers.
     """
-    for block in model.base_model.blocks():
+    for block in blocks:
         before_up = block.attention_norm
         yield Group((block.q, block.k, block.v), block.v)
         yield Group((block.out,), repeats=False)
@@ -276,7 +284,7 @@ def _names(model: nn.Module) -> dict[int, str]:
 def replace_linears(model: PreTrainedModel) -> None:
     """Put an empty Int8Linear in the place of every Linear that int8 replaces."""
     names = _names(model)
-    for group in list(groups(model)):
+    for group in list(model.int8_groups()):
         for part in group.parts:
             # A layer may stand in several groups' place only once; shared ones are done already.
             if isinstance(part, Linear) and id(part) in names:
@@ -291,6 +299,7 @@ def _empty(part: Linear, group: Group) -> Int8Linear:
         part.bias is not None,
         factor=group.judge is not None,
         repeats=group.repeated_columns,
+        wide_rows=group.wide_rows,
     )
 
 
@@ -307,7 +316,7 @@ def fill(model: PreTrainedModel, weight_of: Callable[[Int8Linear], Tensor | None
         model: as replace_linears leaves it, its other parameters in place.
         weight_of: the floating weight of a projection, None where it keeps what it holds.
     """
-    for group in groups(model):
+    for group in model.int8_groups():
         parts = [part for part in group.parts if isinstance(part, Int8Linear)]
         weights = [weight_of(part) for part in parts]
         given = [weight for weight in weights if weight is not None]
@@ -339,7 +348,7 @@ def quantize(model: Model) -> Model:
     """
     names = _names(model)
     weights: dict[int, Tensor] = {}
-    for group in list(groups(model)):
+    for group in list(model.int8_groups()):
         for part in group.parts:
             if not isinstance(part, Linear):
                 continue

@@ -58,7 +58,7 @@ BACKENDS = ("auto", "reference", *kernels.NAMES)
 # serve is taken. Triton comes before CUDA because its compiler chooses the instructions, while the
 # hand-written ones have yet to run on a GPU.
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
-_PROJECTIONS = ("linear", "int8_linear")
+_PROJECTIONS = ("linear", "int8_linear", "linear_w8a16")
 # On a GPU torch's own gemm is cuBLAS. Under this name the reference of `linear` competes with the
 # kernels for 16-bit gemms; it is chosen only where it was measured to be the fastest.
 CUBLAS = "cublas"
@@ -172,10 +172,10 @@ class Plan:
         return self._by_op[op]
 
     def prepack(self, op: str, weight: Tensor) -> Tensor | None:
-        """Pack a weight for this plan's kernel of `linear` or `int8_linear`.
+        """Pack a weight for this plan's kernel of a projection.
 
         Args:
-            op: "linear" or "int8_linear".
+            op: "linear", "int8_linear" or "linear_w8a16".
             weight: the weight, as the op takes it.
 
         Returns:

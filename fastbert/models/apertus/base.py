@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from fastbert.layers.activation import XIELU
+from fastbert.layers.linear import Int8Linear, Linear
 from fastbert.layers.rms_norm import RMSNorm
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import Options
+from fastbert.modeling.quantization import Group
 from fastbert.models.apertus.config import ApertusConfig, check_buildable, head_dim
 from fastbert.runtime.plan import Traits
+
+
+_PROJECTIONS = {Linear: "linear", Int8Linear: "linear_w8a16"}
 
 
 class ApertusOptions(Options, total=False):
@@ -59,6 +64,8 @@ class ApertusPreTrainedModel(PreTrainedModel):
         """See PreTrainedModel.traits."""
         config: Any = self.config
         plain = config.hidden_act == "xielu"
+        # A decoder by itself gets a head that it does not know of, in the same precision or plain.
+        kinds = {Linear, *map(type, self.modules())}
         return Traits(
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
@@ -67,9 +74,10 @@ class ApertusPreTrainedModel(PreTrainedModel):
             intermediate_size=config.intermediate_size,
             embedding_size=config.hidden_size,
             activation=None if plain else config.hidden_act,
+            quantized=Int8Linear in kinds,
             ops=(
                 "rms_norm",
-                "linear",
+                *(op for kind, op in _PROJECTIONS.items() if kind in kinds),
                 "qk_norm_rope",
                 "attention_grouped",
                 "xielu" if plain else "bias_act",
@@ -88,13 +96,31 @@ class ApertusPreTrainedModel(PreTrainedModel):
         """
         self.blocks()
 
+    def int8_groups(self) -> Iterator[Group]:
+        """See PreTrainedModel.int8_groups: all products, whose rows keep 16 bits.
+
+        Reading weights is what decoding costs, and what stands behind xIELU has a few values far
+        larger than the others, of which 8 bits would leave little. A head that was tied to the
+        embeddings becomes one of its own, which they do not follow.
+        """
+        decoder = self.base_model
+        parts = [
+            part
+            for name, part in decoder.named_modules()
+            if name.startswith("layers.") and isinstance(part, (Linear, Int8Linear))
+        ]
+        head = self.get_output_embeddings()
+        if isinstance(head, (Linear, Int8Linear)):
+            parts.append(head)
+        for part in parts:
+            yield Group((part,), repeats=False, wide_rows=True)
+
     def blocks(self) -> NoReturn:
         """Refuse: Apertus computes by its modules.
 
         Raises:
-            ValueError: always; int8, which asks for them, has no kernels for Apertus yet.
+            ValueError: always; pruned heads, which ask for them, have no form in grouped heads.
         """
         raise ValueError(
-            "int8 weights and pruned heads are for BERT-like encoders: Apertus has neither yet. "
-            "Load it with dtype=torch.bfloat16 to halve its memory."
+            "Heads are pruned in BERT-like encoders: those of Apertus share keys and values."
         )

@@ -12,7 +12,7 @@ from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin, GenerationState
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.hooks import hooked
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.linear import Int8Linear, Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import CausalOptions, EncoderInputs, Encoding, counted
@@ -72,7 +72,7 @@ class _ApertusHead(ApertusPreTrainedModel, tasks.HeadModel):
 
 
 _REST = ("past_key_values", "hidden_states", "attentions")
-_PLAIN = (Linear, nn.Dropout)
+_PLAIN = (Linear, Int8Linear, nn.Dropout)
 
 
 class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
@@ -86,6 +86,10 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
         """Make `lm_head`."""
         self.lm_head = Linear(config.hidden_size, output_size(config), bias=False)
 
+    def tied_weights(self) -> dict[str, str]:
+        """See PreTrainedModel.tied_weights; an int8 head has weights of its own."""
+        return {} if isinstance(self.lm_head, Int8Linear) else super().tied_weights()
+
     def get_output_embeddings(self) -> nn.Module:
         """Return the projection to the vocabulary."""
         return self.lm_head
@@ -98,12 +102,19 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
         """See PreTrainedModel.resize_token_embeddings.
 
         Raises:
-            ValueError: for a model whose embeddings have other words than its scores.
+            ValueError: for a model whose embeddings have other words than its scores, or whose
+                head is int8.
         """
         if output_size(self.config) != self.config.vocab_size:
             raise ValueError(
                 "This model scores other words than it reads (output_vocab_size), so its "
                 "vocabulary has no one size to change."
+            )
+        if isinstance(self.lm_head, Int8Linear):
+            raise ValueError(
+                "The head of this model is int8, which has no rows to add to; change the "
+                "vocabulary of the floating model, save it, and load that with "
+                "quantization='int8'."
             )
         return super().resize_token_embeddings(*args, **kwargs)
 

@@ -21,7 +21,7 @@ from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.grouped_attention import Attending
 from fastbert.layers.hooks import hooked
 from fastbert.layers.kv_cache import as_cache
-from fastbert.layers.linear import Linear, running_on
+from fastbert.layers.linear import Int8Linear, Linear, running_on
 from fastbert.layers.rms_norm import RMSNorm
 from fastbert.layers.rotary import RotaryEmbedding
 from fastbert.layers.unfilled import weights_device
@@ -413,6 +413,7 @@ _OWN = (
     XIELU,
     NamedActivation,
     Linear,
+    Int8Linear,
     nn.Embedding,
     nn.ModuleList,
 )
