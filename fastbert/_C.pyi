@@ -248,6 +248,23 @@ class QuantizeArgs:
     ) -> None: ...
 
 @final
+class ClipArgs:
+    """The arguments of clip_errors; csrc/cpu/ops/quantize.h."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        rows: int,
+        k: int,
+        x_stride: int,
+        largest: int,
+        scale: int,
+        candidates: int,
+        error: int,
+    ) -> None: ...
+
+@final
 class SegmentArgs:
     """The arguments of segment_sums; csrc/cpu/ops/segments.h."""
 
@@ -569,6 +586,7 @@ def pack_weight(
     weight: int, dtype: int, n: int, k: int, stride: int, out: int, out_bytes: int
 ) -> None: ...
 def quantize_rows(args: QuantizeArgs) -> None: ...
+def clip_errors(args: ClipArgs) -> None: ...
 def segment_sums(args: SegmentArgs) -> None: ...
 def dot_peak(dtype: int, threads: int, repeats: int = ...) -> float: ...
 def memory_peak(threads: int, repeats: int = ...) -> float: ...

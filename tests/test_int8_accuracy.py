@@ -20,6 +20,7 @@ from fastbert.modeling.quantization import (
     quantize,
     quantize_weight,
 )
+from fastbert.runtime import clipping
 from fastbert.tools.samples import sentences
 
 MINILM = pytest.mark.skipif(
@@ -173,3 +174,26 @@ def test_stored_in_part_is_refused(tmp_path: Path) -> None:
     state[f"{head}.weight"] = floating[f"{head}.weight"]
     with pytest.raises(ValueError, match="save the model again as a whole"):
         fastbert.BertModel.from_pretrained(None, config=model.config, state_dict=state)
+
+
+def test_scales_are_those_with_the_least_error() -> None:
+    """By kernels as by torch; a value that is not finite makes its row's scale NaN."""
+    torch.manual_seed(0)
+    rows = torch.randn(7, 133)
+    rows[2], rows[3, 5], rows[4, 1] = 0.0, torch.nan, torch.inf
+    largest = torch.where(torch.arange(133) % 5 == 0, 254.0, 127.0)
+    fractions = [1.0 - step / 40 for step in range(17)]
+    scales = torch.rand(7, 17) * 0.1 + 0.01
+    found = clipping.clip_errors(rows[[0, 1, 5]], scales[:3], largest)
+    expected = clipping.clip_errors_reference(
+        rows[[0, 1, 5]].double(), scales[:3].double(), largest.double()
+    )
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    best = clipping.best_scales(rows, largest, fractions)
+    assert best[2] == 1.0 and best[3:5].isnan().all()
+    for row, scale in zip(rows[[0, 1, 5, 6]], best[[0, 1, 5, 6]], strict=True):
+        full = (row.abs() / largest).max()
+        each = torch.tensor([float(full) * fraction for fraction in fractions])[None]
+        errors = clipping.clip_errors_reference(row[None], each, largest)[0]
+        own = clipping.clip_errors_reference(row[None], scale[None, None], largest)[0]
+        assert float(own) <= 1.0001 * float(errors.min()) <= 1.0001 * float(errors[0])

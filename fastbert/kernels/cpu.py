@@ -141,6 +141,25 @@ def bias_act(o: BiasActOperands) -> Tensor:
     return out
 
 
+def clip_errors(rows: Tensor, scales: Tensor, largest: Tensor) -> Tensor:
+    """See `fastbert.runtime.clipping.clip_errors`."""
+    use_torch_threads()
+    rows, scales, largest = rows.contiguous(), scales.contiguous(), largest.contiguous()
+    errors = torch.empty_like(scales)
+    args = native.library.ClipArgs(
+        x=rows.data_ptr(),
+        rows=rows.shape[0],
+        k=rows.shape[1],
+        x_stride=rows.shape[1],
+        largest=largest.data_ptr(),
+        scale=scales.data_ptr(),
+        candidates=scales.shape[1],
+        error=errors.data_ptr(),
+    )
+    native.library.clip_errors(args)
+    return errors
+
+
 def linear(o: LinearOperands) -> Tensor:
     """See `fastbert.ops.linear`. Without `packed` the weight is packed for this one call."""
     packed = linear_prepack(o.weight) if o.packed is None else o.packed

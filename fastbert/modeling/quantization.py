@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Linear, Projection
+from fastbert.runtime.clipping import best_scales, levels as levels_of
 
 if TYPE_CHECKING:
     from fastbert.modeling.base import PreTrainedModel
@@ -101,7 +102,7 @@ class Group:
 
 
 def encoder_groups(blocks: Iterable[Block]) -> Iterator[Group]:
-    """Yield what int8 replaces in an encoder: the projections of its layers, by the rows they share.
+    """Yield what int8 replaces in an encoder: its layers' projections, by the rows they share.
 
     Errors of queries and keys hardly show behind the softmax, so that values judge for them.
     Outputs of attention and of the activation need no factor (figures: docs/lab/quantisation.md).
@@ -225,24 +226,17 @@ def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Ten
     columns_held = weight.shape[1] + repeats
     q = torch.empty(weight.shape[0], columns_held, dtype=torch.int8, device=weight.device)
     scales = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
-    largest: float | Tensor = float(_LARGEST)
+    largest = torch.full((weight.shape[1],), float(_LARGEST), device=weight.device)
     if columns is not None and repeats:
         largest = columns.copies.to(torch.float32) * float(_LARGEST)
     for span, rows in _chunks(weight, None if columns is None else columns.factor):
-        scale = _best_scales(rows, largest)
-        levels = torch.nan_to_num(_levels(rows, scale, largest))
+        scale = best_scales(rows, largest, _FRACTIONS)
+        levels = torch.nan_to_num(levels_of(rows, scale, largest))
         if columns is not None and repeats:
             levels = _spread(levels, columns)
         q[span] = levels.to(torch.int8)
         scales[span] = scale
     return q, scales
-
-
-def _levels(rows: Tensor, scale: Tensor, largest: float | Tensor) -> Tensor:
-    levels = torch.round(rows / scale[:, None])
-    if isinstance(largest, Tensor):
-        return torch.minimum(torch.maximum(levels, -largest), largest)
-    return levels.clamp_(-largest, largest)
 
 
 def _spread(levels: Tensor, columns: Columns) -> Tensor:
@@ -258,23 +252,6 @@ def _spread(levels: Tensor, columns: Columns) -> Tensor:
     first = torch.floor(levels / copies)
     others = torch.floor((levels[:, repeated] + number) / copies[repeated])
     return torch.cat([first, others], dim=1)
-
-
-def _best_scales(rows: Tensor, largest: float | Tensor) -> Tensor:
-    magnitudes = rows.abs() / largest
-    full = magnitudes.amax(dim=1) if rows.shape[1] else rows.new_zeros(rows.shape[0])
-    finite = torch.isfinite(full)
-    full = torch.where(full > 0, full, torch.ones_like(full))
-    best = full.clone()
-    least = torch.full_like(full, float("inf"))
-    for fraction in _FRACTIONS:
-        scale = full * fraction
-        levels = _levels(rows, scale, largest)
-        error = (levels.mul_(scale[:, None]).sub_(rows)).square_().sum(dim=1)
-        better = error < least
-        best = torch.where(better, scale, best)
-        least = torch.where(better, error, least)
-    return torch.where(finite, best, torch.full_like(best, float("nan")))
 
 
 def _names(model: nn.Module) -> dict[int, str]:

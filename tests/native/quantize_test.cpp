@@ -90,6 +90,50 @@ TEST(quantize_rows_every_length) {
     });
 }
 
+double rounding_error(const Matrix& x, index_t r, index_t k, float scale, const float* most) {
+    double sum = 0;
+    for (index_t i = 0; i < k; ++i) {
+        const float v = static_cast<float>(x.at(r, i));
+        const double level = std::clamp(std::nearbyint(v / scale), -most[i], most[i]);
+        sum += (level * scale - v) * (level * scale - v);
+    }
+    return sum;
+}
+
+TEST(clip_errors_every_length_and_number_of_candidates) {
+    test::for_each_isa([&](Isa) {
+        for (index_t k : {0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 64, 67, 1031}) {
+            for (index_t candidates : {0, 1, 3, 4, 5, 17}) {
+                const index_t rows = 3;
+                Matrix x = Matrix::random(rows, k, k + 1, DType::f32, 7);
+                if (k > 1) x.set(1, k - 1, NAN);
+                std::vector<float> most, scale, error;
+                for (index_t i = 0; i < k; ++i) most.push_back(i % 3 == 0 ? 254.0f : 127.0f);
+                for (index_t i = 0; i < rows * candidates; ++i) {
+                    scale.push_back(0.004f + 0.001f * float(i));
+                }
+                error.assign(scale.size(), NAN);
+                ClipArgs a;
+                a.x = static_cast<const float*>(x.data());
+                a.rows = rows;
+                a.k = k;
+                a.x_stride = x.stride();
+                a.largest = most.data();
+                a.scale = scale.data();
+                a.candidates = candidates;
+                a.error = error.data();
+                clip_errors(a);
+                for (std::size_t at = 0; at < error.size(); ++at) {
+                    const auto r = static_cast<index_t>(at) / candidates;
+                    const double want = rounding_error(x, r, k, scale[at], most.data());
+                    const bool both_nan = std::isnan(want) && std::isnan(error[at]);
+                    CHECK(both_nan || std::abs(error[at] - want) <= 1e-5 * want + 1e-12);
+                }
+            }
+        }
+    });
+}
+
 TEST(quantize_rows_special_rows) {
     const float inf = INFINITY;
     const std::vector<std::function<float(index_t)>> kinds = {

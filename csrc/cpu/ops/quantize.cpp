@@ -49,4 +49,18 @@ void quantize_rows16(const QuantizeArgs& args) {
     run("quantize_rows16", args, 2, active_kernels().quantize.rows16);
 }
 
+void clip_errors(const ClipArgs& args) {
+    const char* const op = "clip_errors";
+    check_size(op, "rows", args.rows);
+    check_size(op, "k", args.k);
+    check_size(op, "candidates", args.candidates);
+    check_matrix(op, "x", args.x, args.rows, args.k, args.x_stride);
+    check_matrix(op, "scale", args.scale, args.rows, args.candidates, args.candidates);
+    check_matrix(op, "error", args.error, args.rows, args.candidates, args.candidates);
+    if (args.k > 0 && args.largest == nullptr) fail(op, "largest is a null pointer.");
+    const auto kernel = active_kernels().quantize.clip_errors;
+    for_row_blocks(args.rows, args.k * args.candidates,
+                   [&](index_t first, index_t count) { kernel(args, first, count); });
+}
+
 }  // namespace fastbert

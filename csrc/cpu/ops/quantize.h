@@ -11,6 +11,11 @@
 // so that x ~ step * (256 * (high - 128) + (low - 128)): two u8 rows with zero point 128, which the
 // int8 gemm multiplies as they are (GemmArgs::x_halves). Since steps are powers of two, a bfloat16
 // x is exact down to 1/127 of the largest. A row that holds a NaN or an infinity gets scale NaN.
+//
+// clip_errors says what symmetric levels would cost: for each row r and candidate c, with a scale
+// s,
+//   the sum over i of (s * clamp(round(x_i / s), -largest_i, largest_i) - x_i)^2,
+// by which the scales of weights are chosen.
 #pragma once
 
 #include <cstdint>
@@ -42,11 +47,23 @@ struct QuantizeArgs {
     std::int32_t* zero_point = nullptr;  // (rows)
 };
 
+struct ClipArgs {
+    const float* x = nullptr;  // (rows, k)
+    index_t rows = 0;
+    index_t k = 0;
+    index_t x_stride = 0;            // elements between rows
+    const float* largest = nullptr;  // (k), the greatest level of each column
+    const float* scale = nullptr;    // (rows, candidates)
+    index_t candidates = 0;
+    float* error = nullptr;  // (rows, candidates)
+};
+
 struct QuantizeKernels {
     // Rows [first, first + count). Indexed by DType: f32, bf16, f16.
     void (*rows[3])(const QuantizeArgs& args, index_t first, index_t count);
     // The same for quantize_rows16.
     void (*rows16[3])(const QuantizeArgs& args, index_t first, index_t count);
+    void (*clip_errors)(const ClipArgs& args, index_t first, index_t count);
 };
 
 // What both halves of a 0 are stored as by quantize_rows16.
@@ -58,5 +75,8 @@ void quantize_rows(const QuantizeArgs& args);
 // The same into 16 bits: q is (2 * rows, k + columns.repeats), where row 2r holds the high halves
 // of row r and row 2r + 1 the low ones; scale is (rows), 256 steps each; zero_point is not written.
 void quantize_rows16(const QuantizeArgs& args);
+
+// The costs of all candidates. Threaded; throws likewise. A NaN in a row makes its costs NaN.
+void clip_errors(const ClipArgs& args);
 
 }  // namespace fastbert

@@ -194,9 +194,37 @@ void halve(const QuantizeArgs& a, index_t first, index_t count) {
                                 : halve_all<T, false>(a, first, count);
 }
 
+// Four candidates at a time, so that a row's values are loaded once for them.
+inline void clip_errors(const ClipArgs& a, index_t first, index_t count) {
+    constexpr index_t together = 4;
+    for (index_t r = first; r < first + count; ++r) {
+        const float* const x = a.x + r * a.x_stride;
+        for (index_t c = 0; c < a.candidates; c += together) {
+            const index_t n = a.candidates - c < together ? a.candidates - c : together;
+            F32 scale[together], sum[together];
+            for (index_t j = 0; j < together; ++j) {
+                scale[j] = set1(a.scale[r * a.candidates + c + (j < n ? j : 0)]);
+                sum[j] = zero();
+            }
+            sweep(a.k, [&](index_t i, auto extent, int) {
+                const F32 v = load(x + i, extent), most = load(a.largest + i, extent);
+                for (index_t j = 0; j < together; ++j) {
+                    const F32 level = min(max(round_even(div(v, scale[j])), neg(most)), most);
+                    const F32 off = sub(mul(level, scale[j]), v);
+                    sum[j] = fma(off, off, sum[j]);
+                }
+            });
+            for (index_t j = 0; j < n; ++j) {
+                a.error[r * a.candidates + c + j] = reduce_add(sum[j]);
+            }
+        }
+    }
+}
+
 constexpr QuantizeKernels quantize_kernels = {
     {quantize<float>, quantize<bf16_t>, quantize<f16_t>},
     {halve<float>, halve<bf16_t>, halve<f16_t>},
+    clip_errors,
 };
 
 }  // namespace

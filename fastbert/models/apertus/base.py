@@ -17,7 +17,6 @@ from fastbert.modeling.quantization import Group
 from fastbert.models.apertus.config import ApertusConfig, check_buildable, head_dim
 from fastbert.runtime.plan import Traits
 
-
 _PROJECTIONS = {Linear: "linear", Int8Linear: "linear_w8a16"}
 
 
