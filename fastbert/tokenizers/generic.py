@@ -29,7 +29,7 @@ class PreTrainedTokenizerFast(Tokenizer):
         clean_text: drop control characters.
         add_prefix_space: put a space before the first word (byte-level BPE).
         trim_offsets: leave spaces out of offsets (byte-level BPE).
-        add_bos_token: whether every text begins with bos_token. Once one of these two is given, they
+        add_bos_token: whether every text begins with bos_token. Once one of the two is given, they
             say alone which special tokens stand around texts; None for what the file says.
         add_eos_token: whether every text ends with eos_token.
         unk_token: one of the special tokens, as are the others named so.
