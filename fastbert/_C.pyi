@@ -297,6 +297,8 @@ class ProjectionSource:
         weight_scale: int = ...,
         bias: int = ...,
         bias_dtype: int = ...,
+        second_bias: int = ...,
+        third_bias: int = ...,
         precision: int,
         columns: InputColumns | None = ...,
     ) -> None: ...

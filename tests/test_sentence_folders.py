@@ -47,7 +47,7 @@ def same(folder: Path, texts: list[str] = TEXTS, **arguments: Any) -> None:
     ours, theirs = both(folder)
     found, expected = ours.encode(texts, **arguments), theirs.encode(texts, **arguments)
     assert found.dtype == expected.dtype
-    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
     assert ours.dimension == ours.get_embedding_dimension() == found.shape[1]
 
 
@@ -125,7 +125,7 @@ def test_a_camembert_is_cut_to_its_positions(
     ours, theirs = both(folder)
     assert ours.max_seq_length == 40
     assert "positions for 40 tokens" in caplog.text
-    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=2e-6)
+    np.testing.assert_allclose(ours.encode(TEXTS), theirs.encode(TEXTS), atol=1e-6)
     assert ours.encode("far " * 100).shape == (HIDDEN,)
     for wrong in (0, 41, -1, True):
         with pytest.raises(ValueError, match="max_seq_length is"):
@@ -155,7 +155,7 @@ def test_every_activation(tmp_path: Path, bert: Path) -> None:
         theirs.save(str(target), create_model_card=False)
         ours = fastbert.SentenceEncoder.from_pretrained(target)
         found = ours.encode(TEXTS)
-        np.testing.assert_allclose(found, theirs.encode(TEXTS), rtol=2e-6, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(found, theirs.encode(TEXTS), rtol=1e-6, atol=1e-6, err_msg=name)
         copy = pickle.loads(pickle.dumps(ours))
         for index, text in enumerate(TEXTS):
             assert np.array_equal(copy.encode(text), found[index]), name
@@ -353,7 +353,7 @@ def test_lengths_by_task(tmp_path: Path, folder: Path) -> None:
     ours, theirs = both(path)
     for name in ("encode_query", "encode_document", "encode"):
         found, expected = getattr(ours, name)(TEXTS), getattr(theirs, name)(TEXTS)
-        np.testing.assert_allclose(found, expected, atol=2e-6)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_what_only_other_programs_read_is_said(
@@ -384,8 +384,8 @@ def test_callers_go_before_the_folder(folder: Path) -> None:
     assert ours.max_seq_length == theirs.max_seq_length == 7
     assert ours.similarity_fn_name == theirs.similarity_fn_name
     texts = [*TEXTS, "The RED House"]
-    np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=2e-6)
-    np.testing.assert_allclose(ours.encode_query(texts), theirs.encode_query(texts), atol=2e-6)
+    np.testing.assert_allclose(ours.encode(texts), theirs.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(ours.encode_query(texts), theirs.encode_query(texts), atol=1e-6)
     half = fastbert.SentenceEncoder.from_pretrained(folder, model_kwargs={"torch_dtype": "float16"})
     assert half.model.dtype == half.dense[0].linear.weight.dtype == torch.float16
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from sentence_folders import HIDDEN, TEXTS, both, saved, tiny
 
 MANY = [f"{a} {b} {a}" for a in TEXTS for b in ("cat", "far", "house", "red mat")]
-CLOSE: dict[str, Any] = {"rtol": 2e-6, "atol": 2e-6}
+CLOSE: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")

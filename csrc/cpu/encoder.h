@@ -23,6 +23,7 @@ namespace fastbert {
 
 enum class Isa : int;  // cpu/isa.h
 
+// In float32 they are read in place by every pass, and must outlive the encoder.
 struct NormSource {
     Param weight, bias;  // (hidden)
     float eps = 0.0f;

@@ -218,7 +218,7 @@ class EncoderPass {
         args.rows = count;
         args.hidden = shape_.hidden;
         args.eps = norm.eps;
-        const NormParams params{norm.weight.data(), norm.bias.data(), norm.eps};
+        const NormParams params{norm.weight.get(), norm.bias.get(), norm.eps};
         e.rows(count, [&](index_t first, index_t n, int worker) {
             table_.layer_norm.rows[0](args, nullptr, params, first, n,
                                       buffers_.norm_scratch(worker));
@@ -260,7 +260,7 @@ class EncoderPass {
         args.eps = tables.norm.eps;
         args.out = tables.projected() ? buffers_.sums(e.worker) : x;
         args.out_stride = tables.projected() ? buffers_.sums_stride : buffers_.x_stride;
-        const NormParams norm{tables.norm.weight.data(), tables.norm.bias.data(), tables.norm.eps};
+        const NormParams norm{tables.norm.weight.get(), tables.norm.bias.get(), tables.norm.eps};
         const auto kernel = table_.embed.rows_f32[static_cast<int>(source.dtype)];
         e.rows(count, [&](index_t begin, index_t n, int worker) {
             kernel(args, norm, begin, n, buffers_.norm_scratch(worker));

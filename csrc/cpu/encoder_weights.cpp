@@ -6,6 +6,7 @@
 
 #include "common/check.h"
 #include "cpu/isa.h"
+#include "cpu/kernels.h"
 
 namespace fastbert {
 namespace encoder_detail {
@@ -20,8 +21,8 @@ Norm::Norm(const char* what, const NormSource& source, index_t hidden) : eps(sou
     if (source.weight.data == nullptr || source.bias.data == nullptr) {
         fail(kName, std::string(what) + " has no weight or no bias.");
     }
-    weight = widened(kName, what, source.weight, hidden);
-    bias = widened(kName, what, source.bias, hidden);
+    weight = Float32Param(kName, what, source.weight, hidden, true, active_kernels());
+    bias = Float32Param(kName, what, source.bias, hidden, true, active_kernels());
 }
 
 Embedding::Embedding(const EmbeddingSource& given, index_t hidden) : source(given) {

@@ -14,7 +14,7 @@ namespace fastbert {
 namespace encoder_detail {
 
 struct Norm {
-    std::vector<float> weight, bias;  // (hidden)
+    Float32Param weight, bias;  // (hidden)
     float eps = 0.0f;
 
     Norm() = default;

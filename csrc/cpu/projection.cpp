@@ -1,5 +1,7 @@
 #include "cpu/projection.h"
 
+#include <algorithm>
+
 #include "common/check.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
@@ -61,6 +63,20 @@ void check_source(const char* owner, const std::string& what, const ProjectionSo
     }
 }
 
+int bias_count(const char* owner, const std::string& what, const ProjectionSource& source,
+               index_t columns) {
+    const auto missing = [](const Param& p) { return p.data == nullptr; };
+    const Param* const end = source.bias + ProjectionSource::kBiases;
+    if (std::all_of(source.bias, end, missing)) return 0;
+    if (std::all_of(source.bias + 1, end, missing)) return 1;
+    if (std::any_of(source.bias, end, missing) ||
+        source.n % (ProjectionSource::kBiases * columns) != 0) {
+        fail(owner, "three biases are for three projections of whole panels; the " + what +
+                        " projection does not consist of such.");
+    }
+    return ProjectionSource::kBiases;
+}
+
 }  // namespace
 
 PackedProjection::PackedProjection(const char* owner, const char* what,
@@ -75,7 +91,11 @@ PackedProjection::PackedProjection(const char* owner, const char* what,
         if (c.factor != nullptr) factor.assign(c.factor, c.factor + width);
         repeated.assign(c.repeated, c.repeated + c.repeats);
     }
-    if (source.bias.data != nullptr) bias_values = widened(owner, what, source.bias, n);
+    const auto& layout = gemm_layout(active_kernels().gemm, packed_dtype(owner, precision));
+    const int count = bias_count(owner, what, source, layout.columns);
+    for (int i = 0; i < count; ++i) {
+        biases.emplace_back(owner, what, source.bias[i], n / count, true, active_kernels());
+    }
 }
 
 void PackedProjection::pack(const ProjectionSource& source, char* into) {

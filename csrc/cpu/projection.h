@@ -8,6 +8,7 @@
 
 #include "common/types.h"
 #include "cpu/aligned_bytes.h"
+#include "cpu/ops/driver.h"
 #include "cpu/ops/gemm.h"
 #include "cpu/ops/params.h"
 #include "cpu/ops/quantize.h"
@@ -23,14 +24,19 @@ constexpr bool quantised(Precision precision) {
     return precision == Precision::int8 || precision == Precision::w8a16;
 }
 
-// A linear map as it is stored: y = x W^T + bias. Read while the model is prepared, not later.
+// A linear map as it is stored: y = x W^T + bias. Read while the model is prepared, and not later,
+// but for a bias in float32: every pass reads it in place, so it must outlive the prepared model.
 struct ProjectionSource {
+    static constexpr int kBiases = 3;
+
     const void* weight = nullptr;  // (n, k): f32, bf16 or f16, or s8 where the precision says so
     DType dtype = DType::f32;
     index_t n = 0, k = 0;
     index_t stride = 0;                   // elements between the rows of weight
     const float* weight_scale = nullptr;  // (n), s8 only
-    Param bias;                           // (n) or absent
+    // One, (n), or absent. Or three, (n / 3) each, of projections that are joined; whole panels
+    // belong to each.
+    Param bias[kBiases];
     Precision precision = Precision::f32;
     InputColumns columns;  // s8 only; k counts the weight's columns, repeated ones included
 };
@@ -51,7 +57,7 @@ struct PackedProjection {
     index_t packed_size = 0;               // bytes
     const std::uint8_t* packed = nullptr;  // in memory that outlives the projection
     std::vector<float> weight_scale;       // (n), s8 only
-    std::vector<float> bias_values;        // (n) or empty
+    std::vector<Float32Param> biases;      // side by side they are (n); or none
     std::vector<float> factor;             // (width) or empty
     std::vector<std::int32_t> repeated;
 
@@ -65,7 +71,6 @@ struct PackedProjection {
     void pack(const ProjectionSource& source, char* into);
 
     const float* scale() const { return weight_scale.empty() ? nullptr : weight_scale.data(); }
-    const float* bias() const { return bias_values.empty() ? nullptr : bias_values.data(); }
 
     InputColumns columns() const {
         return {factor.empty() ? nullptr : factor.data(), repeated.data(), k - width};

@@ -71,20 +71,33 @@ GemmArgs gemm_args(const PackedProjection& p, const Operand& x, index_t rows) {
     args.x_halves = p.precision == Precision::w8a16;
     args.packed = p.packed;
     args.w_scale = p.scale();
-    args.bias = p.bias();
+    if (p.biases.size() == 1) args.bias = p.biases[0].get();
     return args;
 }
 
 void Team::gemm(const PackedProjection& p, const GemmArgs& args) const {
-    const auto range = p.range_of(table.gemm);
     const index_t panels = p.panels(table.gemm);
+    const auto range = [&, kernel = p.range_of(table.gemm)](const GemmArgs& g, index_t begin,
+                                                            index_t end, char* scratch) {
+        if (p.biases.size() <= 1) return kernel(g, 0, g.rows, begin, end, scratch);
+        const auto parts = static_cast<index_t>(p.biases.size());
+        GemmArgs own = g;
+        while (begin < end) {
+            const index_t part = begin * parts / panels;
+            const index_t stop = std::min(end, panels / parts * (part + 1));
+            own.bias = p.biases[part].get();
+            own.bias_begin = p.n / parts * part;
+            kernel(own, 0, g.rows, begin, stop, scratch);
+            begin = stop;
+        }
+    };
     if (threads == 1) {
-        range(args, 0, args.rows, 0, panels, gemm_scratch + worker * scratch_step);
+        range(args, 0, panels, gemm_scratch + worker * scratch_step);
         return;
     }
     const index_t parts = std::min<index_t>(panels, 2 * threads);
     parallel_for(parts, threads, [&](index_t part, int w) {
-        range(args, 0, args.rows, panels * part / parts, panels * (part + 1) / parts,
+        range(args, panels * part / parts, panels * (part + 1) / parts,
               gemm_scratch + w * scratch_step);
     });
 }

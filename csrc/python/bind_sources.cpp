@@ -14,8 +14,10 @@ void bind_sources(py::module_& m) {
                                       FIELD("k", k, true),
                                       FIELD("stride", stride, true),
                                       FIELD("weight_scale", weight_scale, false),
-                                      FIELD("bias", bias.data, false),
-                                      FIELD("bias_dtype", bias.dtype, false),
+                                      FIELD("bias", bias[0].data, false),
+                                      FIELD("bias_dtype", bias[0].dtype, false),
+                                      FIELD("second_bias", bias[1].data, false),
+                                      FIELD("third_bias", bias[2].data, false),
                                       FIELD("precision", precision, true),
                                       FIELD("columns", columns, false),
                                   });

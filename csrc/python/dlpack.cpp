@@ -39,7 +39,13 @@ TensorLayout::TensorLayout(const py::object& tensor, const DlExchange& exchange)
     ndim_ = t.ndim;
     std::copy_n(t.shape, t.ndim, shape_.begin());
     std::copy_n(t.strides, t.ndim, strides_.begin());
-    hint_ = reinterpret_cast<const char*>(t.shape);
+    const char* const shape = reinterpret_cast<const char*>(t.shape);
+    hints_ = {shape - kLine, shape, shape + kLine};
+    // A tensor begins with a table of functions and its counts, before the pointers to storage,
+    // gradient and version.
+    const auto address = py::cast<std::uintptr_t>(py::getattr(tensor, "_cdata", py::int_(0)));
+    if (address == 0) return;
+    std::copy_n(reinterpret_cast<const char* const*>(address) + 2, kPointers, hints_.begin() + 3);
 }
 
 bool TensorLayout::holds(const py::object& tensor, const DlExchange& exchange) const {
@@ -55,9 +61,7 @@ bool TensorLayout::holds(const py::object& tensor, const DlExchange& exchange) c
 }
 
 void TensorLayout::prefetch() const {
-    __builtin_prefetch(hint_ - kLine);
-    __builtin_prefetch(hint_);
-    __builtin_prefetch(hint_ + kLine);
+    for (const char* const hint : hints_) __builtin_prefetch(hint);
 }
 
 }  // namespace fastbert

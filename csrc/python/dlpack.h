@@ -31,19 +31,21 @@ class TensorLayout {
     TensorLayout(const py::object& tensor, const DlExchange& exchange);
     // Whether this is the layout of a tensor still.
     bool holds(const py::object& tensor, const DlExchange& exchange) const;
-    // Asks for the memory that holds() will read: the lines around the shape, where torch keeps the
-    // rest of a tensor's description. A hint, which may point anywhere.
+    // Asks for the memory that holds(), and the getters of a tensor, will read: the lines around
+    // the shape, where torch keeps the rest of a tensor's description, and what that points to.
+    // Hints, which may point anywhere.
     void prefetch() const;
 
   private:
     static constexpr int kDimensions = 4;
+    static constexpr int kPointers = 4;
     using Extents = std::array<std::int64_t, kDimensions>;
 
     const void* data_ = nullptr;
     std::uint64_t kind_ = 0;  // dtype and device
     std::int32_t ndim_ = -1;  // -1: DLPack does not describe it, as on the device "meta"
     Extents shape_ = {}, strides_ = {};
-    const char* hint_ = nullptr;
+    std::array<const char*, 3 + kPointers> hints_ = {};
 };
 
 }  // namespace fastbert

@@ -50,7 +50,7 @@ class CpuDecoder:
         self.hidden = first.q.in_features
         self.vocabulary = None if head is None else head.out_features
         self._block, self._layers = first, len(reading.blocks)
-        # The table is read in place. Whatever a caller does to its own, this stays where it is.
+        # Read in place. Whatever a caller does to its own, these stay where they are.
         self._kept: list[Tensor] = []
         # The other sources hold addresses only until they are packed.
         alive: list[Tensor] = []
@@ -68,11 +68,11 @@ class CpuDecoder:
         )
         self._decoder = native.library.Decoder(
             shape,
-            [_block_source(block, alive) for block in reading.blocks],
+            [_block_source(block, self._kept, alive) for block in reading.blocks],
             table_source(reading.words, self.hidden, self._kept),
             DTYPES[reading.words.weight.dtype],
             _norm_source(reading.norm, self.hidden, alive),
-            None if head is None else projection_source((head,), alive),
+            None if head is None else projection_source((head,), self._kept, alive),
         )
         alive.clear()
 
@@ -194,7 +194,9 @@ def _vector(
     return alive[-1].data_ptr()
 
 
-def _block_source(block: DecoderBlock, alive: list[Tensor]) -> _C.DecoderBlockSource:
+def _block_source(
+    block: DecoderBlock, kept: list[Tensor], alive: list[Tensor]
+) -> _C.DecoderBlockSource:
     """Describe the weights of one layer."""
     hidden, dim = block.q.in_features, block.head_dim
     activation = block.activation
@@ -213,13 +215,13 @@ def _block_source(block: DecoderBlock, alive: list[Tensor]) -> _C.DecoderBlockSo
         numbers = {"activation_a": kernel.a, "activation_b": kernel.b}
     return native.library.DecoderBlockSource(
         attention_norm=_norm_source(block.attention_norm, hidden, alive),
-        qkv=projection_source((block.q, block.k, block.v), alive),
+        qkv=projection_source((block.q, block.k, block.v), kept, alive),
         query_norm=_norm_source(block.q_norm, dim, alive),
         key_norm=_norm_source(block.k_norm, dim, alive),
-        out=projection_source((block.out,), alive),
+        out=projection_source((block.out,), kept, alive),
         feedforward_norm=_norm_source(block.feedforward_norm, hidden, alive),
-        up=projection_source((block.up,), alive),
-        down=projection_source((block.down,), alive),
+        up=projection_source((block.up,), kept, alive),
+        down=projection_source((block.down,), kept, alive),
         **numbers,
     )
 

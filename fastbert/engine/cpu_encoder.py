@@ -76,7 +76,8 @@ class CpuEncoder:
         self.record: list[list[StepTime]] | None = None
         self.pooled = None if pooler is None else pooler.out_features
         self._width = None if tables is None else tables.word.embedding_dim
-        # Tables are read in place. Whatever a caller does to its own, these stay where they are.
+        # Tables, which come first, and vectors are read in place. Whatever a caller does to its
+        # own, these stay where they are.
         self._kept: list[Tensor] = []
         # The other sources hold addresses only until they are packed.
         alive: list[Tensor] = []
@@ -93,11 +94,12 @@ class CpuEncoder:
             scale=first.scale,
             attention=DTYPES[self.attention],
         )
+        embedding = None if tables is None else embedding_source(tables, self._kept, alive)
         self._encoder = native.library.Encoder(
             shape,
-            [block_source(block, alive) for block in blocks],
-            None if tables is None else embedding_source(tables, self._kept, alive),
-            None if pooler is None else projection_source((pooler,), alive),
+            [block_source(block, self._kept, alive) for block in blocks],
+            embedding,
+            None if pooler is None else projection_source((pooler,), self._kept, alive),
         )
         alive.clear()
 

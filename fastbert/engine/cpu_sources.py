@@ -1,7 +1,8 @@
 """The weights of a model as the native encoder takes them: addresses, sizes and codes.
 
 An address is good only as long as its tensor lives. Whoever asks for a source keeps the tensors
-that are appended to `alive` until the native encoder has packed them.
+that are appended to `alive` until the native encoder has packed them, and those that are appended
+to `kept` as long as the native encoder: tables, and vectors in float32, are read in place.
 """
 
 from __future__ import annotations
@@ -25,20 +26,38 @@ if TYPE_CHECKING:
 # Codes of csrc/common/types.h and csrc/cpu/encoder.h.
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _INT8 = 4
+_PANEL = 32  # columns of the widest panel of weights, csrc/cpu/ops/gemm.h
 _PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0}
 _INT8_PRECISIONS = {"int8_linear": 2, "linear_w8a16": 3}
 
 
-def block_source(block: Block, alive: list[Tensor]) -> _C.BlockSource:
+def in_place(*parts: nn.Module) -> list[Tensor]:
+    """Return the vectors that kernels read where they lie; empty where some must be copied.
+
+    Args:
+        parts: a norm, a projection, or projections that are computed as one.
+    """
+    names = ("weight", "bias") if isinstance(parts[0], LayerNorm) else ("bias",)
+    vectors = [getattr(part, name) for part in parts for name in names]
+    if any(v is None or v.dtype is not torch.float32 or not v.is_contiguous() for v in vectors):
+        return []
+    width = len(vectors[0])
+    joined = len(parts) > 1
+    if joined and (width % _PANEL or any(len(v) != width for v in vectors)):
+        return []
+    return vectors
+
+
+def block_source(block: Block, kept: list[Tensor], alive: list[Tensor]) -> _C.BlockSource:
     """Describe the weights of one layer."""
     hidden = block.q.in_features
     return native.library.BlockSource(
-        qkv=projection_source((block.q, block.k, block.v), alive),
-        out=projection_source((block.out,), alive),
-        attention_norm=_norm_source(block.attention_norm, hidden, alive),
-        up=projection_source((block.up,), alive),
-        down=projection_source((block.down,), alive),
-        output_norm=_norm_source(block.output_norm, hidden, alive),
+        qkv=projection_source((block.q, block.k, block.v), kept, alive),
+        out=projection_source((block.out,), kept, alive),
+        attention_norm=_norm_source(block.attention_norm, hidden, kept),
+        up=projection_source((block.up,), kept, alive),
+        down=projection_source((block.down,), kept, alive),
+        output_norm=_norm_source(block.output_norm, hidden, kept),
     )
 
 
@@ -49,8 +68,8 @@ def embedding_source(
 
     Args:
         tables: the tables.
-        kept: where the tables' tensors are appended, to be held as long as the encoder.
-        alive: where all others are appended, to be held until they are packed.
+        kept: where the tables' tensors come first; see the module.
+        alive: see the module.
 
     Raises:
         ValueError: for a table of another width.
@@ -71,8 +90,8 @@ def embedding_source(
         position=optional(tables.position),
         type=optional(tables.token_type),
         language=optional(tables.language),
-        norm=_norm_source(tables.norm, width, alive),
-        projection=None if projection is None else projection_source((projection,), alive),
+        norm=_norm_source(tables.norm, width, kept),
+        projection=None if projection is None else projection_source((projection,), kept, alive),
     )
 
 
@@ -110,8 +129,8 @@ def weight_source(weight: Tensor, width: int, alive: list[Tensor]) -> tuple[int,
     return found.data_ptr(), _code(found)
 
 
-def _norm_source(part: LayerNorm, width: int, alive: list[Tensor]) -> _C.NormSource:
-    weight, bias = (_kept(tensor, alive) for tensor in (part.weight, part.bias))
+def _norm_source(part: LayerNorm, width: int, kept: list[Tensor]) -> _C.NormSource:
+    weight, bias = (_kept(tensor, kept) for tensor in (part.weight, part.bias))
     if weight.shape != (width,) or bias.shape != (width,):
         raise ValueError(
             f"A LayerNorm over rows of {width} has a weight of shape {tuple(weight.shape)} "
@@ -141,8 +160,10 @@ def _code(tensor: Tensor) -> int:
     return code
 
 
-def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.ProjectionSource:
-    """Return several projections of the same hidden states as one."""
+def projection_source(
+    parts: Sequence[Projection], kept: list[Tensor], alive: list[Tensor]
+) -> _C.ProjectionSource:
+    """Return several projections of the same hidden states as one; see the module."""
     quantised = [part.parts() for part in parts if isinstance(part, Int8Linear)]
     if quantised:
         weight = _joined([part["qweight"] for part in quantised], alive)
@@ -152,24 +173,14 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
         weight = _joined([part.weight for part in parts if isinstance(part, Linear)], alive)
         scale = None
         columns = None
-    biases = [part.bias for part in parts]
-    bias = None
-    if any(b is not None for b in biases):
-        bias = _joined(
-            [
-                torch.zeros(part.out_features, dtype=torch.float32, device="cpu")
-                if b is None
-                else b.detach().float()
-                for part, b in zip(parts, biases, strict=True)
-            ],
-            alive,
-        )
-    for name, tensor in (("weight_scale", scale), ("bias", bias)):
-        if tensor is not None and tensor.shape != (weight.shape[0],):
+    biases = _biases(parts, kept)
+    for name, tensors in (("weight_scale", [] if scale is None else [scale]), ("bias", biases)):
+        if any(tensor.shape != (weight.shape[0] // len(tensors),) for tensor in tensors):
             raise ValueError(
                 f"A projection with {weight.shape[0]} outputs has a {name} of shape "
-                f"{tuple(tensor.shape)}."
+                f"{tuple(tensors[0].shape)}."
             )
+    addresses = [bias.data_ptr() for bias in biases]
     return native.library.ProjectionSource(
         weight=weight.data_ptr(),
         dtype=_INT8 if weight.dtype is torch.int8 else _code(weight),
@@ -177,13 +188,28 @@ def projection_source(parts: Sequence[Projection], alive: list[Tensor]) -> _C.Pr
         k=weight.shape[1],
         stride=weight.shape[1],
         weight_scale=0 if scale is None else scale.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
-        bias_dtype=0,
+        **dict(zip(("bias", "second_bias", "third_bias"), addresses, strict=False)),
         precision=_INT8_PRECISIONS[parts[0].op]
         if isinstance(parts[0], Int8Linear)
         else _PRECISIONS[weight.dtype],
         columns=columns,
     )
+
+
+def _biases(parts: Sequence[Projection], kept: list[Tensor]) -> list[Tensor]:
+    """Return one bias for all of some projections, or three where they are read in place."""
+    given = [part.bias for part in parts]
+    if all(bias is None for bias in given):
+        return []
+    if len(parts) == 3 and in_place(*parts):
+        return [_kept(bias, kept) for bias in given if bias is not None]
+    whole = [
+        torch.zeros(part.out_features, dtype=torch.float32, device="cpu")
+        if bias is None
+        else bias.detach().float()
+        for part, bias in zip(parts, given, strict=True)
+    ]
+    return [_joined(whole, kept)]
 
 
 def _columns(parts: Mapping[str, Tensor], alive: list[Tensor]) -> _C.InputColumns:

@@ -76,6 +76,10 @@ class DecoderSnapshot(ModelSnapshot):
         yield self.reading.words
         yield from self._copied_parts()
 
+    def _copied_tensors(self) -> Iterator[Tensor]:
+        for part in self._copied_parts():
+            yield from tensors_of(part)
+
     def _copied_parts(self) -> Iterator[nn.Module]:
         for block in self.reading.blocks:
             yield from block.parts()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fastbert.engine.cpu_encoder import CpuEncoder
+from fastbert.engine.cpu_sources import in_place
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
@@ -106,7 +107,7 @@ class ModelSnapshot:
         )
         # A replica's tensors live for one pass only, so packing them would not pay.
         self.plain = self.odd is None and not is_replica(model)
-        copied = {id(tensor) for part in self._copied_parts() for tensor in tensors_of(part)}
+        copied = {id(tensor) for tensor in self._copied_tensors()}
         self.copied = {tensors[key][0]: tensors[key][1] for key in tensors if key in copied}
         self.watch: native.library.Watch | None = None
         # A method that is another object at each look could be watched by nothing.
@@ -237,18 +238,21 @@ class ModelSnapshot:
             if part is not None:
                 yield part
 
-    def _copied_parts(self) -> Iterator[nn.Module]:
-        """Yield the parts whose weights a prepared encoder copies.
+    def _copied_tensors(self) -> Iterator[Tensor]:
+        """Yield the tensors whose contents a prepared encoder copies.
 
-        The CPU's encoder packs all but the tables, which it reads in place; a GPU's joins queries,
-        keys and values, and sums int8 weights.
+        The CPU's encoder packs all but tables and most vectors, which it reads in place; a GPU's
+        joins queries, keys and values, and sums int8 weights.
         """
-        if on_cpu(self.device):
-            yield from self._projections_and_norms()
-            return
-        for block in self.blocks:
-            yield from (block.q, block.k, block.v)
-        yield from (part for part in self._projections_and_norms() if isinstance(part, Int8Linear))
+        joined = {id(part): block for block in self.blocks for part in (block.q, block.k, block.v)}
+        for part in self._projections_and_norms():
+            block = joined.get(id(part))
+            if on_cpu(self.device):
+                together = (part,) if block is None else (block.q, block.k, block.v)
+                read = {id(vector) for vector in in_place(*together)}
+                yield from (t for t in tensors_of(part) if id(t) not in read)
+            elif block is not None or isinstance(part, Int8Linear):
+                yield from tensors_of(part)
 
 
 def _for_training(modules: Sequence[nn.Module]) -> tuple[list[float], list[int]]:

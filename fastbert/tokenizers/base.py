@@ -16,7 +16,7 @@ from fastbert.checkpoints.storage import write_json, write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.chat import Chatting, as_templates, read_templates
 from fastbert.tokenizers.engines.rust import RustEngine
-from fastbert.tokenizers.keywords import is_role, sorted_out
+from fastbert.tokenizers.keywords import ENDS, is_role, sorted_out, without_ends
 from fastbert.tokenizers.reading import DROPPED, as_length, name_unknown, read_settings
 from fastbert.tokenizers.special import (
     SPECIAL_NAMES,
@@ -222,6 +222,7 @@ class Tokenizer(Chatting):
         """
         kwargs, hub, from_slow = sorted_out(kwargs)
         known = cls._known_arguments()
+        kwargs = without_ends(kwargs, known, cls.__name__)
         unknown = {name for name in set(kwargs) - known if not is_role(name, kwargs[name])}
         if unknown:
             raise TypeError(
@@ -247,7 +248,8 @@ class Tokenizer(Chatting):
         config["name_or_path"] = str(pretrained_model_name_or_path)
         if {"model_max_length", "max_len"} & set(kwargs):
             config = {k: v for k, v in config.items() if k not in ("model_max_length", "max_len")}
-        arguments = {k: v for k, v in config.items() if k in known or is_role(k, v)} | kwargs
+        told = known - set(ENDS)
+        arguments = {k: v for k, v in config.items() if k in told or is_role(k, v)} | kwargs
         tokenizer = cls._from_files({k: v for k, v in paths.items() if k not in kwargs}, arguments)
         rest = {k: v for k, v in config.items() if k not in arguments and v not in ({}, [], "")}
         tokenizer._extra_config = {k: v for k, v in rest.items() if k not in DROPPED}

@@ -9,6 +9,7 @@ from fastbert.tokenizers import files
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.engines.template import BERT_TEMPLATE
 from fastbert.tokenizers.engines.tokenizer_json import engine_of
+from fastbert.tokenizers.keywords import logger
 from fastbert.tokenizers.special import TokenLike
 from fastbert.tokenizers.strategies import check_flags
 
@@ -28,6 +29,9 @@ class PreTrainedTokenizerFast(Tokenizer):
         clean_text: drop control characters.
         add_prefix_space: put a space before the first word (byte-level BPE).
         trim_offsets: leave spaces out of offsets (byte-level BPE).
+        add_bos_token: whether every text begins with bos_token. Once one of the two is given, they
+            say alone which special tokens stand around texts; None for what the file says.
+        add_eos_token: whether every text ends with eos_token.
         unk_token: one of the special tokens, as are the others named so.
         sep_token: see unk_token.
         pad_token: see unk_token; None for that of the file's padding, where it has one.
@@ -53,6 +57,8 @@ class PreTrainedTokenizerFast(Tokenizer):
         clean_text: bool | None = None,
         add_prefix_space: bool | None = None,
         trim_offsets: bool | None = None,
+        add_bos_token: bool | None = None,
+        add_eos_token: bool | None = None,
         unk_token: TokenLike | None = None,
         sep_token: TokenLike | None = None,
         pad_token: TokenLike | None = None,
@@ -68,7 +74,8 @@ class PreTrainedTokenizerFast(Tokenizer):
             "add_prefix_space": add_prefix_space,
             "trim_offsets": trim_offsets,
         }
-        check_flags(given)
+        ends = {"add_bos_token": add_bos_token, "add_eos_token": add_eos_token}
+        check_flags(given | ends)
         source = tokenizer_file if tokenizer_object is None else tokenizer_object.to_str()
         engine, disobeyed = engine_of(source, given, is_text=tokenizer_object is not None)
         super().__init__(
@@ -84,6 +91,18 @@ class PreTrainedTokenizerFast(Tokenizer):
             **options,
         )
         self._disobeyed = disobeyed
+        if any(value is not None for value in ends.values()):
+            first, last = (self._end(name) if ends[name] else None for name in ends)
+            engine.set_ends(first, last)
+
+    def _end(self, setting: str) -> str | None:
+        """Return the token that a setting puts at an end; None, with a warning, without one."""
+        role = setting.removeprefix("add_")
+        token = self.specials.named[role]
+        if token is None:
+            logger.warning("%s=True does nothing: this tokenizer has no %s.", setting, role)
+            return None
+        return token.content
 
     def save_vocabulary(
         self, save_directory: str, filename_prefix: str | None = None

@@ -30,6 +30,8 @@ _IGNORED = (
     "_from_pipeline",
     "_commit_hash",
 )
+# Whether texts begin and end with certain tokens. What files say of that, tokenizer.json has done.
+ENDS = ("add_bos_token", "add_eos_token")
 # Those of a call, which neither transformers nor fastbert takes from here.
 _OF_CALLS = (
     "max_length",
@@ -62,6 +64,24 @@ def sorted_out(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if kwargs.get(name) is not None}
     dropped = (*_IGNORED, *HUB_OPTIONS)
     return {key: value for key, value in kwargs.items() if key not in dropped}, hub, from_slow
+
+
+def without_ends(kwargs: dict[str, Any], known: set[str], name: str) -> dict[str, Any]:
+    """Return the keywords without those that ask a family for other ends of a text than its own.
+
+    Args:
+        kwargs: what is left of the keywords.
+        known: those that the class takes.
+        name: of the class.
+    """
+    if idle := [keyword for keyword in ENDS if keyword in kwargs and keyword not in known]:
+        logger.warning(
+            "%s puts the special tokens of its family around texts, whatever is said, as in "
+            "transformers, of %s; PreTrainedTokenizerFast obeys that.",
+            name,
+            " and ".join(idle),
+        )
+    return {key: value for key, value in kwargs.items() if key not in idle}
 
 
 def is_role(name: str, value: Any) -> bool:

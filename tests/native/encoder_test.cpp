@@ -42,7 +42,7 @@ struct Stored {
         ProjectionSource s;
         s.n = n;
         s.k = s.stride = k;
-        s.bias = {bias.data(), DType::f32};
+        s.bias[0] = {bias.data(), DType::f32};
         s.precision = precision;
         if (precision == Precision::int8) {
             s.weight = quantised.data();

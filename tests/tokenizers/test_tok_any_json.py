@@ -21,6 +21,7 @@ from tokenizers import (
     processors,
 )
 
+import fastbert
 from fastbert.tokenizers import (
     AutoTokenizer,
     BertTokenizer,
@@ -253,3 +254,42 @@ def test_arguments_in_the_documented_order() -> None:
     assert BertTokenizer(vocab, True).tokenize("Un") == ["un"]
     with pytest.raises(TypeError, match="passed by name"):
         BertTokenizer(vocab, "tokenizer.json")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", [None, True, False])
+@pytest.mark.parametrize("last", [None, True, False])
+def test_the_ends_of_texts_are_those_asked_for(
+    first: bool | None, last: bool | None, tmp_path: Path
+) -> None:
+    made = rust(FAIRSEQ, lowercase=False)
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "add_bos_token": True}
+    where = folder(tmp_path, made, None, tokenizer_class="PreTrainedTokenizerFast", **tokens)
+    given = {"add_bos_token": first, "add_eos_token": last}
+    asked = {name: value for name, value in given.items() if value is not None}
+    ours, theirs = (
+        lib.AutoTokenizer.from_pretrained(where, **asked) for lib in (fastbert, transformers)
+    )
+    options: dict[str, Any] = {"padding": True, "return_token_type_ids": True}
+    for pairs in ((TEXTS,), (TEXTS, TEXTS[::-1])):
+        assert dict(ours(*pairs, **options)) == dict(theirs(*pairs, **options))
+    ours.save_pretrained(tmp_path / "saved")
+    again = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert dict(again(TEXTS, **options)) == dict(ours(TEXTS, **options))
+
+
+def test_ends_that_cannot_be_had_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = folder(tmp_path, rust(FAIRSEQ, lowercase=False), None)
+    with caplog.at_level(logging.WARNING):
+        tok = PreTrainedTokenizerFast.from_pretrained(where, add_bos_token=True)
+    assert "add_bos_token=True does nothing: this tokenizer has no bos_token." in caplog.text
+    assert tok(TEXTS[0])["input_ids"] == tok(TEXTS[0], add_special_tokens=False)["input_ids"]
+    words = tmp_path / "words"
+    words.mkdir()
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un"]
+    (words / "vocab.txt").write_text("\n".join(vocab))
+    with caplog.at_level(logging.WARNING):
+        asked = BertTokenizer.from_pretrained(words, add_eos_token=True)
+    assert "of add_eos_token; PreTrainedTokenizerFast obeys that." in caplog.text
+    assert asked("un")["input_ids"] == [2, 5, 3]

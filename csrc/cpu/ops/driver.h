@@ -14,10 +14,14 @@ namespace fastbert {
 // A parameter vector as float32: the stored one itself, or a widened copy.
 class Float32Param {
   public:
+    Float32Param() = default;
     // `required`: null data is an error unless size is 0.
     Float32Param(const char* op, const char* what, const Param& param, index_t size, bool required,
                  const KernelTable& table);
-    const float* get() const { return data_; }
+    // Moved, its values stay where they are.
+    Float32Param(Float32Param&&) = default;
+    Float32Param& operator=(Float32Param&&) = default;
+    const float* get() const { return data_; }  // null where there is none
 
   private:
     std::vector<float> copy_;

@@ -49,6 +49,7 @@ struct GemmArgs {
 
     const void* bias = nullptr;  // (n) or null
     DType bias_dtype = DType::f32;
+    index_t bias_begin = 0;  // the column that its first element belongs to
 
     Activation activation = Activation::none;
     ActivationParams activation_params;

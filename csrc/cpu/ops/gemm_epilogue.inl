@@ -96,7 +96,8 @@ template <Activation activation, bool integer, bool partial, typename Residual, 
 inline void finish_vector(const GemmArgs& g, const std::int32_t* column_sums, const TileSums& t,
                           int vector, int n) {
     const index_t column = t.column + vector * F32::lanes;
-    const F32 bias = g.bias != nullptr ? load_as<partial>(g.bias, g.bias_dtype, column, n) : zero();
+    const index_t at = column - g.bias_begin;
+    const F32 bias = g.bias != nullptr ? load_as<partial>(g.bias, g.bias_dtype, at, n) : zero();
     F32 w_scale = zero();
     I32 column_sum = set1_i32(0);
     if constexpr (integer) {

@@ -144,6 +144,20 @@ class RustEngine:
             special_tokens=[(name, self.backend.token_to_id(name)) for name in names.values()],
         )
 
+    def set_ends(self, first: str | None, last: str | None) -> None:
+        """Put these tokens before and behind each text, and no others anywhere."""
+        ends = {name: self.backend.token_to_id(name) for name in (first, last) if name is not None}
+
+        def around(text: str, type_id: int) -> list[str]:
+            pieces = (first, text, last)
+            return [f"{piece}:{type_id}" for piece in pieces if piece is not None]
+
+        self.backend.post_processor = processors.TemplateProcessing(
+            single=around("$A", 0),
+            pair=around("$A", 0) + around("$B", 1),
+            special_tokens=list(ends.items()),
+        )
+
     def layout(self, pair: bool) -> list[steps.Slot]:
         """Return where special tokens go around one text or two."""
         return steps.layout(self.backend, pair)
