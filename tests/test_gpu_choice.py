@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +32,11 @@ DEVICE = torch.device("cuda", 0)
 BF16 = torch.bfloat16
 
 
-def row(op: str = "linear", size: int = 768, dtype: str = "bfloat16", **ms: float) -> Any:
-    return {"op": op, "dtype": dtype, "size": size, "case": f"{op} {size}", "ms": ms}
+def row(
+    op: str = "linear", size: int = 768, dtype: str = "bfloat16", weight: Any = None, **ms: float
+) -> Any:
+    made = {"op": op, "dtype": dtype, "size": size, "case": f"{op} {size}", "ms": ms}
+    return made | ({} if weight is None else {"weight": weight})
 
 
 def table(*rows: Any, name: str = GPU.name, capability: str = GPU.capability) -> Any:
@@ -123,6 +127,75 @@ def test_cublas_only_where_measured_faster_and_not_batch_invariant(
     pretended.setattr(measured, "load", lambda: table(row(cuda=1.0, triton=1.2, cublas=1.1)))
     backend._build.cache_clear()
     assert plan().choice("linear").backend == "cuda"
+
+
+QKV, OUT, UP, DOWN = (2304, 768), (768, 768), (3072, 768), (768, 3072)
+
+
+def products(**changes: float) -> Any:
+    """cuBLAS for three of a layer's products, ours for the one with GELU."""
+    times = {QKV: 0.5, OUT: 0.6, UP: 1.5, DOWN: 0.5}
+    rows = [row(weight=list(shape), cuda=1.0, triton=1.2, cublas=t) for shape, t in times.items()]
+    return table(*rows, **changes)
+
+
+def test_every_product_of_a_layer_has_its_own_backend(pretended: pytest.MonkeyPatch) -> None:
+    pretended.setattr(measured, "load", products)
+    called: list[str] = []
+
+    def kernel(name: str, op: str) -> kernels.Kernel:
+        return kernels.Kernel(
+            lambda *_, **__: (), Target(name, "cuda"), lambda o: called.append(name)
+        )
+
+    pretended.setattr(kernels, "kernel", kernel)
+    pretended.setattr(backend, "obstacle", lambda *_: None)
+    cublas = dataclasses.replace(
+        REGISTRY["linear"], reference=lambda *_, **__: called.append(CUBLAS)
+    )
+    pretended.setattr(backend, "ALL", {**backend.ALL, "linear": cublas})
+    made = plan()
+    choice = made.choice("linear")
+    for shape, expected in ((QKV, CUBLAS), (OUT, CUBLAS), (UP, "cuda"), (DOWN, CUBLAS)):
+        weight = torch.zeros(shape, device="meta")
+        assert choice.of(weight).backend == expected, shape
+        with torch.no_grad():
+            made.linear(torch.zeros(1, shape[1], device="meta"), weight)
+        assert called.pop() == expected and not called, shape
+    # The pooler's or a head's product is judged by all that were measured at this size.
+    assert choice.of(torch.zeros(2, 768, device="meta")).backend == choice.backend == CUBLAS
+    assert any(line.startswith("  768 to 3072") and "cuda" in line for line in made.lines())
+    assert not made.batch_invariant
+    kept = plan(batch_invariant=True)
+    assert kept.batch_invariant and not kept.choice("linear").products
+
+
+def test_a_single_product_on_cublas_ends_batch_invariance(pretended: pytest.MonkeyPatch) -> None:
+    rows = [row(weight=list(shape), cuda=1.0, triton=1.1, cublas=1.5) for shape in (QKV, UP, DOWN)]
+    rows.append(row(weight=list(OUT), cuda=1.0, triton=1.1, cublas=0.9))
+    pretended.setattr(measured, "load", lambda: table(*rows))
+    made = plan()
+    assert made.choice("linear").backend == "cuda" and not made.batch_invariant
+    assert made.choice("linear").of(torch.zeros(OUT, device="meta")).backend == CUBLAS
+    assert made.prepack("linear", torch.zeros(OUT, device="meta")) is None
+
+
+def test_a_products_weight_speaks_for_those_near_it() -> None:
+    rows = table(
+        row(weight=[768, 768], cuda=1.0, triton=2.0), row(weight=[3072, 768], cuda=2.0, triton=1.0)
+    )
+
+    def first(weight: tuple[int, int] | None, size: int = 768) -> Any:
+        found = measured.ranking(GPU, "linear", BF16, size, ["cuda", "triton"], rows, weight)
+        return found if isinstance(found, str) else next(iter(found.ratios))
+
+    assert (first((768, 768)), first((1024, 1024)), first((4096, 1024))) == (
+        "cuda",
+        "cuda",
+        "triton",
+    )
+    assert first((1600, 768)) == first(None), "not measured, so all of that size speak"
+    assert "at this size" in first((96, 96), 96)
 
 
 @pytest.mark.parametrize("name", ["cuda", "triton"])
@@ -239,6 +312,7 @@ def test_a_backend_without_a_figure_stands_outside() -> None:
     ("spoil", "told"),
     [
         (lambda t: t.update(format=2), "format 1"),
+        (lambda t: t["gpus"][GPU.name]["rows"][0].update(weight=[768]), "no pair of sizes"),
         (lambda t: t["gpus"][GPU.name].pop("date"), "no 'date'"),
         (lambda t: t["gpus"][GPU.name]["rows"][0].pop("size"), "no size"),
         (lambda t: t["gpus"][GPU.name]["rows"][0]["ms"].update(cuda=0.0), "positive"),

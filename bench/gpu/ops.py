@@ -42,6 +42,7 @@ class Case:
         size: shape class in the Plan's table, 0 where the case does not belong there.
         dtype: of the operands.
         baselines: name -> a callable on the same arguments, in place of our kernel.
+        weight: shape of a gemm's weight, () for other ops.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case:
     size: int = 0
     dtype: torch.dtype = _BF16
     baselines: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    weight: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,9 @@ def _choices(bench: Bench, dtype: torch.dtype, tokens: int) -> Iterator[Case]:
     yield attention(bench, "attention", [128], tokens, dtype, size=DIM)
     for width in (768, 1024):
         yield from row_ops(bench, width, tokens, dtype, table=True)
-        yield from gemms(bench, width, 4 * width, tokens, dtype, table=True)
-        yield from gemms(bench, width, width, tokens, dtype, table=True)
+        # The products of a layer: queries, keys and values; its output; and the two wide ones.
+        for depth, outer in ((1, 3), (1, 1), (1, 4), (4, 1)):
+            yield from gemms(bench, depth * width, outer * width, tokens, dtype, table=True)
         yield embedding(bench, width, tokens, dtype)
 
 
@@ -293,7 +296,7 @@ def gemms(
     dtype: torch.dtype = _BF16,
     table: bool = False,
 ) -> Iterator[Case]:
-    """Make cases of `linear` and `int8_linear`, with GELU where the result is wider, as in BERT.
+    """Make cases of `linear` and `int8_linear`, with GELU for those of an "up" projection.
 
     Args:
         bench: where they run.
@@ -305,7 +308,7 @@ def gemms(
     """
     rows = bench.tokens(rows)
     size = min(depth, width) if table else 0
-    activation = "gelu" if width > depth else "none"
+    activation = "gelu" if width == 4 * depth else "none"
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, device=bench.device).to(dtype)
@@ -325,10 +328,11 @@ def gemms(
     baselines: dict[str, Callable[..., Any]] = {CUBLAS: REGISTRY["linear"].reference}
     if not table and (depth, width) == (768, 3072):
         baselines["torch.compile"] = _compiled("linear")
-    yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, baselines)
+    yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, baselines,
+               (width, depth))  # fmt: skip
     integer_baselines = {} if table else {"torch _int_mm, no epilogue": _int_mm}
     yield Case(f"int8_linear {shape}", "int8_linear", rows, integer, work, "TOPS", size, dtype,
-               integer_baselines)  # fmt: skip
+               integer_baselines, (width, depth))  # fmt: skip
 
 
 def _int_mm(x: Tensor, qweight: Tensor, **_: Any) -> Tensor:
@@ -372,7 +376,7 @@ def measured(group: str, case: Case, bench: Bench) -> list[Row]:
         rows[name].error = errors.get(name)
     for name, row in rows.items():
         if case.size and name in (*bench.backends, CUBLAS):
-            row.op, row.size = case.op, case.size
+            row.op, row.size, row.weight = case.op, case.size, case.weight
             row.dtype = str(case.dtype).removeprefix("torch.")
     return list(rows.values())
 
