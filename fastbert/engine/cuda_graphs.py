@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastbert.runtime.devices import capturing
 from fastbert.runtime.packing import PackedBatch
 
 # Beyond this many tokens the device computes for longer than the host launches.
@@ -319,7 +320,7 @@ class CudaRecorder:
 
     def busy(self) -> bool:
         """See Recorder.busy."""
-        return torch.cuda.is_current_stream_capturing()
+        return capturing(self._device)
 
     @contextlib.contextmanager
     def turn(self, buffers: tuple[Tensor, ...]) -> Iterator[None]:
