@@ -38,6 +38,23 @@ def test_kernel(machine_code: MachineCode, kernel: str, arch: str) -> None:
         assert wide == ("ELb1E" in name), f"{name}: 16-byte loads are for aligned rows alone"
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("kernel", [*KERNELS, "gemm_wgmma_kernel", "gemm_mma_kernel"])
+def test_activations_branch_once_for_all_elements(
+    machine_code: MachineCode, kernel: str, arch: str
+) -> None:
+    for name, sass in machine_code(arch, kernel).items():
+        # A jump through a table, and for most of the time none of its elements in flight.
+        assert not re.search(r"\bBRX\b", sass), name
+        # 1 and 2: bfloat16 and float16. Not all divisions are approximate: those that make a scale.
+        if kernel in ("bias_act_kernel", "row_norm_kernel") and re.search("DTypeE[12]", name):
+            wide = "ELb1E" in name
+            branches = len(re.findall(r"\bBRA\b", sass))
+            pieces = 1 if kernel == "bias_act_kernel" else 4
+            assert not wide or branches <= 30 * pieces, f"{name}: {branches} branches"
+            assert len(re.findall(r"\bCALL\b", sass)) <= 3, f"{name} divides by a subroutine"
+
+
 def test_ptx_for_later_architectures_is_there() -> None:
     assert module is not None and module.__file__ is not None
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
