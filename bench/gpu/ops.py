@@ -21,7 +21,7 @@ from fastbert import kernels
 from fastbert.ops import REGISTRY
 from fastbert.testing import parity
 
-GROUPS = ("ceilings", "attention", "rows", "gemm", "choice")
+GROUPS = ("ceilings", "attention", "rows", "gemm", "choice", "choice-bf16", "compiled")
 CUBLAS = "cublas"
 HEADS, DIM = 12, 64
 _GATE_TOKENS = 1024
@@ -115,14 +115,23 @@ def _cases(group: str, bench: Bench) -> Iterator[Case]:
         yield attention(bench, "attention as ragged, uniform", [alike], 16384)
     elif group == "rows":
         for width in (768, 1024):
-            yield from row_ops(bench, width, 32768, compiled=True)
+            yield from row_ops(bench, width, 32768)
     elif group == "gemm":
         for depth, width in ((768, 3072), (1024, 4096), (3072, 768), (4096, 1024), (768, 768)):
             yield from gemms(bench, depth, width, 16384)
+    elif group == "choice-bf16":
+        # The table's cases that decide most, for when there is little time.
+        for tokens in (16384, 128):
+            yield from _choices(bench, _BF16, tokens)
     elif group == "choice":
         for dtype in (_BF16, torch.float16):
             for tokens in (128, 2048, 16384):
                 yield from _choices(bench, dtype, tokens)
+    elif group == "compiled":
+        # Beside torch.compile, whose tuning takes longer than everything else.
+        for width in (768, 1024):
+            yield from row_ops(bench, width, 32768, compiled=True)
+        yield from gemms(bench, 768, 3072, 16384, compiled=True)
     else:
         raise ValueError(f"There is no group {group!r}; choose from {', '.join(GROUPS)}.")
 
@@ -295,6 +304,7 @@ def gemms(
     rows: int,
     dtype: torch.dtype = _BF16,
     table: bool = False,
+    compiled: bool = False,
 ) -> Iterator[Case]:
     """Make cases of `linear` and `int8_linear`, with GELU for those of an "up" projection.
 
@@ -304,7 +314,8 @@ def gemms(
         width: columns of the result.
         rows: number of rows.
         dtype: of the rows.
-        table: whether they belong into the Plan's table, which has no torch.compile.
+        table: whether they belong into the Plan's table.
+        compiled: whether torch.compile's form of `linear` is one of its baselines.
     """
     rows = bench.tokens(rows)
     size = min(depth, width) if table else 0
@@ -326,7 +337,7 @@ def gemms(
     work = 2.0 * rows * depth * width
     shape = f"{depth}x{width}, {rows} rows"
     baselines: dict[str, Callable[..., Any]] = {CUBLAS: REGISTRY["linear"].reference}
-    if not table and (depth, width) == (768, 3072):
+    if compiled:
         baselines["torch.compile"] = _compiled("linear")
     yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, baselines,
                (width, depth))  # fmt: skip
