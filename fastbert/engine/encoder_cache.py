@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from fastbert.engine.adjoining import adjoin, read_in_place
 from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
@@ -240,14 +241,16 @@ class ModelSnapshot:
     def _copied_parts(self) -> Iterator[nn.Module]:
         """Yield the parts whose weights a prepared encoder copies.
 
-        The CPU's encoder packs all but the tables, which it reads in place; a GPU's joins queries,
-        keys and values, and sums int8 weights.
+        The CPU's encoder packs all but the tables, which it reads in place; a GPU's sums int8
+        weights, and joins those of queries, keys and values that do not adjoin.
         """
         if on_cpu(self.device):
             yield from self._projections_and_norms()
             return
         for block in self.blocks:
-            yield from (block.q, block.k, block.v)
+            parts = (block.q, block.k, block.v)
+            if not read_in_place(parts):
+                yield from parts
         yield from (part for part in self._projections_and_norms() if isinstance(part, Int8Linear))
 
 
@@ -432,12 +435,20 @@ class EncoderCache(Kept):
     def _packed(self, view: ModelSnapshot, served: EncoderParts) -> _Entry:
         if not view.holds(contents=True):
             raise self.stale(view)
+        if served.plan is not None and self._adjoined(view):
+            raise self.stale(view)  # the next one knows the weights where they are now
         self._entry = None  # its packed weights go before the new ones come
         self._met = ()
         kept, names = view.kept(), list(view.copied)
         contents = Contents(list(view.copied.values()), self.gradients, names)
         entry = self._entry = _Entry(view, served, self._prepared(view, served), contents, kept)
         return entry
+
+    def _adjoined(self, view: ModelSnapshot) -> bool:
+        """Move the weights of queries, keys and values together; return whether any was moved."""
+        self._entry = None  # it holds them, perhaps, and goes in any case
+        moved = [adjoin((block.q, block.k, block.v)) for block in view.blocks]
+        return any(moved)
 
     def _prepared(self, view: ModelSnapshot, served: EncoderParts) -> Any:
         """Pack the weights of a view."""
