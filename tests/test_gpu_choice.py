@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -225,33 +225,62 @@ def test_on_the_cpu_it_always_holds_and_is_shown() -> None:
     assert model.batch_invariant and model.plan().batch_invariant
 
 
+@pytest.fixture
+def capable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple[int, int]], None]]:
+    """Pretends a GPU of a compute capability."""
+    pytest.importorskip("triton", reason="the triton package is not installed")
+
+    def pretend(capability: tuple[int, int]) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: GPU.name)
+        monkeypatch.setattr(cuda, "unavailable", lambda: None)
+        measured.gpu.cache_clear()
+        backend._build.cache_clear()
+
+    yield pretend
+    measured.gpu.cache_clear()
+    backend._build.cache_clear()
+
+
 @pytest.mark.parametrize(
-    ("capability", "told"),
+    ("capability", "missing"),
     [
-        ((7, 5), "need compute capability 8.0 or later, Pretended 9000 has 7.5"),
-        ((8, 0), None),
-        ((8, 9), None),
-        ((9, 0), None),
-        ((12, 0), None),
+        ((7, 0), {"cuda": "8.0 or later", "triton": "7.5 or later"}),
+        ((7, 5), {"cuda": "compute capability 8.0 or later, Pretended 9000 has 7.5"}),
+        ((8, 0), {}),
+        ((8, 9), {}),
+        ((9, 0), {}),
+        ((12, 0), {}),
     ],
 )
 def test_what_is_too_old_has_no_kernels(
-    capability: tuple[int, int], told: str | None, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], missing: dict[str, str], capable: Any
 ) -> None:
-    pytest.importorskip("triton", reason="the triton package is not installed")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: GPU.name)
-    monkeypatch.setattr(cuda, "unavailable", lambda: None)
+    capable(capability)
     for name in ("cuda", "triton"):
         reason = kernels.missing(name, DEVICE)
-        assert reason is None if told is None else told in (reason or "")
-    if told is not None:
-        backend._build.cache_clear()
+        assert reason is None if name not in missing else missing[name] in (reason or "")
+    if len(missing) == 2:
         assert {choice.backend for choice in plan().choices} == {"reference"}
-        with pytest.raises(Unavailable, match=r"'triton' was asked for and cannot run here.*7\.5"):
-            plan(backend="triton")
-        backend._build.cache_clear()
+    for name in missing:
+        with pytest.raises(Unavailable, match=f"'{name}' was asked for and cannot run here"):
+            plan(backend=name)
+
+
+def test_turing_multiplies_with_torch_and_runs_rows_on_triton(capable: Any) -> None:
+    """Triton makes no tensor-core instructions for it; cuBLAS and torch's attention do."""
+    capable((7, 5))
+    backends = {choice.op: choice.backend for choice in plan(torch.float16).choices}
+    rows = {"embed_layer_norm", "add_layer_norm", "act_layer_norm", "bias_act", "quantize_rows"}
+    assert {op for op, name in backends.items() if name == "triton"} == rows
+    for op in ("linear", "int8_linear", "attention_varlen"):
+        assert backends[op] == "reference"
+        why = dict(plan(torch.float16).choice(op).passed_over)["triton"]
+        assert "no use of the tensor cores" in why
+    made = plan(torch.bfloat16)
+    assert {choice.backend for choice in made.choices} == {"reference"}
+    assert "use float16" in dict(made.choice("bias_act").passed_over)["triton"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -28,8 +28,13 @@ bool in_use(int device) {
 void* driver_entry(const char* name, unsigned since) {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult result{};
+#if CUDART_VERSION >= 12050
     const cudaError_t status =
         cudaGetDriverEntryPointByVersion(name, &entry, since, cudaEnableDefault, &result);
+#else  // which gives the newest form there is; those asked for here have had one since
+    (void)since;
+    const cudaError_t status = cudaGetDriverEntryPoint(name, &entry, cudaEnableDefault, &result);
+#endif
     return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? entry : nullptr;
 }
 

@@ -423,7 +423,9 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
         if reason is None and name not in candidates:
             reason = f"backend={question.wanted!r} does not choose it here"
         if reason is None:
-            reason = ALL[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
+            reason = ALL[op].supports(name, judged) or kernels.refusal(
+                name, op, judged, dtype, question.device
+            )
         if reason is None:
             able.append(name)
         else:

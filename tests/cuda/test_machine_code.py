@@ -6,6 +6,7 @@ Reads fastbert/_cuda with the cuobjdump of the triton wheel; no GPU is needed.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -62,3 +63,23 @@ def test_ptx_for_later_architectures_is_there() -> None:
         [tool, "--list-ptx", module.__file__], capture_output=True, text=True, check=True
     )
     assert "sm_90" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["100", "120"])
+@pytest.mark.parametrize("source", ["attention_sm80_bf16", "gemm_mma"])
+def test_blackwell_has_machine_code(source: str, arch: str, tmp_path: Path) -> None:
+    """FASTBERT_CUDA_ARCHITECTURES may name it, for wheels: drivers then need not compile PTX."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    if not Path(nvcc).exists():
+        pytest.skip("there is no nvcc")
+    csrc, made = Path(__file__).parents[2] / "csrc", tmp_path / "kernel.cubin"
+    subprocess.run(
+        [nvcc, f"-I{csrc}", "-O3", "-std=c++17", f"-arch=sm_{arch}", "-cubin", "-o", made,
+         csrc / "cuda" / "ops" / f"{source}.cu"],
+        check=True,
+    )  # fmt: skip
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    sass = subprocess.run([tool, "--dump-sass", made], capture_output=True, text=True, check=True)
+    for text in sass.stdout.split("Function : ")[1:]:
+        assert re.search(r"\b[HI]MMA\.", text) and not re.search(r"\b(STL|LDL)\b", text)
