@@ -11,6 +11,9 @@
 #   suite      the rest of the test suite, and every configuration of Triton compiled
 #   report     table, goals and plot of what there is; the Plan's table of measurements
 #   tiles      every form of the CUDA GEMMs, for the costs in csrc/cuda/gemm (on request)
+#   first      of all of these what a GPU shows in its first ten minutes: the build, every kernel once
+#              in a process of its own, ceilings, products, attention, rows, a short choice, the Plan's
+#              table, models with it, tests on the device, the report (on request, and alone)
 # Usage: bench/gpu.sh [--dry-run] [part ...]
 # A step that fails or runs out of its time is named at the end and stops no other; the exit status is
 # then 1. Results are whole after every case, in $FASTBERT_RESULTS (default: bench/results).
@@ -76,21 +79,61 @@ need() {
     return 1
 }
 
+# The report's share of the time when all of it is limited.
+REPORT_SECONDS=20
+
+part_first() {
+    local end=$((SECONDS + PART_SECONDS))
+    if [ $ALL_SECONDS -lt $end ]; then end=$ALL_SECONDS; fi
+    deadline=$((end - REPORT_SECONDS))
+    if [ -z "$DRY_RUN" ]; then part_build 90; fi
+    step 100 "first: every kernel once" "$PYTHON" -m bench.gpu.once "$RESULTS/kernels.txt" \
+        ${DRY_RUN:+--dry-run}
+    measure ops ceilings 15
+    measure ops gemm 40
+    measure ops attention 40
+    measure ops rows 30
+    measure ops choice-bf16 60
+    # Before the models: they are to run with the kernels that were found to be the fastest.
+    write_table
+    measure models base 60
+    measure models large 50
+    measure models accuracy 40
+    if [ -z "$DRY_RUN" ]; then on_the_device 120; fi
+    deadline=$end
+    step $REPORT_SECONDS "first: report" "$PYTHON" "${BENCH[@]}" report
+}
+
+# The Plan's table is committed: only a run that was asked to leave its results here writes it.
+write_table() {
+    if [ -z "$DRY_RUN" ]; then step 30 "the Plan's table" "$PYTHON" "${BENCH[@]}" table; fi
+}
+
+# What only a GPU shows, those of CUDA first: Triton's compile for a long time. -v: a run that is
+# stopped has named what it did. A test that hangs, or spoils the context, costs its own line: it is
+# ended after a minute, and its process with it (tests/cuda/conftest.py).
+on_the_device() {
+    local limits=()
+    if has pytest_timeout; then limits=(--timeout=60 --timeout-method=thread); fi
+    step "$1" "test: on the device" "$PYTHON" -m pytest -v -p no:cacheprovider -m gpu \
+        "${limits[@]}" $(workers 12) tests/cuda/test_on_device.py \
+        tests/cuda/test_products_on_device.py tests/cuda/test_gpu_path.py tests/cuda
+}
+
+# build [SECONDS]: for compiling
 part_build() {
     need pybind11 cmake ninja || { failures+=("build: packages are missing"); return 1; }
     step 120 "build: configure" cmake -S . -B build/gpu/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
         -DFASTBERT_CUDA=on -DPython_EXECUTABLE="$(command -v "$PYTHON")" \
         -DFASTBERT_OUTPUT_DIR="$PWD/build/gpu/out" || return
-    step 520 "build: compile" cmake --build build/gpu/cmake || return
+    step "${1:-520}" "build: compile" cmake --build build/gpu/cmake || return
     cp build/gpu/out/*.so fastbert/ && ln -sfn ../triton_kernels fastbert/triton_kernels \
         || failures+=("build: the extensions could not be put in place")
 }
 
 part_test() {
     need pytest || { failures+=("test: packages are missing"); return 1; }
-    # What only a GPU shows comes first. -v: a run that is stopped has named what it did.
-    step 400 "test: on the device" "$PYTHON" -m pytest -v -p no:cacheprovider -m gpu \
-        $(workers 6) tests/cuda
+    on_the_device 400
     step 300 "test: machine code" "$PYTHON" -m pytest -q -p no:cacheprovider -m "not gpu" \
         $(workers 4) tests/cuda tests/triton/test_compile.py
 }
@@ -133,11 +176,14 @@ measure() {
 part_ops() {
     measure ops ceilings 40
     measure ops attention 80
-    measure ops rows 200
-    measure ops gemm 180
+    measure ops rows 80
+    measure ops gemm 120
 }
 
-part_choice() { measure ops choice 560; }
+part_choice() {
+    measure ops choice 530
+    write_table
+}
 
 part_models() {
     measure models base 250
@@ -145,14 +191,15 @@ part_models() {
     measure models accuracy 120
 }
 
-part_compile() { measure models compile 540; }
+part_compile() {
+    measure models compile 350
+    measure ops compiled 200
+}
 
 part_tiles() { step 580 "tiles" "$PYTHON" -m bench.gpu.tiles; }
 
 part_report() {
     step 120 "report" "$PYTHON" "${BENCH[@]}" report
-    # The Plan's table is committed: only a run that was asked to leave its results here writes it.
-    if [ -z "$DRY_RUN" ]; then step 60 "report: the Plan's table" "$PYTHON" "${BENCH[@]}" table; fi
 }
 
 main() {
@@ -170,9 +217,9 @@ main() {
     local part
     for part in "$@"; do
         case $part in
-            build | test | sanitize | ops | choice | models | compile | suite | report | tiles) ;;
+            build | test | sanitize | ops | choice | models | compile | suite | report | tiles | first) ;;
             *) echo "bench/gpu.sh: there is no part \"$part\"; name build, test, sanitize, ops," \
-                    "choice, models, compile, suite, report or tiles" >&2
+                    "choice, models, compile, suite, report, tiles or first" >&2
                exit 2 ;;
         esac
     done

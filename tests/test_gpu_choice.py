@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ DEVICE = torch.device("cuda", 0)
 BF16 = torch.bfloat16
 
 
-def row(op: str = "linear", size: int = 768, dtype: str = "bfloat16", **ms: float) -> Any:
-    return {"op": op, "dtype": dtype, "size": size, "case": f"{op} {size}", "ms": ms}
+def row(
+    op: str = "linear", size: int = 768, dtype: str = "bfloat16", weight: Any = None, **ms: float
+) -> Any:
+    made = {"op": op, "dtype": dtype, "size": size, "case": f"{op} {size}", "ms": ms}
+    return made | ({} if weight is None else {"weight": weight})
 
 
 def table(*rows: Any, name: str = GPU.name, capability: str = GPU.capability) -> Any:
@@ -125,6 +129,75 @@ def test_cublas_only_where_measured_faster_and_not_batch_invariant(
     assert plan().choice("linear").backend == "cuda"
 
 
+QKV, OUT, UP, DOWN = (2304, 768), (768, 768), (3072, 768), (768, 3072)
+
+
+def products(**changes: float) -> Any:
+    """cuBLAS for three of a layer's products, ours for the one with GELU."""
+    times = {QKV: 0.5, OUT: 0.6, UP: 1.5, DOWN: 0.5}
+    rows = [row(weight=list(shape), cuda=1.0, triton=1.2, cublas=t) for shape, t in times.items()]
+    return table(*rows, **changes)
+
+
+def test_every_product_of_a_layer_has_its_own_backend(pretended: pytest.MonkeyPatch) -> None:
+    pretended.setattr(measured, "load", products)
+    called: list[str] = []
+
+    def kernel(name: str, op: str) -> kernels.Kernel:
+        return kernels.Kernel(
+            lambda *_, **__: (), Target(name, "cuda"), lambda o: called.append(name)
+        )
+
+    pretended.setattr(kernels, "kernel", kernel)
+    pretended.setattr(backend, "obstacle", lambda *_: None)
+    cublas = dataclasses.replace(
+        REGISTRY["linear"], reference=lambda *_, **__: called.append(CUBLAS)
+    )
+    pretended.setattr(backend, "ALL", {**backend.ALL, "linear": cublas})
+    made = plan()
+    choice = made.choice("linear")
+    for shape, expected in ((QKV, CUBLAS), (OUT, CUBLAS), (UP, "cuda"), (DOWN, CUBLAS)):
+        weight = torch.zeros(shape, device="meta")
+        assert choice.of(weight).backend == expected, shape
+        with torch.no_grad():
+            made.linear(torch.zeros(1, shape[1], device="meta"), weight)
+        assert called.pop() == expected and not called, shape
+    # The pooler's or a head's product is judged by all that were measured at this size.
+    assert choice.of(torch.zeros(2, 768, device="meta")).backend == choice.backend == CUBLAS
+    assert any(line.startswith("  768 to 3072") and "cuda" in line for line in made.lines())
+    assert not made.batch_invariant
+    kept = plan(batch_invariant=True)
+    assert kept.batch_invariant and not kept.choice("linear").products
+
+
+def test_a_single_product_on_cublas_ends_batch_invariance(pretended: pytest.MonkeyPatch) -> None:
+    rows = [row(weight=list(shape), cuda=1.0, triton=1.1, cublas=1.5) for shape in (QKV, UP, DOWN)]
+    rows.append(row(weight=list(OUT), cuda=1.0, triton=1.1, cublas=0.9))
+    pretended.setattr(measured, "load", lambda: table(*rows))
+    made = plan()
+    assert made.choice("linear").backend == "cuda" and not made.batch_invariant
+    assert made.choice("linear").of(torch.zeros(OUT, device="meta")).backend == CUBLAS
+    assert made.prepack("linear", torch.zeros(OUT, device="meta")) is None
+
+
+def test_a_products_weight_speaks_for_those_near_it() -> None:
+    rows = table(
+        row(weight=[768, 768], cuda=1.0, triton=2.0), row(weight=[3072, 768], cuda=2.0, triton=1.0)
+    )
+
+    def first(weight: tuple[int, int] | None, size: int = 768) -> Any:
+        found = measured.ranking(GPU, "linear", BF16, size, ["cuda", "triton"], rows, weight)
+        return found if isinstance(found, str) else next(iter(found.ratios))
+
+    assert (first((768, 768)), first((1024, 1024)), first((4096, 1024))) == (
+        "cuda",
+        "cuda",
+        "triton",
+    )
+    assert first((1600, 768)) == first(None), "not measured, so all of that size speak"
+    assert "at this size" in first((96, 96), 96)
+
+
 @pytest.mark.parametrize("name", ["cuda", "triton"])
 def test_a_forced_backend_asks_no_table(name: str, pretended: pytest.MonkeyPatch) -> None:
     pretended.setattr(measured, "load", lambda: table(row(cuda=1.0, triton=2.0, cublas=0.1)))
@@ -152,33 +225,62 @@ def test_on_the_cpu_it_always_holds_and_is_shown() -> None:
     assert model.batch_invariant and model.plan().batch_invariant
 
 
+@pytest.fixture
+def capable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple[int, int]], None]]:
+    """Pretends a GPU of a compute capability."""
+    pytest.importorskip("triton", reason="the triton package is not installed")
+
+    def pretend(capability: tuple[int, int]) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: GPU.name)
+        monkeypatch.setattr(cuda, "unavailable", lambda: None)
+        measured.gpu.cache_clear()
+        backend._build.cache_clear()
+
+    yield pretend
+    measured.gpu.cache_clear()
+    backend._build.cache_clear()
+
+
 @pytest.mark.parametrize(
-    ("capability", "told"),
+    ("capability", "missing"),
     [
-        ((7, 5), "need compute capability 8.0 or later, Pretended 9000 has 7.5"),
-        ((8, 0), None),
-        ((8, 9), None),
-        ((9, 0), None),
-        ((12, 0), None),
+        ((7, 0), {"cuda": "8.0 or later", "triton": "7.5 or later"}),
+        ((7, 5), {"cuda": "compute capability 8.0 or later, Pretended 9000 has 7.5"}),
+        ((8, 0), {}),
+        ((8, 9), {}),
+        ((9, 0), {}),
+        ((12, 0), {}),
     ],
 )
 def test_what_is_too_old_has_no_kernels(
-    capability: tuple[int, int], told: str | None, monkeypatch: pytest.MonkeyPatch
+    capability: tuple[int, int], missing: dict[str, str], capable: Any
 ) -> None:
-    pytest.importorskip("triton", reason="the triton package is not installed")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: GPU.name)
-    monkeypatch.setattr(cuda, "unavailable", lambda: None)
+    capable(capability)
     for name in ("cuda", "triton"):
         reason = kernels.missing(name, DEVICE)
-        assert reason is None if told is None else told in (reason or "")
-    if told is not None:
-        backend._build.cache_clear()
+        assert reason is None if name not in missing else missing[name] in (reason or "")
+    if len(missing) == 2:
         assert {choice.backend for choice in plan().choices} == {"reference"}
-        with pytest.raises(Unavailable, match=r"'triton' was asked for and cannot run here.*7\.5"):
-            plan(backend="triton")
-        backend._build.cache_clear()
+    for name in missing:
+        with pytest.raises(Unavailable, match=f"'{name}' was asked for and cannot run here"):
+            plan(backend=name)
+
+
+def test_turing_multiplies_with_torch_and_runs_rows_on_triton(capable: Any) -> None:
+    """Triton makes no tensor-core instructions for it; cuBLAS and torch's attention do."""
+    capable((7, 5))
+    backends = {choice.op: choice.backend for choice in plan(torch.float16).choices}
+    rows = {"embed_layer_norm", "add_layer_norm", "act_layer_norm", "bias_act", "quantize_rows"}
+    assert {op for op, name in backends.items() if name == "triton"} == rows
+    for op in ("linear", "int8_linear", "attention_varlen"):
+        assert backends[op] == "reference"
+        why = dict(plan(torch.float16).choice(op).passed_over)["triton"]
+        assert "no use of the tensor cores" in why
+    made = plan(torch.bfloat16)
+    assert {choice.backend for choice in made.choices} == {"reference"}
+    assert "use float16" in dict(made.choice("bias_act").passed_over)["triton"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -239,6 +341,7 @@ def test_a_backend_without_a_figure_stands_outside() -> None:
     ("spoil", "told"),
     [
         (lambda t: t.update(format=2), "format 1"),
+        (lambda t: t["gpus"][GPU.name]["rows"][0].update(weight=[768]), "no pair of sizes"),
         (lambda t: t["gpus"][GPU.name].pop("date"), "no 'date'"),
         (lambda t: t["gpus"][GPU.name]["rows"][0].pop("size"), "no size"),
         (lambda t: t["gpus"][GPU.name]["rows"][0]["ms"].update(cuda=0.0), "positive"),

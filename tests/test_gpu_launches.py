@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from fastbert import kernels
+from fastbert.engine.cuda_graphs import CudaRecorder
 from fastbert.kernels.cuda import _native
 from fastbert.ops import REGISTRY
+from fastbert.runtime.packing import in_one_copy
 
 # Those that have a kernel for GPUs.
 OPS = [name for name in REGISTRY if name != "segment_sums"]
@@ -71,8 +73,8 @@ def there(value: Any) -> Any:
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=OTHER)
 
 
-def launched(op: str, kernel: Callable[..., Any], machine: Machine) -> None:
-    """Runs the op's cases, and holds what they launched against where their operands are."""
+def launched(op: str, kernel: Callable[..., Any], machine: Machine, expected: Any) -> None:
+    """Runs the op's cases, and holds what they launched against what each must have."""
     done = 0
     for case in REGISTRY[op].cases():
         arguments = case.make(HALF)
@@ -85,7 +87,7 @@ def launched(op: str, kernel: Callable[..., Any], machine: Machine) -> None:
         assert all(part.device == OTHER for part in pytree.tree_leaves(out))
         done += 1
     assert done > 5 and len(machine.launches) >= done // 2
-    assert set(machine.launches) == {(OTHER.index, STREAM)}
+    assert set(machine.launches) == {expected}
     assert machine.current == 0, "the caller's device was changed"
 
 
@@ -98,7 +100,7 @@ def test_triton(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> N
         machine.launches.append((machine.current, machine.stream().cuda_stream))
 
     monkeypatch.setattr(jit.JITFunction, "run", run)
-    launched(op, kernels.bound("triton", op), machine)
+    launched(op, kernels.bound("triton", op), machine, (OTHER.index, STREAM))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,31 @@ def test_tiles_fit_the_gpu(
 def test_cuda(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     class Library:
         def __getattr__(self, name: str) -> Callable[..., None]:
-            return lambda *args: machine.launches.append(args[-2:])
+            return lambda *args: machine.launches.append((*args[-2:], machine.current))
 
     monkeypatch.setattr(_native, "load", lambda: (Library(), ""))
-    launched(op, kernels.bound("cuda", op), machine)
+    # Its own device is current already: the library, which would go back to the first by itself,
+    # would make a context there.
+    launched(op, kernels.bound("cuda", op), machine, (OTHER.index, STREAM, OTHER.index))
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_recordings_are_asked_after_on_the_device_itself(
+    current: int, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.current = current
+    asked: list[int] = []
+
+    def ask() -> bool:
+        asked.append(machine.current)
+        return machine.current == OTHER.index
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", ask)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
+    assert CudaRecorder(OTHER).busy()
+    with pytest.raises(RuntimeError, match="cannot become part of a CUDA graph"):
+        in_one_copy([torch.zeros(3)], OTHER)
+    # Asked on another one, torch would make a context there, and answer for that one.
+    assert asked == [OTHER.index] * 2 and machine.current == current

@@ -21,7 +21,7 @@ from fastbert import kernels
 from fastbert.ops import REGISTRY
 from fastbert.testing import parity
 
-GROUPS = ("ceilings", "attention", "rows", "gemm", "choice")
+GROUPS = ("ceilings", "attention", "rows", "gemm", "choice", "choice-bf16", "compiled")
 CUBLAS = "cublas"
 HEADS, DIM = 12, 64
 _GATE_TOKENS = 1024
@@ -42,6 +42,7 @@ class Case:
         size: shape class in the Plan's table, 0 where the case does not belong there.
         dtype: of the operands.
         baselines: name -> a callable on the same arguments, in place of our kernel.
+        weight: shape of a gemm's weight, () for other ops.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Case:
     size: int = 0
     dtype: torch.dtype = _BF16
     baselines: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    weight: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,23 @@ def _cases(group: str, bench: Bench) -> Iterator[Case]:
         yield attention(bench, "attention as ragged, uniform", [alike], 16384)
     elif group == "rows":
         for width in (768, 1024):
-            yield from row_ops(bench, width, 32768, compiled=True)
+            yield from row_ops(bench, width, 32768)
     elif group == "gemm":
         for depth, width in ((768, 3072), (1024, 4096), (3072, 768), (4096, 1024), (768, 768)):
             yield from gemms(bench, depth, width, 16384)
+    elif group == "choice-bf16":
+        # The table's cases that decide most, for when there is little time.
+        for tokens in (16384, 128):
+            yield from _choices(bench, _BF16, tokens)
     elif group == "choice":
         for dtype in (_BF16, torch.float16):
             for tokens in (128, 2048, 16384):
                 yield from _choices(bench, dtype, tokens)
+    elif group == "compiled":
+        # Beside torch.compile, whose tuning takes longer than everything else.
+        for width in (768, 1024):
+            yield from row_ops(bench, width, 32768, compiled=True)
+        yield from gemms(bench, 768, 3072, 16384, compiled=True)
     else:
         raise ValueError(f"There is no group {group!r}; choose from {', '.join(GROUPS)}.")
 
@@ -134,8 +145,9 @@ def _choices(bench: Bench, dtype: torch.dtype, tokens: int) -> Iterator[Case]:
     yield attention(bench, "attention", [128], tokens, dtype, size=DIM)
     for width in (768, 1024):
         yield from row_ops(bench, width, tokens, dtype, table=True)
-        yield from gemms(bench, width, 4 * width, tokens, dtype, table=True)
-        yield from gemms(bench, width, width, tokens, dtype, table=True)
+        # The products of a layer: queries, keys and values; its output; and the two wide ones.
+        for depth, outer in ((1, 3), (1, 1), (1, 4), (4, 1)):
+            yield from gemms(bench, depth * width, outer * width, tokens, dtype, table=True)
         yield embedding(bench, width, tokens, dtype)
 
 
@@ -292,8 +304,9 @@ def gemms(
     rows: int,
     dtype: torch.dtype = _BF16,
     table: bool = False,
+    compiled: bool = False,
 ) -> Iterator[Case]:
-    """Make cases of `linear` and `int8_linear`, with GELU where the result is wider, as in BERT.
+    """Make cases of `linear` and `int8_linear`, with GELU for those of an "up" projection.
 
     Args:
         bench: where they run.
@@ -301,11 +314,12 @@ def gemms(
         width: columns of the result.
         rows: number of rows.
         dtype: of the rows.
-        table: whether they belong into the Plan's table, which has no torch.compile.
+        table: whether they belong into the Plan's table.
+        compiled: whether torch.compile's form of `linear` is one of its baselines.
     """
     rows = bench.tokens(rows)
     size = min(depth, width) if table else 0
-    activation = "gelu" if width > depth else "none"
+    activation = "gelu" if width == 4 * depth else "none"
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, device=bench.device).to(dtype)
@@ -323,12 +337,13 @@ def gemms(
     work = 2.0 * rows * depth * width
     shape = f"{depth}x{width}, {rows} rows"
     baselines: dict[str, Callable[..., Any]] = {CUBLAS: REGISTRY["linear"].reference}
-    if not table and (depth, width) == (768, 3072):
+    if compiled:
         baselines["torch.compile"] = _compiled("linear")
-    yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, baselines)
+    yield Case(f"linear {shape}", "linear", rows, linear, work, "TFLOP/s", size, dtype, baselines,
+               (width, depth))  # fmt: skip
     integer_baselines = {} if table else {"torch _int_mm, no epilogue": _int_mm}
     yield Case(f"int8_linear {shape}", "int8_linear", rows, integer, work, "TOPS", size, dtype,
-               integer_baselines)  # fmt: skip
+               integer_baselines, (width, depth))  # fmt: skip
 
 
 def _int_mm(x: Tensor, qweight: Tensor, **_: Any) -> Tensor:
@@ -372,7 +387,7 @@ def measured(group: str, case: Case, bench: Bench) -> list[Row]:
         rows[name].error = errors.get(name)
     for name, row in rows.items():
         if case.size and name in (*bench.backends, CUBLAS):
-            row.op, row.size = case.op, case.size
+            row.op, row.size, row.weight = case.op, case.size, case.weight
             row.dtype = str(case.dtype).removeprefix("torch.")
     return list(rows.values())
 

@@ -34,6 +34,7 @@ class Row:
         op: under which the Plan's table has it; "" where it does not belong there.
         dtype: likewise.
         size: shape class, likewise; 0 where it does not belong there.
+        weight: shape of a gemm's weight there; () for other ops.
     """
 
     part: str
@@ -48,6 +49,7 @@ class Row:
     op: str = ""
     dtype: str = ""
     size: int = 0
+    weight: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -134,6 +136,7 @@ class Record:
         for row in rows:
             if row.quartiles_ms is not None:
                 row.quartiles_ms = tuple(row.quartiles_ms)
+            row.weight = tuple(row.weight)
         return cls(**found, rows=rows)
 
     def resumed(self, folder: Path) -> Record:

@@ -85,14 +85,15 @@ def is_ours(row: Row) -> bool:
 
 def measurements(record: Record) -> dict[str, Any]:
     """Make the record's entry in the Plan's table, of the cases that were measured for it."""
-    cases: dict[tuple[str, str, int, str], dict[str, float]] = {}
+    cases: dict[tuple[str, str, int, str, tuple[int, ...]], dict[str, float]] = {}
     for row in record.rows:
         if row.op and row.median_ms is not None:
-            key = (row.op, row.dtype, row.size, row.case)
+            key = (row.op, row.dtype, row.size, row.case, row.weight)
             cases.setdefault(key, {})[row.engine] = round(row.median_ms, 6)
     rows = [
         {"op": op, "dtype": dtype, "size": size, "case": case, "ms": times}
-        for (op, dtype, size, case), times in cases.items()
+        | ({"weight": list(weight)} if weight else {})
+        for (op, dtype, size, case, weight), times in cases.items()
     ]
     return {
         "capability": record.capability,

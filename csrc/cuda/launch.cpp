@@ -1,5 +1,6 @@
 #include "cuda/launch.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <stdexcept>
@@ -12,7 +13,30 @@ namespace {
     throw std::runtime_error(std::string(op) + ": " + sentence);
 }
 
+// Whether this process uses a device already. To make one current that it does not use would create
+// a context there, some 500 MB.
+bool in_use(int device) {
+    static const auto ask = reinterpret_cast<decltype(&cuDevicePrimaryCtxGetState)>(
+        driver_entry("cuDevicePrimaryCtxGetState", 7000));
+    unsigned flags = 0;
+    int active = 0;
+    return ask == nullptr || ask(device, &flags, &active) != CUDA_SUCCESS || active != 0;
+}
+
 }  // namespace
+
+void* driver_entry(const char* name, unsigned since) {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+#if CUDART_VERSION >= 12050
+    const cudaError_t status =
+        cudaGetDriverEntryPointByVersion(name, &entry, since, cudaEnableDefault, &result);
+#else  // which gives the newest form there is; those asked for here have had one since
+    (void)since;
+    const cudaError_t status = cudaGetDriverEntryPoint(name, &entry, cudaEnableDefault, &result);
+#endif
+    return status == cudaSuccess && result == cudaDriverEntryPointSuccess ? entry : nullptr;
+}
 
 std::string unavailable() {
     int count = 0;
@@ -42,7 +66,7 @@ DeviceTraits device_traits(const char* op, int device) {
     return traits;
 }
 
-Launch::Launch(const char* op, int device) : op_(op), previous_(-1) {
+Launch::Launch(const char* op, int device) : op_(op), device_(device), previous_(device) {
     const std::string reason = unavailable();
     if (!reason.empty()) refuse(op, reason + ".");
     cudaError_t status = cudaGetDevice(&previous_);
@@ -57,7 +81,7 @@ Launch::Launch(const char* op, int device) : op_(op), previous_(-1) {
 }
 
 Launch::~Launch() {
-    if (previous_ >= 0) cudaSetDevice(previous_);
+    if (previous_ != device_ && in_use(previous_)) cudaSetDevice(previous_);
 }
 
 void Launch::check() const {

@@ -48,7 +48,12 @@ struct DeviceTraits {
 // Throws std::runtime_error when the device can not be asked.
 DeviceTraits device_traits(const char* op, int device);
 
-// Makes a device current for one launch and afterwards restores the one that was.
+// A function of the driver as it has been since a CUDA version (12000 for 12.0), or null. Through
+// the runtime, so that the library loads on machines that have no driver.
+void* driver_entry(const char* name, unsigned since);
+
+// Makes a device current for one launch and afterwards restores the one that was, where this
+// process uses that one.
 class Launch {
   public:
     // Throws std::runtime_error with a sentence when the device can not be used.
@@ -62,7 +67,7 @@ class Launch {
 
   private:
     const char* op_;
-    int previous_;
+    int device_, previous_;
 };
 
 }  // namespace fastbert::cuda

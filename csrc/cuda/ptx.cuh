@@ -47,6 +47,13 @@ __device__ inline float load_anew(const float* from) {
     return value;
 }
 
+// x, of which the compiler knows nothing.
+__device__ inline int opaque(int x) {
+    int y;
+    asm("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
 // 2^x; 2^-inf = 0. Relative error at most 2^-22, subnormal results are 0.
 __device__ inline float exp2_approximate(float x) {
     float y;

@@ -12,6 +12,10 @@ namespace fastbert::cuda {
 
 constexpr unsigned full_mask = 0xffffffffu;
 
+// What all lanes of a warp hold, said so that the compiler knows: descriptors and addresses of
+// barriers then live in uniform registers, instead of being moved there (R2UR) before every use.
+__device__ inline int uniform(int x) { return __shfl_sync(full_mask, x, 0); }
+
 // Element types as the hardware converts them; storage is that of types.h.
 template <DType>
 struct Element;
@@ -74,34 +78,6 @@ __device__ void store(void* base, index_t offset, index_t available, const float
             if (i < available) p[i] = E::narrow(value[i]);
         }
     }
-}
-
-// gelu is the exact erf form.
-__device__ inline float activate(float x, Activation activation, const ActivationParams& params) {
-    switch (activation) {
-        case Activation::none:
-            return x;
-        case Activation::gelu:
-            return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-        case Activation::gelu_tanh: {
-            // 0.5 * (1 + tanh(u)) = 1 / (1 + e^-2u), which does not cancel for u << 0.
-            const float u = 0.79788456080286536f * fmaf(0.044715f * x * x, x, x);
-            return x / (1.0f + expf(-2.0f * u));
-        }
-        case Activation::relu:
-            return x < 0.0f ? 0.0f : x;
-        case Activation::silu:
-            return x / (1.0f + expf(-x));
-        case Activation::tanh:
-            return tanhf(x);
-        case Activation::leaky_relu:
-            return x < 0.0f ? params.a * x : x;
-        case Activation::scaled_silu:
-            return x / (1.0f + expf(-(params.a * x)));
-        case Activation::xielu:  // refused by check_activation
-            break;
-    }
-    return x;
 }
 
 // The part of a row that one lane holds: pieces of 16 bytes, 32 * warps lanes apart.

@@ -1,11 +1,12 @@
 #include "cuda/tensor_map.h"
 
 #include <cuda.h>
-#include <cuda_runtime_api.h>
 
 #include <cstring>
 #include <stdexcept>
 #include <string>
+
+#include "cuda/launch.h"
 
 namespace fastbert::cuda {
 
@@ -15,16 +16,9 @@ namespace {
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
-// Through the runtime, so that the library loads on machines that have no driver.
 Encode encode_entry(const char* op) {
-    static const Encode found = [] {
-        void* entry = nullptr;
-        cudaDriverEntryPointQueryResult result{};
-        const cudaError_t status = cudaGetDriverEntryPointByVersion(
-            "cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &result);
-        const bool ok = status == cudaSuccess && result == cudaDriverEntryPointSuccess;
-        return ok ? reinterpret_cast<Encode>(entry) : nullptr;
-    }();
+    static const auto found =
+        reinterpret_cast<Encode>(driver_entry("cuTensorMapEncodeTiled", 12000));
     if (found == nullptr) {
         throw std::runtime_error(
             std::string(op) +

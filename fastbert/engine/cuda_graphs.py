@@ -21,15 +21,25 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastbert.runtime.devices import capturing
 from fastbert.runtime.packing import PackedBatch
 
 # Beyond this many tokens the device computes for longer than the host launches.
 TOKEN_LIMIT = 4096
 SEQUENCE_LIMIT = 1024
-# Number of graphs kept at once; they share buffers and the memory of their intermediates.
-MOST_GRAPHS = 32
+# Upper bounds on the number of sequences. An empty one costs a kernel next to nothing, a further
+# bucket costs a recording.
+_SEQUENCES = (8, 64, SEQUENCE_LIMIT)
+# Number of graphs kept at once: more than there are buckets without a bias (96 that any batch of
+# texts meets). They share buffers and the memory of their intermediates.
+MOST_GRAPHS = 128
 # A bucket is recorded when it is met for the second time: recording costs several plain passes.
 MEETINGS = 2
+# Where all places are taken, a bucket must have been met so many times as often as the one that
+# goes for it; otherwise two that are met equally often would take turns, with a recording each.
+_OUSTING = 2
+# Meetings count half after so many passes for each place, so that traffic of the past fades.
+_HALVING = 16
 _recording = threading.Lock()
 _log = logging.getLogger("fastbert")
 
@@ -41,13 +51,11 @@ class Bucket:
     Attributes:
         tokens: upper bound on the number of tokens.
         sequences: upper bound on the number of sequences.
-        longest: upper bound on the length of a sequence.
         biased: whether the keys have a bias.
     """
 
     tokens: int
     sequences: int
-    longest: int
     biased: bool
 
 
@@ -61,20 +69,12 @@ def token_bucket(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def _power_of_two(value: int, least: int) -> int:
-    return max(least, 1 << max(0, value - 1).bit_length())
-
-
 def bucket_of(batch: PackedBatch) -> Bucket | None:
     """Return the bucket of a batch, None where it is empty or too large to be worth recording."""
     if not 0 < batch.total <= TOKEN_LIMIT or batch.batch_size > SEQUENCE_LIMIT:
         return None
-    return Bucket(
-        token_bucket(batch.total),
-        _power_of_two(batch.batch_size, 1),
-        _power_of_two(batch.max_seqlen, 32),
-        batch.key_bias is not None,
-    )
+    sequences = next(bound for bound in _SEQUENCES if batch.batch_size <= bound)
+    return Bucket(token_bucket(batch.total), sequences, batch.key_bias is not None)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Static:
     Attributes:
         rows: (tokens, hidden), the packed hidden states.
         cu_seqlens: int32 (sequences + 1,); sequences beyond the batch's are empty.
-        longest: upper bound on the length of a sequence.
+        longest: upper bound on the length of a sequence. Kernels take it from there; in a
+            recording it is the number of tokens, so that lengths make no further buckets.
         key_bias: float32 (tokens,); None in a bucket without one.
     """
 
@@ -161,7 +162,7 @@ class Graphs:
         self._recorder = recorder
         self._lock = threading.Lock()
         self._kept: OrderedDict[Bucket, Replay] = OrderedDict()
-        self._met: OrderedDict[Bucket, int] = OrderedDict()
+        self._met = _Meetings()
         self._buffers: _Buffers | None = None
         self.failure = ""
 
@@ -201,13 +202,17 @@ class Graphs:
                 return buffers.out[: batch.total].clone()
 
     def _due(self, bucket: Bucket) -> bool:
+        """Count a meeting, and return whether the bucket is recorded or is to be recorded now."""
+        met = self._met.count(bucket)
         if bucket in self._kept:
             return True
-        self._met[bucket] = self._met.get(bucket, 0) + 1
-        self._met.move_to_end(bucket)
-        if len(self._met) > 8 * MOST_GRAPHS:
-            self._met.popitem(last=False)
-        return self._met.get(bucket, 0) >= MEETINGS
+        if met < MEETINGS or len(self._kept) < MOST_GRAPHS:
+            return met >= MEETINGS
+        return met > _OUSTING * self._met.of(self._rarest())
+
+    def _rarest(self) -> Bucket:
+        """Return the recorded bucket that was met least, of several the least recently used."""
+        return min(self._kept, key=self._met.of)
 
     def _record(self, bucket: Bucket, buffers: _Buffers) -> Replay | None:
         static = buffers.static(bucket)
@@ -215,9 +220,9 @@ class Graphs:
         def run() -> None:
             buffers.out[: bucket.tokens].copy_(self._run(static))
 
-        while len(self._kept) >= MOST_GRAPHS:
+        if len(self._kept) >= MOST_GRAPHS:
             self._recorder.settle()
-            self._kept.popitem(last=False)
+            del self._kept[self._rarest()]
         try:
             replay = self._recorder.record(run)
         except RuntimeError as error:  # running out of memory raises one too
@@ -232,6 +237,28 @@ class Graphs:
             return None
         self._kept[bucket] = replay
         return replay
+
+
+class _Meetings:
+    """How often each bucket was met lately: counts that are halved as further passes come."""
+
+    def __init__(self) -> None:
+        self._counts: dict[Bucket, int] = {}
+        self._passes = 0
+
+    def count(self, bucket: Bucket) -> int:
+        """Add a meeting, and return how many there were."""
+        self._passes += 1
+        if self._passes >= _HALVING * MOST_GRAPHS:
+            self._passes = 0
+            halves = ((known, met // 2) for known, met in self._counts.items())
+            self._counts = {known: met for known, met in halves if met}
+        met = self._counts[bucket] = self.of(bucket) + 1
+        return met
+
+    def of(self, bucket: Bucket) -> int:
+        """Return how often a bucket was met."""
+        return self._counts.get(bucket, 0)
 
 
 class _Buffers:
@@ -259,7 +286,7 @@ class _Buffers:
         return Static(
             self.rows[: bucket.tokens],
             self.cu_seqlens[: bucket.sequences + 1],
-            bucket.longest,
+            bucket.tokens,
             self.key_bias[: bucket.tokens] if bucket.biased else None,
         )
 
@@ -293,7 +320,7 @@ class CudaRecorder:
 
     def busy(self) -> bool:
         """See Recorder.busy."""
-        return torch.cuda.is_current_stream_capturing()
+        return capturing(self._device)
 
     @contextlib.contextmanager
     def turn(self, buffers: tuple[Tensor, ...]) -> Iterator[None]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from fastbert.engine.adjoining import adjoin, read_in_place
 from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_sources import in_place
 from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
@@ -242,16 +243,16 @@ class ModelSnapshot:
         """Yield the tensors whose contents a prepared encoder copies.
 
         The CPU's encoder packs all but tables and most vectors, which it reads in place; a GPU's
-        joins queries, keys and values, and sums int8 weights.
+        sums int8 weights, and joins those of queries, keys and values that do not adjoin.
         """
         joined = {id(part): block for block in self.blocks for part in (block.q, block.k, block.v)}
         for part in self._projections_and_norms():
             block = joined.get(id(part))
+            together = (part,) if block is None else (block.q, block.k, block.v)
             if on_cpu(self.device):
-                together = (part,) if block is None else (block.q, block.k, block.v)
                 read = {id(vector) for vector in in_place(*together)}
                 yield from (t for t in tensors_of(part) if id(t) not in read)
-            elif block is not None or isinstance(part, Int8Linear):
+            elif isinstance(part, Int8Linear) or (block and not read_in_place(together)):
                 yield from tensors_of(part)
 
 
@@ -448,12 +449,20 @@ class EncoderCache(Kept):
     def _packed(self, view: ModelSnapshot, served: EncoderParts) -> _Entry:
         if not view.holds(contents=True):
             raise self.stale(view)
+        if served.plan is not None and self._adjoined(view):
+            raise self.stale(view)  # the next one knows the weights where they are now
         self._entry = None  # its packed weights go before the new ones come
         self._met = ()
         kept, names = view.kept(), list(view.copied)
         contents = Contents(list(view.copied.values()), self.gradients, names)
         entry = self._entry = _Entry(view, served, self._prepared(view, served), contents, kept)
         return entry
+
+    def _adjoined(self, view: ModelSnapshot) -> bool:
+        """Move the weights of queries, keys and values together; return whether any was moved."""
+        self._entry = None  # it holds them, perhaps, and goes in any case
+        moved = [adjoin((block.q, block.k, block.v)) for block in view.blocks]
+        return any(moved)
 
     def _prepared(self, view: ModelSnapshot, served: EncoderParts) -> Any:
         """Pack the weights of a view."""

@@ -1,8 +1,8 @@
 """Prepared encoders on a GPU: all blocks of a model over the Plan's kernels, op by op.
 
 They differ from the layers' own path in two ways: queries, keys and values come from one gemm over
-joined weights (a copy of three of the attention's four weights), and passes over few tokens are
-replayed from CUDA graphs. Every token goes through the arithmetic of the layers.
+joined weights (their own, which adjoin, or where they cannot, a copy), and passes over few tokens
+are replayed from CUDA graphs. Every token goes through the arithmetic of the layers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastbert.engine.adjoining import adjoining
 from fastbert.engine.cuda_graphs import (
     CudaRecorder,
     Graphs,
@@ -197,7 +198,10 @@ class GpuEncoder:
 
 
 def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0].detach() if len(tensors) == 1 else torch.cat([t.detach() for t in tensors])
+    if len(tensors) == 1:
+        return tensors[0].detach()
+    whole = adjoining(tensors)
+    return torch.cat([t.detach() for t in tensors]) if whole is None else whole
 
 
 def _bias(part: Projection, dtype: torch.dtype) -> Tensor:

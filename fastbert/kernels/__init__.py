@@ -27,7 +27,11 @@ from fastbert.ops.operands import Target, obstacle, unreadable
 NAMES = ("cpu", "cuda", "triton")
 # Of a GPU. What is older has neither bfloat16 on its tensor cores nor cp.async, and no machine code
 # is embedded for it.
-LEAST_CAPABILITY = (8, 0)
+LEAST_CAPABILITY = {"cuda": (8, 0), "triton": (7, 5)}
+# Of those, what Triton multiplies matrices for with tensor cores; for older ones its code would be
+# slower than torch's products and fused attention by far (tests/triton/test_compile.py).
+_TENSOR_CORES = (8, 0)
+_MULTIPLYING = ("attention_varlen", "linear", "int8_linear")
 
 
 def missing(backend: str, device: torch.device) -> str | None:
@@ -40,7 +44,7 @@ def missing(backend: str, device: torch.device) -> str | None:
         module, reason = _module(f"fastbert.kernels.{backend}")
         reason = reason if module is None else module.unavailable()
     if reason is None and device.type == "cuda":
-        reason = _too_old(device)
+        reason = _too_old(backend, device)
     return reason
 
 
@@ -54,8 +58,24 @@ def instruction_set(backend: str, device: torch.device) -> str:
     return f"sm_{major}{minor}"
 
 
-def refusal(backend: str, op: str, traits: Traits, dtype: torch.dtype) -> str | None:
-    """Return None when a backend that is not `missing` has a kernel for this, else the reason."""
+def refusal(
+    backend: str, op: str, traits: Traits, dtype: torch.dtype, device: torch.device | None = None
+) -> str | None:
+    """Return None when a backend that is not `missing` has a kernel for this, else the reason.
+
+    Args:
+        backend: its name.
+        op: name of the op.
+        traits: of the caller.
+        dtype: of the activations.
+        device: where it is to run; None asks of no device in particular.
+    """
+    on_gpu = device is not None and device.type == "cuda"
+    if on_gpu and torch.cuda.get_device_capability(device) < _TENSOR_CORES:
+        if op in _MULTIPLYING:
+            return "it makes no use of the tensor cores of this GPU, torch's own product does"
+        if dtype == torch.bfloat16:
+            return "this GPU has no bfloat16; use float16"
     if dtype not in _DTYPES:
         return f"kernels compute in {', '.join(map(_short, _DTYPES))}, not in {_short(dtype)}"
     module, reason = _op_module(backend, op)
@@ -147,14 +167,15 @@ def _op_module(backend: str, op: str) -> tuple[ModuleType | None, str]:
     return (None, reason) if reason else _module(f"fastbert.kernels.cuda.{op}")
 
 
-def _too_old(device: torch.device) -> str | None:
+def _too_old(backend: str, device: torch.device) -> str | None:
     """None when kernels were written for a GPU like this one, else the reason."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device here"
     capability = torch.cuda.get_device_capability(device)
-    if capability >= LEAST_CAPABILITY:
+    wanted = LEAST_CAPABILITY[backend]
+    if capability >= wanted:
         return None
-    have, least = (".".join(map(str, pair)) for pair in (capability, LEAST_CAPABILITY))
+    have, least = (".".join(map(str, pair)) for pair in (capability, wanted))
     name = torch.cuda.get_device_name(device)
     return f"its kernels need compute capability {least} or later, {name} has {have}"
 

@@ -7,6 +7,8 @@
          "ms": {"cuda": 0.13, "triton": 0.15, "cublas": 0.12}}, ...]}}}
 
 `size` is the shape class of a row: head_dim for attention, the width of a row for everything else.
+Rows of gemms may also say their `weight`, (out_features, in_features): of a layer's four products,
+with an activation or without, each has a backend that is fastest for it.
 Nothing is interpolated: a GPU, dtype or size that nobody measured has no ranking, and the Plan says
 "not measured".
 """
@@ -65,6 +67,7 @@ def ranking(
     size: int | None,
     backends: Sequence[str],
     table: Mapping[str, Any] | None = None,
+    weight: tuple[int, int] | None = None,
 ) -> Ranking | str:
     """Return the measured order of backends, or why there is none.
 
@@ -76,6 +79,8 @@ def ranking(
         size: shape class; None, where the caller does not know it, takes all of them.
         backends: who could serve the op. One without a figure stands outside of the ranking.
         table: as in the file, for tests; the committed one by default.
+        weight: shape of a gemm's weight, to be judged by that product alone; by all products of
+            the size where it was not measured, or where this is None.
     """
     gpus = (load() if table is None else table)["gpus"]
     found = _entry(gpus, gpu)
@@ -84,7 +89,7 @@ def ranking(
     name, entry = found
     precision = str(dtype).removeprefix("torch.")
     rows = [row for row in entry["rows"] if row["op"] == op and row["dtype"] == precision]
-    rows = _of_size(rows, size)
+    rows = _of_weight(rows, weight) or _of_size(rows, size)
     measured = [b for b in backends if rows and all(b in row["ms"] for row in rows)]
     if len(measured) < 2:
         return f"not measured beside another on {name} in {precision} at this size"
@@ -118,6 +123,20 @@ def _of_size(rows: list[Any], size: int | None) -> list[Any]:
     return [row for row in rows if row["size"] == nearest]
 
 
+def _of_weight(rows: list[Any], weight: tuple[int, int] | None) -> list[Any]:
+    """Return the rows of the measured weight that is nearest, if any is within REACH."""
+    if weight is None:
+        return []
+
+    def distance(row: Any) -> float:
+        pairs = zip(row["weight"], weight, strict=True)
+        return max(abs(math.log(theirs / ours)) for theirs, ours in pairs)
+
+    near = [row for row in rows if "weight" in row and distance(row) <= math.log(REACH)]
+    least = min(map(distance, near), default=0.0)
+    return [row for row in near if distance(row) == least]
+
+
 @functools.cache
 def load() -> Mapping[str, Any]:
     """Return the committed table.
@@ -144,6 +163,11 @@ def checked(table: Any) -> Mapping[str, Any]:
             missing = {"op", "dtype", "size", "case", "ms"} - set(row)
             if missing:
                 raise ValueError(f"A measurement of {name} has no {', '.join(sorted(missing))}.")
+            if "weight" in row and not (len(row["weight"]) == 2 and min(row["weight"]) > 0):
+                raise ValueError(
+                    f"The measurement of {row['op']} ({row['case']}) on {name} has a weight "
+                    "that is no pair of sizes."
+                )
             times = row["ms"].values()
             if not all(isinstance(t, int | float) and 0 < t < math.inf for t in times):
                 raise ValueError(

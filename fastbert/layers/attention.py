@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastbert.layers.block import Distances
+from fastbert.ops.attention_fused import fused_attention, fuses
 from fastbert.ops.attention_varlen import attention_context, attention_probs, thinned
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
@@ -79,6 +80,9 @@ def attend(
         if not scores.wanted:
             return context, None
         return context, _to_columns(attention_probs(q, k, *arguments), queries, keys)
+    if not scores.wanted and scores.head_mask is None and fuses(q, keys.key_bias, scores.bias):
+        dropped = fused_attention(q, k, v, *arguments[:-2], dropout_p=scores.dropout)
+        return dropped.flatten(1), None
     probs = thinned(attention_probs(q, k, *arguments), scores.dropout, scores.head_mask)
     weights = None
     if scores.wanted:

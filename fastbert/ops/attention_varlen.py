@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler, offsets
+from fastbert.ops.attention_fused import fused_attention, fuses
 from fastbert.ops.operands import Target, by_heads, fits, operand, vector, wrong_kind
 
 
@@ -56,6 +57,10 @@ def attention_varlen(
 
     Source: Vaswani et al. 2017, "Attention is all you need", equation 1.
     """
+    if fuses(q, key_bias, bias):
+        return fused_attention(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, scale, causal
+        )
     out, _ = attention_with_probs(
         q,
         k,
@@ -147,7 +152,7 @@ def attention_probs(
         max_seqlen_q,
         max_seqlen_k,
         causal,
-        full=_is_full(q, cu_seqlens_q, max_seqlen_q) and _is_full(k, cu_seqlens_k, max_seqlen_k),
+        full=is_full(q, cu_seqlens_q, max_seqlen_q) and is_full(k, cu_seqlens_k, max_seqlen_k),
     )
     return masked_softmax(scores, visible).to(q.dtype)
 
@@ -197,7 +202,7 @@ def visible_keys(
 def to_grid(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> Tensor:
     """Scatter (total, ...) to (batch, max_seqlen, ...), zeros beyond the end of a sequence."""
     batch = cu_seqlens.shape[0] - 1
-    if _is_full(x, cu_seqlens, max_seqlen):
+    if is_full(x, cu_seqlens, max_seqlen):
         return x.reshape(batch, max_seqlen, *x.shape[1:])
     grid = x.new_zeros((batch * max_seqlen, *x.shape[1:]))
     grid = grid.index_copy(0, _grid_positions(cu_seqlens, max_seqlen, x.shape[0]), x)
@@ -213,7 +218,8 @@ def from_grid(grid: Tensor, cu_seqlens: Tensor, total: int) -> Tensor:
     return flat.index_select(0, _grid_positions(cu_seqlens, max_seqlen, total))
 
 
-def _is_full(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> bool:
+def is_full(x: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> bool:
+    """Return whether every sequence has the maximal length."""
     # No length exceeds max_seqlen, so this total is reached only when all of them equal it.
     return x.shape[0] == (cu_seqlens.shape[0] - 1) * max_seqlen
 

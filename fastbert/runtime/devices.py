@@ -34,3 +34,12 @@ def as_device(device: int | str | torch.device) -> torch.device:
             "leave the device out, or pass device=-1 for the CPU."
         )
     return found
+
+
+def capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being recorded on the current stream of a CUDA device."""
+    if device.index is None or device.index == torch.cuda.current_device():
+        return torch.cuda.is_current_stream_capturing()
+    # torch asks the current device, and makes a context there, which takes some 500 MB of it.
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()

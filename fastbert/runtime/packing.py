@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.runtime.devices import capturing
 from fastbert.runtime.tracing import untraced
 
 # A masked key that stays in the batch gets this bias: beside any other key its weight underflows to
@@ -248,7 +249,7 @@ def in_one_copy(tensors: Sequence[Tensor | None], device: torch.device) -> list[
     given = [tensor for tensor in tensors if tensor is not None]
     if all(tensor.device == device for tensor in given):
         return list(tensors)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if device.type == "cuda" and capturing(device):
         raise RuntimeError(
             "A mask or lengths on the host cannot become part of a CUDA graph: its replays would "
             "not see them. Record the model without an attention_mask, for texts of one length."

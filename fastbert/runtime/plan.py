@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -105,6 +106,8 @@ class Choice:
         passed_over: (backend, reason) for every backend that was not chosen.
         function: the callable, with the signature of the op's reference.
         note: a remark on the choice, "" for none.
+        products: of a gemm on a GPU, the choices for the model's products that differ from this
+            one, each with the shape of its weight, (out_features, in_features).
     """
 
     op: str
@@ -113,6 +116,16 @@ class Choice:
     passed_over: tuple[tuple[str, str], ...]
     function: Callable[..., Any]
     note: str = ""
+    products: tuple[tuple[tuple[int, int], Choice], ...] = ()
+
+    def of(self, weight: Tensor) -> Choice:
+        """Return the choice for the product with a weight."""
+        return dict(self.products).get(tuple(weight.shape), self)  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> tuple[Choice, ...]:
+        """This choice, and those of the products that differ."""
+        return (self, *(choice for _, choice in self.products))
 
 
 class PlannedOp(Generic[Parameters, Result]):
@@ -181,7 +194,7 @@ class Plan:
         Returns:
             The weight in the kernel's own, opaque order; None where the kernel takes it as it is.
         """
-        choice = self.choice(op)
+        choice = self.choice(op).of(weight)
         if choice.backend in _TORCH:
             return None
         packer = kernels.packer(choice.backend, op)
@@ -205,7 +218,8 @@ class Plan:
         return [
             choice.op
             for choice in self.choices
-            if choice.backend in _TORCH and not ALL[choice.op].reference_suffices
+            if any(part.backend in _TORCH for part in choice.parts)
+            and not ALL[choice.op].reference_suffices
         ]
 
     def lines(self, beside: Sequence[str] = ()) -> list[str]:
@@ -228,6 +242,11 @@ class Plan:
             told += [choice.note] if choice.note else []
             head = f"{choice.op:<16}  {choice.backend:<9}  {choice.isa:<12}"
             lines.append(f"{head}  {'; '.join(told)}".rstrip())
+            for (outer, inner), part in choice.products:
+                told = [f"not {name}: {why}" for name, why in part.passed_over]
+                told += [part.note] if part.note else []
+                head = f"{f'  {inner} to {outer}':<16}  {part.backend:<9}  {part.isa:<12}"
+                lines.append(f"{head}  {'; '.join(told)}".rstrip())
         for name, why in self.choices[0].passed_over:
             if (name, why) in common:
                 lines.append(f"{'all of them':<16}  not {name}: {why}")
@@ -241,7 +260,7 @@ class Plan:
             return "no: torch computes a part of it, and may choose its algorithm by the batch"
         torchs = self._by_torch()
         if torchs:
-            whole = all(choice.backend in _TORCH for choice in self.choices)
+            whole = all(part.backend in _TORCH for choice in self.choices for part in choice.parts)
             ops = "every op" if whole else ", ".join(torchs)
             return f"no: torch computes {ops}, and may choose its algorithm by the batch"
         always = ", as always on the CPU" if self.device.type == "cpu" else ""
@@ -404,7 +423,9 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
         if reason is None and name not in candidates:
             reason = f"backend={question.wanted!r} does not choose it here"
         if reason is None:
-            reason = ALL[op].supports(name, judged) or kernels.refusal(name, op, judged, dtype)
+            reason = ALL[op].supports(name, judged) or kernels.refusal(
+                name, op, judged, dtype, question.device
+            )
         if reason is None:
             able.append(name)
         else:
@@ -417,7 +438,38 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
             reasons[CUBLAS] = reason
     if not able:
         return Choice(op, "reference", "", tuple(reasons.items()), ALL[op].reference)
-    chosen, slower = _fastest(op, question, able)
+    chosen = partial(_chosen, op, question, able, reasons, unknown)
+    choice = chosen(None)
+    if op not in _PROJECTIONS or question.device.type != "cuda":
+        return choice
+    parts = [(shape, chosen(shape)) for shape in _products(traits)]
+    others = tuple(pair for pair in parts if pair[1].backend != choice.backend)
+    if not others:
+        return choice
+    functions = {shape: part.function for shape, part in others}
+    function = _by_product(functions, choice.function)
+    return replace(choice, function=function, products=others)
+
+
+def _chosen(
+    op: str,
+    question: _Question,
+    able: list[str],
+    reasons: dict[str, str],
+    unknown: str | None,
+    weight: tuple[int, int] | None,
+) -> Choice:
+    """Choose one of the backends that can serve.
+
+    Args:
+        op: name of the op.
+        question: what was asked.
+        able: the backends that can serve.
+        reasons: why others cannot.
+        unknown: why the gemm's activation has no kernel; None where it has one or there is none.
+        weight: the shape of a gemm's weight, for one product alone; None for all of them.
+    """
+    chosen, slower = _fastest(op, question, able, weight)
     passed_over = tuple((reasons | slower).items())
     isa = kernels.instruction_set(chosen, question.device)
     if chosen == CUBLAS:
@@ -428,9 +480,28 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
     if unknown:
         function = _activation_behind(op, function)
         notes.append(f"{unknown}; the reference applies it to the product")
-    if chosen == "cpu" and dtype == torch.float16:
+    if chosen == "cpu" and question.dtype == torch.float16:
         notes.append("float16 is stored, float32 is computed")
     return Choice(op, chosen, isa, passed_over, function, "; ".join(notes))
+
+
+def _products(traits: Traits) -> list[tuple[int, int]]:
+    """Return the shapes of the weights that an encoder's layers multiply with."""
+    hidden, wide = traits.hidden_size, traits.intermediate_size
+    if hidden is None:
+        return []
+    shapes = [(3 * hidden, hidden), (hidden, hidden)]
+    return shapes if wide is None else [*shapes, (wide, hidden), (hidden, wide)]
+
+
+def _by_product(
+    functions: dict[tuple[int, int], Callable[..., Tensor]], otherwise: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    def call(x: Tensor, weight: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        function = functions.get(tuple(weight.shape), otherwise)  # type: ignore[arg-type]
+        return function(x, weight, *args, **kwargs)
+
+    return call
 
 
 def _cublas_reason(question: _Question) -> str | None:
@@ -443,8 +514,10 @@ def _cublas_reason(question: _Question) -> str | None:
     return None
 
 
-def _fastest(op: str, question: _Question, able: list[str]) -> tuple[str, dict[str, str]]:
-    """Choose one of the backends that can serve.
+def _fastest(
+    op: str, question: _Question, able: list[str], weight: tuple[int, int] | None
+) -> tuple[str, dict[str, str]]:
+    """Find the fastest of the backends that can serve.
 
     Returns:
         The backend, and for each other one the reason against it.
@@ -452,8 +525,9 @@ def _fastest(op: str, question: _Question, able: list[str]) -> tuple[str, dict[s
     if len(able) == 1:
         return able[0], {}
     order = measured.ranking(
-        measured.gpu(question.device), op, question.dtype, _size(op, question.traits), able
-    )
+        measured.gpu(question.device), op, question.dtype, _size(op, question.traits), able,
+        weight=weight,
+    )  # fmt: skip
     if isinstance(order, str):
         return able[0], dict.fromkeys(able[1:], f"{able[0]} goes first by default; {order}")
     chosen = next(iter(order.ratios))

@@ -18,13 +18,15 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu import drive, models, report
+from bench.gpu import drive, models, once, report
 from bench.gpu.__main__ import main
 from bench.gpu.goals import verdicts
 from bench.gpu.record import Record, Row
+from bench.provenance import commit
 from fastbert import kernels
 from fastbert.kernels import measured, native
 from fastbert.kernels.measured import Gpu, Ranking
+from fastbert.ops import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = "Pretended 9000"
@@ -229,6 +231,55 @@ def test_the_driver_judges_what_it_drives(monkeypatch: pytest.MonkeyPatch, capsy
     assert drive.main("cpu", "cpu") == 9  # three cases of bias_act in three dtypes
 
 
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("print('7 calls, 0 wrong results')", "right (7 calls, 0 wrong results)"),
+        ("print('no kernel\\n0 calls, 0 wrong results')", "NOT RUN: no kernel"),
+        (
+            "print('off\\n7 calls, 2 wrong results'); sys.exit(2)",
+            "WRONG: 7 calls, 2 wrong results; off",
+        ),
+        ("raise RuntimeError('illegal access')", "FAILED: RuntimeError: illegal access"),
+        ("os.kill(os.getpid(), 11)", "DIED of signal 11: "),
+        ("time.sleep(60)", "HUNG: not done after 2 s"),
+    ],
+)
+def test_one_kernel_has_one_verdict(program: str, told: str) -> None:
+    command = [sys.executable, "-S", "-c", f"import os, sys, time\n{program}"]
+    assert once.verdict(command, 2.0) == told
+
+
+def test_a_kernel_that_hangs_costs_its_own_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = once.commands(("cuda", "triton"))
+    # Every op with a kernel, in three dtypes, on both backends.
+    assert len(asked) == 2 * 3 * (len(REGISTRY) - 1)
+    assert asked["cuda linear bfloat16"][-3:] == ["cuda", "linear", "bfloat16"]
+    fine = [sys.executable, "-S", "-c", "print('1 calls, 0 wrong results')"]
+    hangs = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(once, "commands", lambda _: {"a": fine, "b": hangs, "c": fine})
+    assert once.main(tmp_path / "new" / "kernels.txt", ("cuda",), 3.0) == 1
+    lines = (tmp_path / "new" / "kernels.txt").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["right", "HUNG:", "right"]
+    assert "2 of 3 are right" in capsys.readouterr().out
+
+
+@needs_kernels
+def test_the_driver_runs_one_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drive.of_arguments("cpu", "bias_act", "float32") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "8 calls, 0 wrong results"
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", absent)
+    assert commit() == "unknown" and Record.here(dry_run=True).commit == "unknown"
+
+
 # The script
 
 bash = shutil.which("bash")
@@ -294,6 +345,53 @@ def test_all_of_it_in_an_order_that_loses_least(tmp_path: Path) -> None:
     assert places == sorted(places), calls
     # Both parts of the suite together are all of it.
     assert "--ignore=tests/cuda" in calls[places[3]] and calls[places[0]].endswith("tests/cuda")
+
+
+@needs_bash
+def test_the_first_ten_minutes_come_in_order(tmp_path: Path) -> None:
+    log = f'[ "$1" = -c ] || echo "$*" >>{tmp_path}/calls'
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    for name in ("cmake", "nvidia-smi"):
+        (fake / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/calls\nexit 1\n')
+        (fake / name).chmod(0o755)
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{fake}:{path}"
+    try:
+        done = script(tmp_path, f'{log}; case "$*" in *"ops attention"*) exit 9;; esac', "first")
+    finally:
+        os.environ["PATH"] = path
+    calls = (tmp_path / "calls").read_text().splitlines()
+    asked = [
+        "cmake -S", "bench.gpu.once", "ops ceilings", "ops gemm", "ops attention", "ops rows",
+        "ops choice-bf16", " table", "models base", "models large", "models accuracy", "-m gpu",
+        " report",
+    ]  # fmt: skip
+    places = [next(i for i, call in enumerate(calls) if part in call) for part in asked]
+    assert places == sorted(places), calls
+    # The models are measured with the table, and a hang costs a test, not the run.
+    tests = calls[places[-2]]
+    assert "--timeout=60 --timeout-method=thread" in tests and "-n 12" in tests
+    assert tests.index("test_on_device") < tests.index("test_gpu_path")
+    failed = done.stdout.split("failed:")[1].split("\n")
+    assert [line.strip() for line in failed if line] == [
+        "build: configure: exit status 1", "ops: attention: exit status 9",
+    ]  # fmt: skip
+
+
+@needs_bash
+def test_the_report_has_time_of_its_own(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    slow = 'case "$*" in *once*) exec sleep 60;; esac'
+    done = script(tmp_path, slow, "--dry-run", "first", limit=22)
+    assert time.monotonic() - begin < 30
+    assert re.search(r"first: report +\d+ s  ok", done.stdout), done.stdout
+    assert re.search(r"every kernel once +\d+ s  stopped after its [12] s", done.stdout)
+    assert "models: base: no time was left for it" in done.stdout
+    limits = re.findall(
+        r"^(?:PART|REPORT)_SECONDS=(\d+)$", (ROOT / "bench/gpu.sh").read_text(), re.M
+    )
+    assert sum(map(int, limits)) <= 600
 
 
 @needs_bash

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from fastbert.kernels.cuda import _native
 
@@ -37,24 +40,22 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     pybind11 = pytest.importorskip("pybind11")
     if headers is None or compiler is None:
         pytest.skip("there are no CUDA headers or no C++ compiler on this machine")
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # one for all workers
+    out = folder / "emulated" / "_cuda.so"
+    out.parent.mkdir(exist_ok=True)
+    # Before csrc: headers of the same name stand in as well.
     here = Path(__file__).parent / "emulated"
-    out = tmp_path_factory.mktemp("emulated") / "_cuda.so"
-    # Files of the same name in `emulated` stand in for what talks to a device.
-    plain = [
-        here / file.name if (here / file.name).exists() else file
-        for file in sorted((ROOT / "csrc/cuda").rglob("*.cpp"))
-    ]
-    plain += sorted((ROOT / "csrc/common").glob("*.cpp"))
-    kernels = sorted((ROOT / "csrc/cuda/ops").glob("*.cu"))
-    command = [
-        compiler, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", "-o", out,
-        # Before csrc: headers of the same name stand in as well.
+    flags = [
+        "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-fPIC",
         "-I", here, "-I", ROOT / "csrc", "-isystem", headers, "-isystem", pybind11.get_include(),
         "-isystem", sysconfig.get_paths()["include"], "-include", here / "emulation.h",
-        *plain, "-x", "c++", *kernels,
     ]  # fmt: skip
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    with (out.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            compiled(compiler, flags, here, out)
     spec = importlib.util.spec_from_file_location("_cuda", out)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -62,9 +63,34 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="session")
-def machine_code() -> Callable[[str, str], dict[str, str]]:
-    """(architecture, part of a kernel's name) -> machine code by mangled name."""
+def compiled(compiler: str, flags: list[object], here: Path, out: Path) -> None:
+    """Compile csrc/cuda as C++, two files at a time, those that take longest first."""
+    # Files of the same name in `emulated` stand in for what talks to a device.
+    sources = [
+        here / file.name if (here / file.name).exists() else file
+        for file in (ROOT / "csrc/cuda").rglob("*.cpp")
+    ]
+    sources += [*(ROOT / "csrc/common").glob("*.cpp"), *(ROOT / "csrc/cuda/ops").glob("*.cu")]
+
+    def run(*command: object) -> None:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    def compile_one(numbered: tuple[int, Path]) -> Path:
+        number, source = numbered
+        made = out.parent / f"{number}.o"
+        run(compiler, *flags, "-c", "-o", made, "-x", "c++", source)
+        return made
+
+    sources.sort(key=lambda source: (source.suffix != ".cu", source.name))
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(compile_one, enumerate(sources)))
+    run(compiler, "-shared", "-o", out.with_suffix(".new"), *objects)
+    out.with_suffix(".new").replace(out)
+
+
+def cuobjdump(option: str) -> str:
+    """What the cuobjdump of the triton wheel says of fastbert/_cuda."""
     triton = pytest.importorskip("triton", reason="the triton package, which carries cuobjdump")
     module, reason = _native.load()
     if module is None:
@@ -72,10 +98,28 @@ def machine_code() -> Callable[[str, str], dict[str, str]]:
     assert module.__file__ is not None
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     done = subprocess.run(
-        [tool, "--dump-sass", module.__file__], capture_output=True, text=True, check=True
+        [tool, option, module.__file__], capture_output=True, text=True, check=True
     )
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def registers() -> dict[tuple[str, str], int]:
+    """Registers of a thread at the launch, by architecture and mangled name."""
+    found = {}
+    for image in cuobjdump("--dump-resource-usage").split("\narch = ")[1:]:
+        arch = image.split("\n")[0]
+        for name, count in re.findall(r"Function (\S+):\n\s*REG:(\d+)", image):
+            found[arch, name] = int(count)
+    return found
+
+
+@pytest.fixture(scope="session")
+def machine_code() -> Callable[[str, str], dict[str, str]]:
+    """(architecture, part of a kernel's name) -> machine code by mangled name."""
+    dumped = cuobjdump("--dump-sass")
     found: dict[tuple[str, str], str] = {}
-    for image in re.split(r"\n(?=\tcode for )", done.stdout):
+    for image in re.split(r"\n(?=\tcode for )", dumped):
         arch = re.search(r"code for (sm_\w+)", image)
         for text in re.split(r"\n(?=\t\tFunction : )", image)[1:]:
             name = re.match(r"\t\tFunction : (\S+)", text)
@@ -94,3 +138,23 @@ def on_the_cpu(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "load", lambda: (emulated, ""))
     monkeypatch.setattr(_native, "DEVICE", "cpu")
     monkeypatch.setattr(_native, "target", lambda x: (0, 0))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """End a worker whose CUDA context is lost: every later test in it would fail for nothing."""
+    yield
+    if call.excinfo is not None and item.get_closest_marker("gpu") and context_is_lost():
+        print(f"{item.nodeid}: {call.excinfo.exconly()}; its CUDA context is lost", flush=True)
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(1)  # xdist names the test and starts another worker
+
+
+def context_is_lost() -> bool:
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False

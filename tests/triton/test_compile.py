@@ -49,12 +49,15 @@ TENSOR_CORE = {
 pytestmark = pytest.mark.parametrize("arch", ARCHITECTURES, ids=["sm_80", "sm_90"])
 
 
-def checked(call: Callable[[], Any], arch: int) -> aot.Binary:
-    """Compiles what `call` launches; returns the last launch, which is the op's main kernel."""
+def checked(call: Callable[[], Any], arch: int, machine: int | None = None) -> aot.Binary:
+    """Compiles what `call` launches in the configurations of `arch`, for `machine` or `arch`.
+
+    Returns the last launch, which is the op's main kernel.
+    """
     launches = aot.recorded(call, arch)
     assert launches
     for launch in launches:
-        binary = aot.compiled(launch, arch)
+        binary = aot.compiled(launch, arch if machine is None else machine)
         assert binary.stack == binary.local == 0, f"{launch.kernel.__name__} spills"
         assert binary.shared <= aot.LEAST_SHARED_LIMIT[arch]
         assert binary.blocks_per_sm(arch) >= 1
@@ -154,9 +157,13 @@ def test_tails_in_depth_still_use_tensor_cores(arch: int) -> None:
 
 
 @pytest.mark.parametrize("hidden", [768, 1024])
-def test_row_ops_move_16_bytes_a_thread(hidden: int, arch: int) -> None:
-    x, vector = torch.zeros(64, hidden).bfloat16(), torch.zeros(hidden).bfloat16()
-    ids, table = torch.zeros(64, dtype=torch.int64), torch.zeros(100, hidden).bfloat16()
+@pytest.mark.parametrize("older", [False, True], ids=["", "sm_75"])
+def test_row_ops_move_16_bytes_a_thread(hidden: int, older: bool, arch: int) -> None:
+    if older and arch == 90:
+        pytest.skip("GPUs before sm_80 take its configurations")
+    dtype = torch.float16 if older else torch.bfloat16
+    x, vector = torch.zeros(64, hidden, dtype=dtype), torch.zeros(hidden, dtype=dtype)
+    ids, table = torch.zeros(64, dtype=torch.int64), torch.zeros(100, hidden, dtype=dtype)
     for call in (
         lambda: add_layer_norm(x, vector, vector, 1e-12, x, vector, True),
         lambda: act_layer_norm(x, vector, vector, vector, 1e-12, "gelu"),
@@ -164,7 +171,16 @@ def test_row_ops_move_16_bytes_a_thread(hidden: int, arch: int) -> None:
         lambda: quantize_rows(x),
         lambda: bias_act(x, vector, "gelu"),
     ):
-        binary = checked(call, arch)
+        binary = checked(call, arch, 75 if older else arch)
         assert binary.count(r"LDG\.E\.128") > 0 or binary.count(r"LDG\.E\.\S*128") > 0
         # Enough rows in flight to cover the latency of memory.
         assert binary.blocks_per_sm(arch) * binary.warps >= 16
+
+
+def test_products_have_no_tensor_cores_before_sm_80(arch: int) -> None:
+    """Why a T4 multiplies with torch: once Triton can do better, kernels.refusal may ask it to."""
+    if arch == 90:
+        pytest.skip("GPUs before sm_80 take the configurations of sm_80")
+    x, weight = torch.zeros(64, 768).half(), torch.zeros(3072, 768).half()
+    binary = aot.compiled(aot.recorded(lambda: linear(x, weight), 80)[-1], 75)
+    assert binary.count("HMMA") == 0 and binary.stack > 0

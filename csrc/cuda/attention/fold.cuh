@@ -134,15 +134,22 @@ __device__ void fold(float (&s)[KEYS / 2], Softmax& softmax, float (&alpha)[2], 
     }
 }
 
-// As fold, with only the first 32 * `chunks` keys computed (the others' weights become 0), of which
-// row r sees those before visible[r], counted from this thread's first column; so are biases. The
-// steps are fold's, so that a bias of zero gives the bits of none: it is added after the
-// multiply-add, never inside it.
+// Hides keys: row r sees those before visible[r], counted from this thread's first column. Selects,
+// not branches: every text whose length is not a multiple of a block ends here.
 template <int KEYS>
-__device__ void fold_partly(float (&s)[KEYS / 2], Softmax& softmax, float (&alpha)[2],
-                            float scale_log2, int chunks, const int (&visible)[2],
-                            const Added (&added)[2]) {
-    const bool biased = added[0].any();
+__device__ void hide(float (&s)[KEYS / 2], const int (&visible)[2]) {
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; ++i) {
+        const int key = i / 4 * 8 + i % 2;
+        s[i] = key < visible[i / 2 % 2] ? s[i] : -INFINITY;
+    }
+}
+
+// As hide and fold, with biases. The steps are fold's, so that a bias of zero gives the bits of
+// none: it is added after the multiply-add, never inside it.
+template <int KEYS>
+__device__ void fold_biased(float (&s)[KEYS / 2], Softmax& softmax, float (&alpha)[2],
+                            float scale_log2, const int (&visible)[2], const Added (&added)[2]) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         float peak = -INFINITY;
@@ -150,12 +157,10 @@ __device__ void fold_partly(float (&s)[KEYS / 2], Softmax& softmax, float (&alph
         for (int i = 0; i < KEYS / 4; ++i) {
             float& x = s[i / 2 * 4 + 2 * row + i % 2];
             const int key = i / 2 * 8 + i % 2;
-            if (i / 8 >= chunks || key >= visible[row]) {
-                x = -INFINITY;
-            } else if (biased) {
+            if (key < visible[row]) {
                 peak = fmaxf(peak, fmaf(x, scale_log2, added[row](key)));
             } else {
-                peak = fmaxf(peak, x * scale_log2);
+                x = -INFINITY;
             }
         }
         alpha[row] = softmax.raise(row, quad_max(peak));
@@ -166,11 +171,23 @@ __device__ void fold_partly(float (&s)[KEYS / 2], Softmax& softmax, float (&alph
             float& x = s[i / 2 * 4 + 2 * row + i % 2];
             const int key = i / 2 * 8 + i % 2;
             float power = fmaf(x, scale_log2, -offset);
-            if (biased && key < visible[row]) power += added[row](key);
+            if (key < visible[row]) power += added[row](key);
             x = ptx::exp2_approximate(power);
             sum += x;
         }
         softmax.mass[row] = fmaf(softmax.mass[row], alpha[row], sum);
+    }
+}
+
+// A block of which some keys may be hidden, or that has biases.
+template <int KEYS>
+__device__ void fold_partly(float (&s)[KEYS / 2], Softmax& softmax, float (&alpha)[2],
+                            float scale_log2, const int (&visible)[2], const Added (&added)[2]) {
+    if (added[0].any()) {
+        fold_biased<KEYS>(s, softmax, alpha, scale_log2, visible, added);
+    } else {
+        hide<KEYS>(s, visible);
+        fold<KEYS>(s, softmax, alpha, scale_log2);
     }
 }
 

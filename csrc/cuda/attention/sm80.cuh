@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(128) attention_sm80_kernel(const AttentionVarl
                                     extent.visible(query + 8, args.causal) - first};
             const Added added[2] = {Added(args, extent, head, query, first),
                                     Added(args, extent, head, query + 8, first)};
-            fold_partly<keys_sm80>(s, softmax, alpha, scale_log2, (left + 31) / 32, visible, added);
+            fold_partly<keys_sm80>(s, softmax, alpha, scale_log2, visible, added);
         }
         shrink<DIM>(o, alpha);
         std::uint32_t p[keys_sm80 / 16][4];

@@ -297,7 +297,7 @@ __device__ void compute(const AttentionVarlen& args, const Sm90<DIM>& at, const 
             __syncwarp();
             if (lane == 0) ptx::barrier_arrive(at.empty(ring.stage));
         }
-        const int steps = item.steps, plain = item.plain;
+        const int steps = uniform(item.steps), plain = uniform(item.plain);
         if (steps < 0) return;
 
         float o[DIM / 2];
@@ -307,7 +307,7 @@ __device__ void compute(const AttentionVarlen& args, const Sm90<DIM>& at, const 
         std::uint32_t p[keys_sm90 / 16][4];
         float alpha[2];
         Softmax softmax;
-        Ring<S::plan.stages> now(state >> 1);
+        Ring<S::plan.stages> now(uniform(state) >> 1);
         const auto done_with = [&](int stage) {
             __syncwarp();
             if (lane == 0 && item.last != 0) ptx::barrier_arrive(at.empty(stage));
@@ -315,6 +315,14 @@ __device__ void compute(const AttentionVarlen& args, const Sm90<DIM>& at, const 
         const auto queries_done = [&] {
             __syncwarp();
             if (lane == 0) ptx::barrier_arrive(at.queries_done(mine));
+        };
+
+        // While two stages are in use, the next is a third one.
+        static_assert(S::plan.stages > 2);
+        const auto wait_for_next_keys = [&] {
+            Ring<S::plan.stages> next = now;
+            next.step();
+            ptx::barrier_wait(at.keys_full(next.stage), next.parity);
         };
 
         if (plain > 0) {
@@ -325,11 +333,11 @@ __device__ void compute(const AttentionVarlen& args, const Sm90<DIM>& at, const 
             ptx::products_wait<0>();
             fold<keys_sm90>(s, softmax, alpha, scale_log2);
             narrow_weights<D, keys_sm90>(s, p);
+            if (plain > 1) wait_for_next_keys();
 #pragma unroll 1
             for (int n = 1; n < plain; ++n) {
                 const Ring<S::plan.stages> before = now;
                 now.step();
-                ptx::barrier_wait(at.keys_full(now.stage), now.parity);
                 ptx::barrier_wait(at.values_full(before.stage), before.parity);
                 ptx::products_fence();
                 issue_scores<D, DIM>(s, queries, at.keys(now.stage));
@@ -338,6 +346,10 @@ __device__ void compute(const AttentionVarlen& args, const Sm90<DIM>& at, const 
                 ptx::products_commit();
                 ptx::products_wait<1>();
                 fold<keys_sm90>(s, softmax, alpha, scale_log2);
+                // Here, not before the next scores: without a branch in between, ptxas moves the
+                // wait for the outputs to before the exponentials, which would then overlap
+                // nothing.
+                if (n + 1 < plain) wait_for_next_keys();
                 ptx::products_wait<0>();
                 done_with(before.stage);
                 shrink<DIM>(o, alpha);
@@ -370,7 +382,7 @@ __device__ void compute(const AttentionVarlen& args, const Sm90<DIM>& at, const 
                                     extent.visible(query + 8, args.causal) - first};
             const Added added[2] = {Added(args, extent, item.head, query, first),
                                     Added(args, extent, item.head, query + 8, first)};
-            fold_partly<keys_sm90>(s, softmax, alpha, scale_log2, (keys + 31) / 32, visible, added);
+            fold_partly<keys_sm90>(s, softmax, alpha, scale_log2, visible, added);
             shrink<DIM>(o, alpha);
             narrow_weights<D, keys_sm90>(s, p);
             ptx::barrier_wait(at.values_full(now.stage), now.parity);
@@ -412,7 +424,7 @@ __global__ void __launch_bounds__(attention_plan_sm90(DIM).threads(), 1)
     using S = Sm90<DIM>;
     unsigned char* const memory = ptx::dynamic_shared();
     const S at{ptx::shared_address(memory)};
-    const int warpgroup = static_cast<int>(threadIdx.x / 128);
+    const int warpgroup = uniform(static_cast<int>(threadIdx.x / 128));
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < S::plan.stages; ++stage) {
             ptx::barrier_init(at.keys_full(stage), 1);

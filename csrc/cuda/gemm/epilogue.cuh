@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "cuda/activation.cuh"
 #include "cuda/gemm/gemm.h"
 #include "cuda/ptx.cuh"
 #include "cuda/row.cuh"
@@ -31,38 +32,6 @@ template <int COLUMNS, typename Accumulator>
 __device__ void stage_pair(Accumulator* staged, int row, int column, Accumulator a, Accumulator b) {
     using Pair = std::conditional_t<std::is_same_v<Accumulator, int>, int2, float2>;
     *reinterpret_cast<Pair*>(staged + staged_at<COLUMNS>(row, column)) = Pair{a, b};
-}
-
-// x * Phi(x) for results that are rounded to 16 bits anyway: Phi(-a) = 2^p(a) with p a polynomial
-// of degree 8 fitted to log2 Phi on [0, 9] (Chebyshev basis, reweighted to equal ripples). In
-// float32 its error is at most 1.3e-5 of the value for x >= -9, and 1.1e-6 absolute everywhere; it
-// takes one polynomial and one exponential where erff takes two polynomials and one exponential.
-__device__ inline float gelu16(float x) {
-    // Phi(-9) = 1e-19: what lies beyond does not show in 16 bits.
-    const float a = fminf(fabsf(x), 9.0f);
-    float p = 7.4632609e-8f;
-    p = fmaf(p, a, -3.6557790e-6f);
-    p = fmaf(p, a, 7.9437683e-5f);
-    p = fmaf(p, a, -1.0200500e-3f);
-    p = fmaf(p, a, 8.7508783e-3f);
-    p = fmaf(p, a, -5.4304697e-2f);
-    p = fmaf(p, a, -4.5824146e-1f);
-    p = fmaf(p, a, -1.1512951f);
-    p = fmaf(p, a, -0.99999660f);
-    const float tail = ptx::exp2_approximate(p);
-    return x * (x > 0.0f ? 1.0f - tail : tail);
-}
-
-template <DType D>
-__device__ void activate_piece(float (&value)[piece_columns], Activation activation,
-                               const ActivationParams& params) {
-    if (D != DType::f32 && activation == Activation::gelu) {
-#pragma unroll
-        for (float& x : value) x = gelu16(x);
-    } else if (activation != Activation::none) {
-#pragma unroll
-        for (float& x : value) x = activate(x, activation, params);
-    }
 }
 
 // Eight elements of a row, packed as they are in memory; zeros past `available`.
@@ -256,7 +225,7 @@ struct Finish {
             // A round ahead: memory is far, and one warp of a scheduler works here at a time.
             parameters.load_row(epilogue, out_row + row_step);
             load_residual(residual, out_row + row_step, out_column, available);
-            activate_piece<D>(value, epilogue.activation, epilogue.activation_params);
+            activate<D>(value, epilogue.activation, epilogue.activation_params);
             if (epilogue.residual != nullptr) {
 #pragma unroll
                 for (int i = 0; i < piece_columns; ++i) value[i] += own_residual.at(i);

@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "common/check.h"
+#include "cuda/activation.cuh"
 #include "cuda/ops.h"
 #include "cuda/row.cuh"
 
@@ -20,9 +21,8 @@ __global__ void bias_act_kernel(BiasAct args) {
         float value[piece];
         load<D, WIDE>(args.x, row * args.x_stride + column, available, value);
 #pragma unroll
-        for (int i = 0; i < piece; ++i) {
-            value[i] = activate(value[i] + bias[i], args.activation, args.activation_params);
-        }
+        for (int i = 0; i < piece; ++i) value[i] += bias[i];
+        activate<D>(value, args.activation, args.activation_params);
         store<D, WIDE>(args.out, row * args.out_stride + column, available, value);
     }
 }

@@ -178,7 +178,7 @@ __device__ void consume(const Walk<F>& walk, int slabs, std::uint32_t shared,
                         const Barriers<F>& barriers, const Epilogue& epilogue) {
     using Accumulator = typename F::Accumulator;
     using Multiply = ptx::WarpgroupMma<F::operands, F::columns>;
-    const int warpgroup = static_cast<int>(threadIdx.x) / 128;
+    const int warpgroup = uniform(static_cast<int>(threadIdx.x) / 128);
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int row_of_thread = thread / 32 * 16 + thread % 32 / 4;
     const int first_own_row = F::resident ? 0 : warpgroup * F::own_rows;

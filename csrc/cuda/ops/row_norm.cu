@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "common/check.h"
+#include "cuda/activation.cuh"
 #include "cuda/ops.h"
 #include "cuda/row.cuh"
 
@@ -30,13 +31,11 @@ __global__ void row_norm_kernel(RowNorm args, int warps_per_row, int rows_per_bl
         }
     }
     if (args.activation != Activation::none) {
-        // activate(0) is 0 for all of them, so elements past the row stay out of the sums.
+        // Pieces past the row hold zeros, as do elements past it in the last piece: both stay so.
 #pragma unroll
         for (int p = 0; p < Part::pieces; ++p) {
-#pragma unroll
-            for (int i = 0; i < Part::piece; ++i) {
-                part.value[p][i] =
-                    activate(part.value[p][i], args.activation, args.activation_params);
+            if (at.available(p) > 0) {
+                activate<D>(part.value[p], args.activation, args.activation_params);
             }
         }
     }

@@ -47,11 +47,11 @@ def gemm(
     x, weight = aligned_rows(x), by_rows(weight)
     integer = (0, 0, 0, 0) if quantised is None else tuple(map(address, quantised))
     bytes_out = (0, 0) if requantize is None else tuple(map(address, requantize))
-    _native.extension().gemm(
+    _native.launch(
+        "gemm", x,
         op, x.data_ptr(), row_stride(x), weight.data_ptr(), row_stride(weight), rows, outer, inner,
         o.code if quantised is None else _U8, *FORM, address(o.bias), address(o.residual),
         row_stride(o.residual), out.data_ptr(), outer, o.code, *o.activation, *integer, *bytes_out,
-        *_native.target(x),
     )  # fmt: skip
     return out
 

@@ -40,6 +40,26 @@ def extension() -> Any:
     return module
 
 
+def launch(entry: str, x: Tensor, *arguments: Any) -> None:
+    """Call an entry of the extension, which launches a kernel on x's device.
+
+    Where another device is current, torch makes x's current first and goes back afterwards: it
+    remembers which one that was without touching it. Left to the extension, going back would create
+    a context, some 500 MB, on a GPU that this process perhaps never uses.
+
+    Args:
+        entry: its name.
+        x: an operand.
+        arguments: those before the device and the stream.
+    """
+    call, device, stream = getattr(extension(), entry), *target(x)
+    if DEVICE == "cuda" and device != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            call(*arguments, device, stream)
+    else:
+        call(*arguments, device, stream)
+
+
 def target(x: Tensor) -> tuple[int, int]:
     """Return (device, stream) of a launch: the current stream of x's device."""
     device = x.device.index

@@ -26,10 +26,11 @@ def normalise(op: str, o: RowNormOperands) -> tuple[Tensor, Tensor]:
     x, residual = o.x, o.residual
     out = torch.empty((o.rows, o.width), dtype=x.dtype, device=x.device)
     total = torch.empty_like(out) if o.return_sum else x.new_empty(0)
-    _native.extension().row_norm(
+    _native.launch(
+        "row_norm", x,
         op, x.data_ptr(), address(o.x_bias), address(residual), o.weight.data_ptr(),
         o.bias.data_ptr(), out.data_ptr(), total.data_ptr() if o.return_sum else 0,
         o.rows, o.width, row_stride(x), row_stride(residual), o.width, o.code, *o.activation,
-        o.eps, *_native.target(x),
+        o.eps,
     )  # fmt: skip
     return out, total

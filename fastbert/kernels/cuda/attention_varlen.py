@@ -30,12 +30,13 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
     """
     q, k, v = map(_on_16_bytes, (o.q, o.k, o.v))
     out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype, device=q.device)
-    _native.extension().attention_varlen(
+    _native.launch(
+        "attention_varlen", q,
         (q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()),
         (o.cu_seqlens_q.data_ptr(), o.cu_seqlens_k.data_ptr()),
         address(o.key_bias), address(o.bias), o.bias_strides, (o.total_q, o.total_k),
         (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]), o.batch, o.heads, o.dim, o.code,
-        o.causal, o.scale, *_native.target(q),
+        o.causal, o.scale,
     )  # fmt: skip
     return out
 

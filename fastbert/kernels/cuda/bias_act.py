@@ -21,8 +21,9 @@ def bias_act(o: BiasActOperands) -> Tensor:
     """See `fastbert.ops.bias_act`."""
     x = o.x
     out = torch.empty((o.rows, o.width), dtype=x.dtype, device=x.device)
-    _native.extension().bias_act(
+    _native.launch(
+        "bias_act", x,
         x.data_ptr(), address(o.bias), out.data_ptr(), o.rows, o.width, row_stride(x), o.width,
-        o.code, *o.activation, *_native.target(x),
+        o.code, *o.activation,
     )  # fmt: skip
     return out

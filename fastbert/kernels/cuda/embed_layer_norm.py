@@ -34,8 +34,9 @@ def embed_layer_norm(o: EmbeddingOperands) -> Tensor:
         for pair in lookups
     ]
     out = torch.empty((o.rows, o.width), dtype=o.weight.dtype, device=o.weight.device)
-    _native.extension().embed_norm(
+    _native.launch(
+        "embed_norm", out,
         address(o.embeds), row_stride(o.embeds), gathers, o.weight.data_ptr(),
-        o.bias.data_ptr(), out.data_ptr(), o.rows, o.width, o.code, o.eps, *_native.target(out),
+        o.bias.data_ptr(), out.data_ptr(), o.rows, o.width, o.code, o.eps,
     )  # fmt: skip
     return out

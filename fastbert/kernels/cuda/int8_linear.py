@@ -38,9 +38,9 @@ def int8_linear_prepack(qweight: Tensor) -> Tensor:
     outer, inner = qweight.shape
     qweight = by_rows(qweight)
     sums = torch.empty(outer, dtype=torch.int32, device=qweight.device)
-    _native.extension().weight_sums(
+    _native.launch(
+        "weight_sums", qweight,
         qweight.data_ptr(), sums.data_ptr(), outer, inner, row_stride(qweight),
-        *_native.target(qweight),
     )  # fmt: skip
     return sums.view(torch.uint8)
 

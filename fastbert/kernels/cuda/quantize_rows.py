@@ -22,8 +22,9 @@ def quantize_rows(o: QuantizeOperands) -> tuple[Tensor, Tensor, Tensor]:
     q = torch.empty((o.rows, o.width), dtype=torch.uint8, device=x.device)
     scale = torch.empty(o.rows, dtype=torch.float32, device=x.device)
     zero_point = torch.empty(o.rows, dtype=torch.int32, device=x.device)
-    _native.extension().quantize_rows(
+    _native.launch(
+        "quantize_rows", x,
         x.data_ptr(), q.data_ptr(), scale.data_ptr(), zero_point.data_ptr(), o.rows, o.width,
-        row_stride(x), o.code, *_native.target(x),
+        row_stride(x), o.code,
     )  # fmt: skip
     return q, scale, zero_point

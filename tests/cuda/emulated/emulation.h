@@ -303,6 +303,10 @@ inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+// The machine's gives 0 where the divisor is beyond 2^126.
+inline float __fdividef(float a, float b) {
+    return fabsf(b) > 8.5e37f && fabsf(b) < INFINITY ? 0.0f : a / b;
+}
 
 inline float __int_as_float(int bits) {
     float out;

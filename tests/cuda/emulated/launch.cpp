@@ -13,7 +13,7 @@ DeviceTraits device_traits(const char*, int) {
     return {major == nullptr ? 9 : std::atoi(major), 5};
 }
 
-Launch::Launch(const char* op, int) : op_(op), previous_(-1) {}
+Launch::Launch(const char* op, int device) : op_(op), device_(device), previous_(device) {}
 Launch::~Launch() {}
 void Launch::check() const {}
 

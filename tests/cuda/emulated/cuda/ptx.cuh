@@ -35,6 +35,8 @@ inline uint4 load_shared(std::uint32_t address) {
 
 inline float load_anew(const float* from) { return *from; }
 
+inline int opaque(int x) { return x; }
+
 inline float exp2_approximate(float x) {
     const float y = exp2f(x);
     return y < 1.17549435e-38f ? 0.0f : y;
