@@ -17,7 +17,10 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "modeling.quantization": ("QuantizationConfig",),
     "modeling.base": ("PreTrainedModel",),
     "modeling.config": ("PreTrainedConfig", "PretrainedConfig"),
-    "outputs": ("BertForPreTrainingOutput",),
+    "outputs": (
+        "BertForPreTrainingOutput",
+        "ElectraForPreTrainingOutput",
+    ),
     "generation.config": ("GenerationConfig",),
     "layers.kv_cache": ("DynamicCache", "EncoderDecoderCache"),
     "runtime.packing": ("PackedBatch",),
@@ -79,6 +82,49 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "RemBertForMultipleChoice",
         "RemBertForTokenClassification",
         "RemBertForQuestionAnswering",
+    ),
+    "models.xlm_roberta": (
+        "XLMRobertaConfig",
+        "XLMRobertaPreTrainedModel",
+        "XLMRobertaModel",
+        "XLMRobertaForCausalLM",
+        "XLMRobertaForMaskedLM",
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaForMultipleChoice",
+        "XLMRobertaForTokenClassification",
+        "XLMRobertaForQuestionAnswering",
+    ),
+    "models.distilbert": (
+        "DistilBertConfig",
+        "DistilBertPreTrainedModel",
+        "DistilBertModel",
+        "DistilBertForMaskedLM",
+        "DistilBertForSequenceClassification",
+        "DistilBertForMultipleChoice",
+        "DistilBertForTokenClassification",
+        "DistilBertForQuestionAnswering",
+    ),
+    "models.electra": (
+        "ElectraConfig",
+        "ElectraPreTrainedModel",
+        "ElectraModel",
+        "ElectraForPreTraining",
+        "ElectraForCausalLM",
+        "ElectraForMaskedLM",
+        "ElectraForSequenceClassification",
+        "ElectraForMultipleChoice",
+        "ElectraForTokenClassification",
+        "ElectraForQuestionAnswering",
+    ),
+    "models.mpnet": (
+        "MPNetConfig",
+        "MPNetPreTrainedModel",
+        "MPNetModel",
+        "MPNetForMaskedLM",
+        "MPNetForSequenceClassification",
+        "MPNetForMultipleChoice",
+        "MPNetForTokenClassification",
+        "MPNetForQuestionAnswering",
     ),
     "models.align": (
         "AlignConfig",
@@ -206,6 +252,28 @@ if TYPE_CHECKING:
         CamembertModel as CamembertModel,
         CamembertPreTrainedModel as CamembertPreTrainedModel,
     )
+    from fastbert.models.distilbert import (
+        DistilBertConfig as DistilBertConfig,
+        DistilBertForMaskedLM as DistilBertForMaskedLM,
+        DistilBertForMultipleChoice as DistilBertForMultipleChoice,
+        DistilBertForQuestionAnswering as DistilBertForQuestionAnswering,
+        DistilBertForSequenceClassification as DistilBertForSequenceClassification,
+        DistilBertForTokenClassification as DistilBertForTokenClassification,
+        DistilBertModel as DistilBertModel,
+        DistilBertPreTrainedModel as DistilBertPreTrainedModel,
+    )
+    from fastbert.models.electra import (
+        ElectraConfig as ElectraConfig,
+        ElectraForCausalLM as ElectraForCausalLM,
+        ElectraForMaskedLM as ElectraForMaskedLM,
+        ElectraForMultipleChoice as ElectraForMultipleChoice,
+        ElectraForPreTraining as ElectraForPreTraining,
+        ElectraForQuestionAnswering as ElectraForQuestionAnswering,
+        ElectraForSequenceClassification as ElectraForSequenceClassification,
+        ElectraForTokenClassification as ElectraForTokenClassification,
+        ElectraModel as ElectraModel,
+        ElectraPreTrainedModel as ElectraPreTrainedModel,
+    )
     from fastbert.models.flaubert import (
         FlaubertConfig as FlaubertConfig,
         FlaubertForMultipleChoice as FlaubertForMultipleChoice,
@@ -216,6 +284,16 @@ if TYPE_CHECKING:
         FlaubertModel as FlaubertModel,
         FlaubertPreTrainedModel as FlaubertPreTrainedModel,
         FlaubertWithLMHeadModel as FlaubertWithLMHeadModel,
+    )
+    from fastbert.models.mpnet import (
+        MPNetConfig as MPNetConfig,
+        MPNetForMaskedLM as MPNetForMaskedLM,
+        MPNetForMultipleChoice as MPNetForMultipleChoice,
+        MPNetForQuestionAnswering as MPNetForQuestionAnswering,
+        MPNetForSequenceClassification as MPNetForSequenceClassification,
+        MPNetForTokenClassification as MPNetForTokenClassification,
+        MPNetModel as MPNetModel,
+        MPNetPreTrainedModel as MPNetPreTrainedModel,
     )
     from fastbert.models.rembert import (
         RemBertConfig as RemBertConfig,
@@ -239,8 +317,20 @@ if TYPE_CHECKING:
         RobertaModel as RobertaModel,
         RobertaPreTrainedModel as RobertaPreTrainedModel,
     )
+    from fastbert.models.xlm_roberta import (
+        XLMRobertaConfig as XLMRobertaConfig,
+        XLMRobertaForCausalLM as XLMRobertaForCausalLM,
+        XLMRobertaForMaskedLM as XLMRobertaForMaskedLM,
+        XLMRobertaForMultipleChoice as XLMRobertaForMultipleChoice,
+        XLMRobertaForQuestionAnswering as XLMRobertaForQuestionAnswering,
+        XLMRobertaForSequenceClassification as XLMRobertaForSequenceClassification,
+        XLMRobertaForTokenClassification as XLMRobertaForTokenClassification,
+        XLMRobertaModel as XLMRobertaModel,
+        XLMRobertaPreTrainedModel as XLMRobertaPreTrainedModel,
+    )
     from fastbert.outputs import (
         BertForPreTrainingOutput as BertForPreTrainingOutput,
+        ElectraForPreTrainingOutput as ElectraForPreTrainingOutput,
     )
     from fastbert.pipelines import (
         pipeline as pipeline,

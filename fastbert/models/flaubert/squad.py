@@ -16,7 +16,7 @@ from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.parent import Parent
-from fastbert.models.flaubert.products import activated, normalised
+from fastbert.branches.products import activated, normalised
 from fastbert.outputs import FlaubertForQuestionAnsweringOutput
 
 
