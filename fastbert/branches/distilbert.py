@@ -42,7 +42,7 @@ class DistilBertSelfAttention(BertSelfAttention):
         super().__init__(config, shape, layer)
         self.n_heads, self.dim = shape.heads, shape.hidden
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,

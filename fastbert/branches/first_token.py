@@ -1,4 +1,4 @@
-"""The head that labels a whole text by its first token, through a layer of its own."""
+"""Heads that judge a whole text by its first token, through a layer of their own."""
 
 from __future__ import annotations
 
@@ -57,3 +57,25 @@ class FirstTokenClassification(tasks.ForSequenceClassification):
         kind = self.classifier_class.kind
         hidden = project(self.classifier.dense, first, encoding.plan, kind)
         return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)
+
+
+class PreClassified(tasks.HeadModel):
+    """A score for a whole text: `classifier` behind `pre_classifier` of the first token, and relu.
+
+    It comes before the task among the bases of a class.
+    """
+
+    pooled = False
+    pre_classifier: Any
+    classifier: Any
+
+    def build_head(self, config: Any) -> None:
+        """Build both, as wide as the task asks for."""
+        self.pre_classifier = Linear(config.hidden_size, config.hidden_size)
+        super().build_head(config)
+
+    def classify(self, encoding: Encoding) -> Tensor:
+        """Score every text: (batch, values)."""
+        first = encoding.first_tokens()
+        hidden = project(self.pre_classifier, first, encoding.plan, "relu")
+        return project(self.classifier, self.dropped(hidden), encoding.plan)

@@ -17,8 +17,8 @@ class SequenceSummary(Parent):
 
     Args:
         config: summary_type ("first", "last", "mean" or "cls_index"), summary_use_proj,
-            summary_proj_to_labels, num_labels, hidden_size, summary_activation, summary_first_dropout,
-            summary_last_dropout.
+            summary_proj_to_labels, num_labels, hidden_size, summary_activation,
+            summary_first_dropout, summary_last_dropout.
     """
 
     summary: Any

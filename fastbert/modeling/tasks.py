@@ -664,11 +664,7 @@ class ForQuestionAnswering(HeadModel):
         return self.run(start_positions, end_positions, inputs)
 
     def check_labels(self) -> None:
-        """Refuse a configuration with another number of labels than two.
-
-        Raises:
-            ValueError: for such a one.
-        """
+        """Raise ValueError for a configuration with another number of labels than two."""
         if self.config.num_labels != 2:
             raise ValueError(
                 f"Question answering scores the two ends of an answer, so config.num_labels must "

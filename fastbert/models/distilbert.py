@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from fastbert.branches.bert import ActivationFunction
 from fastbert.branches.distilbert import DISTILBERT_MODULES
+from fastbert.branches.first_token import PreClassified
 from fastbert.layers.calling import call, hidden_of
-from fastbert.layers.linear import Linear, project
+from fastbert.layers.sinusoids import sinusoids
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.bertlike import BertLikeModel
@@ -60,18 +61,6 @@ class DistilBertConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
 
-def sinusoids(positions: int, width: int) -> Tensor:
-    """Return sines and cosines of positions (Vaswani et al. 2017, section 3.5).
-
-    Returns:
-        float32 (positions, width): sines in even columns, cosines in odd ones.
-    """
-    column = torch.arange(width, dtype=torch.float64)
-    rates = 10000.0 ** (2 * torch.div(column, 2, rounding_mode="floor") / width)
-    angles = torch.arange(positions, dtype=torch.float64)[:, None] / rates
-    return torch.where(column % 2 == 0, angles.sin(), angles.cos()).float()
-
-
 class DistilBertPreTrainedModel(PreTrainedModel):
     """Base of the DistilBERT models."""
 
@@ -94,17 +83,9 @@ class DistilBertPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
-        """Change the number of positions.
-
-        Positions that are there keep their rows. New ones get sines and cosines where the
-        configuration says so, and random weights otherwise.
-
-        Args:
-            new_num_position_embeddings: how many there will be.
-        """
+        """Change the number of positions; new ones are made as the configuration says."""
         old, base = self.get_position_embeddings(), self.base_model
-        place = {"device": old.weight.device, "dtype": old.weight.dtype}
-        table = nn.Embedding(new_num_position_embeddings, old.embedding_dim, **place)
+        table = nn.Embedding(new_num_position_embeddings, old.embedding_dim).to(old.weight)
         holder: Any = base.embeddings
         holder.position_embeddings = table
         base.config.max_position_embeddings = new_num_position_embeddings
@@ -222,9 +203,7 @@ class DistilBertForMaskedLM(_DistilBertHead, NamedVocabularyHead, tasks.ForMaske
     head_names = VocabularyNames(
         dense="vocab_transform", norm="vocab_layer_norm", decoder="vocab_projector"
     )
-    _tied_weights_keys = {
-        "vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"
-    }
+    _tied_weights_keys = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
 
     def head_activation(self) -> str:
         """Return the activation behind dense."""
@@ -265,46 +244,22 @@ class DistilBertForMaskedLM(_DistilBertHead, NamedVocabularyHead, tasks.ForMaske
         return self.run(labels, inputs, logits_to_keep)
 
 
-class _PreClassified(_WithLabels):
-    """What the classifiers of whole texts share: `pre_classifier` on the first token, with relu."""
-
-    pooled = False
-    classifier: Any
-    pre_classifier: Any
+class _Classified(PreClassified, _WithLabels):
+    """What the classifiers of whole texts share."""
 
     def head_dropout(self) -> float:
         """Return the probability of dropout before a classifier, in training."""
         return float(self.config.seq_classif_dropout)
 
-    def build_classifiers(self, config: Any, values: int) -> None:
-        """Build `pre_classifier` and `classifier`."""
-        self.pre_classifier = Linear(config.dim, config.dim)
-        self.classifier = Linear(config.dim, values)
-        self.add_dropout()
-
-    def classify(self, encoding: Encoding) -> Tensor:
-        """Score every text: (batch, values)."""
-        first = encoding.first_tokens()
-        hidden = project(self.pre_classifier, first, encoding.plan, "relu")
-        return project(self.classifier, self.dropped(hidden), encoding.plan)
-
 
 class DistilBertForSequenceClassification(  # type: ignore[misc]
-    _PreClassified, tasks.ForSequenceClassification
+    _Classified, tasks.ForSequenceClassification
 ):
     """A label for a whole text, from the first token."""
 
-    def build_head(self, config: DistilBertConfig) -> None:
-        """Build `pre_classifier` and `classifier`."""
-        self.build_classifiers(config, config.num_labels)
 
-
-class DistilBertForMultipleChoice(_PreClassified, tasks.ForMultipleChoice):  # type: ignore[misc]
+class DistilBertForMultipleChoice(_Classified, tasks.ForMultipleChoice):  # type: ignore[misc]
     """The best of several texts, each judged by its first token."""
-
-    def build_head(self, config: DistilBertConfig) -> None:
-        """Build `pre_classifier` and `classifier`."""
-        self.build_classifiers(config, 1)
 
 
 class DistilBertForTokenClassification(  # type: ignore[misc]

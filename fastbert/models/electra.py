@@ -49,9 +49,7 @@ class ElectraConfig(PreTrainedConfig):
         summary_activation: what follows that.
         summary_last_dropout: dropout behind the activation.
         classifier_dropout: dropout before a classifier; None for hidden_dropout_prob.
-        is_decoder: whether attention is causal.
-        add_cross_attention: whether a decoder attends to encoder_hidden_states.
-        position_embedding_type: "absolute", "relative_key" or "relative_key_query".
+        is_decoder, add_cross_attention, position_embedding_type: as of BertConfig.
     """
 
     model_type = "electra"

@@ -94,6 +94,8 @@ TASKS = {
         "ForTokenClassification ForQuestionAnswering"
     ),
 }
+# What has heads of all kinds.
+TEXT_FAMILIES = [family for family in TASKS if family != "AlignText"]
 CLASSES = [family + task for family, tasks in TASKS.items() for task in tasks.split()]
 
 

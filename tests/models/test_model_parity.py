@@ -197,7 +197,7 @@ def test_flaubert_summaries(kind: str, activation: str | None) -> None:
         ({"num_labels": 3}, torch.tensor([0, 1, 2, 1])),
     ],
 )
-@pytest.mark.parametrize("family", ["Bert", "Roberta", "Camembert", "Flaubert", "RemBert"])
+@pytest.mark.parametrize("family", oracle.TEXT_FAMILIES)
 def test_problem_types(family: str, settings: dict[str, Any], labels: Tensor) -> None:
     name = f"{family}ForSequenceClassification"
     theirs, ours = oracle.pair(name, **settings)
@@ -208,7 +208,9 @@ def test_problem_types(family: str, settings: dict[str, Any], labels: Tensor) ->
     assert ours.config.problem_type == theirs.config.problem_type
 
 
-@pytest.mark.parametrize("name", ["BertModel", "FlaubertModel", "RemBertModel"])
+@pytest.mark.parametrize(
+    "name", ["BertModel", "FlaubertModel", "RemBertModel", "DistilBertModel", "MPNetModel"]
+)
 def test_feed_forward_in_chunks(name: str) -> None:
     theirs, ours = oracle.pair(name)
     ours.config.chunk_size_feed_forward = 7
