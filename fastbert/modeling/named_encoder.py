@@ -222,13 +222,16 @@ class NamedEncoder(EncoderModel):
             )
         )
 
+    def layer_arguments(self, hidden: Tensor, given: LayerInputs) -> dict[str, Any]:
+        """Return what a layer gets by position behind hidden states, by name and in that order."""
+        return {"attention_mask": given.mask, "encoder_hidden_states": given.states}
+
     def call_layer(self, layer: int, hidden: Tensor, given: LayerInputs) -> Tensor:
         """Call a layer as torch would, on (batch, seqlen, hidden)."""
-        following = {"attention_mask": given.mask, "encoder_hidden_states": given.states}
         answer = call(
             self._region_root("layer", layer),
             hidden,
-            following,
+            self.layer_arguments(hidden, given),
             encoder_attention_mask=given.states_mask,
             past_key_values=given.cache,
             head_mask=given.head_mask,

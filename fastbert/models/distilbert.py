@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastbert.branches.bert import ActivationFunction
 from fastbert.branches.distilbert import DISTILBERT_MODULES
 from fastbert.branches.first_token import PreClassified
+from fastbert.layers.called import LayerInputs
 from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.sinusoids import sinusoids
 from fastbert.modeling import tasks
@@ -29,10 +30,8 @@ class DistilBertConfig(PreTrainedConfig):
     """Configuration of DistilBERT; the defaults are those of distilbert-base-uncased.
 
     Attributes:
-        activation: "gelu" (the exact erf form), "relu", ...
         sinusoidal_pos_embds: whether the table of positions begins as sines and cosines.
-        qa_dropout: dropout before the scores of question answering.
-        seq_classif_dropout: dropout before the classifier of a whole text or choice.
+        qa_dropout, seq_classif_dropout: dropout before the scores of these heads.
     """
 
     model_type = "distilbert"
@@ -138,6 +137,10 @@ class DistilBertModel(DistilBertPreTrainedModel, BertLikeModel):
     def is_decoder(self) -> bool:
         """Return False: every token sees all others, whatever the configuration says."""
         return False
+
+    def layer_arguments(self, hidden: Tensor, given: LayerInputs) -> dict[str, Any]:
+        """Return what a layer gets by position behind hidden states."""
+        return {"attention_mask": given.mask}
 
     def forward(  # type: ignore[override]
         self,

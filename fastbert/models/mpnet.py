@@ -13,7 +13,6 @@ from fastbert.branches.heads import RobertaLMHead
 from fastbert.branches.mpnet import MPNET_MODULES, PADDING
 from fastbert.layers.bucket_bias import BUCKETS
 from fastbert.layers.called import LayerInputs
-from fastbert.layers.calling import call, hidden_of
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.config import PreTrainedConfig
@@ -132,22 +131,12 @@ class MPNetModel(MPNetPreTrainedModel, CountedPositions):
             "to the scores of every head. Use head_mask."
         )
 
-    def call_layer(self, layer: int, hidden: Tensor, given: LayerInputs) -> Tensor:
-        """Call a layer as torch would, on (batch, seqlen, hidden)."""
+    def layer_arguments(self, hidden: Tensor, given: LayerInputs) -> dict[str, Any]:
+        """Return what a layer gets by position behind hidden states."""
         bias = given.position_bias
         assert bias is not None
-        following = {
-            "attention_mask": given.mask,
-            "position_bias": bias.expand(hidden.shape[0], -1, -1, -1),
-        }
-        answer = call(
-            self._region_root("layer", layer),
-            hidden,
-            following,
-            head_mask=given.head_mask,
-            output_attentions=given.attentions or None,
-        )
-        return hidden_of(answer)
+        whole = bias.expand(hidden.shape[0], -1, -1, -1)
+        return {"attention_mask": given.mask, "position_bias": whole}
 
     def forward(  # type: ignore[override]
         self,

@@ -188,6 +188,20 @@ def test_flaubert_summaries(kind: str, activation: str | None) -> None:
         oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 2e-6, kind)
 
 
+@pytest.mark.parametrize("kind", ["first", "last", "mean", "cls_index"])
+@pytest.mark.parametrize("activation", ["", "gelu"])
+def test_summaries_of_electra(kind: str, activation: str) -> None:
+    """Padding takes part in all but the first, as in transformers."""
+    settings = {"summary_type": kind, "summary_activation": activation}
+    theirs, ours = oracle.pair("ElectraForMultipleChoice", **settings)
+    case = oracle.inputs_of("ElectraForMultipleChoice")["mask"]
+    with torch.no_grad():
+        oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 1e-9, kind)
+        for model in (theirs, ours):
+            model.sequence_summary.activation.register_forward_hook(lambda _m, _i, out: out.tanh())
+        oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 1e-9, kind)
+
+
 @pytest.mark.parametrize(
     ("settings", "labels"),
     [
