@@ -353,7 +353,11 @@ HEADS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "norm": ("bert", "ForMaskedLM", hook("cls.predictions.transform.LayerNorm")),
     "roberta's norm": ("camembert", "ForMaskedLM", hook("lm_head.layer_norm")),
     "rembert's": ("rembert", "ForMaskedLM", put("cls.predictions.activation", lambda _: nn.ReLU())),
-    "distilbert's activation": ("distilbert", "ForMaskedLM", put("activation", lambda _: nn.ReLU())),
+    "distilbert's activation": (
+        "distilbert",
+        "ForMaskedLM",
+        put("activation", lambda _: nn.ReLU()),
+    ),
     "distilbert's norm": ("distilbert", "ForMaskedLM", hook("vocab_layer_norm")),
     "electra's norm": ("electra", "ForMaskedLM", hook("generator_predictions.LayerNorm")),
     "electra's decoder": ("electra", "ForMaskedLM", hook("generator_lm_head")),

@@ -71,12 +71,6 @@ def test_positional_arguments_of_a_configuration(family: str) -> None:
         assert fields[last : last + 4] == expected
 
 
-def test_the_tokenizer_of_roberta_is_missed_in_a_sentence(tmp_path: Path) -> None:
-    fastbert.RobertaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="byte-level BPE, which fastbert does not have"):
-        fastbert.AutoTokenizer.from_pretrained(tmp_path)
-
-
 @pytest.mark.parametrize("name", oracle.CLASSES)
 def test_models_go_there_and_back(name: str, tmp_path: Path) -> None:
     theirs, ours = oracle.shared_pair(name)
