@@ -16,11 +16,14 @@ from fastbert.tokenizers.special import Default, DefaultMask, TokenLike
 class DistilBertTokenizer(BertTokenizer):
     """DistilBERT's tokenizer: BERT's, without token types unless asked for."""
 
+    saved_as = "DistilBertTokenizer"
     model_input_names = ["input_ids", "attention_mask"]
 
 
 class ElectraTokenizer(BertTokenizer):
     """ELECTRA's tokenizer: BERT's."""
+
+    saved_as = "ElectraTokenizer"
 
 
 class MPNetTokenizer(BertTokenizer):
@@ -42,6 +45,7 @@ class MPNetTokenizer(BertTokenizer):
         **options: as of `BertTokenizer`.
     """
 
+    saved_as = "MPNetTokenizer"
     model_input_names = ["input_ids", "attention_mask"]
     template = FAIRSEQ_TEMPLATE
 
