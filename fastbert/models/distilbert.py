@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,16 +76,15 @@ class DistilBertPreTrainedModel(PreTrainedModel):
 
     def get_position_embeddings(self) -> nn.Embedding:
         """Return the table of positions."""
-        base: Any = self.base_model
-        table: nn.Embedding = base.embeddings.position_embeddings
-        return table
+        holder: Any = self.base_model.embeddings
+        return cast(nn.Embedding, holder.position_embeddings)
 
     @torch.no_grad()
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
         """Change the number of positions; new ones are made as the configuration says."""
         old, base = self.get_position_embeddings(), self.base_model
-        table = nn.Embedding(new_num_position_embeddings, old.embedding_dim).to(old.weight)
         holder: Any = base.embeddings
+        table = nn.Embedding(new_num_position_embeddings, old.embedding_dim).to(old.weight)
         holder.position_embeddings = table
         base.config.max_position_embeddings = new_num_position_embeddings
         base._init_weights(table)
@@ -116,18 +115,16 @@ class DistilBertModel(DistilBertPreTrainedModel, BertLikeModel):
 
     def encoder_shape(self) -> EncoderShape:
         """Read the sizes."""
-        config: Any = self.config
+        c: Any = self.config
+        sizes = {"width": c.dim, "hidden": c.dim, "layers": c.n_layers, "heads": c.n_heads}
         return EncoderShape(
-            vocabulary=config.vocab_size,
-            positions=config.max_position_embeddings,
-            width=config.dim,
-            hidden=config.dim,
-            layers=config.n_layers,
-            heads=config.n_heads,
-            intermediate=config.hidden_dim,
-            activation=config.activation,
+            vocabulary=c.vocab_size,
+            positions=c.max_position_embeddings,
+            **sizes,
+            intermediate=c.hidden_dim,
+            activation=c.activation,
             norm_eps=_NORM_EPS,
-            padding=config.pad_token_id,
+            padding=c.pad_token_id,
         )
 
     def dropouts(self) -> tuple[float, float, float]:
