@@ -298,6 +298,11 @@ class MaskedLMOutput(_Scored):
 
 
 @dataclass
+class ElectraForPreTrainingOutput(_Scored):
+    """Scalar loss and logits (B, L): a token was replaced, or is the original one."""
+
+
+@dataclass
 class NextSentencePredictorOutput(_Scored):
     """Scalar loss and logits (B, 2): the second text follows, or does not."""
 

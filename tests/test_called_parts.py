@@ -32,6 +32,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
          "bos_token_id": 3, "eos_token_id": 4},
     ),
     "align": ("AlignText", SIZES),
+    "electra": ("Electra", {**SIZES, "embedding_size": 12}),
+    "distilbert": ("DistilBert", {"vocab_size": 60, "dim": 24, "n_layers": 3, "n_heads": 2,
+                                  "hidden_dim": 40}),
+    "mpnet": ("MPNet", SIZES),
     "flaubert": ("Flaubert", XLM),
     "pre_norm": ("Flaubert", {**XLM, "pre_norm": False, "gelu_activation": False}),
 }  # fmt: skip
@@ -235,6 +239,58 @@ def test_parts_of_flaubert(family: str, change: str) -> None:
         same(theirs, ours)
 
 
+# In families with paths of their own: a part of each kind, and the modules in it.
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "electra": (
+        "embeddings", "embeddings.word_embeddings", "embeddings_project", "encoder", LAYER,
+        f"{LAYER}.attention.self", f"{LAYER}.intermediate.dense",
+    ),
+    "distilbert": (
+        "embeddings", "embeddings.LayerNorm", "transformer", "transformer.layer.1",
+        "transformer.layer.1.attention", "transformer.layer.1.attention.q_lin",
+        "transformer.layer.1.ffn", "transformer.layer.1.ffn.activation",
+        "transformer.layer.1.ffn.lin2", "transformer.layer.0.sa_layer_norm",
+    ),
+    "mpnet": (
+        "embeddings", "embeddings.LayerNorm", "encoder", "encoder.relative_attention_bias", LAYER,
+        f"{LAYER}.attention", f"{LAYER}.attention.attn", f"{LAYER}.attention.attn.o",
+        f"{LAYER}.intermediate", f"{LAYER}.output", "pooler",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "path"), [(family, path) for family, paths in ELSEWHERE.items() for path in paths]
+)
+def test_parts_of_other_families(family: str, path: str) -> None:
+    theirs, ours = pair(family)
+    with torch.no_grad():
+        plain = outputs(ours)
+    stack = path in ("encoder", "transformer")  # its answer is no tensor
+    for change in ([] if stack else [hook(path)], [put(path, Around)]):
+        for model in (theirs, ours):
+            for one in change:
+                one(model)
+        same(theirs, ours)
+        with torch.no_grad():
+            same(theirs, ours)
+            assert torch.equal(plain[-1], outputs(ours)[-1]) == (change == [])
+            plain = outputs(ours)
+
+
+@pytest.mark.parametrize("path", ["transformer.layer.1", LAYER])
+def test_weights_of_other_families_that_are_called(path: str) -> None:
+    theirs, ours = pair("distilbert" if "transformer" in path else "mpnet")
+    for model in (theirs, ours):
+        hook(f"{path}.attention")(model)
+    given = {"output_hidden_states": True, "output_attentions": True}
+    expected, found = (model(IDS, attention_mask=MASK, **given) for model in (theirs, ours))
+    for one, other in zip(expected.hidden_states, found.hidden_states, strict=True):
+        same_tensor(other[MASK.bool()], one[MASK.bool()])
+    for one, other in zip(expected.attentions, found.attentions, strict=True):
+        same_tensor(other[0], one[0])
+
+
 TASKS = ("ForSequenceClassification", "ForTokenClassification", "ForMaskedLM",
          "ForQuestionAnswering", "ForMultipleChoice")  # fmt: skip
 WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -245,7 +301,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("task", TASKS[:4])
-@pytest.mark.parametrize("family", ["bert", "camembert", "rembert", "flaubert"])
+@pytest.mark.parametrize("family", ["bert", "camembert", "rembert", "flaubert", *ELSEWHERE])
 def test_whatever_is_around_the_encoder_is_called(family: str, task: str, wrapper: str) -> None:
     if family == "flaubert":
         task = {"ForMaskedLM": "WithLMHeadModel", "ForQuestionAnswering":
@@ -297,6 +353,19 @@ HEADS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "norm": ("bert", "ForMaskedLM", hook("cls.predictions.transform.LayerNorm")),
     "roberta's norm": ("camembert", "ForMaskedLM", hook("lm_head.layer_norm")),
     "rembert's": ("rembert", "ForMaskedLM", put("cls.predictions.activation", lambda _: nn.ReLU())),
+    "distilbert's activation": (
+        "distilbert",
+        "ForMaskedLM",
+        put("activation", lambda _: nn.ReLU()),
+    ),
+    "distilbert's norm": ("distilbert", "ForMaskedLM", hook("vocab_layer_norm")),
+    "electra's norm": ("electra", "ForMaskedLM", hook("generator_predictions.LayerNorm")),
+    "electra's decoder": ("electra", "ForMaskedLM", hook("generator_lm_head")),
+    "electra's judge": ("electra", "ForPreTraining", hook("discriminator_predictions.activation")),
+    "electra's gelu": ("electra", "ForSequenceClassification", hook("classifier.activation")),
+    "mpnet's norm": ("mpnet", "ForMaskedLM", hook("lm_head.layer_norm")),
+    "mpnet's classifier": ("mpnet", "ForSequenceClassification", hook("classifier.dense")),
+    "distilbert's classifier": ("distilbert", "ForSequenceClassification", hook("pre_classifier")),
     "both": ("bert", "ForPreTraining", hook("cls.predictions.transform")),
     "mean": (
         "camembert",
@@ -352,7 +421,7 @@ def same_tensor(found: Tensor, expected: Tensor) -> None:
 
 
 def test_dropouts_can_be_found() -> None:
-    for family in ("bert", "camembert", "rembert", "align"):
+    for family in ("bert", "camembert", "rembert", "align", *ELSEWHERE):
         theirs, ours = pair(family)
         names = [
             {name for name, module in model.named_modules() if isinstance(module, nn.Dropout)}

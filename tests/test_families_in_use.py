@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
 import fastbert
@@ -34,6 +35,11 @@ CASES = {
     "flaubert-pre-norm": ("Flaubert", "FlaubertTokenizer", "flaubert"),
     "rembert": ("RemBert", "RemBertTokenizer", "rembert"),
     "rembert-rust": ("RemBert", "RemBertTokenizerFast", "rembert"),
+    "roberta": ("Roberta", "RobertaTokenizer", "byte-level"),
+    "xlm-roberta": ("XLMRoberta", "XLMRobertaTokenizer", "camembert"),
+    "distilbert": ("DistilBert", "DistilBertTokenizer", "bert"),
+    "electra": ("Electra", "ElectraTokenizer", "bert"),
+    "mpnet": ("MPNet", "MPNetTokenizer", "mpnet"),
 }
 HEADS = {
     "fill-mask": "ForMaskedLM",
@@ -57,7 +63,19 @@ CONTEXT = "Le petit chat de Mme. Lefèvre dort à Paris. L'ex-président s'arrê
 
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tok_cases.unpack(tmp_path_factory.mktemp("vocabularies"))
+    root = tok_cases.unpack(tmp_path_factory.mktemp("vocabularies"))
+    (root / "byte-level").mkdir()
+    trained = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    texts = [*TEXTS, CONTEXT] * 2
+    trained.train_from_iterator(texts, vocab_size=450, special_tokens=special)
+    trained.save_model(str(root / "byte-level"))
+    (root / "mpnet").mkdir()
+    words = (root / "bert" / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    own = {"[CLS]": "<s>", "[SEP]": "</s>", "[PAD]": "<pad>", "[MASK]": "<mask>"}
+    renamed = "\n".join(own.get(word, word) for word in words)
+    (root / "mpnet" / "vocab.txt").write_text(renamed, encoding="utf-8")
+    return root
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -101,7 +119,8 @@ def made(case: tuple[str, Any], task: str, folder: Path) -> tuple[Any, Any]:
 
 def outputs(theirs: Any, tokenizer: Any, *texts: str) -> Any:
     family = type(theirs.config).__name__
-    longest = 64 if family == "CamembertConfig" else 66
+    counts = ("CamembertConfig", "RobertaConfig", "XLMRobertaConfig", "MPNetConfig")
+    longest = 64 if family in counts else 66
     inputs = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=longest)
     with torch.no_grad():
         return theirs(**inputs), inputs

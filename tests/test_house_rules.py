@@ -154,7 +154,8 @@ def room_of(path: Path) -> str | None:
 
 
 def test_family_files_are_small() -> None:
-    for name in ("bert", "roberta", "camembert", "flaubert", "rembert"):
+    files = ("bert", "roberta", "xlm_roberta", "camembert", "flaubert", "rembert")
+    for name in (*files, "distilbert", "electra", "mpnet"):
         path = PACKAGE / "models" / f"{name}.py"
         if path.exists():
             assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
@@ -465,6 +466,9 @@ FAMILIES = {
     "roberta": (fastbert.RobertaModel, fastbert.RobertaConfig),
     "camembert": (fastbert.CamembertModel, fastbert.CamembertConfig),
     "rembert": (fastbert.RemBertModel, fastbert.RemBertConfig),
+    "xlm-roberta": (fastbert.XLMRobertaModel, fastbert.XLMRobertaConfig),
+    "distilbert": (fastbert.DistilBertModel, fastbert.DistilBertConfig),
+    "electra": (fastbert.ElectraModel, fastbert.ElectraConfig),
     "align": (fastbert.AlignTextModel, fastbert.AlignTextConfig),
     "flaubert": (fastbert.FlaubertModel, fastbert.FlaubertConfig),
     "flaubert pre-norm": (fastbert.FlaubertModel, fastbert.FlaubertConfig),
@@ -481,6 +485,10 @@ def small(family: str) -> Any:
         sizes |= {"num_attention_heads": 2, "intermediate_size": 40}
     if family == "rembert":
         sizes["input_embedding_size"] = 16
+    if family == "electra":
+        sizes["embedding_size"] = 16
+    if family == "distilbert":
+        sizes["hidden_dim"] = sizes.pop("intermediate_size")
     return model_class(config_class(**sizes)).eval()
 
 

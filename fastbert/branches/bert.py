@@ -54,9 +54,13 @@ class Branch(Parent):
 
     Class attributes:
         settings: attributes that decide what is computed and that kernels do not ask for.
+        hidden_dropout: name of the probability for hidden states in the configuration.
+        attention_dropout: the same for attention weights.
     """
 
     settings: ClassVar[tuple[str, ...]] = ()
+    hidden_dropout: ClassVar[str] = "hidden_dropout_prob"
+    attention_dropout: ClassVar[str] = "attention_probs_dropout_prob"
     # The children, whatever stands there.
     dense: Any
     LayerNorm: Any
@@ -76,7 +80,7 @@ class BertEmbeddings(Branch):
         super().__init__(config, shape)
         self.absolute = shape.position_type == "absolute"
         self.padding_idx = shape.padding
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(getattr(config, self.hidden_dropout))
 
     def positions(self, input_ids: Tensor | None, inputs_embeds: Tensor, past: int) -> Tensor:
         """Return the positions of tokens, broadcastable to (batch, length)."""
@@ -127,7 +131,7 @@ class BertSelfAttention(Branch):
         self.position_embedding_type = shape.position_type
         self.is_decoder = bool(getattr(config, "is_decoder", False))
         self.layer_idx = layer
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = nn.Dropout(getattr(config, self.attention_dropout))
 
     def heads(self, x: Tensor) -> Tensor:
         """Turn (batch, length, width) into (batch, heads, length, head size)."""
@@ -214,7 +218,7 @@ class _Output(Branch):
 
     def __init__(self, config: Any, shape: EncoderShape, layer: int | None = None) -> None:
         super().__init__(config, shape)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(getattr(config, self.hidden_dropout))
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         """Compute LayerNorm(dropout(dense(hidden_states)) + input_tensor)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -116,8 +116,12 @@ class RobertaClassificationHead(Parent):
         dense: hidden to hidden, which a tanh follows.
         out_proj: hidden to the labels.
         dropout: probability before each of them.
+
+    Class attributes:
+        kind: the activation behind `dense`.
     """
 
+    kind: ClassVar[str] = "tanh"
     dense: Any
     out_proj: Any
 
@@ -131,4 +135,49 @@ class RobertaClassificationHead(Parent):
         """Score (batch, length, hidden) by column 0."""
         hidden = torch.tanh(self.dense(self.dropout(features[:, 0, :])))
         out: Tensor = self.out_proj(self.dropout(hidden))
+        return out
+
+
+class ElectraClassificationHead(RobertaClassificationHead):
+    """The same with gelu, in a module of its own."""
+
+    kind = "gelu"
+
+    def __init__(self, dense: nn.Module, out_proj: nn.Module, dropout: float) -> None:
+        super().__init__(dense, out_proj, dropout)
+        self.activation = ActivationFunction(self.kind)
+
+    def forward(self, features: Tensor, **_: Any) -> Tensor:
+        """Score (batch, length, hidden) by column 0."""
+        hidden = self.activation(self.dense(self.dropout(features[:, 0, :])))
+        out: Tensor = self.out_proj(self.dropout(hidden))
+        return out
+
+
+class ElectraGeneratorPredictions(HeadBranch):
+    """LayerNorm(gelu(dense(hidden_states)))."""
+
+    def __init__(self, activation: str | Activation) -> None:
+        super().__init__(activation)
+        self.activation = ActivationFunction(activation)
+
+    def forward(self, generator_hidden_states: Tensor) -> Tensor:
+        """Transform (..., hidden) to (..., embedding width)."""
+        out: Tensor = self.LayerNorm(self.activation(self.dense(generator_hidden_states)))
+        return out
+
+
+class ElectraDiscriminatorPredictions(HeadBranch):
+    """dense_prediction(activation(dense(hidden_states)))."""
+
+    dense_prediction: Any
+
+    def __init__(self, activation: str | Activation) -> None:
+        super().__init__(activation)
+        self.activation = ActivationFunction(activation)
+
+    def forward(self, discriminator_hidden_states: Tensor) -> Tensor:
+        """Score (..., hidden): (...)."""
+        hidden = self.activation(self.dense(discriminator_hidden_states))
+        out: Tensor = self.dense_prediction(hidden).squeeze(-1)
         return out

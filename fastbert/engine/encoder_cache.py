@@ -412,6 +412,7 @@ class EncoderCache(Kept):
         return (
             options.keys is None
             and options.bias is None
+            and options.position_bias is None
             and options.head_mask is None
             and options.cross is None
             and options.cache is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from fastbert.layers.block import Block
 from fastbert.layers.called import CalledEmbeddings, CalledPooler, CalledStack
 from fastbert.layers.embeddings import EmbeddingTables
@@ -21,6 +23,8 @@ class Reading:
         pooler: the projection of its pooler; None where it has none or is called.
         called_pooler: the pooler, where it is called.
         called: why parts are called as modules, a clause for each.
+        position_bias: the table of what distances add to the scores of every layer; None where
+            there is none.
         foreign: projections that are computed by modules that are not ours, a clause for each.
     """
 
@@ -30,6 +34,7 @@ class Reading:
     called_pooler: CalledPooler | None = None
     called: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    position_bias: nn.Embedding | None = None
 
     @property
     def blocks(self) -> list[Block]:

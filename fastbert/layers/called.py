@@ -25,6 +25,7 @@ class LayerInputs:
         cache: keys and values of earlier tokens.
         head_mask: multiplies the attention weights.
         attentions: whether attention weights are wanted.
+        position_bias: (batch, heads, queries, keys), added to the scores beside the mask.
     """
 
     mask: Tensor
@@ -33,6 +34,7 @@ class LayerInputs:
     cache: Any = None
     head_mask: Tensor | None = None
     attentions: bool = False
+    position_bias: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,11 @@ class CalledStack:
     Attributes:
         call: takes embeddings (batch, seqlen, width), LayerInputs, and whether the hidden states of
             every layer are wanted.
+        projects: whether it projects the embeddings to the hidden width by itself.
     """
 
     call: Callable[[Tensor, LayerInputs, bool], StackAnswer]
+    projects: bool = False
 
 
 @dataclass(frozen=True)

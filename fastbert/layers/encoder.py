@@ -93,6 +93,8 @@ class ForwardOptions:
         recompute: how layers are recomputed in the backward pass, None where they are not.
         differentiable: gradients will flow.
         past: number of tokens in the cache.
+        position_bias: (batch or 1, heads, queries, keys), what distances add to the scores of every
+            layer.
     """
 
     keys: PackedBatch | None = None
@@ -111,6 +113,7 @@ class ForwardOptions:
     recompute: Recompute | None = None
     differentiable: bool = False
     past: int = 0
+    position_bias: Tensor | None = None
 
 
 @dataclass
@@ -161,8 +164,8 @@ def encode_inputs(
         hidden = embed(tables, inputs.packed(batch), plan)
         if options.hidden_dropout > 0.0:
             hidden = F.dropout(hidden, options.hidden_dropout, training=True)
-    # A stack that is called does that itself.
-    if tables.projection is not None and not isinstance(layers, CalledStack):
+    projects = isinstance(layers, CalledStack) and layers.projects
+    if tables.projection is not None and not projects:
         hidden = project(tables.projection, hidden, plan)
     if options.row_scale is not None:
         hidden = hidden * options.row_scale
@@ -251,6 +254,7 @@ def _layer_inputs(hidden: Tensor, batch: PackedBatch, options: ForwardOptions) -
         None if options.cache is None else options.cache.store,
         options.head_mask,
         options.attentions,
+        options.position_bias,
     )
 
 
@@ -368,6 +372,9 @@ class _Layer:
                 )
             )
         bias = options.bias
+        if options.position_bias is not None:
+            added = options.position_bias
+            bias = added if bias is None else bias + added
         if block.distances is not None:
             distances = distance_bias(q, k, batch, keys, block.distances, block.scale)
             bias = distances if bias is None else bias + distances

@@ -25,13 +25,17 @@ from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.outputs import (
     BaseModelOutput,
+    BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPooling,
     BaseModelOutputWithPoolingAndCrossAttentions,
     finish,
 )
 
 EncoderModelOutput = (
-    BaseModelOutput | BaseModelOutputWithPooling | BaseModelOutputWithPoolingAndCrossAttentions
+    BaseModelOutput
+    | BaseModelOutputWithPooling
+    | BaseModelOutputWithPoolingAndCrossAttentions
+    | BaseModelOutputWithPastAndCrossAttentions
 )
 
 

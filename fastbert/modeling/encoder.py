@@ -15,6 +15,7 @@ from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
 from fastbert.engine.reading import Reading
 from fastbert.engine.recompute import recomputed_pass
+from fastbert.layers.bucket_bias import bucket_bias
 from fastbert.layers.called import CalledStack
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, Layers, encode_inputs
@@ -347,6 +348,7 @@ class EncoderModel(PreTrainedModel):
     ) -> ForwardOptions:
         config, layout, snapshot = self.config, given.layout, context.snapshot
         training = self.training
+        buckets = snapshot.reading.position_bias
         dropouts = self._dropouts if training else (0.0, 0.0, 0.0)
         head_mask = options.get("head_mask")
         attentions = options.get("output_attentions")
@@ -372,6 +374,7 @@ class EncoderModel(PreTrainedModel):
             recompute=self._recompute if training and self.gradient_checkpointing else None,
             differentiable=context.differentiable,
             past=given.past,
+            position_bias=None if buckets is None else bucket_bias(buckets, layout.batch),
         )
 
     def _tell_of_torch(self, snapshot: ModelSnapshot, options: ForwardOptions, plan: Plan) -> None:

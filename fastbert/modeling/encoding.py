@@ -72,6 +72,17 @@ class CausalOptions(Options, total=False):
     shift_labels: Tensor | None
 
 
+class UntypedOptions(Options, total=False):
+    """Keyword arguments of families without token types.
+
+    Attributes:
+        token_type_ids: accepted, since some tokenizers return them; nothing reads them, as in
+            transformers.
+    """
+
+    token_type_ids: Tensor | None
+
+
 def counted(options: RareOptions) -> dict[str, Any]:
     """Return num_items_in_batch, where it was given, as the keyword argument of a loss."""
     count = options.get("num_items_in_batch")
@@ -143,7 +154,8 @@ class EncoderInputs:
         flat = {
             name: value.flatten(0, 1)
             for name, value in given.items()
-            if value is not None and value.dim() > 1  # one mask for all texts stays as it is
+            # What was given for all texts, or flat already, stays as it is.
+            if value is not None and value.dim() > 2
         }
         return replace(self, **flat)
 

@@ -111,6 +111,30 @@ def sequence_loss(
     return _divided(loss(logits, labels, reduction="sum"), num_items_in_batch)
 
 
+def replaced_loss(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compute the mean binary cross-entropy of which tokens were replaced.
+
+    Args:
+        logits: (batch, length).
+        labels: (batch, length), 1 where a token was replaced and 0 where not.
+        mask: (batch, length); tokens where it is not 1 have no part in the loss. None takes all.
+
+    Raises:
+        ValueError: for labels or a mask of another shape.
+    """
+    for name, given in (("labels", labels), ("attention_mask", mask)):
+        if given is not None and given.shape != logits.shape:
+            raise ValueError(
+                f"This loss needs {name} of shape {tuple(logits.shape)}, one value for each token, "
+                f"but they have the shape {tuple(given.shape)}."
+            )
+    targets = labels.to(logits.device).float()
+    if mask is not None:
+        counted = mask.to(logits.device) == 1
+        logits, targets = logits[counted], targets[counted]
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+
+
 def span_loss(
     starts: Tensor, ends: Tensor, first: Tensor, last: Tensor, num_items_in_batch: Count = None
 ) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -148,13 +148,14 @@ class NamedEncoder(EncoderModel):
         embeddings, pooler = ("embeddings", None) in regions, ("pooler", None) in regions
         return Reading(
             self._layers(regions),
-            CalledEmbeddings(self.call_embeddings, self._projection())
+            CalledEmbeddings(self.call_embeddings, self.called_projection())
             if embeddings
             else self.tables(),
             None if pooler else self.pooling(),
             CalledPooler(self.call_pooler) if pooler else None,
             tuple(dict.fromkeys(regions.values())),
             tuple(foreign_projections(self, self._built)),
+            cast(nn.Embedding | None, parts.find(self, self.parameter_names.position_bias)),
         )
 
     def own_differences(self) -> Iterable[Difference]:
@@ -182,7 +183,7 @@ class NamedEncoder(EncoderModel):
 
     def _layers(self, regions: dict[tuple[Region, int | None], str]) -> Layers:
         if ("encoder", None) in regions:
-            return CalledStack(self.call_stack)
+            return CalledStack(self.call_stack, self._stack_projects())
         names, shape = self.parameter_names, self.encoder_shape()
         every = ("layer", None) in regions
         return [
@@ -192,7 +193,14 @@ class NamedEncoder(EncoderModel):
             for layer in range(parts.layer_count(self, names))
         ]
 
-    def _projection(self) -> Linear | None:
+    def _stack_projects(self) -> bool:
+        """Whether the projection of the embeddings is part of the module that holds the layers."""
+        paths = self.module_table.regions.items()
+        stack = next(path for path, region in paths if region == "encoder")
+        return (self.parameter_names.embedding_projection or "").startswith(f"{stack}.")
+
+    def called_projection(self) -> Linear | None:
+        """Find the projection of embeddings that `call_embeddings` leaves as the tables hold."""
         found = parts.find(self, self.parameter_names.embedding_projection)
         return found if found is None else parts.cast_linear(found)
 
@@ -214,13 +222,16 @@ class NamedEncoder(EncoderModel):
             )
         )
 
+    def layer_arguments(self, hidden: Tensor, given: LayerInputs) -> dict[str, Any]:
+        """Return what a layer gets by position behind hidden states, by name and in that order."""
+        return {"attention_mask": given.mask, "encoder_hidden_states": given.states}
+
     def call_layer(self, layer: int, hidden: Tensor, given: LayerInputs) -> Tensor:
         """Call a layer as torch would, on (batch, seqlen, hidden)."""
-        following = {"attention_mask": given.mask, "encoder_hidden_states": given.states}
         answer = call(
             self._region_root("layer", layer),
             hidden,
-            following,
+            self.layer_arguments(hidden, given),
             encoder_attention_mask=given.states_mask,
             past_key_values=given.cache,
             head_mask=given.head_mask,

@@ -45,12 +45,15 @@ class ParameterNames:
             both.
         language: table of languages.
         embedding_norm: LayerNorm over the sum of all tables.
-        embedding_projection: from the width of the tables to the hidden size.
+        embedding_projection: from the width of the tables to the hidden size; see
+            EncoderShape.projected.
         attention: self-attention.
         cross_attention: attention to another encoder's hidden states, in decoders.
         intermediate: the projection up to the intermediate size.
         output: the projection back to the hidden size.
         output_norm: LayerNorm around the feed-forward part.
+        position_bias: table of what the distance between two tokens adds to their scores, a column
+            for each head; all layers share it.
         pooler: the projection of column 0 that a tanh follows.
     """
 
@@ -78,6 +81,7 @@ class ParameterNames:
     intermediate: str = "encoder.layer.N.intermediate.dense"
     output: str = "encoder.layer.N.output.dense"
     output_norm: str = "encoder.layer.N.output.LayerNorm"
+    position_bias: str | None = None
     pooler: str | None = "pooler.dense"
 
 
@@ -103,6 +107,9 @@ class EncoderShape:
         position_type: "absolute", "relative_key" or "relative_key_query".
         pre_norm: LayerNorm before attention and feed-forward part, rather than behind them.
         cross_attention: whether layers attend to another encoder's hidden states.
+        projected: whether what the tables hold is projected to the hidden size, in families that
+            have names for it.
+        buckets: rows of the table of position biases.
 
     Raises:
         ValueError: for heads that do not divide the hidden size, and an unknown position_type.
@@ -124,6 +131,8 @@ class EncoderShape:
     position_type: str = "absolute"
     pre_norm: bool = False
     cross_attention: bool = False
+    projected: bool = True
+    buckets: int = 0
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:

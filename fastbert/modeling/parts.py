@@ -164,7 +164,9 @@ def build_layers(
         plant(root, names.intermediate, Linear(shape.hidden, shape.intermediate), layer, make)
         plant(root, names.output, Linear(shape.intermediate, shape.hidden), layer, make)
         plant(root, names.output_norm, LayerNorm(shape.hidden, shape.norm_eps), layer, make)
-    if names.embedding_projection is not None:
+    if names.position_bias is not None:
+        plant(root, names.position_bias, _table(shape.buckets, shape.heads), make=make)
+    if names.embedding_projection is not None and shape.projected:
         plant(root, names.embedding_projection, Linear(shape.width, shape.hidden), make=make)
 
 

@@ -663,15 +663,19 @@ class ForQuestionAnswering(HeadModel):
         )
         return self.run(start_positions, end_positions, inputs)
 
-    def run(
-        self, first: Tensor | None, last: Tensor | None, inputs: EncoderInputs
-    ) -> QuestionAnsweringModelOutput:
-        """Compute the task; arguments are those of forward."""
+    def check_labels(self) -> None:
+        """Raise ValueError for a configuration with another number of labels than two."""
         if self.config.num_labels != 2:
             raise ValueError(
                 f"Question answering scores the two ends of an answer, so config.num_labels must "
                 f"be 2; it is {self.config.num_labels}."
             )
+
+    def run(
+        self, first: Tensor | None, last: Tensor | None, inputs: EncoderInputs
+    ) -> QuestionAnsweringModelOutput:
+        """Compute the task; arguments are those of forward."""
+        self.check_labels()
         # The softmax of the loss runs over all columns, so it needs the logits of padding too.
         given = first is not None and last is not None
         grid = self.looks_around("qa_outputs")

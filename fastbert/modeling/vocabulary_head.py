@@ -58,6 +58,10 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         """Return the activation behind dense."""
         return str(self.config.hidden_act)
 
+    def head_eps(self) -> float:
+        """Return what the norm adds to the variance."""
+        return float(self.config.layer_norm_eps)
+
     def build_head(self, config: Any) -> None:
         """Build the parts where the checkpoints have them."""
         names, width = self.head_names, self.head_width()
@@ -67,35 +71,48 @@ class NamedVocabularyHead(tasks.VocabularyHead):
             return bare(path, layer) if kind is None else kind(self.head_activation())
 
         plant(self, names.dense, Linear(config.hidden_size, width), make=make)
-        plant(self, names.norm, LayerNorm(width, config.layer_norm_eps), make=make)
+        plant(self, names.norm, LayerNorm(width, self.head_eps()), make=make)
         plant(self, names.decoder, Linear(width, config.vocab_size), make=make)
         if names.bias is not None:
             bias = nn.Parameter(torch.zeros(config.vocab_size, device=weights_device()))
             plant(self, names.bias, bias, make=make)
 
-    def _head_root(self) -> str:
-        return self.head_names.decoder.partition(".")[0]
+    def head_roots(self) -> tuple[str, ...]:
+        """Return the names of the modules that the head consists of, the decoder's first."""
+        names = self.head_names
+        paths = (names.decoder, names.dense, names.norm)
+        return tuple(dict.fromkeys(path.partition(".")[0] for path in paths))
+
+    def _callable(self) -> bool:
+        return bool(self.head_classes) or len(self.head_roots()) > 1
 
     def called_head(self) -> bool:
         """Return whether the head is not as it was built, and so is called on all tokens."""
-        if not self.head_classes:
+        if not self._callable():
             return False
-        return self._head_built.why(self, self._head_root()) is not None
+        return any(self._head_built.why(self, name) is not None for name in self.head_roots())
 
     def head_parts(self) -> list[str]:
         """See HeadModel.head_parts."""
-        return super().head_parts() if self.head_classes else []
+        return super().head_parts() if self._callable() else []
 
     def called_scores(self, encoding: Encoding) -> Tensor | None:
         """Score all tokens by calling a head that is not as it was built; None otherwise."""
         if not self.called_head():
             return None
         with running_on(encoding.plan):
-            logits = hidden_of(self.call_head(held_part(self, self._head_root()), encoding))
+            logits = hidden_of(self.call_head(held_part(self, self.head_roots()[0]), encoding))
         return without_padding(logits, encoding)
 
     def call_head(self, head: Any, encoding: Encoding) -> Any:
-        """Call the whole head on (batch, length, hidden)."""
+        """Call the whole head on (batch, length, hidden).
+
+        A family whose head consists of several modules overrides this.
+
+        Args:
+            head: the module that holds the decoder.
+            encoding: one pass of the encoder.
+        """
         return call(head, encoding.padded())
 
     def get_output_embeddings(self) -> Linear:

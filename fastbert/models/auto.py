@@ -34,9 +34,13 @@ _FAMILIES = {
     "apertus1p5_text": ("fastbert.models.apertus", "Apertus"),
     "bert": ("fastbert.models.bert", "Bert"),
     "camembert": ("fastbert.models.camembert", "Camembert"),
+    "distilbert": ("fastbert.models.distilbert", "DistilBert"),
+    "electra": ("fastbert.models.electra", "Electra"),
     "flaubert": ("fastbert.models.flaubert", "Flaubert"),
+    "mpnet": ("fastbert.models.mpnet", "MPNet"),
     "rembert": ("fastbert.models.rembert", "RemBert"),
     "roberta": ("fastbert.models.roberta", "Roberta"),
+    "xlm-roberta": ("fastbert.models.xlm_roberta", "XLMRoberta"),
     "align_text_model": ("fastbert.models.align", "AlignText"),
     "align_vision_model": ("fastbert.models.align", "AlignVision"),
     "align": ("fastbert.models.align", "Align"),
@@ -49,8 +53,11 @@ _NAMES = {
     ("flaubert", "ForPreTraining"): "FlaubertWithLMHeadModel",
     ("flaubert", "ForQuestionAnswering"): "FlaubertForQuestionAnsweringSimple",
     ("camembert", "ForPreTraining"): "CamembertForMaskedLM",
+    ("distilbert", "ForPreTraining"): "DistilBertForMaskedLM",
+    ("mpnet", "ForPreTraining"): "MPNetForMaskedLM",
     ("rembert", "ForPreTraining"): "RemBertForMaskedLM",
     ("roberta", "ForPreTraining"): "RobertaForMaskedLM",
+    ("xlm-roberta", "ForPreTraining"): "XLMRobertaForMaskedLM",
 }
 
 # Model types with a processor for images.

@@ -5,24 +5,22 @@ It is the root of the families that share its graph, such as CamemBERT.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from fastbert.branches.bert import BertEmbeddings, BertLayer, bert_modules
-from fastbert.branches.heads import RobertaClassificationHead, RobertaLMHead
-from fastbert.engine.encoder import Wanted
-from fastbert.layers.calling import call, hidden_of
-from fastbert.layers.linear import Linear, project, running_on
+from fastbert.branches.first_token import FirstTokenClassification
+from fastbert.branches.heads import RobertaLMHead
 from fastbert.modeling import tasks
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.bertlike import BertLikeModel
 from fastbert.modeling.config import PreTrainedConfig
-from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
-from fastbert.modeling.head_parts import held_part
-from fastbert.modeling.parameter_names import EncoderShape
+from fastbert.modeling.counted_positions import (
+    CountedPositions,
+    positions_of_columns,
+    positions_of_ids,
+)
+from fastbert.modeling.encoding import Options
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import MultipleChoiceModelOutput
 
@@ -71,40 +69,8 @@ class RobertaConfig(PreTrainedConfig):
 class RobertaEmbeddings(BertEmbeddings):
     """RoBERTa's tables, and the rules by which tokens get their positions."""
 
-    @staticmethod
-    def create_position_ids_from_input_ids(
-        input_ids: Tensor, padding_idx: int, past_key_values_length: int = 0
-    ) -> Tensor:
-        """Count the tokens that are not padding, from padding_idx + 1; padding has padding_idx.
-
-        The count goes by the ids, whatever the attention mask says.
-
-        Args:
-            input_ids: (batch, length).
-            padding_idx: the id of padding.
-            past_key_values_length: tokens that came before.
-
-        Returns:
-            int64 (batch, length).
-        """
-        real = (input_ids != padding_idx).long()
-        return (torch.cumsum(real, dim=1) + past_key_values_length) * real + padding_idx
-
-    @staticmethod
-    def create_position_ids_from_inputs_embeds(inputs_embeds: Tensor, padding_idx: int) -> Tensor:
-        """Count all columns from padding_idx + 1: embeddings do not tell which are padding.
-
-        Args:
-            inputs_embeds: (batch, length, width).
-            padding_idx: the id of padding.
-
-        Returns:
-            int64 (batch, length).
-        """
-        batch, length = inputs_embeds.shape[:2]
-        first = padding_idx + 1
-        columns = torch.arange(first, first + length, device=inputs_embeds.device)
-        return columns.expand(batch, length)
+    create_position_ids_from_input_ids = staticmethod(positions_of_ids)
+    create_position_ids_from_inputs_embeds = staticmethod(positions_of_columns)
 
     def positions(self, input_ids: Tensor | None, inputs_embeds: Tensor, past: int) -> Tensor:
         """Return the positions of tokens, (batch, length)."""
@@ -126,32 +92,10 @@ class RobertaPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["RobertaEmbeddings", "RobertaLayer"]
 
 
-class RobertaModel(RobertaPreTrainedModel, BertLikeModel):
+class RobertaModel(RobertaPreTrainedModel, CountedPositions):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
     module_table = bert_modules(embeddings=RobertaEmbeddings, layer=RobertaLayer)
-
-    def encoder_shape(self) -> EncoderShape:
-        """Read the sizes; padding has a row of its own in the table of positions."""
-        return replace(super().encoder_shape(), position_padding=self.config.pad_token_id)
-
-    def longest(self) -> int:
-        """Count the tokens that the table of positions has room for."""
-        return int(self.config.max_position_embeddings - self.config.pad_token_id - 1)
-
-    def default_positions(
-        self, input_ids: Tensor | None, length: int, past: int, device: torch.device
-    ) -> Tensor:
-        """Return the positions of new tokens by the rules of RobertaEmbeddings."""
-        padding = int(self.config.pad_token_id)
-        if input_ids is not None:
-            return RobertaEmbeddings.create_position_ids_from_input_ids(input_ids, padding, past)
-        return super().default_positions(None, length, past, device) + padding + 1
-
-    def positions_from_mask(self, mask: Tensor) -> Tensor:
-        """Return the positions of the tokens of a mask (batch, length), padded on the left."""
-        real = (mask != 0).long()
-        return real.cumsum(dim=1) * real + int(self.config.pad_token_id)
 
 
 class _RobertaHead(RobertaPreTrainedModel, tasks.HeadModel):
@@ -186,38 +130,8 @@ class RobertaForMaskedLM(_RobertaVocabulary, tasks.ForMaskedLM):
     """Scores of the vocabulary at every token."""
 
 
-class RobertaForSequenceClassification(_RobertaHead, tasks.ForSequenceClassification):
+class RobertaForSequenceClassification(_RobertaHead, FirstTokenClassification):
     """A label for a whole text, from the first token through a layer of the head's own."""
-
-    pooled = False
-
-    def build_head(self, config: RobertaConfig) -> None:
-        """Build `classifier`."""
-        self.classifier = RobertaClassificationHead(
-            dense=Linear(config.hidden_size, config.hidden_size),
-            out_proj=Linear(config.hidden_size, config.num_labels),
-            dropout=self.head_dropout(),
-        )
-
-    def dropped(self, x: Tensor) -> Tensor:
-        """Apply the classifier's own dropout."""
-        out: Tensor = self.classifier.dropout(x)
-        return out
-
-    def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
-        """Run the encoder, on all tokens where somebody's classifier may look at them."""
-        if self._head_built.why(self, "classifier") is not None:
-            wanted = replace(wanted, keep_padding=True)
-        return super().encode(inputs, wanted)
-
-    def classify(self, encoding: Encoding) -> Tensor:
-        """Score the labels, (batch, num_labels)."""
-        if self._head_built.why(self, "classifier") is not None:
-            with running_on(encoding.plan):
-                return hidden_of(call(held_part(self, "classifier"), encoding.padded()))
-        first = self.dropped(encoding.first_tokens())
-        hidden = project(self.classifier.dense, first, encoding.plan, "tanh")
-        return project(self.classifier.out_proj, self.dropped(hidden), encoding.plan)
 
 
 class RobertaForMultipleChoice(_RobertaHead, tasks.ForMultipleChoice):

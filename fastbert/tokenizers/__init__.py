@@ -8,7 +8,17 @@ from fastbert.tokenizers.bert_legacy import BertTokenizerLegacy
 from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizerFast
 from fastbert.tokenizers.flaubert import FlaubertTokenizer
 from fastbert.tokenizers.generic import PreTrainedTokenizerFast
+from fastbert.tokenizers.like_bert import (
+    DistilBertTokenizer,
+    DistilBertTokenizerFast,
+    ElectraTokenizer,
+    ElectraTokenizerFast,
+    MPNetTokenizer,
+    MPNetTokenizerFast,
+)
 from fastbert.tokenizers.rembert import RemBertTokenizer, RemBertTokenizerFast
+from fastbert.tokenizers.roberta import RobertaTokenizer, RobertaTokenizerFast
+from fastbert.tokenizers.xlm_roberta import XLMRobertaTokenizer, XLMRobertaTokenizerFast
 
 __all__ = [
     "AutoTokenizer",
@@ -19,10 +29,20 @@ __all__ = [
     "CamembertTokenizer",
     "CamembertTokenizerFast",
     "CharSpan",
+    "DistilBertTokenizer",
+    "DistilBertTokenizerFast",
+    "ElectraTokenizer",
+    "ElectraTokenizerFast",
     "FlaubertTokenizer",
+    "MPNetTokenizer",
+    "MPNetTokenizerFast",
     "PreTrainedTokenizerFast",
     "RemBertTokenizer",
     "RemBertTokenizerFast",
+    "RobertaTokenizer",
+    "RobertaTokenizerFast",
     "TokenSpan",
     "Tokenizer",
+    "XLMRobertaTokenizer",
+    "XLMRobertaTokenizerFast",
 ]

@@ -16,8 +16,10 @@ from fastbert.tokenizers.camembert import CamembertTokenizer, CamembertTokenizer
 from fastbert.tokenizers.flaubert import FlaubertTokenizer
 from fastbert.tokenizers.generic import PreTrainedTokenizerFast
 from fastbert.tokenizers.keywords import sorted_out
+from fastbert.tokenizers.like_bert import DistilBertTokenizer, ElectraTokenizer, MPNetTokenizer
 from fastbert.tokenizers.rembert import RemBertTokenizer
-from fastbert.tokenizers.special import Default, DefaultMask
+from fastbert.tokenizers.roberta import RobertaTokenizer
+from fastbert.tokenizers.xlm_roberta import XLMRobertaTokenizer
 
 logger = logging.getLogger("fastbert.tokenizers")
 
@@ -27,34 +29,37 @@ _BY_MODEL: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
     "align_text_model": (BertTokenizer, BertTokenizer),
     "bert": (BertTokenizer, BertTokenizer),
     "camembert": (CamembertTokenizer, CamembertTokenizerFast),
+    "distilbert": (DistilBertTokenizer, DistilBertTokenizer),
+    "electra": (ElectraTokenizer, ElectraTokenizer),
     "flaubert": (FlaubertTokenizer, FlaubertTokenizer),
-    # It runs a tokenizer.json in Rust where there is one; without, sentencepiece's rules are right.
+    "mpnet": (MPNetTokenizer, MPNetTokenizer),
+    # They run a tokenizer.json in Rust where there is one; without, sentencepiece is right.
     "rembert": (RemBertTokenizer, RemBertTokenizer),
+    "xlm-roberta": (XLMRobertaTokenizer, XLMRobertaTokenizer),
+    "roberta": (RobertaTokenizer, RobertaTokenizer),
 }
 _BY_CLASS: dict[str, tuple[type[Tokenizer], type[Tokenizer]]] = {
     "BertTokenizer": _BY_MODEL["bert"],
     "BertTokenizerLegacy": (BertTokenizerLegacy, BertTokenizerLegacy),
     "CamembertTokenizer": _BY_MODEL["camembert"],
+    "DistilBertTokenizer": _BY_MODEL["distilbert"],
+    "ElectraTokenizer": _BY_MODEL["electra"],
+    "MPNetTokenizer": _BY_MODEL["mpnet"],
+    "RobertaTokenizer": _BY_MODEL["roberta"],
+    "XLMRobertaTokenizer": _BY_MODEL["xlm-roberta"],
     "FlaubertTokenizer": _BY_MODEL["flaubert"],
     "RemBertTokenizer": _BY_MODEL["rembert"],
 }
 # BERT's tokenizer under the names of other families.
 _LIKE_BERT = (
     "ConvBertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
     "MobileBertTokenizer",
     "RetriBertTokenizer",
     "SqueezeBertTokenizer",
 )
 # Where a folder names no class, its model's has this one.
 _OF_MODEL = {
-    "distilbert": "DistilBertTokenizer",
-    "electra": "ElectraTokenizer",
     "mobilebert": "MobileBertTokenizer",
-    "mpnet": "MPNetTokenizer",
-    "roberta": "RobertaTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
 }
 # What transformers calls a tokenizer.json whose family it does not know.
 _NAMELESS = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
@@ -66,23 +71,6 @@ _WITHOUT_TYPES = (
 )
 # Models that read no token types, so a nameless tokenizer beside them returns none.
 _MODELS_WITHOUT_TYPES = ("apertus", "apertus1p5", "apertus1p5_text")
-# Special tokens of classes whose folders may not name them.
-_FAIRSEQ = {
-    name: Default(token)
-    for name, token in {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "cls_token": "<s>",
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-    }.items()
-} | {"mask_token": DefaultMask("<mask>")}
-_SPECIALS_OF: dict[str, dict[str, Default]] = {
-    "MPNetTokenizer": _FAIRSEQ | {"unk_token": Default("[UNK]")},
-    "RobertaTokenizer": _FAIRSEQ,
-    "XLMRobertaTokenizer": _FAIRSEQ,
-}
 
 
 class AutoTokenizer:
@@ -150,7 +138,6 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
     name = named.removesuffix("Fast")
     model_type = model_type or model.get("model_type")
     name = name or _OF_MODEL.get(str(model_type), "")
-    given = settings.keys() | _special_names(folder)
     pair = _BY_CLASS.get(name)
     has_json = (folder / files.TOKENIZER_FILE).is_file()
     if pair is None and model_type in _BY_MODEL and (not name or name in _NAMELESS):
@@ -165,9 +152,7 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
         )
     if pair is not None:
         return _Choice(pair[use_fast])
-    default: dict[str, Any] = {
-        key: token for key, token in _SPECIALS_OF.get(name, {}).items() if key not in given
-    }
+    default: dict[str, Any] = {}
     without = name.removesuffix("Tokenizer") in _WITHOUT_TYPES
     without |= model_type in _MODELS_WITHOUT_TYPES
     if without and "model_input_names" not in settings:
@@ -183,20 +168,9 @@ def _choose(folder: Path, model_type: str | None, *, use_fast: bool) -> _Choice:
             "tokenizer_class, nor a config.json with a model_type; load it with its own class: "
             f"{known}."
         )
-    if name == "RobertaTokenizer":
-        raise ValueError(
-            f"'{folder}' has RoBERTa's tokenizer, a byte-level BPE, which fastbert does not have "
-            "without a tokenizer.json; transformers writes one: AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(...)."
-        )
     told = f"tokenizer_class '{named}'" if named else f"model_type '{model_type}'"
     raise ValueError(
         f"'{folder}' has the {told}, which is none of fastbert's ({known}), and no tokenizer.json, "
         "which any class can be run from; transformers writes one: AutoTokenizer."
         "from_pretrained(...).save_pretrained(...)."
     )
-
-
-def _special_names(folder: Path) -> set[str]:
-    path = folder / files.SPECIAL_FILE
-    return set(read_json(path, dict)) if path.is_file() else set()

@@ -52,6 +52,8 @@ class BertTokenizer(Tokenizer):
         "tokenizer_file": files.TOKENIZER_FILE,
     }
     template = BERT_TEMPLATE
+    # What transformers should load the saved files with, for classes of one's own too.
+    saved_as: ClassVar[str] = "BertTokenizer"
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class BertTokenizer(Tokenizer):
         return write_vocabulary(base, save_directory, filename_prefix)
 
     def _class_name(self) -> str:
-        return "BertTokenizer"
+        return self.saved_as
 
 
 BertTokenizerFast = BertTokenizer

@@ -72,7 +72,9 @@ class Rows(torch.utils.data.Dataset[dict[str, Tensor]]):
             row["labels"] = torch.tensor(index % oracle.CHOICES)
         else:
             row["labels"] = torch.tensor(index % 2)
-        if name.endswith("ForPreTraining"):
+        if name == "ElectraForPreTraining":
+            row["labels"] = some.long()
+        elif name.endswith("ForPreTraining"):
             row["next_sentence_label"] = torch.tensor(index % 2)
         return row
 

@@ -30,10 +30,21 @@ _BERT_LIKE = {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": _BERT_LIKE,
+    "XLMRoberta": _BERT_LIKE,
     "Roberta": _BERT_LIKE,
     "Camembert": _BERT_LIKE,
     "RemBert": {**_BERT_LIKE, "input_embedding_size": 18, "output_embedding_size": 43},
     "AlignText": _BERT_LIKE,
+    "DistilBert": {
+        "dim": HIDDEN,
+        "n_layers": LAYERS,
+        "n_heads": HEADS,
+        "hidden_dim": 37,
+        "max_position_embeddings": 24,
+        "vocab_size": VOCABULARY,
+    },
+    "Electra": {**_BERT_LIKE, "embedding_size": 18},
+    "MPNet": _BERT_LIKE,
     "Flaubert": {
         "emb_dim": HIDDEN,
         "n_layers": LAYERS,
@@ -66,24 +77,47 @@ TASKS = {
         "ForTokenClassification ForQuestionAnswering"
     ),
     "AlignText": "Model",
+    "XLMRoberta": (
+        "Model ForCausalLM ForMaskedLM ForSequenceClassification ForMultipleChoice "
+        "ForTokenClassification ForQuestionAnswering"
+    ),
+    "DistilBert": (
+        "Model ForMaskedLM ForSequenceClassification ForMultipleChoice "
+        "ForTokenClassification ForQuestionAnswering"
+    ),
+    "Electra": (
+        "Model ForPreTraining ForCausalLM ForMaskedLM ForSequenceClassification ForMultipleChoice "
+        "ForTokenClassification ForQuestionAnswering"
+    ),
+    "MPNet": (
+        "Model ForMaskedLM ForSequenceClassification ForMultipleChoice "
+        "ForTokenClassification ForQuestionAnswering"
+    ),
 }
+# What has heads of all kinds.
+TEXT_FAMILIES = [family for family in TASKS if family != "AlignText"]
 CLASSES = [family + task for family, tasks in TASKS.items() for task in tasks.split()]
 
 
 # Who has an argument that needs a decoder, a cache or transformers 4, and where all of them are
 # compared; test_no_argument_is_left_out holds every class against these lists.
-_CROSS_FAMILIES = ("Bert", "Roberta", "Camembert", "RemBert")
+_CROSS_FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Camembert", "RemBert")
 DECODERS = [
     "BertLMHeadModel",
     "RobertaForCausalLM",
+    "XLMRobertaForCausalLM",
     "CamembertForCausalLM",
     "RemBertForCausalLM",
+    "ElectraForCausalLM",
 ]
+# Families without token types; what their forwards take of them changes nothing.
+UNTYPED = ("DistilBert", "MPNet")
 CROSS_ATTENDED = [
     *DECODERS,
+    "ElectraModel",
     *(f"{family}{task}" for family in _CROSS_FAMILIES for task in ("Model", "ForMaskedLM")),
 ]
-CACHED = [*DECODERS, *(f"{family}Model" for family in _CROSS_FAMILIES)]
+CACHED = [*DECODERS, "ElectraModel", *(f"{family}Model" for family in _CROSS_FAMILIES)]
 FLAUBERT_CLASSES = [name for name in CLASSES if name.startswith("Flaubert")]
 ELSEWHERE = {
     "encoder_hidden_states": CROSS_ATTENDED,
@@ -99,7 +133,7 @@ ELSEWHERE = {
     "cache_position": CLASSES,
     # Ours alone: test_model_features.py.
     "logits_to_keep": [
-        *(f"{family}ForMaskedLM" for family in _CROSS_FAMILIES),
+        *(f"{family}ForMaskedLM" for family in (*_CROSS_FAMILIES, *UNTYPED, "Electra")),
         "FlaubertWithLMHeadModel",
     ],
 }
@@ -176,7 +210,7 @@ def inputs_of(name: str) -> dict[str, dict[str, Any]]:
     """Cases by name: keyword arguments, to which input_ids is added unless it is there."""
     family = family_of(name)
     generator = torch.Generator().manual_seed(5)
-    width = 18 if family == "RemBert" else HIDDEN
+    width = 18 if family in ("RemBert", "Electra") else HIDDEN
     embeds = torch.randn(BATCH, LENGTH, width, generator=generator, dtype=torch.float64)
     kinds = random_labels(2, (BATCH, LENGTH), 3)
     positions = random_labels(20, (BATCH, LENGTH), 4)
@@ -215,6 +249,9 @@ def inputs_of(name: str) -> dict[str, dict[str, Any]]:
             for key, value in case.items():
                 if isinstance(value, Tensor) and key not in ("labels", "lengths"):
                     case[key] = torch.stack([value.roll(i, 0) for i in range(CHOICES)], dim=1)
+    if name == "DistilBertForMultipleChoice":
+        # transformers takes these as the encoder does.
+        cases["positions"]["position_ids"] = cases["positions"]["position_ids"].flatten(0, 1)
     if name.endswith("ForMultipleChoice"):
         # A flattened mask of four dimensions means nothing to transformers.
         cases.pop("four dimensions", None)
@@ -229,6 +266,11 @@ def _labelled(name: str, mask: Tensor, ids: Tensor) -> dict[str, dict[str, Any]]
         "start_positions": torch.tensor([0, 3, 6, 20]),
         "end_positions": torch.tensor([1, 4, 6, 5]),
     }
+    if name == "ElectraForPreTraining":
+        return {
+            "labels": {"labels": labels % 2, "attention_mask": mask},
+            "labels everywhere": {"labels": labels % 2},
+        }
     if name.endswith("ForPreTraining"):
         follows = torch.tensor([0, 1, 1, 0])
         return {

@@ -242,6 +242,18 @@ FULL = {
         {"vocab_size": 68729, "emb_dim": 1024, "n_layers": 24, "pre_norm": True},
     ),
     "rembert": ("RemBertModel", {}),
+    "distilbert-base": ("DistilBertModel", {}),
+    "electra-base": (
+        "ElectraModel",
+        {
+            "embedding_size": 768,
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "intermediate_size": 3072,
+        },
+    ),
+    "electra-small": ("ElectraModel", {}),
+    "mpnet-base": ("MPNetModel", {"max_position_embeddings": 514, "layer_norm_eps": 1e-5}),
     "bert-large": (
         "BertModel",
         {

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import oracle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -155,7 +156,7 @@ def test_a_model_within_a_model_is_loaded_by_its_constructor(folder: Path) -> No
 def test_bases_are_public() -> None:
     assert fastbert.PretrainedConfig is fastbert.PreTrainedConfig
     assert issubclass(fastbert.BertConfig, fastbert.PreTrainedConfig)
-    for family in ("Bert", "Roberta", "Camembert", "Flaubert", "RemBert"):
+    for family in oracle.TEXT_FAMILIES:
         base = getattr(fastbert, f"{family}PreTrainedModel")
         assert issubclass(base, fastbert.PreTrainedModel)
         assert issubclass(getattr(fastbert, f"{family}Model"), base)

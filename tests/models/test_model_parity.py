@@ -9,6 +9,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import fastbert
@@ -188,6 +189,76 @@ def test_flaubert_summaries(kind: str, activation: str | None) -> None:
         oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 2e-6, kind)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_distances_of_mpnet(dtype: torch.dtype) -> None:
+    """Far ones share buckets; padding and holes move no column; neighbours change no bits."""
+    theirs, ours = oracle.pair("MPNetModel", max_position_embeddings=310)
+    ids = torch.randint(4, oracle.VOCABULARY, (4, 300), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 40:], mask[2, :200], mask[3, 20:150] = 0, 0, 0
+    if dtype is not torch.float64:
+        ours = ours.to(dtype)
+        ours.set_backend("cpu", strict=True)
+    with torch.no_grad():
+        expected = theirs(ids, attention_mask=mask).last_hidden_state
+        found = ours(ids, attention_mask=mask).last_hidden_state
+        bound = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 0.1}[dtype]
+        oracle.close(expected, found.double(), mask, bound, str(dtype))
+        for row in range(4 if dtype is not torch.float64 else 0):
+            alone = ours(ids[row : row + 1], attention_mask=mask[row : row + 1])
+            assert torch.equal(alone.last_hidden_state[0], found[row])
+        moved = theirs.encoder.relative_attention_bias.weight
+        theirs.encoder.relative_attention_bias.weight = torch.nn.Parameter(moved.flip(0))
+        off = theirs(ids, attention_mask=mask).last_hidden_state - found.double()
+        assert float((off * mask[..., None]).abs().max()) > 10 * bound
+    assert "goes op by op" in fastbert.explain(ours)
+    with pytest.raises(NotImplementedError, match="Use head_mask"):
+        ours.prune_heads({0: [1]})
+    with pytest.raises(ValueError, match="sorts distances into 32 buckets"):
+        fastbert.MPNetModel(fastbert.MPNetConfig(relative_attention_num_buckets=8))
+
+
+def test_positions_of_distilbert() -> None:
+    sizes = {**oracle.FAMILIES["DistilBert"], "sinusoidal_pos_embds": True}
+    theirs = transformers.DistilBertModel(transformers.DistilBertConfig(**sizes))
+    ours = fastbert.DistilBertForMaskedLM(fastbert.DistilBertConfig(**sizes))
+    table = theirs.embeddings.position_embeddings.weight
+    assert torch.equal(ours.get_position_embeddings().weight, table)
+    ours.resize_position_embeddings(40)
+    assert torch.equal(ours.get_position_embeddings().weight[:24], table)
+    ids = torch.randint(4, oracle.VOCABULARY, (1, 40))
+    assert ours(ids).logits.shape[1] == ours.config.max_position_embeddings == 40
+    ours.resize_position_embeddings(8)
+    assert torch.equal(ours.get_position_embeddings().weight, table[:8])
+    with pytest.raises(ValueError, match="has positions for 8"):
+        ours(ids)
+    with pytest.raises(ValueError, match="num_labels must be 2"):
+        fastbert.DistilBertForQuestionAnswering(fastbert.DistilBertConfig(**sizes, num_labels=3))
+
+
+@pytest.mark.parametrize("name", ["DistilBertModel", "MPNetForTokenClassification"])
+def test_token_types_of_families_without(name: str) -> None:
+    """transformers 5 takes what BERT's tokenizer returns, and reads none of it."""
+    theirs, ours = oracle.shared_pair(name)
+    case = {"input_ids": oracle.random_ids(), "token_type_ids": oracle.random_ids() % 2}
+    with torch.no_grad():
+        oracle.close(theirs(**case)[0], ours(**case)[0], torch.ones(1), 1e-9, name)
+
+
+@pytest.mark.parametrize("kind", ["first", "last", "mean", "cls_index"])
+@pytest.mark.parametrize("activation", ["", "gelu"])
+def test_summaries_of_electra(kind: str, activation: str) -> None:
+    """Padding takes part in all but the first, as in transformers."""
+    settings = {"summary_type": kind, "summary_activation": activation}
+    theirs, ours = oracle.pair("ElectraForMultipleChoice", **settings)
+    case = oracle.inputs_of("ElectraForMultipleChoice")["mask"]
+    with torch.no_grad():
+        oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 1e-9, kind)
+        for model in (theirs, ours):
+            model.sequence_summary.activation.register_forward_hook(lambda _m, _i, out: out.tanh())
+        oracle.close(theirs(**case).logits, ours(**case).logits, torch.ones(1), 1e-9, kind)
+
+
 @pytest.mark.parametrize(
     ("settings", "labels"),
     [
@@ -197,7 +268,7 @@ def test_flaubert_summaries(kind: str, activation: str | None) -> None:
         ({"num_labels": 3}, torch.tensor([0, 1, 2, 1])),
     ],
 )
-@pytest.mark.parametrize("family", ["Bert", "Roberta", "Camembert", "Flaubert", "RemBert"])
+@pytest.mark.parametrize("family", oracle.TEXT_FAMILIES)
 def test_problem_types(family: str, settings: dict[str, Any], labels: Tensor) -> None:
     name = f"{family}ForSequenceClassification"
     theirs, ours = oracle.pair(name, **settings)
@@ -208,7 +279,9 @@ def test_problem_types(family: str, settings: dict[str, Any], labels: Tensor) ->
     assert ours.config.problem_type == theirs.config.problem_type
 
 
-@pytest.mark.parametrize("name", ["BertModel", "FlaubertModel", "RemBertModel"])
+@pytest.mark.parametrize(
+    "name", ["BertModel", "FlaubertModel", "RemBertModel", "DistilBertModel", "MPNetModel"]
+)
 def test_feed_forward_in_chunks(name: str) -> None:
     theirs, ours = oracle.pair(name)
     ours.config.chunk_size_feed_forward = 7

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastbert.branches.summary import SequenceSummary
 from fastbert.engine.encoder import Wanted
 from fastbert.generation.mixin import GenerationMixin, GenerationState
 from fastbert.layers.calling import call, hidden_of
@@ -26,7 +27,7 @@ from fastbert.models.flaubert.encoder import (
     FlaubertPreTrainedModel,
 )
 from fastbert.models.flaubert.squad import SQuADHead
-from fastbert.models.flaubert.summary import FlaubertPredLayer, SequenceSummary
+from fastbert.models.flaubert.summary import FlaubertPredLayer
 from fastbert.outputs import (
     FlaubertForQuestionAnsweringOutput,
     MaskedLMOutput,

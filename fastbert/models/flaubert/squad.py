@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastbert.branches.products import activated, normalised
 from fastbert.layers.calling import call, hidden_of
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.parent import Parent
-from fastbert.models.flaubert.products import activated, normalised
 from fastbert.outputs import FlaubertForQuestionAnsweringOutput
 
 

@@ -1,4 +1,4 @@
-"""What the modules of FlauBERT's heads compute: on kernels, while they are as they were built."""
+"""What modules of heads compute: on kernels, while they are as they were built."""
 
 from __future__ import annotations
 

@@ -1,0 +1,75 @@
+"""What the distance between two tokens adds to their scores, a number for each head.
+
+Distances share a number by buckets, exact ones near and wider ones far away (Raffel et al. 2020,
+"Exploring the limits of transfer learning with a unified text-to-text transformer", section 2.1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastbert.layers.attention import columns
+from fastbert.runtime.packing import PackedBatch
+
+BUCKETS, FARTHEST = 32, 128
+
+
+def bucket_of(distance: Tensor, buckets: int = BUCKETS, farthest: int = FARTHEST) -> Tensor:
+    """Sort distances into buckets: half of them for keys before the query, half for those behind.
+
+    Args:
+        distance: int64, column of the key minus column of the query.
+        buckets: number of buckets.
+        farthest: from here on, all distances share the last bucket of their side.
+
+    Returns:
+        int64 of the same shape, from 0 to buckets - 1.
+    """
+    side = buckets // 2
+    far = distance.abs()
+    exact = side // 2
+    # float32, and in this order: a distance on the edge of a bucket must fall where others put it.
+    ratio = torch.log(far.clamp(min=1).float() / exact) / math.log(farthest / exact)
+    wide = exact + (ratio * (side - exact)).to(torch.long)
+    bucket = torch.where(far < exact, far, wide.clamp(max=side - 1))
+    return bucket + (distance > 0).to(torch.long) * side
+
+
+def bucket_bias(table: nn.Embedding, batch: PackedBatch) -> Tensor:
+    """Compute what distances add to the scores of self-attention.
+
+    The distance of two tokens is that of their columns in the padded grid.
+
+    Args:
+        table: (buckets, heads).
+        batch: the tokens.
+
+    Returns:
+        (1 or batch, heads, batch.max_seqlen, batch.max_seqlen), by positions within a sequence, one
+        for all sequences where every one of them is a run of columns.
+    """
+    if batch.indices is None or _runs(batch):
+        places = torch.arange(batch.max_seqlen, device=batch.cu_seqlens.device)[None]
+    else:
+        places = columns(batch)
+    buckets = bucket_of(places[:, None, :] - places[:, :, None])
+    bias: Tensor = table(buckets).permute(0, 3, 1, 2)
+    return bias.contiguous()
+
+
+def _runs(batch: PackedBatch) -> bool:
+    """Return whether the tokens of every sequence stand in columns without a hole between them.
+
+    False where finding out would cost more than it saves: on a GPU, and in a traced pass.
+    """
+    indices = batch.indices
+    if indices is None or indices.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    steps = torch.diff(indices)
+    starts = batch.cu_seqlens[1:-1].long()
+    starts = starts[(starts > 0) & (starts < len(indices))] - 1
+    steps[starts] = 1
+    return bool((steps == 1).all())
