@@ -29,9 +29,9 @@ def accelerate(
     """Let every encoder of transformers in a model compute on fastbert's kernels.
 
     The model is changed in place and stays what it is: its class, parameters, heads, files,
-    adapters and training loops are transformers' own, and no weight is copied. What kernels cannot
-    serve goes to the original forward; `fastbert.explain(model)` says what and why. `restore` undoes
-    it all.
+    adapters and training loops are transformers' own, and its parameters are the only copy beside
+    what kernels pack. What they cannot serve goes to the original forward, and
+    `fastbert.explain(model)` says what and why. `restore` undoes it all.
 
     Args:
         model: a model of transformers, or whatever holds one: a pipeline, a SentenceTransformer, a
@@ -116,7 +116,8 @@ def _check(module: Any) -> None:
         )
     settings = getattr(module.config, "quantization_config", None)
     method = _method(settings)
-    if method not in (None, METHOD) or getattr(module, "is_quantized", False) and method != METHOD:
+    quantised = method is not None or getattr(module, "is_quantized", False)
+    if quantised and method != METHOD:
         raise ValueError(
             f"The weights of this {kind} were quantised by another library ({method}), and only "
             "that one reads them; load the model without it and pass quantization='int8' here."

@@ -28,9 +28,7 @@ def modules_of(holder: Any) -> Iterator[tuple[str, nn.Module]]:
                 yield ".".join(part for part in (path, name) if part), module
 
 
-def _roots(
-    holder: Any, path: str, depth: int, seen: set[int]
-) -> Iterator[tuple[str, nn.Module]]:
+def _roots(holder: Any, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
     if id(holder) in seen:
         return
     if isinstance(holder, nn.Module):

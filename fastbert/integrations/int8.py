@@ -9,23 +9,25 @@ from torch import Tensor
 from fastbert.integrations.shell import NotServed, Shell, shell_over
 from fastbert.layers.linear import Linear
 from fastbert.modeling.quantization import groups, quantize
-from fastbert.runtime.versions import Contents, stamp, uncounted, version
+from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 
 class Int8Copy:
     """A shell whose layers' projections hold int8 weights, made from the original's.
 
-    It is made again where the weights that it was made from have changed.
+    It is made again where the weights that it was made from have changed. What else has changed of
+    the original is found by the shell, as in any other.
 
     Args:
-        shell: over the original.
         original: the encoder of transformers.
+        gradients: counts the backward passes through its parameters.
     """
 
-    def __init__(self, shell: Shell, original: Any) -> None:
-        self._shell, self._original = shell, original
+    def __init__(self, original: Any, gradients: Gradients) -> None:
+        self._original, self._gradients = original, gradients
         self._made: Shell | None = None
-        self._weights: list[Tensor] = []
+        # What the weights were read from, and how they stood.
+        self._held: list[dict[str, Any]] = []
         self._seen: list[Any] = []
         self._contents: Contents | None = None
 
@@ -40,34 +42,30 @@ class Int8Copy:
             self._made = self._make()
         return self._made
 
-    def _plain(self) -> list[Tensor]:
-        parts = [part for group in groups(self._shell) for part in group.parts]
-        if any(type(part) is not Linear for part in parts):
-            raise NotServed("a projection was replaced, and int8 is made of plain ones")
-        return [part.weight for part in parts]
-
-    def _stamps(self) -> list[Any]:
-        return [(id(weight), stamp(weight), version(weight)) for weight in self._weights]
+    def _weights(self) -> list[Tensor]:
+        return [held["weight"] for held in self._held]
 
     def _holds(self) -> bool:
-        self._shell.follow()
-        if [id(w) for w in self._plain()] != [seen[0] for seen in self._seen]:
-            return False
-        if self._stamps() != self._seen:
+        weights = self._weights()
+        if _stamps(weights) != self._seen:
             return False
         assert self._contents is not None
-        return self._contents.same(uncounted(self._weights))
+        return self._contents.same(uncounted(weights))
 
     def _make(self) -> Shell:
-        self._shell.follow()
-        self._weights = self._plain()
-        self._seen = self._stamps()
-        names = [f"weight {index}" for index in range(len(self._weights))]
-        gradients = self._shell.encoder_cache.gradients
-        self._contents = Contents(self._weights, gradients, names)
         made = shell_over(self._original)
-        choices = (self._shell.backend, self._shell.strict, self._shell.batch_invariant)
+        parts = [part for group in groups(made) for part in group.parts]
+        if any(type(part) is not Linear for part in parts):
+            raise NotServed("a projection was replaced, and int8 copies are made of plain ones")
+        self._held = [part._parameters for part in parts]
+        weights = self._weights()
+        self._seen = _stamps(weights)
+        names = [f"weight {index} of an int8 copy" for index in range(len(weights))]
+        self._contents = Contents(weights, self._gradients, names)
         quantize(made)
         made.keep_replaced()
-        made.set_backend(*choices)
         return made
+
+
+def _stamps(weights: list[Tensor]) -> list[Any]:
+    return [(id(weight), stamp(weight), version(weight)) for weight in weights]

@@ -1,4 +1,4 @@
-"""Passes of an accelerated encoder: which of them our kernels compute, and which it computes itself.
+"""Passes of an accelerated encoder: those that kernels compute, and those of its own forward.
 
 The class of the encoder's instance is a subclass of its own class, made once for each, that differs
 in `forward`. Everything else that the instance is and holds stays as it was, so that saving,
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from fastbert.errors import Unavailable
 from fastbert.integrations.families import FAMILIES, Family
+from fastbert.integrations.int8 import Int8Copy
 from fastbert.integrations.readers import ignores_padding
 from fastbert.integrations.shell import NotServed, Outgrown, Shell, base_of, shell_over
 from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
 from fastbert.modeling.quantization import QuantizationConfig
-from fastbert.integrations.int8 import Int8Copy
 from fastbert.runtime.tracing import untraced
 
 # Where an accelerated instance keeps its Server.
@@ -81,10 +81,16 @@ class Server:
             shell = self._shell
             if shell is None:
                 shell = shell_over(module)
-                choices = self.choices
-                shell.set_backend(choices.backend, choices.strict, choices.batch_invariant)
+                self._settle(shell)
                 self._shell = shell
         return shell
+
+    def _settle(self, shell: Shell) -> None:
+        """Give a new shell the backend that was asked for."""
+        choices = self.choices
+        asked = (choices.backend, choices.strict, choices.batch_invariant)
+        if (shell.backend, shell.strict, shell.batch_invariant) != asked:
+            shell.set_backend(*asked)
 
     def prepare(self, module: Any) -> None:
         """Build what the first pass would, and note where there can be nothing.
@@ -108,8 +114,10 @@ class Server:
             return shell
         with self._lock:
             if self._int8 is None:
-                self._int8 = Int8Copy(shell, module)
-            return self._int8.current()
+                self._int8 = Int8Copy(module, shell.encoder_cache.gradients)
+            found = self._int8.current()
+            self._settle(found)
+            return found
 
     def refresh(self) -> None:
         """Forget everything that was packed."""
@@ -185,7 +193,9 @@ def _served(server: Server, module: Any, given: dict[str, Any]) -> Any:
     if shell.training != module.training:
         shell.training = module.training
     with keeping_padding(keep):
-        output = shell.forward(**given, output_hidden_states=bool(states), return_dict=bool(as_dict))
+        output = shell.forward(
+            **given, output_hidden_states=bool(states), return_dict=bool(as_dict)
+        )
     return output if not as_dict else _as_theirs(output)
 
 
@@ -234,7 +244,9 @@ def _odd_input(module: Any, family: Family, given: dict[str, Any]) -> str | None
                 return f"inputs_embeds are {value.dtype}, not {weight.dtype}"
         elif name != "attention_mask" and value.dtype not in (torch.int64, torch.int32):
             return f"{name} are {value.dtype}"
-        elif dimensions == 2 and (tuple(value.shape[1:]) != shape[1:] or len(value) not in (1, shape[0])):
+        elif dimensions == 2 and (
+            tuple(value.shape[1:]) != shape[1:] or len(value) not in (1, shape[0])
+        ):
             return f"{name} has the shape {tuple(value.shape)}, where {shape} was expected"
     return None
 
@@ -319,13 +331,11 @@ def _make(base: Any) -> Any:
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         server = vars(self).get(PLACE)
-        if server is None or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        if server is None or torch.compiler.is_exporting() or torch._C._get_tracing_state():
             return original(self, *args, **kwargs)
-        given: dict[str, Any] | None = dict(zip(names, args, strict=False))
-        if len(args) > len(names) or given.keys() & kwargs.keys():
-            given = None
-        else:
-            given.update(kwargs)
+        first = dict(zip(names, args, strict=False))
+        fits = len(args) <= len(names) and not first.keys() & kwargs.keys()
+        given = {**first, **kwargs} if fits else None
         run = _run_untraced if torch.compiler.is_compiling() else Server.run
         answer = run(server, self, given)
         return original(self, *args, **kwargs) if answer is NotImplemented else answer

@@ -20,6 +20,7 @@ from torch import nn
 import fastbert
 from fastbert.engine.reading import Reading
 from fastbert.integrations.building import structure
+from fastbert.layers.encoder import Recompute
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
@@ -79,6 +80,7 @@ class Shell(NamedEncoder):
     _leaves: list[_Leaf]
     _followed: frozenset[str]
     _built_from: dict[str, Any]
+    _sources: dict[str, Any]
 
     @classmethod
     def over(cls, original: Any) -> Self:
@@ -97,6 +99,7 @@ class Shell(NamedEncoder):
             for path, module in shell.named_modules(remove_duplicate=False)
             if type(module) in _LEAVES or type(module) is nn.Dropout
         ]
+        shell._recompute = Recompute({"use_reentrant": False})
         # Past nn.Module, which would take modules for parts of this one.
         vars(shell).update(
             _original=original,
@@ -104,6 +107,7 @@ class Shell(NamedEncoder):
             _leaves=leaves,
             _followed=frozenset(leaf.path for leaf in leaves),
             _built_from=_read_by_modules(config),
+            _sources={},
         )
         return shell
 
@@ -139,6 +143,12 @@ class Shell(NamedEncoder):
             why = _difference(theirs.get(path), twin, path, path in self._followed)
             if why is not None:
                 raise NotServed(why)
+        for path, parameters in self._sources.items():
+            source = theirs.get(path)
+            if type(source) is not nn.Linear or hooked(source):
+                raise Outgrown
+            if source._parameters is not parameters:
+                raise Outgrown
         for leaf in self._leaves:
             _take(leaf, theirs.get(leaf.path))
         for path, module in self.named_modules():
@@ -150,8 +160,13 @@ class Shell(NamedEncoder):
         )
 
     def keep_replaced(self) -> None:
-        """Follow no longer what stands in the place of layers of ours, such as int8 ones."""
-        self._leaves = [leaf for leaf in self._leaves if leaf.holds()]
+        """Keep what stands in the place of layers of ours, such as int8 ones made from them.
+
+        Where the parameters that they were made from stand elsewhere, the shell is outgrown.
+        """
+        made = [leaf for leaf in self._leaves if not leaf.holds() and type(leaf.ours) is Linear]
+        self._sources = {leaf.path: leaf.ours._parameters for leaf in made}
+        self._leaves = [leaf for leaf in self._leaves if leaf not in made]
 
 
 def _take(leaf: _Leaf, theirs: nn.Module | None) -> None:
@@ -237,10 +252,12 @@ def _children(module: nn.Module) -> set[str]:
 
 def _settings(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for key, value in vars(module).items():
-        if isinstance(value, _SIMPLE) and key not in _UNCOMPARED and not key.startswith("_"):
-            # The probability of a dropout is followed: ours calls the very module.
-            if not (isinstance(module, nn.Dropout) and key == "p"):
-                yield key, value
+        # The probability of a dropout is followed: ours calls the very module.
+        followed = isinstance(module, nn.Dropout) and key == "p"
+        if isinstance(value, _SIMPLE) and not (
+            followed or key in _UNCOMPARED or key.startswith("_")
+        ):
+            yield key, value
 
 
 def _hooks(module: nn.Module) -> Iterable[dict[int, Any]]:

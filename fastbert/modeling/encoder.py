@@ -99,7 +99,7 @@ class EncoderModel(PreTrainedModel):
         return ()
 
     def watched(self) -> list[dict[Any, Any]]:
-        """Return further dictionaries whose changes do so, where values are compared by identity."""
+        """Return further dictionaries whose changes do so; values are compared by identity."""
         return []
 
     def read(self) -> Reading:

@@ -72,8 +72,8 @@ def _of_encoder(path: str, module: Any, server: Any) -> list[str]:
         lines.append(f"{'with gradients':<16}  in the parameters' own precision")
     if choices.training == "original":
         lines.append(f"{'with gradients':<16}  by transformers' own forward, as chosen")
-    for reason, count in server.reasons.items():
-        lines.append(f"{'not on kernels':<16}  {count} passes so far: {reason}")
+    for why, count in server.reasons.items():
+        lines.append(f"{'not on kernels':<16}  {count} passes so far: {why}")
     return lines
 
 
