@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import fastbert
-import fastbert.integrations.transformers  # noqa: F401 (registers the loader)
+import fastbert.integrations.transformers
 from fastbert.layers.linear import Int8Linear
 
 NAMES = ["BertModel", "BertForMaskedLM", "CamembertForSequenceClassification",
