@@ -1,7 +1,7 @@
 """Models that fastbert saved in int8, loaded by transformers itself, through its registry.
 
-The loaded model is transformers' own, whose layers' projections are ours; `fastbert.accelerate` lets
-its whole encoder run on kernels.
+The loaded model is transformers' own, but for its layers' projections, which are ours;
+`fastbert.accelerate` lets its whole encoder run on kernels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastbert.layers.linear import FLOAT32_BUFFERS, Int8Linear
 from fastbert.modeling.quantization import METHOD, as_quantization, replace_linears
 
 
-class Int8Config(QuantizationConfigMixin):  # type: ignore[misc]
+class Int8Config(QuantizationConfigMixin):
     """What `quantization_config` in config.json says of a model in int8.
 
     Args:
@@ -30,7 +30,7 @@ class Int8Config(QuantizationConfigMixin):  # type: ignore[misc]
 
     def __init__(self, bits: int = 8, **others: Any) -> None:
         as_quantization({**others, "quant_method": METHOD, "bits": bits})
-        self.quant_method = METHOD
+        self.quant_method: Any = METHOD
         self.bits = bits
 
     def get_loading_attributes(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Int8Config(QuantizationConfigMixin):  # type: ignore[misc]
         return {}
 
 
-class Quantizer(HfQuantizer):  # type: ignore[misc]
+class Quantizer(HfQuantizer):
     """Puts int8 projections where the saved model has them."""
 
     def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
@@ -66,8 +66,8 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
         ours: Any = getattr(fastbert, type(model).__name__, None)
         if ours is None:
             raise ValueError(
-                f"fastbert has no {type(model).__name__}, so it has not saved this int8 checkpoint; "
-                "load it with the class that it was saved with."
+                f"fastbert has no {type(model).__name__}, so it has not saved this int8 "
+                "checkpoint; load it with the class that it was saved with."
             )
         values = model.config.to_dict()
         values.pop("quantization_config", None)

@@ -144,7 +144,7 @@ class _AutoModel:
         """
         path, config = pretrained_model_name_or_path, kwargs.get("config")
         if isinstance(config, PreTrainedConfig) or of_transformers(config):
-            model_type = config.model_type
+            model_type = str(getattr(config, "model_type", ""))
         else:
             model_type = _stored_type(path if config is None else config, _hub(kwargs))
         return _class(model_type, cls.task, path).from_pretrained(path, *args, **kwargs)

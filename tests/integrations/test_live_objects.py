@@ -72,9 +72,7 @@ def test_a_configuration_of_transformers(family: str) -> None:
             assert getattr(ours, name) == getattr(theirs, name), name
     model = fastbert.AutoModel.from_config(theirs)
     assert type(model.config) is kind
-    with pytest.raises(
-        TypeError, match=r"fastbert\.models.* of transformers\.models\..*from_dict"
-    ):
+    with pytest.raises(TypeError, match=r"fastbert\.models.* of transformers\.models\..*from_dict"):
         getattr(fastbert, f"{family}Model")(theirs)
     with pytest.raises(ValueError, match="whose model type is 'gpt2'"):
         kind.from_dict(transformers.GPT2Config())
