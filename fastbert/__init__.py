@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _EXPORTS: dict[str, tuple[str, ...]] = {
     "runtime.plan": ("Plan", "use_backend"),
     "tools.explain": ("explain",),
+    "integrations.accelerate": ("accelerate", "restore"),
     "modeling.quantization": ("QuantizationConfig",),
     "modeling.base": ("PreTrainedModel",),
     "modeling.config": ("PreTrainedConfig", "PretrainedConfig"),
@@ -192,6 +193,10 @@ if TYPE_CHECKING:
     )
     from fastbert.generation.config import (
         GenerationConfig as GenerationConfig,
+    )
+    from fastbert.integrations.accelerate import (
+        accelerate as accelerate,
+        restore as restore,
     )
     from fastbert.layers.kv_cache import (
         DynamicCache as DynamicCache,

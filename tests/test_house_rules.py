@@ -114,7 +114,8 @@ FLOORS = (
     ("models",),
     ("embedding",),
     ("pipelines",),
-    ("tools", "integrations"),
+    ("integrations",),
+    ("tools",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

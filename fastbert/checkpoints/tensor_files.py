@@ -303,7 +303,18 @@ class StateDictFile(TorchFile):
             kind = type(next(iter(state.values()))).__name__
             raise ValueError(f"The given state_dict holds values of type {kind}, not tensors.")
         _check_plain(self._state, "The given state_dict")
-        self._alone = set()
+        # Whoever gives tensors gives their memory too, of which a model takes each piece once.
+        memory: dict[int, str] = {}
+        for name, tensor in self._state.items():
+            if _shareable(tensor):
+                memory.setdefault(_storage(tensor), name)
+        self._alone = set(memory.values())
+
+
+def _shareable(tensor: Tensor) -> bool:
+    """Return whether a parameter can stand in the memory of a tensor."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and not tensor.is_inference()
+    return plain and tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj()
 
 
 def _storage(tensor: Tensor) -> int:

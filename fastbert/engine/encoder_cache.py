@@ -88,6 +88,7 @@ class ModelSnapshot:
         self.dtype: torch.dtype = model.dtype
         modules = list(self._named_modules(model))
         self.modules = tuple(module for _, module in modules)
+        self.modules += tuple(getattr(model, "beside", tuple)())
         self.methods = methods(self.modules)
         self._dropouts, self._backward_hooks = _for_training(self.modules)
         parameters, buffers = (
@@ -288,6 +289,7 @@ def watch_of(
     # Empty dictionaries are only worth a look where an entry would mean something: each of them is
     # memory that a large model's pass has driven out of the caches.
     dicts: list[dict[Any, Any]] = [vars(model.config), *GLOBAL_FORWARD_HOOKS]
+    dicts += getattr(model, "watched", list)()
     entries: list[tuple[dict[str, Any], str]] = [(vars(model), "config")]
     parts: list[nn.Module] = []
     tensors: dict[int, Tensor] = {}

@@ -1,7 +1,8 @@
 """Training under transformers: its Trainer, saving fastbert's models as transformers saves its own.
 
 Everything else of that Trainer works as it is: callbacks, metrics, resuming, mixed precision,
-several processes, adapters of peft. This room imports transformers, the rest of fastbert never.
+several processes, adapters of peft. Importing this also lets transformers load int8 models that
+fastbert saved. This room imports transformers, the rest of fastbert never.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ except ImportError as error:
         "`pip install 'transformers[torch]'`."
     ) from error
 
+# Below the check: it needs transformers at once.
+from fastbert.integrations import quantizer
+
 __all__ = ["Trainer"]
+
+quantizer.register()
 
 _PARAMETERS = inspect.signature(transformers.Trainer)
 

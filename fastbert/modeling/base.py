@@ -15,7 +15,7 @@ from fastbert.checkpoints.saving import SaveOptions
 from fastbert.layers.block import Block
 from fastbert.layers.parent import Parent
 from fastbert.modeling import keywords, loading, matching, resize, saving
-from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.config import PreTrainedConfig, of_transformers
 from fastbert.modeling.introspection import Described
 from fastbert.modeling.quantization import Group, encoder_groups
 from fastbert.modeling.sizes import check_sizes
@@ -25,6 +25,18 @@ from fastbert.runtime.versions import Kept
 
 if TYPE_CHECKING:
     from fastbert.modeling.encoder import EncoderModel
+
+
+def _no_config(kind: type[PreTrainedModel], given: object) -> str:
+    name, wanted = kind.__name__, kind.config_class
+    what = f"a {type(given).__name__}"
+    do = f"use {name}.from_pretrained(path) to load a checkpoint"
+    if of_transformers(given):
+        what += f" of {type(given).__module__}"
+        do = f"make one by {wanted.__name__}.from_dict(config)"
+    return (
+        f"{name} is built from a {wanted.__name__} of {wanted.__module__}, not from {what}; {do}."
+    )
 
 
 class PreTrainedModel(Described, Trainable, Parent):
@@ -59,11 +71,7 @@ class PreTrainedModel(Described, Trainable, Parent):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         if not isinstance(config, PreTrainedConfig):
-            raise TypeError(
-                f"{type(self).__name__} is built from a {self.config_class.__name__}, not from a "
-                f"{type(config).__name__}; use {type(self).__name__}.from_pretrained(path) to load "
-                "a checkpoint."
-            )
+            raise TypeError(_no_config(type(self), config))
         check_sizes(config)
         self.config: PreTrainedConfig = config
         self.name_or_path = config.name_or_path
@@ -356,7 +364,8 @@ class PreTrainedModel(Described, Trainable, Parent):
             pretrained_model_name_or_path: a folder or hub id; None with config and state_dict.
             *model_args: further arguments of the constructor.
             config: a configuration, or where to read it, in place of the checkpoint's own.
-            state_dict: weights in place of the checkpoint's own.
+            state_dict: weights in place of the checkpoint's own; those of the right precision and
+                device become the model's own, without a copy.
             dtype: precision of the weights; None or "auto" for that of the file.
             backend: "auto", "reference", "cpu", "cuda" or "triton".
             quantization: "int8" or a QuantizationConfig quantises the layers' projections;

@@ -13,7 +13,7 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import (
@@ -43,6 +43,36 @@ _SPECIAL_FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan
 _LABELS = 10_000_000
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 _NOT_SERIALIZED = ("_name_or_path", "_attn_implementation", "_commit_hash", "_from_auto")
+
+
+def of_transformers(value: object) -> bool:
+    """Return whether a value is one of transformers' configurations."""
+    module = type(value).__module__.partition(".")[0]
+    return module == "transformers" and hasattr(value, "to_dict")
+
+
+def _values_of(given: Any, kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Read the values of what from_dict takes.
+
+    Raises:
+        ValueError: for transformers' configuration of another model type.
+        TypeError: for what is neither that nor a dictionary.
+    """
+    if of_transformers(given):
+        stored = getattr(given, "model_type", "")
+        if kind.model_type and stored not in (kind.model_type, *kind.also_reads):
+            raise ValueError(
+                f"{kind.__name__} cannot be made from a {type(given).__name__} of "
+                f"{type(given).__module__}, whose model type is {stored!r}, not "
+                f"{kind.model_type!r}."
+            )
+        given = given.to_dict()
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{kind.__name__}.from_dict takes a dictionary or a configuration of transformers, not "
+            f"a {type(given).__name__}."
+        )
+    return dict(given)
 
 
 @dataclass_transform(kw_only_default=False)
@@ -324,18 +354,18 @@ class PreTrainedConfig:
     @classmethod
     def from_dict(
         cls: type[ConfigT],
-        config_dict: dict[str, Any],
+        config_dict: dict[str, Any] | Any,
         return_unused_kwargs: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Build a configuration from a dictionary.
+        """Build a configuration from a dictionary, or from transformers' configuration.
 
         Args:
-            config_dict: values by name.
+            config_dict: values by name; or a configuration of transformers of the same model type.
             return_unused_kwargs: return (config, the kwargs that name no attribute of it).
             **kwargs: values that override those of the dictionary.
         """
-        values = dict(config_dict)
+        values = dict(_values_of(config_dict, cls))
         if "num_labels" in kwargs:
             values["num_labels"] = kwargs.pop("num_labels")
             values.pop("id2label", None)

@@ -95,6 +95,14 @@ class EncoderModel(PreTrainedModel):
         """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
         return list(ModelSnapshot(self).torch_parts())
 
+    def beside(self) -> Sequence[nn.Module]:
+        """Return modules that no pass calls, and whose changes make it read the model again."""
+        return ()
+
+    def watched(self) -> list[dict[Any, Any]]:
+        """Return further dictionaries whose changes do so; values are compared by identity."""
+        return []
+
     def read(self) -> Reading:
         """Read the parts that kernels compute, and say which are called as modules instead."""
         return Reading(list(self.blocks()), self.tables(), self.pooling())

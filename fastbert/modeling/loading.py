@@ -19,7 +19,7 @@ from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.linear import FLOAT32_BUFFERS, Int8Linear
 from fastbert.layers.unfilled import unfilled
 from fastbert.modeling import filling, keywords, matching
-from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.config import PreTrainedConfig, of_transformers
 from fastbert.modeling.quantization import as_quantization, replace_linears
 from fastbert.runtime.devices import as_device
 from fastbert.runtime.plan import Traits
@@ -175,6 +175,8 @@ def _model_kwargs(cls: type[PreTrainedModel], kwargs: dict[str, Any]) -> dict[st
 def _configuration(
     cls: type[PreTrainedModel], path: Any, config: Any, kwargs: dict[str, Any], hub: dict[str, Any]
 ) -> Any:
+    if of_transformers(config):
+        config = cls.config_class.from_dict(config)
     if isinstance(config, PreTrainedConfig):
         unknown = set(kwargs) - {"attn_implementation"}
         if unknown:

@@ -44,8 +44,11 @@ class QuantizationConfig:
     load_in_8bit: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what stands in config.json."""
-        return {"quant_method": METHOD, "load_in_8bit": self.load_in_8bit}
+        """Return what stands in config.json.
+
+        Not `load_in_8bit`: transformers takes that for bitsandbytes, whatever the method says.
+        """
+        return {"quant_method": METHOD, "bits": 8} if self.load_in_8bit else {}
 
 
 def as_quantization(value: Any) -> QuantizationConfig | None:
@@ -61,6 +64,12 @@ def as_quantization(value: Any) -> QuantizationConfig | None:
     if value == "int8":
         return QuantizationConfig()
     if isinstance(value, dict) and value.get("quant_method") == METHOD:
+        if value.get("bits", 8) != 8:
+            raise ValueError(
+                f"The quantization_config asks for bits={value['bits']!r}, but fastbert's weights "
+                "have 8; it belongs to another version."
+            )
+        # Files of earlier versions say load_in_8bit.
         return QuantizationConfig() if value.get("load_in_8bit", True) else None
     method = value.get("quant_method") if isinstance(value, dict) else None
     if method is not None:

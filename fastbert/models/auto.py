@@ -7,7 +7,7 @@ import os
 from typing import Any, ClassVar
 
 from fastbert.checkpoints.files import HUB_OPTIONS
-from fastbert.modeling.config import PreTrainedConfig
+from fastbert.modeling.config import PreTrainedConfig, of_transformers
 from fastbert.processors import AlignProcessor
 from fastbert.tokenizers import AutoTokenizer
 
@@ -150,8 +150,8 @@ class _AutoModel:
             ValueError: for a model type that fastbert does not have, or not for this task.
         """
         path, config = pretrained_model_name_or_path, kwargs.get("config")
-        if isinstance(config, PreTrainedConfig):
-            model_type = config.model_type
+        if isinstance(config, PreTrainedConfig) or of_transformers(config):
+            model_type = str(getattr(config, "model_type", ""))
         else:
             model_type = _stored_type(path if config is None else config, _hub(kwargs))
         return _class(model_type, cls.task, path).from_pretrained(path, *args, **kwargs)
@@ -164,7 +164,10 @@ class _AutoModel:
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
         """Build a model with random weights."""
-        return cls.class_for(config)._from_config(config, **kwargs)
+        kind = cls.class_for(config)
+        if of_transformers(config):
+            config = kind.config_class.from_dict(config)
+        return kind._from_config(config, **kwargs)
 
 
 class AutoProcessor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from torch import nn
@@ -19,26 +20,61 @@ def explain(model: Any) -> str:
     pass compares all bytes of the weights.
 
     Args:
-        model: a fastbert model, a SentenceEncoder or a pipeline.
+        model: a fastbert model, a SentenceEncoder or a pipeline; or what `accelerate` took, each of
+            whose encoders is described, with the reasons for which passes went to the original
+            forward.
 
     Raises:
         TypeError: for anything else.
     """
+    accelerated = _accelerated(model)
+    if accelerated:
+        return "\n\n".join(accelerated)
     inner = model if hasattr(model, "plan") else getattr(model, "model", model)
     if not hasattr(inner, "plan"):
         raise TypeError(
-            f"explain() takes a fastbert model, SentenceEncoder or pipeline, not a "
-            f"{type(model).__name__}."
+            f"explain() takes a fastbert model, SentenceEncoder or pipeline, or a model after "
+            f"fastbert.accelerate(model), not a {type(model).__name__}."
         )
+    return "\n".join(_description(inner, _dense_parts(model)))
+
+
+def _description(inner: Any, parts: list[str]) -> list[str]:
     plan = inner.plan()
     precision = str(inner.dtype).removeprefix("torch.")
     if any(name.endswith("qweight") for name, _ in inner.named_buffers()):
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
-    beside = [*inner.torch_parts(), *_dense_parts(model)]
+    beside = [*inner.torch_parts(), *parts]
     lines = [head, *plan.lines(beside), *_whole_passes(inner), *_not_plain(inner)]
-    return "\n".join([*lines, *_comparisons(inner)])
+    return [*lines, *_comparisons(inner)]
+
+
+def _accelerated(model: Any) -> list[str]:
+    """Describe the accelerated encoders of transformers in an object, if it holds any."""
+    # Who has accelerated one has loaded this already; others need not.
+    if "fastbert.integrations.accelerate" not in sys.modules:
+        return []
+    from fastbert.integrations.accelerate import accelerated_in
+
+    return ["\n".join(_of_encoder(*found)) for found in accelerated_in(model)]
+
+
+def _of_encoder(path: str, module: Any, server: Any) -> list[str]:
+    choices = server.choices
+    lines = [f"{path or 'the model'}: {type(module).__name__} of transformers, accelerated"]
+    try:
+        lines += _description(server.computing(module, choices.quantization is None), [])
+    except server.refusals as reason:
+        lines.append(f"{'every pass':<16}  by transformers' own forward: {reason}")
+    if choices.quantization is not None:
+        lines.append(f"{'with gradients':<16}  in the parameters' own precision")
+    if choices.training == "original":
+        lines.append(f"{'with gradients':<16}  by transformers' own forward, as chosen")
+    for why, count in server.reasons.items():
+        lines.append(f"{'not on kernels':<16}  {count} passes so far: {why}")
+    return lines
 
 
 def _whole_passes(model: Any) -> list[str]:

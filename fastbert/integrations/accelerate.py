@@ -1,0 +1,146 @@
+"""accelerate() and restore(): live models of transformers on our kernels, in place."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
+
+from fastbert.integrations.families import FAMILIES
+from fastbert.integrations.holders import modules_of
+from fastbert.integrations.serving import Choices, Server, server_of, swap, swap_back
+from fastbert.integrations.shell import base_of
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.quantization import METHOD, as_quantization
+from fastbert.runtime.plan import BACKENDS
+
+Model = TypeVar("Model")
+
+
+def accelerate(
+    model: Model,
+    *,
+    backend: str = "auto",
+    strict: bool = False,
+    batch_invariant: bool = False,
+    quantization: Any = None,
+    training: Literal["fastbert", "original"] = "fastbert",
+) -> Model:
+    """Let every encoder of transformers in a model compute on fastbert's kernels.
+
+    The model is changed in place and stays what it is: its class, parameters, heads, files,
+    adapters and training loops are transformers' own, and its parameters are the only copy beside
+    what kernels pack. What they cannot serve goes to the original forward, and
+    `fastbert.explain(model)` says what and why. `restore` undoes it all.
+
+    Args:
+        model: a model of transformers, or whatever holds one: a pipeline, a SentenceTransformer, a
+            CrossEncoder, a PeftModel, a module or an object of one's own.
+        backend: "auto", "reference", "cpu", "cuda" or "triton".
+        strict: whether to raise where a pass would go to the original forward, or an op to the
+            reference.
+        batch_invariant: as in `from_pretrained`.
+        quantization: "int8" lets passes without gradients compute with an int8 copy of the layers'
+            projections, which follows the weights; the parameters stay as they are.
+        training: "original" leaves passes in training mode, or with gradients, to the original
+            forward.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: where there is no encoder of a known class in it.
+        ValueError: for weights that another library quantised, or that have no values (device
+            meta), and for an unknown option.
+        Unavailable: where the backend cannot run here, or strict=True and an encoder is not served.
+    """
+    if training not in ("fastbert", "original"):
+        raise ValueError(f"training must be 'fastbert' or 'original', not {training!r}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"There is no backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+    choices = Choices(backend, strict, batch_invariant, as_quantization(quantization), training)
+    found = [module for _, module in encoders_of(model)]
+    if not found:
+        raise TypeError(_no_encoder(model))
+    for module in found:
+        _check(module)
+    # All of them are built before the first is changed.
+    made = []
+    for module in found:
+        present = server_of(module)
+        if present is None or present.choices != choices:
+            server = Server(choices)
+            server.prepare(module)
+            made.append((module, server))
+    for module, server in made:
+        swap(module, server)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Undo `accelerate`: every encoder in a model computes as transformers does.
+
+    Args:
+        model: as accelerate() takes it; one that was never accelerated stays as it is.
+
+    Returns:
+        The same model.
+    """
+    for _, module in list(modules_of(model)):
+        if server_of(module) is not None:
+            swap_back(module)
+    return model
+
+
+def encoders_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the encoders of transformers that have a twin here, by path."""
+    for path, module in modules_of(model):
+        base = base_of(type(module))
+        if base.__name__ in FAMILIES and base.__module__.startswith("transformers.models."):
+            yield path, module
+
+
+def accelerated_in(model: Any) -> list[tuple[str, Any, Server]]:
+    """Return the accelerated encoders of a model: path, encoder, and what it computes with."""
+    found = ((path, module, server_of(module)) for path, module in encoders_of(model))
+    return [(path, module, server) for path, module, server in found if server is not None]
+
+
+def _check(module: Any) -> None:
+    """Refuse weights that cannot be read as they are. Raises ValueError."""
+    kind = type(module).__name__
+    if any(tensor.is_meta for tensor in module.parameters()):
+        raise ValueError(
+            f"The weights of this {kind} have no values (device meta, as offloading or a model "
+            "built without memory leaves them); load it onto a device before accelerating it."
+        )
+    settings = getattr(module.config, "quantization_config", None)
+    method = _method(settings)
+    quantised = method is not None or getattr(module, "is_quantized", False)
+    if quantised and method != METHOD:
+        raise ValueError(
+            f"The weights of this {kind} were quantised by another library ({method}), and only "
+            "that one reads them; load the model without it and pass quantization='int8' here."
+        )
+
+
+def _method(settings: Any) -> str | None:
+    if settings is None:
+        return None
+    read = settings.get if isinstance(settings, dict) else functools.partial(getattr, settings)
+    found = read("quant_method", None)
+    return None if found is None else str(getattr(found, "value", found))
+
+
+def _no_encoder(model: Any) -> str:
+    known = ", ".join(FAMILIES)
+    ours = any(isinstance(module, PreTrainedModel) for _, module in modules_of(model))
+    if ours or hasattr(model, "encoder_cache"):
+        return (
+            f"This {type(model).__name__} holds a model of fastbert, which runs on its kernels "
+            f"already; accelerate() takes models of transformers ({known})."
+        )
+    return (
+        f"There is no encoder in this {type(model).__name__} that fastbert has kernels for; "
+        f"accelerate() takes models of transformers, and objects that hold one of {known}."
+    )
