@@ -79,6 +79,8 @@ def attend(
         if not scores.wanted:
             return context, None
         return context, _to_columns(attention_probs(q, k, *arguments), queries, keys)
+    if not scores.wanted and scores.head_mask is None:
+        return plan.rows.attention(q, k, v, *arguments, dropout_p=scores.dropout).flatten(1), None
     probs = thinned(attention_probs(q, k, *arguments), scores.dropout, scores.head_mask)
     weights = None
     if scores.wanted:
