@@ -1,9 +1,9 @@
 """Attention and dropout of a training pass, with gradients: products by torch, rows by kernels.
 
-Which weights and elements are dropped follows from a seed that torch's generator gives and from their
-place (csrc/cpu/ops/dropout.h), so that `torch.manual_seed` repeats a pass, `torch.utils.checkpoint`
-recomputes what it dropped, and no mask is stored. Saved for the backward pass are queries, keys and
-values, and two numbers a row of weights.
+Which weights and elements are dropped follows from a seed that torch's generator gives and from
+their place (csrc/cpu/ops/dropout.h). So `torch.manual_seed` repeats a pass, and
+`torch.utils.checkpoint` drops the same again, while no mask is stored. Saved for the backward pass
+are queries, keys and values, and two numbers a row of weights.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from fastbert.ops.operands import CODES, address, obstacle
 _DTYPES = (torch.float32, torch.bfloat16)
 # Random words of a row come in chunks of so many; csrc/cpu/ops/dropout.h.
 _CHUNK = 64
+# What torch.autograd.grad(..., is_grads_batched=True) hands to a backward pass.
+_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 class _Dropping(NamedTuple):
@@ -161,8 +163,9 @@ def _gradients(
     use_torch_threads()
     queries, keys, groups = attended.packing
     heads, kv_heads = attended.heads, attended.kv_heads
-    parts = (q.split(queries), k.split(keys), v.split(keys), gradient.split(queries))
-    biases = None if key_bias is None else key_bias.split(keys)
+    tensors = ((q, queries), (k, keys), (v, keys), (gradient, queries))
+    parts = [torch.split(x, lengths) for x, lengths in tensors]
+    biases = None if key_bias is None else torch.split(key_bias, keys)
     found: tuple[list[Tensor], ...] = ([q] * len(queries), [k] * len(keys), [v] * len(keys))
     for index, (group, rows) in enumerate(zip(groups, statistics, strict=True)):
         q_rows, k_rows, v_rows, flowing = (by_heads(part, group, kv_heads) for part in parts)
@@ -346,7 +349,7 @@ def _plain(*tensors: Tensor | None) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
-        or any(x is not None and x.device.type != "cpu" for x in tensors)
+        or any(x is not None and (x.device.type != "cpu" or _batched(x)) for x in tensors)
         or obstacle(tensors, memory=False) is not None
     )
 

@@ -337,7 +337,8 @@ class _Layer:
             return out if norm is None else norm(out, self.plan)
         if norm is None:
             return project(projection, x, self.plan, residual=residual)
-        return norm(project(projection, x, self.plan), self.plan, residual)
+        normed: Tensor = norm(project(projection, x, self.plan), self.plan, residual)
+        return normed
 
     def _scores(self, bias: Tensor | None, causal: bool = False) -> Scores:
         options = self.options

@@ -1,7 +1,7 @@
 """The reference of attention, sequence by sequence: no grid is padded to the longest of a batch.
 
-`attention_varlen` defines the op on a grid. What is here computes the same over the sequences as they
-are packed, those of equal lengths stacked, and can drop weights on the way. Training runs it.
+`attention_varlen` defines the op on a grid. What is here computes the same over the sequences as
+they are packed, those of equal lengths stacked, and can drop weights on the way. Training runs it.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def over_groups(
     Differentiable, in any order, where `compute` is.
     """
     kv_heads, heads = k.shape[1], q.shape[1]
-    q_parts = q.split(packing.queries)
-    k_parts, v_parts = k.split(packing.keys), v.split(packing.keys)
-    biases = None if key_bias is None else key_bias.split(packing.keys)
+    q_parts = torch.split(q, packing.queries)
+    k_parts, v_parts = torch.split(k, packing.keys), torch.split(v, packing.keys)
+    biases = None if key_bias is None else torch.split(key_bias, packing.keys)
     found: list[Tensor] = [q] * len(q_parts)
     for group in packing.groups:
         context = compute(
