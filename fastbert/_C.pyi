@@ -283,6 +283,47 @@ class SegmentArgs:
     ) -> None: ...
 
 @final
+class DropoutArgs:
+    """The arguments of dropout_add; csrc/cpu/ops/dropout.h."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        residual: int = ...,
+        out: int,
+        count: int,
+        seed: int,
+        threshold: float,
+        drop_scale: float,
+        dtype: int,
+        out_dtype: int,
+    ) -> None: ...
+
+@final
+class SoftmaxArgs:
+    """The arguments of softmax_dropout and its backward pass; csrc/cpu/ops/dropout.h."""
+
+    def __init__(
+        self,
+        *,
+        scores: int,
+        gradients: int = ...,
+        statistics: int,
+        key_bias: int = ...,
+        sequences: int,
+        heads: int,
+        queries: int,
+        keys: int,
+        seed: int,
+        threshold: float,
+        drop_scale: float,
+        scale: float,
+        causal: bool,
+        dtype: int,
+    ) -> None: ...
+
+@final
 class ProjectionSource:
     """A linear map as it is stored; csrc/cpu/encoder.h, like those that follow."""
 
@@ -590,6 +631,9 @@ def pack_weight(
 def quantize_rows(args: QuantizeArgs) -> None: ...
 def clip_errors(args: ClipArgs) -> None: ...
 def segment_sums(args: SegmentArgs) -> None: ...
+def dropout_add(args: DropoutArgs) -> None: ...
+def softmax_dropout(args: SoftmaxArgs) -> None: ...
+def softmax_dropout_backward(args: SoftmaxArgs) -> None: ...
 def dot_peak(dtype: int, threads: int, repeats: int = ...) -> float: ...
 def memory_peak(threads: int, repeats: int = ...) -> float: ...
 def fingerprint(data: int, size: int) -> bytes: ...

@@ -56,10 +56,11 @@ def test_training(model: fastbert.BertModel) -> None:
     model.train()
     compiled = torch.compile(model, backend="aot_eager")
     batch = ragged(9)
+    weights = torch.randn(3, 9, 64, generator=torch.Generator().manual_seed(0))
     gradients = []
     for run in (compiled, model):
         model.zero_grad()
-        run(**batch).last_hidden_state.square().sum().backward()
+        (run(**batch).last_hidden_state * weights).sum().backward()
         gradients.append(
             {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         )
@@ -67,7 +68,8 @@ def test_training(model: fastbert.BertModel) -> None:
     for name, gradient in gradients[0].items():
         # Of an output that was not used, a whole graph gives zeros where plain autograd gives none.
         expected = gradients[1].get(name, torch.zeros_like(gradient))
-        torch.testing.assert_close(gradient, expected, msg=name)
+        # A graph attends on the padded grid, plain autograd sequence by sequence.
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def breaks(model: torch.nn.Module, **batch: Tensor) -> tuple[int, int]:

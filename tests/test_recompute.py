@@ -85,7 +85,7 @@ def test_gradients_are_those_of_the_reference(family: str) -> None:
         theirs = gradients(model, **inputs)
     assert ours.keys() == theirs.keys() and len(ours) > 20
     for name, gradient in ours.items():
-        assert torch.equal(gradient, theirs[name]), name
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-4, atol=2e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_parts_that_are_frozen_have_no_gradient(trained: str) -> None:
     assert ours.keys() == theirs.keys() and ours
     assert all(name.startswith(trained) for name in ours)
     for name, gradient in ours.items():
-        assert torch.equal(gradient, theirs[name]), name
+        torch.testing.assert_close(gradient, theirs[name], rtol=1e-4, atol=2e-6, msg=name)
 
 
 def test_gradients_of_embeddings_given() -> None:
@@ -116,7 +116,7 @@ def test_gradients_of_embeddings_given() -> None:
             assert on_kernels(out) == (backend == "auto")
             objective(out).backward()
         found.append(source.grad)
-    assert torch.equal(found[0], found[1])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=2e-6)
 
 
 def test_a_head_trains_on_it() -> None:

@@ -23,11 +23,13 @@ namespace fastbert {
     extern const RmsNormKernels rms_norm_kernels_##isa;                                     \
     extern const QkNormRopeKernels qk_norm_rope_kernels_##isa;                              \
     extern const AttentionDecodeKernels attention_decode_kernels_##isa;                     \
+    extern const DropoutKernels dropout_kernels_##isa;                                      \
     constexpr KernelTable kernels_##isa = {                                                 \
         vec_math_kernels_##isa, layer_norm_kernels_##isa,   act_kernels_##isa,              \
         embed_kernels_##isa,    attention_kernels_##isa,    gemm_kernels_##isa,             \
         quantize_kernels_##isa, segments_kernels_##isa,     peak_kernels_##isa,             \
         rms_norm_kernels_##isa, qk_norm_rope_kernels_##isa, attention_decode_kernels_##isa, \
+        dropout_kernels_##isa,                                                              \
     };
 FASTBERT_COMPILED_ISAS(ROW)
 #undef ROW

@@ -6,6 +6,7 @@
 #include "cpu/ops/act.h"
 #include "cpu/ops/attention.h"
 #include "cpu/ops/attention_decode.h"
+#include "cpu/ops/dropout.h"
 #include "cpu/ops/embed.h"
 #include "cpu/ops/gemm.h"
 #include "cpu/ops/layer_norm.h"
@@ -33,6 +34,7 @@ struct KernelTable {
     const RmsNormKernels& rms_norm;
     const QkNormRopeKernels& qk_norm_rope;
     const AttentionDecodeKernels& attention_decode;
+    const DropoutKernels& dropout;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

@@ -32,6 +32,7 @@ void bind_linear(py::module_& m);
 void bind_quantize(py::module_& m);
 void bind_segments(py::module_& m);
 void bind_act(py::module_& m);
+void bind_dropout(py::module_& m);
 void bind_embed(py::module_& m);
 void bind_attention(py::module_& m);
 void bind_decoding(py::module_& m);

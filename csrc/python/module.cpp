@@ -9,6 +9,7 @@ PYBIND11_MODULE(_C, m) {
     fastbert::bind_quantize(m);
     fastbert::bind_segments(m);
     fastbert::bind_act(m);
+    fastbert::bind_dropout(m);
     fastbert::bind_embed(m);
     fastbert::bind_attention(m);
     fastbert::bind_decoding(m);

@@ -80,8 +80,11 @@ def attend(
         if not scores.wanted:
             return context, None
         return context, _to_columns(attention_probs(q, k, *arguments), queries, keys)
-    if not scores.wanted and scores.head_mask is None and fuses(q, keys.key_bias, scores.bias):
-        dropped = fused_attention(q, k, v, *arguments[:-2], dropout_p=scores.dropout)
+    if not scores.wanted and scores.head_mask is None:
+        if fuses(q, keys.key_bias, scores.bias):
+            dropped = fused_attention(q, k, v, *arguments[:-2], dropout_p=scores.dropout)
+        else:
+            dropped = plan.rows.attention(q, k, v, *arguments, dropout_p=scores.dropout)
         return dropped.flatten(1), None
     probs = thinned(attention_probs(q, k, *arguments), scores.dropout, scores.head_mask)
     weights = None

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -163,7 +162,8 @@ def encode_inputs(
     else:
         hidden = embed(tables, inputs.packed(batch), plan)
         if options.hidden_dropout > 0.0:
-            hidden = F.dropout(hidden, options.hidden_dropout, training=True)
+            hidden = plan.rows.dropout(hidden, options.hidden_dropout, None)
+    # A stack that is called does that itself.
     projects = isinstance(layers, CalledStack) and layers.projects
     if tables.projection is not None and not projects:
         hidden = project(tables.projection, hidden, plan)
@@ -337,12 +337,13 @@ class _Layer:
     ) -> Tensor:
         """Compute norm(residual + dropout(projection(x))); no norm where it comes first."""
         dropout = self.options.hidden_dropout
-        if norm is None and dropout == 0.0:
-            return project(projection, x, self.plan, residual=residual)
-        out = project(projection, x, self.plan)
         if dropout > 0.0:
-            out = F.dropout(out, dropout, training=True)
-        return residual + out if norm is None else norm(out, self.plan, residual)
+            out = self.plan.rows.dropout(project(projection, x, self.plan), dropout, residual)
+            return out if norm is None else norm(out, self.plan)
+        if norm is None:
+            return project(projection, x, self.plan, residual=residual)
+        normed: Tensor = norm(project(projection, x, self.plan), self.plan, residual)
+        return normed
 
     def _scores(self, bias: Tensor | None, causal: bool = False) -> Scores:
         options = self.options

@@ -159,5 +159,7 @@ def attend(
     )
     if dropout == 0.0 and attending.weights is None:
         return plan.attention_grouped(q, k, v, *arguments), None
+    if attending.weights is None:
+        return plan.rows.attention(q, k, v, *arguments, dropout_p=dropout), None
     context, probs = grouped_with_probs(q, k, v, *arguments, dropout_p=dropout)
-    return context, None if attending.weights is None else probs
+    return context, probs

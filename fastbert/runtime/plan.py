@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from fastbert import kernels
 from fastbert.errors import Unavailable
-from fastbert.kernels import measured, native
+from fastbert.kernels import measured, native, training
 from fastbert.kernels.registration import overload
 from fastbert.ops import (
     ALL,
@@ -60,6 +60,7 @@ BACKENDS = ("auto", "reference", *kernels.NAMES)
 # hand-written ones have yet to run on a GPU.
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 _PROJECTIONS = ("linear", "int8_linear", "linear_w8a16")
+_ATTENTION = ("attention_varlen", "attention_grouped")
 # On a GPU torch's own gemm is cuBLAS. Under this name the reference of `linear` competes with the
 # kernels for 16-bit gemms; it is chosen only where it was measured to be the fastest.
 CUBLAS = "cublas"
@@ -154,11 +155,13 @@ class Plan:
         device: where the tensors are.
         dtype: of the activations.
         choices: one for every op of the traits, in the order of a forward pass.
+        rows: attention and dropout of a pass with gradients or dropout.
     """
 
     device: torch.device
     dtype: torch.dtype
     choices: tuple[Choice, ...]
+    rows: training.RowFunctions = training.BY_DEFINITION
     _by_op: dict[str, Choice] = field(init=False, repr=False, compare=False)
 
     embed_layer_norm = PlannedOp(embed_layer_norm.embed_layer_norm)
@@ -383,8 +386,9 @@ def _build(question: _Question, isa: tuple[str, str | None]) -> tuple[Plan, str]
     if wanted == "auto" and absent["cpu"] is None:
         absent["cpu"] = native.slow()
     names = question.traits.ops or tuple(REGISTRY)
-    choices = tuple(_choose(op, question, absent) for op in names)
-    plan = Plan(device, question.dtype, choices)
+    rows = _row_functions(question, absent["cpu"] is None)
+    choices = tuple(_choose(op, question, absent, rows) for op in names)
+    plan = Plan(device, question.dtype, choices, rows)
     complaint = _complaint(choices, wanted, question.candidates)
     if question.batch_invariant and not plan.batch_invariant:
         promised = "batch_invariant=True was asked for, which the reference does not promise"
@@ -410,7 +414,18 @@ def _general_reason(question: _Question) -> str | None:
     return None
 
 
-def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choice:
+def _row_functions(question: _Question, kernels_run: bool) -> training.RowFunctions:
+    if question.wanted == "reference" or question.device.type != "cpu":
+        return training.BY_DEFINITION
+    return training.BY_KERNELS if kernels_run else training.BY_TORCH
+
+
+def _choose(
+    op: str,
+    question: _Question,
+    absent: dict[str, str | None],
+    rows: training.RowFunctions,
+) -> Choice:
     traits, dtype, candidates = question.traits, question.dtype, question.candidates
     unknown = unsupported_activation(traits.activation) if op in _PROJECTIONS else None
     # A kernel still serves the gemm where it does not know the activation behind it.
@@ -436,6 +451,8 @@ def _choose(op: str, question: _Question, absent: dict[str, str | None]) -> Choi
             able.append(CUBLAS)
         elif reason is not None:
             reasons[CUBLAS] = reason
+    if not able and op in _ATTENTION and question.needs_grad and not question.forward_mode:
+        return Choice(op, "reference", "", tuple(reasons.items()), rows.attention, rows.note)
     if not able:
         return Choice(op, "reference", "", tuple(reasons.items()), ALL[op].reference)
     chosen = partial(_chosen, op, question, able, reasons, unknown)

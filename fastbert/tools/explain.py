@@ -10,6 +10,7 @@ from torch import nn
 from fastbert.embedding.modules import Dense
 from fastbert.ops.operands import obstacle
 from fastbert.runtime import versions
+from fastbert.runtime.plan import Plan
 
 
 def explain(model: Any) -> str:
@@ -47,8 +48,8 @@ def _description(inner: Any, parts: list[str]) -> list[str]:
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"
     beside = [*inner.torch_parts(), *parts]
-    lines = [head, *plan.lines(beside), *_whole_passes(inner), *_not_plain(inner)]
-    return [*lines, *_comparisons(inner)]
+    lines = [head, *plan.lines(beside), *_whole_passes(inner), *_training(inner, plan)]
+    return [*lines, *_not_plain(inner), *_comparisons(inner)]
 
 
 def _accelerated(model: Any) -> list[str]:
@@ -83,6 +84,13 @@ def _whole_passes(model: Any) -> list[str]:
     if not hasattr(decoder, "how_passes_run"):
         return []
     return [f"{'a pass':<16}  {decoder.how_passes_run()}"]
+
+
+def _training(model: Any, plan: Plan) -> list[str]:
+    """Say how the reference computes attention in a pass with gradients, where not on a grid."""
+    if not (model.training and plan.rows.note):
+        return []
+    return [f"{'in training':<16}  the reference; attention {plan.rows.note}"]
 
 
 def _not_plain(model: Any) -> list[str]:
