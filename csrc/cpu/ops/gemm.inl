@@ -31,7 +31,8 @@ inline void stage_row(const std::uint8_t* x, index_t k, std::uint8_t* out) {
 inline void stage_row(const std::uint8_t* x, index_t k, std::int16_t* out) {
     for (index_t i = 0; i < k; ++i) out[i] = x[i];
 }
-inline void stage_row(const f16_t* x, index_t k, float* out) {
+template <typename Half>
+inline void stage_row(const Half* x, index_t k, float* out) {
     index_t i = 0;
     for (; i + F32::lanes <= k; i += F32::lanes) store(out + i, load(x + i));
     const int rest = static_cast<int>(k - i);
@@ -61,7 +62,11 @@ StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
         case DType::f16:
             return stage<float, f16_t>(g, row_begin, row_end, stride, scratch);
         case DType::bf16:
-            return stage<bf16_t, bf16_t>(g, row_begin, row_end, stride, scratch);
+            if constexpr (D::kStagedX) {
+                return stage<float, bf16_t>(g, row_begin, row_end, stride, scratch);
+            } else {
+                return stage<bf16_t, bf16_t>(g, row_begin, row_end, stride, scratch);
+            }
         case DType::u8:
             if constexpr (D::kStagedX) {
                 return stage<std::int16_t, std::uint8_t>(g, row_begin, row_end, stride, scratch);
@@ -103,7 +108,7 @@ class RangeGemm {
         bytes_ = h.bytes;
         tile_.panel_bytes = panel_bytes(h);
         tile_.words = args.k / D::kGroup;
-        tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (4 / D::kGroup);
+        tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (D::kWordBytes / D::kGroup);
         tile_.sums = sums_;
     }
 
@@ -211,7 +216,8 @@ void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t p
 
 constexpr GemmKernels gemm_kernels = {
     layout_of<DotF32>(), layout_of<DotBf16>(), layout_of<DotU8S8>(), pack,
-    gemm_range<DotF32>,  gemm_range<DotBf16>,  gemm_range<DotU8S8>,
+    gemm_range<DotF32>,  gemm_range<DotBf16>,  gemm_range<DotU8S8>,   DotU8S8::kStagedX,
+    DotBf16::kStagedX,
 };
 
 }  // namespace
