@@ -57,8 +57,8 @@ constexpr Row compiled[] = {
 #undef ROW
 };
 
-constexpr Isa all_isas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni,
-                            Isa::avx512_bf16, Isa::amx};
+constexpr Isa all_isas[] = {Isa::scalar,      Isa::avx2,        Isa::avx512,
+                            Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx};
 
 const Row* row_of(Isa isa) {
     for (const Row& row : compiled) {

@@ -9,7 +9,14 @@
 namespace fastbert {
 
 // Each set includes the ones before it.
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, avx512_bf16 = 4, amx = 5 };
+enum class Isa : int {
+    scalar = 0,
+    avx2 = 1,
+    avx512 = 2,
+    avx512_vnni = 3,
+    avx512_bf16 = 4,
+    amx = 5
+};
 
 const char* name_of(Isa isa);
 

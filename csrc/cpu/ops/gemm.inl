@@ -122,7 +122,8 @@ class RangeGemm {
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
-            if (!is_tmul<D> && tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
+            if (!is_tmul<D> && tiles == 1 &&
+                p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
                 panels = panels_at_once<D>(static_cast<int>(rows));
             }
             index_t row = 0;
@@ -247,9 +248,9 @@ using ProductBf16 = DotBf16;
 #endif
 
 constexpr GemmKernels gemm_kernels = {
-    layout_of<DotF32>(),   layout_of<ProductBf16>(), layout_of<DotU8S8>(),
-    pack,                  gemm_range<DotF32>,       gemm_range<ProductBf16>,
-    gemm_range_s8,         DotU8S8::kStagedX,        ProductBf16::kStagedX,
+    layout_of<DotF32>(),   layout_of<ProductBf16>(), layout_of<DotU8S8>(), pack,
+    gemm_range<DotF32>,    gemm_range<ProductBf16>,  gemm_range_s8,        DotU8S8::kStagedX,
+    ProductBf16::kStagedX,
 };
 
 }  // namespace

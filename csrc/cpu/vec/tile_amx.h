@@ -37,18 +37,17 @@ constexpr bool is_tmul<TmulU8S8> = true;
 
 // As instructions: GCC 12's intrinsics do not say what memory they read, so that stores before them
 // are dropped.
-#define FASTBERT_TILE_LOAD(tile, p, stride)                                                \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile ::"r"(p), "r"(index_t{stride}) \
-                     : "memory")
-#define FASTBERT_TILE_STORE(tile, p, stride)                                                \
+#define FASTBERT_TILE_LOAD(tile, p, stride) \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memory")
+#define FASTBERT_TILE_STORE(tile, p, stride)                                               \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"(index_t{stride}) \
                      : "memory")
 
-#define FASTBERT_TMUL(sums, x, w)           \
-    if constexpr (integer) {                \
-        _tile_dpbusd(sums, x, w);           \
-    } else {                                \
-        _tile_dpbf16ps(sums, x, w);         \
+#define FASTBERT_TMUL(sums, x, w)   \
+    if constexpr (integer) {        \
+        _tile_dpbusd(sums, x, w);   \
+    } else {                        \
+        _tile_dpbf16ps(sums, x, w); \
     }
 
 // Held while tiles are in use. Gives them back at the end, so that a switch of threads does not
