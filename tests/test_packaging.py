@@ -153,7 +153,10 @@ def test_wheel_builds_without_torch_and_loads_in_a_fresh_environment(
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("avx9", ["FASTBERT_CPU_ISA", '"avx9"', "scalar, avx2, avx512, avx512_vnni, avx512_bf16, amx"]),
+        (
+            "avx9",
+            ["FASTBERT_CPU_ISA", '"avx9"', "scalar, avx2, avx512, avx512_vnni, avx512_bf16, amx"],
+        ),
         ("AVX2", ['"AVX2"', "must be one of"]),
     ],
 )
