@@ -9,7 +9,7 @@ if(FASTBERT_SANITIZE)
   target_link_options(fastbert_options INTERFACE -fsanitize=${FASTBERT_SANITIZE})
 endif()
 
-set(known_isas scalar avx2 avx512 avx512_vnni avx512_bf16)
+set(known_isas scalar avx2 avx512 avx512_vnni avx512_bf16 amx)
 set(FASTBERT_ISAS scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(FASTBERT_ISAS ${known_isas})
@@ -33,15 +33,15 @@ endif()
 set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments peak
     rms_norm qk_norm_rope attention_decode dropout)
 
-# VNNI adds integer products (vec/dot.h) and nothing else: where avx512 is compiled as well, all but
-# these ops are its own code, under another name.
-set(FASTBERT_VNNI_OPS gemm peak)
+# VNNI adds integer products (vec/dot.h), AMX products of matrices (vec/tile_amx.h), and nothing
+# else: where avx512 is compiled as well, all but these ops are its own code, under another name.
+set(FASTBERT_PRODUCT_OPS gemm peak)
 
 function(fastbert_ops_shared_by isa result)
   set(shared "")
-  if(isa STREQUAL "avx512_vnni" AND "avx512" IN_LIST FASTBERT_ISAS)
+  if(isa MATCHES "^(avx512_vnni|amx)$" AND "avx512" IN_LIST FASTBERT_ISAS)
     set(shared ${FASTBERT_OPS})
-    list(REMOVE_ITEM shared ${FASTBERT_VNNI_OPS})
+    list(REMOVE_ITEM shared ${FASTBERT_PRODUCT_OPS})
   endif()
   set(${result} ${shared} PARENT_SCOPE)
 endfunction()
@@ -51,7 +51,7 @@ set(shared_tables "")
 foreach(isa IN LISTS FASTBERT_ISAS)
   set(mask "0")
   foreach(feature IN LISTS FASTBERT_FEATURES_${isa})
-    string(REPLACE "." "_" name ${feature})
+    string(REGEX REPLACE "[.-]" "_" name ${feature})
     string(APPEND mask " | feature::${name}")
   endforeach()
   string(APPEND isa_rows " \\\n    ROW(${isa}, ${mask})")

@@ -9,7 +9,7 @@ import torch
 
 from fastbert.kernels import native
 
-ISAS = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
+ISAS = ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx")
 
 
 def pytest_configure() -> None:

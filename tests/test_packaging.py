@@ -153,7 +153,10 @@ def test_wheel_builds_without_torch_and_loads_in_a_fresh_environment(
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("avx9", ["FASTBERT_CPU_ISA", '"avx9"', "scalar, avx2, avx512, avx512_vnni, avx512_bf16"]),
+        (
+            "avx9",
+            ["FASTBERT_CPU_ISA", '"avx9"', "scalar, avx2, avx512, avx512_vnni, avx512_bf16, amx"],
+        ),
         ("AVX2", ['"AVX2"', "must be one of"]),
     ],
 )
@@ -169,7 +172,7 @@ def test_unknown_instruction_set_is_named(setting: str, words: list[str], tmp_pa
 
 def test_forced_instruction_set_is_used_or_refused_with_what_is_missing(tmp_path: Path) -> None:
     extension = native.extension()
-    for isa in ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16"):
+    for isa in ("scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"):
         code = LOAD + "print(C.active_isa())"
         file = str(extension.__file__)
         result = run(sys.executable, "-c", code, file, cwd=tmp_path, FASTBERT_CPU_ISA=isa)

@@ -8,6 +8,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace fastbert {
@@ -23,7 +25,8 @@ using bits = std::uint32_t;
     FEATURE(sse3) FEATURE(ssse3) FEATURE(sse4_1) FEATURE(sse4_2) FEATURE(popcnt)             \
     FEATURE(avx) FEATURE(f16c) FEATURE(fma) FEATURE(avx2) FEATURE(bmi) FEATURE(bmi2)         \
     FEATURE(avx512f) FEATURE(avx512cd) FEATURE(avx512bw) FEATURE(avx512dq) FEATURE(avx512vl) \
-    FEATURE(avx512vnni) FEATURE(avx512bf16)
+    FEATURE(avx512vnni) FEATURE(avx512bf16)                                                  \
+    FEATURE(amx_tile) FEATURE(amx_int8) FEATURE(amx_bf16)
 // clang-format on
 
 enum index : int {
@@ -54,8 +57,8 @@ constexpr Row compiled[] = {
 #undef ROW
 };
 
-constexpr Isa all_isas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni,
-                            Isa::avx512_bf16};
+constexpr Isa all_isas[] = {Isa::scalar,      Isa::avx2,        Isa::avx512,
+                            Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx};
 
 const Row* row_of(Isa isa) {
     for (const Row& row : compiled) {
@@ -75,6 +78,18 @@ std::uint64_t read_xcr0() {
     std::uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (std::uint64_t{high} << 32) | low;
+}
+
+// XCR0 bits 17 and 18: the tiles' configuration and data. Linux saves the latter for processes that
+// asked for it alone, and refuses those whose signal stacks have no room for them.
+bool may_use_tiles(std::uint64_t xcr0) {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr int ask_for_state = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
+    return (xcr0 & 0x60000) == 0x60000 && syscall(SYS_arch_prctl, ask_for_state, tile_data) == 0;
+#else
+    (void)xcr0;
+    return false;
+#endif
 }
 
 feature::bits detect_features() {
@@ -106,6 +121,11 @@ feature::bits detect_features() {
         note(ebx, 3, feature::bmi);
         note(ebx, 8, feature::bmi2);
         if (saves_ymm) note(ebx, 5, feature::avx2);
+        if (may_use_tiles(xcr0)) {
+            note(edx, 24, feature::amx_tile);
+            note(edx, 25, feature::amx_int8);
+            note(edx, 22, feature::amx_bf16);
+        }
         if (saves_zmm) {
             note(ebx, 16, feature::avx512f);
             note(ebx, 17, feature::avx512dq);
@@ -199,6 +219,8 @@ const char* name_of(Isa isa) {
             return "avx512_vnni";
         case Isa::avx512_bf16:
             return "avx512_bf16";
+        case Isa::amx:
+            return "amx";
     }
     return "unknown";
 }

@@ -9,7 +9,14 @@
 namespace fastbert {
 
 // Each set includes the ones before it.
-enum class Isa : int { scalar = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, avx512_bf16 = 4 };
+enum class Isa : int {
+    scalar = 0,
+    avx2 = 1,
+    avx512 = 2,
+    avx512_vnni = 3,
+    avx512_bf16 = 4,
+    amx = 5
+};
 
 const char* name_of(Isa isa);
 
@@ -18,6 +25,7 @@ Isa isa_from_name(const std::string& name);
 
 // The fastest set that is compiled in and usable here (cpuid, OSXSAVE and XCR0 all agree): the last
 // one, but not avx512_bf16 on Intel's processors, where it is slower than the one before.
+// amx also needs the operating system's permission for this process, which is asked for at first.
 Isa detected();
 
 // Every set usable here, scalar first.

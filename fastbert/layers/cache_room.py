@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,4 +51,13 @@ def with_room(old: Tensor, capacity: int) -> Tensor:
     batch, heads, tokens, dim = old.shape
     memory = old.new_empty(batch, capacity, heads, dim).transpose(1, 2)
     memory[:, :, :tokens] = old
+    return memory
+
+
+def with_rows(old: Tensor, rows: Sequence[int], capacity: int) -> Tensor:
+    """Copy these sequences of keys or values, in this order, as with_room() copies all."""
+    _, heads, tokens, dim = old.shape
+    memory = old.new_empty(len(rows), capacity, heads, dim).transpose(1, 2)
+    for to, row in enumerate(rows):
+        memory[to, :, :tokens] = old[row]
     return memory

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.layers.cache_room import LEAST_ROOM, Room, with_room
+from fastbert.layers.cache_room import LEAST_ROOM, Room, with_room, with_rows
 
 
 def _in_place(*pairs: tuple[Tensor, Tensor]) -> bool:
@@ -90,6 +90,18 @@ class CacheLayer:
         """Return how many tokens room is made for where `end` must fit."""
         return self.reserved if end <= self.reserved else max(2 * end, LEAST_ROOM)
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these sequences, in this order, with the room that there was behind them."""
+        keys, values, room = self.keys, self.values, self.room
+        if keys is None or values is None:
+            return
+        if room is None or not room.holds(keys, values, keys.shape[2]):
+            order = torch.tensor(rows, dtype=torch.int64, device=keys.device)
+            self.change(lambda x: x.index_select(0, order))
+            return
+        self.room = Room(*(with_rows(x, rows, room.keys.shape[2]) for x in (keys, values)))
+        self.keys, self.values = self.room.show(keys.shape[2])
+
     def change(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace the keys and the values, if there are any, by a function of each."""
         if self.keys is not None and self.values is not None:
@@ -143,8 +155,20 @@ class DynamicCache:
         return self.layers[layer_idx].get_seq_length() if layer_idx < len(self.layers) else 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Select the sequences that beam search continues with, in its order (int64 indices)."""
-        self._change(lambda x: x.index_select(0, beam_idx.to(x.device)))
+        """Select the sequences that beam search continues with, in its order (int64 indices).
+
+        Raises:
+            IndexError: for a sequence that is not there.
+        """
+        rows, count = beam_idx.tolist(), self._sequences()
+        if count == 0 or rows == list(range(count)):
+            return
+        if not all(0 <= row < count for row in rows):
+            raise IndexError(f"The cache holds sequences 0 to {count - 1}; {rows} were asked for.")
+        for layer in self.layers:
+            layer.select(rows)
+        if self.skipped is not None:
+            self.skipped = self.skipped[rows]
 
     def crop(self, max_length: int) -> None:
         """Keep the first max_length tokens, or drop the last -max_length when it is negative."""
@@ -167,6 +191,10 @@ class DynamicCache:
     def to_legacy_cache(self) -> tuple[tuple[Tensor | None, Tensor | None], ...]:
         """Return a tuple over layers of (keys, values), the form of transformers 4.37."""
         return tuple((layer.keys, layer.values) for layer in self.layers)
+
+    def _sequences(self) -> int:
+        stored = [layer.keys for layer in self.layers if layer.keys is not None]
+        return stored[0].shape[0] if stored else 0
 
     def _change(self, function: Callable[[Tensor], Tensor]) -> None:
         for layer in self.layers:

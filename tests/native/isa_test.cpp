@@ -8,14 +8,15 @@
 using namespace fastbert;
 
 TEST(isa_names_round_trip) {
-    for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16}) {
+    for (Isa isa :
+         {Isa::scalar, Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
         CHECK(isa_from_name(name_of(isa)) == isa);
     }
     const std::string message = test::message_of([] { isa_from_name("sse9"); });
-    CHECK_MSG(
-        message.find("sse9") != std::string::npos &&
-            message.find("scalar, avx2, avx512, avx512_vnni, avx512_bf16") != std::string::npos,
-        message);
+    CHECK_MSG(message.find("sse9") != std::string::npos &&
+                  message.find("scalar, avx2, avx512, avx512_vnni, avx512_bf16, amx") !=
+                      std::string::npos,
+              message);
 }
 
 // Sets build on one another, so usable ones form an unbroken run from scalar on.
@@ -49,7 +50,12 @@ TEST(isa_predicate_agrees_with_the_compiler) {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
     const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-    const bool expected[] = {true, avx2, avx512, vnni, bf16};
+    // Only what asked for it may use the tiles: with the processor's word, the rest is the
+    // system's.
+    const bool amx = bf16 && __builtin_cpu_supports("amx-tile") &&
+                     __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-bf16") &&
+                     missing_for(Isa::amx).empty();
+    const bool expected[] = {true, avx2, avx512, vnni, bf16, amx};
 #define ROW(name, mask) \
     CHECK(missing_for(Isa::name).empty() == expected[static_cast<int>(Isa::name)]);
     FASTBERT_COMPILED_ISAS(ROW)
@@ -58,7 +64,7 @@ TEST(isa_predicate_agrees_with_the_compiler) {
 #endif
 
 TEST(isa_that_cannot_run_is_refused_with_what_is_missing) {
-    for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16}) {
+    for (Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_vnni, Isa::avx512_bf16, Isa::amx}) {
         const std::string missing = missing_for(isa);
         const std::string message = test::message_of([&] { set_active(isa); });
         CHECK_MSG(missing.empty() == message.empty(), message);

@@ -73,14 +73,15 @@ void check_stride(const char* what, index_t stride, index_t width, index_t rows)
 
 }  // namespace
 
-GemmStaging gemm_staging(const GemmArgs& args, bool widens_u8) {
-    const bool widens = args.x_dtype == DType::f16 || (args.x_dtype == DType::u8 && widens_u8);
+GemmStaging gemm_staging(const GemmArgs& args, bool staged) {
+    const bool widens = staged || args.x_dtype == DType::f16;
     const index_t x_rows = args.rows * gemm_planes(args);
     // A few rows never fill a set.
     if (!widens && (x_rows <= 4 || !collides(args.x_stride * size_of(args.x_dtype)))) {
         return {0, 0};
     }
-    const index_t element = args.x_dtype == DType::f16 ? 4 : widens ? 2 : size_of(args.x_dtype);
+    const index_t size = size_of(args.x_dtype);
+    const index_t element = widens ? 2 * size : size;
     const index_t stride = friendly_stride_bytes(args.k * element);
     // Half of a 1 MiB L2, in pairs of tiles, and never so few rows that weights stream faster than
     // they are used.
@@ -89,7 +90,9 @@ GemmStaging gemm_staging(const GemmArgs& args, bool widens_u8) {
 }
 
 index_t gemm_scratch_bytes(const GemmArgs& args, const GemmKernels& kernels) {
-    const GemmStaging staging = gemm_staging(args, kernels.s8.lane_bytes == 2);
+    const bool staged = (args.x_dtype == DType::u8 && kernels.widens_u8) ||
+                        (args.x_dtype == DType::bf16 && kernels.widens_bf16);
+    const GemmStaging staging = gemm_staging(args, staged);
     return staging.rows * staging.stride_bytes;
 }
 

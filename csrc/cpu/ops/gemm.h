@@ -97,19 +97,23 @@ struct GemmKernels {
     using RangeFn = void (*)(const GemmArgs&, index_t row_begin, index_t row_end,
                              index_t panel_begin, index_t panel_end, void* scratch);
     RangeFn range_f32, range_bf16, range_s8;
+
+    // Whether range calls stage rows of u8 and of bf16 widened (GemmStaging).
+    bool widens_u8, widens_bf16;
 };
 
 // Rows of x for each row of the result.
 inline index_t gemm_planes(const GemmArgs& args) { return args.x_halves ? 2 : 1; }
 
 // How range calls read x: in place (rows == 0), or copied, `rows` rows at a time, to scratch rows
-// stride_bytes apart. They are copied when they must be widened (f16 to f32; u8 to s16 on sets
-// without VNNI) or when their stride puts them all into the same sets of the L1 cache.
+// stride_bytes apart. They are copied when they must be widened to twice their size (f16 to f32;
+// `staged`: u8 to s16 on sets without VNNI, bf16 to f32 on sets without BF16) or when their stride
+// puts them all into the same sets of the L1 cache.
 struct GemmStaging {
     index_t rows;
     index_t stride_bytes;
 };
-GemmStaging gemm_staging(const GemmArgs& args, bool widens_u8);
+GemmStaging gemm_staging(const GemmArgs& args, bool staged);
 
 // Bytes of scratch a range call with these arguments needs; 0 for most.
 index_t gemm_scratch_bytes(const GemmArgs& args, const GemmKernels& kernels);

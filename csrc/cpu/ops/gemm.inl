@@ -9,6 +9,7 @@
 #include "cpu/ops/gemm_epilogue.inl"
 #include "cpu/ops/gemm_pack.inl"
 #include "cpu/ops/gemm_tile.inl"
+#include "cpu/vec/tile_amx.h"
 
 namespace fastbert {
 namespace {
@@ -31,7 +32,8 @@ inline void stage_row(const std::uint8_t* x, index_t k, std::uint8_t* out) {
 inline void stage_row(const std::uint8_t* x, index_t k, std::int16_t* out) {
     for (index_t i = 0; i < k; ++i) out[i] = x[i];
 }
-inline void stage_row(const f16_t* x, index_t k, float* out) {
+template <typename Half>
+inline void stage_row(const Half* x, index_t k, float* out) {
     index_t i = 0;
     for (; i + F32::lanes <= k; i += F32::lanes) store(out + i, load(x + i));
     const int rest = static_cast<int>(k - i);
@@ -61,7 +63,11 @@ StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
         case DType::f16:
             return stage<float, f16_t>(g, row_begin, row_end, stride, scratch);
         case DType::bf16:
-            return stage<bf16_t, bf16_t>(g, row_begin, row_end, stride, scratch);
+            if constexpr (D::kStagedX) {
+                return stage<float, bf16_t>(g, row_begin, row_end, stride, scratch);
+            } else {
+                return stage<bf16_t, bf16_t>(g, row_begin, row_end, stride, scratch);
+            }
         case DType::u8:
             if constexpr (D::kStagedX) {
                 return stage<std::int16_t, std::uint8_t>(g, row_begin, row_end, stride, scratch);
@@ -103,7 +109,7 @@ class RangeGemm {
         bytes_ = h.bytes;
         tile_.panel_bytes = panel_bytes(h);
         tile_.words = args.k / D::kGroup;
-        tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (4 / D::kGroup);
+        tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (D::kWordBytes / D::kGroup);
         tile_.sums = sums_;
     }
 
@@ -116,14 +122,14 @@ class RangeGemm {
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
-            if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
+            if (!is_tmul<D> && tiles == 1 &&
+                p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
                 panels = panels_at_once<D>(static_cast<int>(rows));
             }
             index_t row = 0;
             for (index_t left = tiles; left > 0; --left) {
                 const index_t rest = rows - row;
-                int count =
-                    left > 2 ? D::kRows : static_cast<int>(left == 2 ? (rest + 1) / 2 : rest);
+                int count = tile_rows(rest, left);
                 // Both halves of a row are summed by the same tile.
                 if (count % planes != 0) ++count;
                 tile_.x = x.x + row * x.stride;
@@ -137,6 +143,12 @@ class RangeGemm {
     }
 
   private:
+    // On AMX a tile of few rows takes as long as a full one.
+    static int tile_rows(index_t rest, index_t tiles_left) {
+        if (tiles_left > (is_tmul<D> ? 1 : 2)) return D::kRows;
+        return static_cast<int>(tiles_left == 2 ? (rest + 1) / 2 : rest);
+    }
+
     // More than a few rows have the last of their tiles bring the next panel. Where no cache holds
     // the weights, and halves double the tiles, it waits for memory: the last two share the panel.
     // One tile alone takes them a page ahead, over the end of the panel into the next. Weights that
@@ -150,7 +162,11 @@ class RangeGemm {
         const bool more = panel + 1 < panel_end_;
         tile_.prefetch = own;
         tile_.prefetch_half = false;
-        if (tiles == 1 && (halves || x_rows < 5)) {
+        if constexpr (is_tmul<D>) {
+            tile_.prefetch = nullptr;
+            if (streamed && tiles == 1) tile_.prefetch = own + page;
+            if (more && tiles > 1 && left == 1) tile_.prefetch = own + tile_.panel_bytes;
+        } else if (tiles == 1 && (halves || x_rows < 5)) {
             tile_.prefetch = streamed ? own + page : nullptr;
         } else if (x_rows < 5) {
             tile_.prefetch = nullptr;
@@ -168,7 +184,10 @@ class RangeGemm {
         tile_.panel = panels_ + panel * tile_.panel_bytes;
         TileSums done{sums_, index_t{4} * columns * panels, row, halves ? x_rows / 2 : x_rows,
                       panel * columns};
-        if (panels == 1) {
+        if constexpr (is_tmul<D>) {
+            prefetch_out<D>(g_, done);
+            this->multiply(x_rows);
+        } else if (panels == 1) {
             prefetch_out<D>(g_, done);
             Tiles<D>::by_rows[x_rows](tile_);
         } else {
@@ -185,6 +204,11 @@ class RangeGemm {
             done.column += columns;
         }
     }
+
+#if defined(__AMX_TILE__)
+    void multiply(int x_rows) { tmul_tile<integer>(unit_, tile_, x_rows); }
+    TileUnit unit_;
+#endif
 
     // Zeroed, since lanes of F32 and of the dot may differ and no read may find what was never set.
     alignas(64) std::uint8_t sums_[index_t{4} * columns * (D::kRows > 4 ? D::kRows : 4)] = {};
@@ -209,9 +233,24 @@ void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t p
     }
 }
 
+#if defined(__AMX_TILE__)
+// Sums of integers are the same either way, and a few rows have too little work for the unit.
+void gemm_range_s8(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
+                   index_t panel_end, void* scratch) {
+    const bool few = (row_end - row_begin) * gemm_planes(g) <= 4;
+    (few ? gemm_range<DotU8S8> : gemm_range<TmulU8S8>)(g, row_begin, row_end, panel_begin,
+                                                       panel_end, scratch);
+}
+using ProductBf16 = TmulBf16;
+#else
+constexpr GemmKernels::RangeFn gemm_range_s8 = gemm_range<DotU8S8>;
+using ProductBf16 = DotBf16;
+#endif
+
 constexpr GemmKernels gemm_kernels = {
-    layout_of<DotF32>(), layout_of<DotBf16>(), layout_of<DotU8S8>(), pack,
-    gemm_range<DotF32>,  gemm_range<DotBf16>,  gemm_range<DotU8S8>,
+    layout_of<DotF32>(),   layout_of<ProductBf16>(), layout_of<DotU8S8>(), pack,
+    gemm_range<DotF32>,    gemm_range<ProductBf16>,  gemm_range_s8,        DotU8S8::kStagedX,
+    ProductBf16::kStagedX,
 };
 
 }  // namespace

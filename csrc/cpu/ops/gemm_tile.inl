@@ -13,7 +13,7 @@ struct TileArgs {
     const std::uint8_t* x;  // first row, already of the dot's element type
     index_t x_stride;       // bytes
     index_t words;          // whole words of K
-    int tail_bytes;         // of the last, partial word; 0 to 3
+    int tail_bytes;         // of x in the last, partial word
     const std::uint8_t* panel;
     index_t panel_bytes;
     const std::uint8_t* prefetch;  // what to bring into L2 meanwhile, of each panel; null where few
@@ -72,7 +72,7 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
             }
         }
         w += 2 * vector_bytes;
-        x += 4;
+        x += D::kWordBytes;
     }
     FASTBERT_UNROLL
     for (int i = 0; i < rows; ++i) {
@@ -88,18 +88,19 @@ template <typename D, int rows, int panels>
 void tile(const TileArgs& t) {
     for (index_t k = 0; k < t.words; k += D::kChunk) {
         const index_t words = t.words - k < D::kChunk ? t.words - k : D::kChunk;
-        tile_chunk<D, rows, panels>(t, t.x + 4 * k, t.x_stride, k, words, k == 0);
+        tile_chunk<D, rows, panels>(t, t.x + D::kWordBytes * k, t.x_stride, k, words, k == 0);
     }
     if (t.tail_bytes == 0) return;
     // The last word of a row is completed with zeros here: its own memory may end with the row.
-    std::uint8_t tail[rows * 4] = {};
+    constexpr int word = D::kWordBytes;
+    std::uint8_t tail[rows * word] = {};
     for (int i = 0; i < rows; ++i) {
-        const std::uint8_t* end = t.x + i * t.x_stride + 4 * t.words;
-        for (int b = 0; b < 4; ++b) {
-            if (b < t.tail_bytes) tail[4 * i + b] = end[b];
+        const std::uint8_t* end = t.x + i * t.x_stride + word * t.words;
+        for (int b = 0; b < word; ++b) {
+            if (b < t.tail_bytes) tail[word * i + b] = end[b];
         }
     }
-    tile_chunk<D, rows, panels>(t, tail, 4, t.words, 1, t.words == 0);
+    tile_chunk<D, rows, panels>(t, tail, word, t.words, 1, t.words == 0);
 }
 
 // Panels taken at once by a tile of this many rows: one row alone has only two chains of sums, and

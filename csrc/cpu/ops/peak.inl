@@ -2,6 +2,7 @@
 
 #include "cpu/ops/gemm_tile.inl"
 #include "cpu/ops/peak.h"
+#include "cpu/vec/tile_amx.h"
 
 namespace fastbert {
 namespace {
@@ -39,7 +40,11 @@ double steps(index_t rounds, void* sink) {
     return static_cast<double>(rounds) * D::kRows * 2 * D::kLanes * D::kGroup;
 }
 
+#if defined(__AMX_TILE__)
+constexpr PeakKernels peak_kernels = {steps<DotF32>, tmul_peak<false>, tmul_peak<true>};
+#else
 constexpr PeakKernels peak_kernels = {steps<DotF32>, steps<DotBf16>, steps<DotU8S8>};
+#endif
 
 }  // namespace
 }  // namespace fastbert

@@ -1,5 +1,5 @@
 // The inner steps of the gemm, per instruction set. A tile kernel (ops/gemm_tile.inl)
-// broadcasts one 4-byte word of a row of x (Left), loads one word of 2 * kLanes columns (two
+// broadcasts one word of a row of x (Left), loads one word of 2 * kLanes columns (two
 // Rights) and calls step(). Interface of a dot type D:
 //
 //   D::kRows       rows of the largest tile whose sums, with two vectors of columns, fit registers
@@ -7,7 +7,8 @@
 //   D::kGroup      elements of K in a word of x
 //   D::kLaneBytes  bytes of packed weight in a word of one column
 //   D::kChunk      words summed in registers before they are added to the running sum
-//   D::kStagedX    x must be staged as 16-bit integers first
+//   D::kStagedX    x must be staged first: u8 as 16-bit integers, bf16 as f32
+//   D::kWordBytes  bytes of x, as it is staged, in a word
 //   D::kWide       few rows take several panels at once, to keep enough sums in flight
 //   D::Acc, load/store/add of them (kLanes 4-byte values), zero(), left(p), right(p)
 //   D::step(a, b, l, r, s)   adds l times r to the sums a, and l times s to the sums b

@@ -29,6 +29,7 @@ struct FloatSums {
     static constexpr int kLanes = 8;
     static constexpr int kLaneBytes = 4;
     static constexpr bool kStagedX = false;
+    static constexpr int kWordBytes = 4;
     static Acc zero() { return _mm256_setzero_ps(); }
     static Acc add(Acc a, Acc b) { return _mm256_add_ps(a, b); }
     static Acc load(const std::uint8_t* p) { return _mm256_castsi256_ps(load_words(p)); }
@@ -64,15 +65,21 @@ struct DotBf16 : FloatSums {
     using Right = Pair;
     static constexpr int kRows = 4;
     static constexpr int kGroup = 2;
+    static constexpr bool kStagedX = true;  // as in dot_avx512.h
+    static constexpr int kWordBytes = 8;
     static constexpr bool kWide = false;
     static constexpr index_t kChunk = kNoChunk;
-    static Pair widen_pairs(__m256i words) {
-        return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)),
-                _mm256_castsi256_ps(
-                    _mm256_and_si256(words, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+    static Left left(const std::uint8_t* p) {
+        float x[2];
+        std::memcpy(x, p, sizeof(x));
+        return {_mm256_set1_ps(x[0]), _mm256_set1_ps(x[1])};
     }
-    static Left left(const std::uint8_t* p) { return widen_pairs(_mm256_set1_epi32(word_at(p))); }
-    static Right right(const std::uint8_t* p) { return widen_pairs(load_words(p)); }
+    static Right right(const std::uint8_t* p) {
+        const __m256i words = load_words(p);
+        const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)),
+                _mm256_castsi256_ps(_mm256_and_si256(words, high))};
+    }
     static void step(Acc& a, Acc& b, Left x, Right w, Right v) {
         a = _mm256_fmadd_ps(x.odd, w.odd, _mm256_fmadd_ps(x.even, w.even, a));
         b = _mm256_fmadd_ps(x.odd, v.odd, _mm256_fmadd_ps(x.even, v.even, b));
@@ -88,6 +95,7 @@ struct DotU8S8 {
     static constexpr int kGroup = 2;
     static constexpr int kLaneBytes = 2;
     static constexpr bool kStagedX = true;
+    static constexpr int kWordBytes = 4;
     static constexpr bool kWide = true;
     static constexpr index_t kChunk = kNoChunk;
     static Acc zero() { return _mm256_setzero_si256(); }

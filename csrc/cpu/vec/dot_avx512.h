@@ -29,6 +29,7 @@ struct FloatSums {
     static constexpr int kLanes = 16;
     static constexpr int kLaneBytes = 4;
     static constexpr bool kStagedX = false;
+    static constexpr int kWordBytes = 4;
     static constexpr bool kWide = true;
     static Acc zero() { return _mm512_setzero_ps(); }
     static Acc add(Acc a, Acc b) { return _mm512_add_ps(a, b); }
@@ -40,6 +41,7 @@ struct IntSums {
     using Acc = __m512i;
     static constexpr int kLanes = 16;
     static constexpr bool kWide = true;
+    static constexpr int kWordBytes = 4;
     static constexpr index_t kChunk = kNoChunk;
     static Acc zero() { return _mm512_setzero_si512(); }
     static Acc add(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
@@ -88,14 +90,21 @@ struct DotBf16 : FloatSums {
     using Right = Pair;
     static constexpr int kRows = 12;
     static constexpr int kGroup = 2;
+    // Rows are widened once: of six instructions a row and word, that leaves the four products.
+    static constexpr bool kStagedX = true;
+    static constexpr int kWordBytes = 8;
     static constexpr index_t kChunk = kNoChunk;
-    static Pair widen_pairs(__m512i words) {
-        return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
-                _mm512_castsi512_ps(
-                    _mm512_and_si512(words, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+    static Left left(const std::uint8_t* p) {
+        float x[2];
+        std::memcpy(x, p, sizeof(x));
+        return {_mm512_set1_ps(x[0]), _mm512_set1_ps(x[1])};
     }
-    static Left left(const std::uint8_t* p) { return widen_pairs(_mm512_set1_epi32(word_at(p))); }
-    static Right right(const std::uint8_t* p) { return widen_pairs(_mm512_loadu_si512(p)); }
+    static Right right(const std::uint8_t* p) {
+        const __m512i words = _mm512_loadu_si512(p);
+        const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+        return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)),
+                _mm512_castsi512_ps(_mm512_and_si512(words, high))};
+    }
     static void step(Acc& a, Acc& b, Left x, Right w, Right v) {
         a = _mm512_fmadd_ps(x.odd, w.odd, _mm512_fmadd_ps(x.even, w.even, a));
         b = _mm512_fmadd_ps(x.odd, v.odd, _mm512_fmadd_ps(x.even, v.even, b));

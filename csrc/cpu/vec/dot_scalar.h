@@ -39,6 +39,7 @@ struct DotF32 : EightSums<float> {
     static constexpr int kGroup = 1;
     static constexpr int kLaneBytes = 4;
     static constexpr bool kStagedX = false;
+    static constexpr int kWordBytes = 4;
     static constexpr index_t kChunk = kFloatChunk;
     static Left left(const std::uint8_t* p) {
         float x;
@@ -64,6 +65,7 @@ struct DotBf16 : EightSums<float> {
     static constexpr int kGroup = 2;
     static constexpr int kLaneBytes = 4;
     static constexpr bool kStagedX = false;
+    static constexpr int kWordBytes = 4;
     static constexpr index_t kChunk = kNoChunk;
     static float as_float(std::uint32_t bits) {
         float f;
@@ -103,6 +105,7 @@ struct DotU8S8 : EightSums<std::int32_t> {
     static constexpr int kGroup = 2;
     static constexpr int kLaneBytes = 2;
     static constexpr bool kStagedX = true;
+    static constexpr int kWordBytes = 4;
     static constexpr index_t kChunk = kNoChunk;
     static Left left(const std::uint8_t* p) {
         Pair x;

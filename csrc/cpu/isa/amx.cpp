@@ -1,0 +1,4 @@
+#include "cpu/vec/avx512.h"
+
+#define FASTBERT_ISA amx
+#include "cpu/isa/op.inl"

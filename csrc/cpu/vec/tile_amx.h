@@ -1,0 +1,178 @@
+// Tiles on AMX: up to 32 rows of x times one panel of 32 columns, in four tiles of sums. The panels
+// are those of AVX-512: 16 words of 16 columns, rows 128 bytes apart, are one tile.
+//
+// Integer sums are exact, hence those of VNNI. A bfloat16 product is rounded in this unit's own
+// way (denormal numbers are zeros), so it runs here for any number of rows.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/ops/gemm_tile.inl"
+
+namespace fastbert {
+namespace {
+
+template <typename D>
+constexpr bool is_tmul = false;
+
+#if defined(__AMX_TILE__)
+
+struct TmulBf16 : FloatSums {
+    static constexpr int kRows = 32;
+    static constexpr int kGroup = 2;
+};
+struct TmulU8S8 : IntSums {
+    static constexpr int kRows = 32;
+    static constexpr int kGroup = 4;
+    static constexpr int kLaneBytes = 4;
+    static constexpr bool kStagedX = false;
+};
+template <>
+constexpr bool is_tmul<TmulBf16> = true;
+template <>
+constexpr bool is_tmul<TmulU8S8> = true;
+
+// As instructions: GCC 12's intrinsics do not say what memory they read, so that stores before them
+// are dropped.
+#define FASTBERT_TILE_LOAD(tile, p, stride) \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memory")
+#define FASTBERT_TILE_STORE(tile, p, stride)                                               \
+    __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"(index_t{stride}) \
+                     : "memory")
+
+#define FASTBERT_TMUL(sums, x, w)   \
+    if constexpr (integer) {        \
+        _tile_dpbusd(sums, x, w);   \
+    } else {                        \
+        _tile_dpbf16ps(sums, x, w); \
+    }
+
+// Held while tiles are in use. Gives them back at the end, so that a switch of threads does not
+// save their 8 KiB.
+class TileUnit {
+  public:
+    TileUnit() = default;
+    TileUnit(const TileUnit&) = delete;
+    TileUnit& operator=(const TileUnit&) = delete;
+    ~TileUnit() {
+        if (rows_ != 0) _tile_release();
+    }
+
+    // For 1 to 32 rows: sums in tiles 0 and 1, of rows beyond 16 in 2 and 3; rows in 4 and 5;
+    // columns in 6 and 7.
+    void configure(int rows) {
+        if (rows == rows_) return;
+        rows_ = rows;
+        const int first = rows > 16 ? 16 : rows, second = rows > 16 ? rows - 16 : 1;
+        Config c;
+        for (int tile = 0; tile < 8; ++tile) {
+            const bool late = tile == 2 || tile == 3 || tile == 5;
+            c.row_bytes[tile] = 64;
+            c.rows[tile] = static_cast<std::uint8_t>(tile > 5 ? 16 : late ? second : first);
+        }
+        __asm__ volatile("ldtilecfg %0" ::"m"(c));
+    }
+
+  private:
+    struct Config {
+        std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        std::uint16_t row_bytes[16] = {};
+        std::uint8_t rows[16] = {};
+    };
+    static_assert(sizeof(Config) == 64);
+
+    int rows_ = 0;
+};
+
+// `steps` times 64 bytes of the rows; what stands at `ahead` is brought into L2, unless it is null.
+template <bool integer, bool two>
+inline void tmul_steps(const std::uint8_t* x, index_t x_stride, const std::uint8_t* w,
+                       const std::uint8_t* ahead, index_t steps) {
+    for (index_t s = 0; s < steps; ++s) {
+        if (ahead != nullptr) {
+            for (index_t line = 0; line < 2048; line += 64) __builtin_prefetch(ahead + line, 0, 2);
+            ahead += 2048;
+        }
+        FASTBERT_TILE_LOAD(4, x, x_stride);
+        FASTBERT_TILE_LOAD(6, w, 128);
+        FASTBERT_TMUL(0, 4, 6)
+        FASTBERT_TILE_LOAD(7, w + 64, 128);
+        FASTBERT_TMUL(1, 4, 7)
+        if constexpr (two) {
+            FASTBERT_TILE_LOAD(5, x + 16 * x_stride, x_stride);
+            FASTBERT_TMUL(2, 5, 6)
+            FASTBERT_TMUL(3, 5, 7)
+        }
+        x += 64;
+        w += 2048;
+    }
+}
+
+template <bool integer, bool two>
+inline void tmul_sums(const TileArgs& t, int rows) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    const index_t whole = t.words / 16;
+    tmul_steps<integer, two>(t.x, t.x_stride, t.panel, t.prefetch, whole);
+    const index_t words = t.words - 16 * whole + (t.tail_bytes > 0);
+    if (words > 0) {
+        // The rest of K on copies with zeros behind it: what follows in memory may be NaN, or none.
+        alignas(64) std::uint8_t x[32 * 64] = {}, w[2048] = {};
+        const auto bytes = static_cast<std::size_t>(4 * (t.words - 16 * whole) + t.tail_bytes);
+        for (int i = 0; i < rows; ++i) {
+            std::memcpy(x + 64 * i, t.x + i * t.x_stride + 64 * whole, bytes);
+        }
+        std::memcpy(w, t.panel + 2048 * whole, static_cast<std::size_t>(128 * words));
+        tmul_steps<integer, two>(x, 64, w, nullptr, 1);
+    }
+    FASTBERT_TILE_STORE(0, t.sums, 128);
+    FASTBERT_TILE_STORE(1, t.sums + 64, 128);
+    if constexpr (two) {
+        FASTBERT_TILE_STORE(2, t.sums + 16 * 128, 128);
+        FASTBERT_TILE_STORE(3, t.sums + 16 * 128 + 64, 128);
+    }
+}
+
+// The sums of 1 to 32 rows and one panel.
+template <bool integer>
+inline void tmul_tile(TileUnit& unit, const TileArgs& t, int rows) {
+    unit.configure(rows);
+    rows > 16 ? tmul_sums<integer, true>(t, rows) : tmul_sums<integer, false>(t, rows);
+}
+
+// As steps() of ops/peak.inl: products of tiles without their loads.
+template <bool integer>
+double tmul_peak(index_t rounds, void* sink) {
+    alignas(64) std::uint8_t buffer[1024] = {};
+    TileUnit unit;
+    unit.configure(32);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    FASTBERT_TILE_LOAD(4, buffer, 64);
+    FASTBERT_TILE_LOAD(5, buffer, 64);
+    FASTBERT_TILE_LOAD(6, buffer, 64);
+    FASTBERT_TILE_LOAD(7, buffer, 64);
+    for (index_t n = 0; n < rounds; ++n) {
+        FASTBERT_TMUL(0, 4, 6)
+        FASTBERT_TMUL(1, 4, 7)
+        FASTBERT_TMUL(2, 5, 6)
+        FASTBERT_TMUL(3, 5, 7)
+    }
+    FASTBERT_TILE_STORE(0, buffer, 64);
+    *static_cast<std::uint8_t*>(sink) = buffer[0];
+    return static_cast<double>(rounds) * 4 * 16 * 16 * (integer ? 64 : 32);
+}
+
+#undef FASTBERT_TMUL
+
+#endif
+
+}  // namespace
+}  // namespace fastbert
