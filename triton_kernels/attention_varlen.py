@@ -135,7 +135,8 @@ def _fold_keys(
     return acc, acc_tail, m_new, mass
 
 
-@triton.jit
+# A batch of one, or of a multiple of 16, would be compiled for itself, seconds in service.
+@triton.jit(do_not_specialize=["batch"])
 def attention_varlen_kernel(
     q_ptr,  # (total_q, heads, head_dim)
     k_ptr,  # (total_k, heads, head_dim)

@@ -17,7 +17,8 @@ _ROWS = 4
 _WARPS = 4
 
 
-@triton.jit
+# A batch of one, or of a multiple of 16, would be compiled for itself, seconds in service.
+@triton.jit(do_not_specialize=["rows"])
 def bias_act_kernel(
     x_ptr,  # (rows, width)
     bias_ptr,  # (width,) or None

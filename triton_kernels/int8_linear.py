@@ -78,7 +78,8 @@ def _dequantize(
         )  # fmt: skip
 
 
-@triton.jit
+# A batch of one, or of a multiple of 16, would be compiled for itself, seconds in service.
+@triton.jit(do_not_specialize=["rows"])
 def int8_linear_kernel(
     q_ptr,  # (rows, depth) int8, shifted by 128
     scale_ptr,  # (rows,) float32

@@ -43,7 +43,8 @@ def _store(
         )  # fmt: skip
 
 
-@triton.jit
+# A batch of one, or of a multiple of 16, would be compiled for itself, seconds in service.
+@triton.jit(do_not_specialize=["rows"])
 def linear_kernel(
     x_ptr,  # (rows, depth)
     weight_ptr,  # (width, depth)

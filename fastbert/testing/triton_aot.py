@@ -128,7 +128,9 @@ def source(launch: Launch) -> ASTSource:
     for index, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[parameter.name]
         name = parameter.name
-        if parameter.is_constexpr or (type(value) is int and value == 1) or value is None:
+        plain = parameter.do_not_specialize
+        is_one = type(value) is int and value == 1 and not plain
+        if parameter.is_constexpr or value is None or is_one:
             signature[name] = "constexpr"
             constants[(index,)] = value
             continue
@@ -139,7 +141,7 @@ def source(launch: Launch) -> ASTSource:
             signature[name], aligned = "fp32", False
         else:
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            aligned = value % 16 == 0
+            aligned = value % 16 == 0 and not plain
         if aligned:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constants, attributes)

@@ -110,6 +110,28 @@ def test_attention_options_at_64(option: str, arch: int) -> None:
     assert binary.count(TENSOR_CORE[arch, False]) > 0
 
 
+@pytest.mark.parametrize("name", ["linear", "int8_linear", "bias_act", "attention_varlen"])
+def test_no_number_of_rows_is_compiled_for_itself(name: str, arch: int) -> None:
+    def call(rows: int) -> Callable[[], Any]:
+        x = torch.zeros(rows, 768).half()
+        cu = torch.arange(rows + 1, dtype=torch.int32)
+        heads = x.view(rows, 12, 64)
+        return {
+            "linear": lambda: linear(x, torch.zeros(768, 768).half()),
+            "int8_linear": lambda: int8_linear(
+                x, torch.zeros(768, 768, dtype=torch.int8), torch.zeros(768)
+            ),
+            "bias_act": lambda: bias_act(x, None, "gelu"),
+            "attention_varlen": lambda: attention_varlen(heads, heads, heads, cu, cu, 1, 1, 0.125),
+        }[name]
+
+    def forms(rows: int) -> list[Any]:
+        sources = [aot.source(launch) for launch in aot.recorded(call(rows), arch)]
+        return [(each.signature, each.constants, each.attrs) for each in sources]
+
+    assert forms(1) == forms(16) == forms(17)
+
+
 def test_attention_in_float32(arch: int) -> None:
     assert checked(attention(64, torch.float32), arch).count(TENSOR_CORE[arch, False]) == 0
 
