@@ -52,6 +52,11 @@ SHAPES = {
         Shape("camembert-large", 24, 1024, 4096, 16, 32005),
         Shape("flaubert-large", 24, 1024, 4096, 16, 68729),
         Shape("rembert", 32, 1152, 4608, 18, 250300, 256),
+        Shape("roberta-base", 12, 768, 3072, 12, 50265),
+        Shape("xlm-roberta-base", 12, 768, 3072, 12, 250002),
+        Shape("distilbert-base", 6, 768, 3072, 12, 30522),
+        Shape("electra-base", 12, 768, 3072, 12, 30522),
+        Shape("mpnet-base", 12, 768, 3072, 12, 30527),
     )
 }
 
@@ -65,7 +70,7 @@ class Case:
         model: a name from SHAPES.
         lengths: tokens of every text; empty where real texts are given.
         texts: number of real texts; the time then includes tokenising them.
-        group: cases that are run together by default: "base", "text", "large", "growth", "latency".
+        group: cases that are run together: "base", "text", "large", "families", "growth", "latency".
         pause: seconds without work before every timed call, as a service has between requests.
     """
 
@@ -133,6 +138,10 @@ CASES = {
         _uniform("camembert-large", "camembert-large", 8, 128, "large"),
         _uniform("flaubert-large", "flaubert-large", 8, 128, "large"),
         _uniform("rembert", "rembert", 8, 128, "large"),
+        *(
+            _uniform(name, f"{name}-base", 8, 128, "families")
+            for name in ("roberta", "xlm-roberta", "distilbert", "electra", "mpnet")
+        ),
         *(
             case
             for length in (8, 16, 24, 32, 48, 64)

@@ -60,6 +60,16 @@ def _complete_for_ctranslate2(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
+# Families whose configurations have BERT's names: prefix of the classes, and further settings.
+_FAIRSEQ = {"max_position_embeddings": 514, "layer_norm_eps": 1e-5}
+_LIKE_BERT: dict[str, tuple[str, dict[str, Any]]] = {
+    "roberta-base": ("Roberta", {**_FAIRSEQ, "type_vocab_size": 1}),
+    "xlm-roberta-base": ("XLMRoberta", {**_FAIRSEQ, "type_vocab_size": 1}),
+    "electra-base": ("Electra", {"embedding_size": 768}),
+    "mpnet-base": ("MPNet", _FAIRSEQ),
+}
+
+
 def _random_model(shape: Shape) -> Any:
     import transformers
 
@@ -88,6 +98,19 @@ def _random_model(shape: Shape) -> Any:
             **sizes, max_position_embeddings=514, type_vocab_size=1
         )
         model_class = transformers.CamembertModel
+    elif shape.name == "distilbert-base":
+        config = transformers.DistilBertConfig(
+            dim=shape.hidden,
+            n_layers=shape.layers,
+            n_heads=shape.heads,
+            hidden_dim=shape.intermediate,
+            vocab_size=shape.vocabulary,
+        )
+        model_class = transformers.DistilBertModel
+    elif shape.name in _LIKE_BERT:
+        prefix, more = _LIKE_BERT[shape.name]
+        config = getattr(transformers, f"{prefix}Config")(**sizes, **more)
+        model_class = getattr(transformers, f"{prefix}Model")
     else:
         config, model_class = transformers.BertConfig(**sizes), transformers.BertModel
     torch.manual_seed(0)
