@@ -342,16 +342,23 @@ def included_by(path: Path) -> set[Path]:
     return found
 
 
-def test_what_vnni_shares_with_avx512_has_no_vnni() -> None:
-    """cmake/isa.cmake compiles an op once for both, unless it multiplies integers (vec/dot.h)."""
+def test_what_vnni_and_amx_share_with_avx512_has_neither() -> None:
+    """cmake/isa.cmake compiles an op once for all, unless it multiplies matrices (vec/dot.h)."""
     build = (ROOT / "cmake" / "isa.cmake").read_text(encoding="utf-8")
     ops, own = (
         set(re.search(rf"set\(FASTBERT_{name} ([^)]*)\)", build)[1].split())  # type: ignore[index]
-        for name in ("OPS", "VNNI_OPS")
+        for name in ("OPS", "PRODUCT_OPS")
     )
     vec = CSRC / "cpu" / "vec"
-    named = {path for path, code in sources(*CPP) if "__AVX512VNNI__" in code}
-    assert named == {vec / "dot_avx512.h"}
+
+    def naming(macro: str) -> set[Path]:
+        return {path for path, code in sources(*CPP) if macro in code}
+
+    assert naming("__AVX512VNNI__") == {vec / "dot_avx512.h"}
+    assert naming("__AMX_TILE__") == {
+        vec / "tile_amx.h",
+        *(CSRC / "cpu" / "ops" / f"{op}.inl" for op in own),
+    }
     files = {op: included_by(CSRC / "cpu" / "ops" / f"{op}.inl") for op in ops}
     assert {op for op in ops if vec / "dot.h" in files[op]} == own
 

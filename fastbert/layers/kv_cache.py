@@ -99,7 +99,8 @@ class CacheLayer:
             order = torch.tensor(rows, dtype=torch.int64, device=keys.device)
             self.change(lambda x: x.index_select(0, order))
             return
-        self.room = Room(*(with_rows(x, rows, room.keys.shape[2]) for x in (keys, values)))
+        capacity = room.keys.shape[2]
+        self.room = Room(with_rows(keys, rows, capacity), with_rows(values, rows, capacity))
         self.keys, self.values = self.room.show(keys.shape[2])
 
     def change(self, function: Callable[[Tensor], Tensor]) -> None:
