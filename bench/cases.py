@@ -70,7 +70,8 @@ class Case:
         model: a name from SHAPES.
         lengths: tokens of every text; empty where real texts are given.
         texts: number of real texts; the time then includes tokenising them.
-        group: cases that are run together: "base", "text", "large", "families", "growth", "latency".
+        group: cases that are run together: "base", "text", "large", "families", "growth",
+            "latency".
         pause: seconds without work before every timed call, as a service has between requests.
     """
 

@@ -249,11 +249,11 @@ class ModelSnapshot:
         joined = {id(part): block for block in self.blocks for part in (block.q, block.k, block.v)}
         for part in self._projections_and_norms():
             block = joined.get(id(part))
-            together = (part,) if block is None else (block.q, block.k, block.v)
+            together = None if block is None else (block.q, block.k, block.v)
             if on_cpu(self.device):
-                read = {id(vector) for vector in in_place(*together)}
+                read = {id(vector) for vector in in_place(*(together or (part,)))}
                 yield from (t for t in tensors_of(part) if id(t) not in read)
-            elif isinstance(part, Int8Linear) or (block and not read_in_place(together)):
+            elif isinstance(part, Int8Linear) or (together and not read_in_place(together)):
                 yield from tensors_of(part)
 
 

@@ -13,7 +13,8 @@ class Family:
         encoder: name of its class, there and here.
         pads_with_zeros: whether its hidden states are zero where the attention mask is.
         further: arguments of its forward that BERT's has not.
-        pooled_heads: names of its heads that read the pooler's output alone.
+        pooled_heads: names of its heads that read the pooler's output alone, or whose own forward
+            takes the first token.
         first_token_heads: names of its heads that read the first token alone, in a module
             `classifier` that gets the hidden states of all.
         first_token_parts: the classes that do so.
@@ -56,6 +57,17 @@ _FAMILIES = (
         "RemBertModel",
         pooled_heads=("RemBertForSequenceClassification", "RemBertForMultipleChoice"),
         token_heads=("RemBertForMaskedLM",),
+    ),
+    Family("DistilBertModel", pooled_heads=("DistilBertForSequenceClassification",)),
+    Family(
+        "ElectraModel",
+        first_token_heads=("ElectraForSequenceClassification",),
+        first_token_parts=("ElectraClassificationHead",),
+    ),
+    Family(
+        "MPNetModel",
+        first_token_heads=("MPNetForSequenceClassification",),
+        first_token_parts=("MPNetClassificationHead",),
     ),
     Family("FlaubertModel", pads_with_zeros=True, further=("langs", "lengths")),
     Family("AlignTextModel"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastbert.integrations.shell import NotServed, Shell, shell_over
 from fastbert.layers.linear import Linear
-from fastbert.modeling.quantization import groups, quantize
+from fastbert.modeling.quantization import quantize
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 
@@ -54,7 +54,7 @@ class Int8Copy:
 
     def _make(self) -> Shell:
         made = shell_over(self._original)
-        parts = [part for group in groups(made) for part in group.parts]
+        parts = [part for group in made.int8_groups() for part in group.parts]
         if any(type(part) is not Linear for part in parts):
             raise NotServed("a projection was replaced, and int8 copies are made of plain ones")
         self._held = [part._parameters for part in parts]

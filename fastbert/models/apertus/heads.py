@@ -84,7 +84,7 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
 
     def build_head(self, config: Any) -> None:
         """Make `lm_head`."""
-        self.lm_head = Linear(config.hidden_size, output_size(config), bias=False)
+        self.lm_head: nn.Module = Linear(config.hidden_size, output_size(config), bias=False)
 
     def tied_weights(self) -> dict[str, str]:
         """See PreTrainedModel.tied_weights; an int8 head has weights of its own."""
@@ -96,7 +96,7 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the projection to the vocabulary."""
-        self.lm_head = new_embeddings  # type: ignore[assignment]
+        self.lm_head = new_embeddings
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
         """See PreTrainedModel.resize_token_embeddings.
