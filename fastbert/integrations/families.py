@@ -13,6 +13,7 @@ class Family:
         encoder: name of its class, there and here.
         pads_with_zeros: whether its hidden states are zero where the attention mask is.
         further: arguments of its forward that BERT's has not.
+        unread: arguments that its forward takes, and does not look at.
         pooled_heads: names of its heads that read the pooler's output alone, or whose own forward
             takes the first token.
         first_token_heads: names of its heads that read the first token alone, in a module
@@ -24,6 +25,7 @@ class Family:
     encoder: str
     pads_with_zeros: bool = False
     further: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
     pooled_heads: tuple[str, ...] = ()
     first_token_heads: tuple[str, ...] = ()
     first_token_parts: tuple[str, ...] = ()
@@ -58,7 +60,11 @@ _FAMILIES = (
         pooled_heads=("RemBertForSequenceClassification", "RemBertForMultipleChoice"),
         token_heads=("RemBertForMaskedLM",),
     ),
-    Family("DistilBertModel", pooled_heads=("DistilBertForSequenceClassification",)),
+    Family(
+        "DistilBertModel",
+        unread=("token_type_ids",),
+        pooled_heads=("DistilBertForSequenceClassification",),
+    ),
     Family(
         "ElectraModel",
         first_token_heads=("ElectraForSequenceClassification",),
@@ -66,6 +72,7 @@ _FAMILIES = (
     ),
     Family(
         "MPNetModel",
+        unread=("token_type_ids",),
         first_token_heads=("MPNetForSequenceClassification",),
         first_token_parts=("MPNetClassificationHead",),
     ),

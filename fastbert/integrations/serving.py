@@ -171,7 +171,8 @@ _BY_CHOICE = "training='original' leaves passes with gradients to it"
 
 def _served(server: Server, module: Any, given: dict[str, Any]) -> Any:
     family = FAMILIES[base_of(type(module)).__name__]
-    given = {name: value for name, value in given.items() if value is not None}
+    read = given.keys() - set(family.unread)
+    given = {name: value for name, value in given.items() if value is not None and name in read}
     config = module.config
     states = given.pop("output_hidden_states", getattr(config, "output_hidden_states", False))
     weights = given.pop("output_attentions", getattr(config, "output_attentions", False))
