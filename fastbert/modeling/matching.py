@@ -77,7 +77,7 @@ def match_names(model: PreTrainedModel, checkpoint: Checkpoint) -> Match:
 
 def _serve_by_tied(model: PreTrainedModel, match: Match, int8: Iterable[str]) -> None:
     """Let a projection that becomes int8 take the weight that it was tied to, and stored with."""
-    if not model.config.tie_word_embeddings:
+    if not getattr(model.config, "tie_word_embeddings", False):
         return
     for name in int8:
         weight = f"{name}.weight"

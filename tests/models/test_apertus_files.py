@@ -191,12 +191,6 @@ def test_vocabulary_can_be_resized() -> None:
     close(after[..., :53], before, 1e-6)
 
 
-def test_int8_is_refused(tmp_path: Path) -> None:
-    saved(tmp_path)
-    with pytest.raises(ValueError, match=r"int8.*bfloat16"):
-        fastbert.ApertusForCausalLM.from_pretrained(tmp_path, quantization="int8")
-
-
 # Configurations
 
 GIVEN: dict[str, dict[str, Any]] = {

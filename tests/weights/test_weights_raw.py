@@ -62,6 +62,9 @@ def test_raw_writes_are_found_where_everything_is_compared(
             check(model, None if write in ("numpy", "storage") else before)
     told = [record.getMessage() for record in caplog.records if "not count" in record.getMessage()]
     expected = "encoder.layer.1.attention.self.query.weight" if "bert" in name else "(7, 48)"
+    if engine == "gpu" and "bert" in name:
+        assert not told  # read in place, so that there is nothing to forget
+        return
     assert len(told) == 1 and expected in told[0] and "model.refresh()" in told[0]
 
 
