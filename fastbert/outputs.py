@@ -76,14 +76,15 @@ class ModelOutput(OrderedDict[str, Any]):
             if pairs.get(name) is not None:
                 self[name] = pairs[name]
 
+    # object.__setattr__ is OrderedDict's too, and the name under which torch.compile traces it.
     def __setattr__(self, name: str, value: Any) -> None:
         if value is not None and name in vars(self):
             OrderedDict.__setitem__(self, name, value)
-        OrderedDict.__setattr__(self, name, value)
+        object.__setattr__(self, name, value)
 
     def __setitem__(self, key: str, value: Any) -> None:
         OrderedDict.__setitem__(self, key, value)
-        OrderedDict.__setattr__(self, key, value)
+        object.__setattr__(self, key, value)
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
