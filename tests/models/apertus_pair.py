@@ -88,4 +88,4 @@ def ids(*shape: int, seed: int = 1) -> Tensor:
 def close(ours: Tensor, theirs: Tensor, bound: float = 1e-11) -> None:
     error = (ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-30)
     assert ours.shape == theirs.shape
-    assert float(error) < bound, float(error)
+    assert float(error.detach()) < bound, float(error.detach())
