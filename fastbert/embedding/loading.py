@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from fastbert.checkpoints.files import HUB_OPTIONS
+from fastbert.checkpoints import transaction
+from fastbert.checkpoints.files import HUB_OPTIONS, local_folder
 from fastbert.embedding.folder import Source, read_spec
 from fastbert.embedding.transformer_settings import TransformerSettings
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.models.auto import AutoModel, AutoTokenizer
 from fastbert.tokenizers.base import Tokenizer
+
+Read = TypeVar("Read")
 
 _log = logging.getLogger("fastbert")
 
@@ -36,9 +39,46 @@ def loaded(
         max_seq_length: the caller's.
         options: those of the hub and of the model's from_pretrained.
     """
-    model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs = (dict(d or {}) for d in given)
     hub: Any = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
     source = Source(path, hub)
+    return of_one_save(source, lambda: _read(source, given, max_seq_length, options))
+
+
+def of_one_save(source: Source, read: Callable[[], Read]) -> Read:
+    """Read files of a folder that all are of one save, whoever saves into it meanwhile.
+
+    Args:
+        source: where they are.
+        read: reads them all.
+
+    Raises:
+        ValueError: where a save was cut short, and may not be finished here.
+    """
+    folder = local_folder(source.path, source.options.get("subfolder", ""))
+    if folder is None:
+        return read()
+    transaction.recover(folder)
+
+    def whole() -> Read:
+        if transaction.unfinished(folder):
+            raise ValueError(
+                f"A save into {folder} was cut short before its files were in their places, and "
+                "this process may not finish it; load the folder once with the right to write "
+                "into it, or save again."
+            )
+        return read()
+
+    return transaction.steady(folder, whole)
+
+
+def _read(
+    source: Source,
+    given: Sequence[Mapping[str, Any] | None],
+    max_seq_length: int | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs = (dict(d or {}) for d in given)
+    path = source.path
     spec = read_spec(source)
     settings = spec.transformer
     where = source.at(settings.folder)

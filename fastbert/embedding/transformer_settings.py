@@ -9,7 +9,7 @@ from typing import Any
 
 _log = logging.getLogger("fastbert")
 
-_FILES = tuple(
+TRANSFORMER_FILES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -105,8 +105,8 @@ def read_settings(
             "SentenceEncoder does not apply; merge it into the model (merge_and_unload) and save "
             "that."
         )
-    found = ((name, read(name, folder)) for name in _FILES)
-    name, content = next(((name, c) for name, c in found if c), (_FILES[0], {}))
+    found = ((name, read(name, folder)) for name in TRANSFORMER_FILES)
+    name, content = next(((name, c) for name, c in found if c), (TRANSFORMER_FILES[0], {}))
     return _parsed(dict(content), folder, named(folder, name))
 
 
