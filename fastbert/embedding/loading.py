@@ -13,7 +13,11 @@ from fastbert.checkpoints.files import HUB_OPTIONS, local_folder
 from fastbert.embedding.folder import Source, read_spec
 from fastbert.embedding.transformer_settings import TransformerSettings
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.models.auto import AutoModel, AutoTokenizer
+from fastbert.models.auto import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from fastbert.tokenizers.base import Tokenizer
 
 Read = TypeVar("Read")
@@ -77,18 +81,46 @@ def _read(
     max_seq_length: int | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs = (dict(d or {}) for d in given)
-    path = source.path
     spec = read_spec(source)
-    settings = spec.transformer
-    where = source.at(settings.folder)
+    return read_parts(AutoModel, source, spec.transformer, given, max_seq_length, options) | {
+        "prompts": spec.prompts,
+        "default_prompt_name": spec.default_prompt_name,
+        "modules": spec.modules,
+        "similarity_fn_name": spec.similarity_fn_name,
+        "truncate_dim": spec.truncate_dim,
+    }
+
+
+def read_parts(
+    kind: type[AutoModel] | type[AutoModelForSequenceClassification],
+    source: Source,
+    settings: TransformerSettings,
+    given: Sequence[Mapping[str, Any] | None],
+    max_seq_length: int | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Load a model, its tokenizer, and how texts are tokenised.
+
+    Args:
+        kind: what the model is loaded with.
+        source: where the files are.
+        settings: of the folder's Transformer module; its lengths are cut to what the model takes.
+        given: model_kwargs, tokenizer_kwargs, processor_kwargs and config_kwargs of the caller.
+        max_seq_length: the caller's.
+        options: of the model's from_pretrained.
+
+    Returns:
+        model, tokenizer, max_seq_length, do_lower_case and settings, by name.
+    """
+    model_kwargs, tokenizer_kwargs, processor_kwargs, config_kwargs = (dict(d or {}) for d in given)
+    path, where = source.path, source.at(settings.folder)
     values = {**settings.config_kwargs, **config_kwargs, **settings.model_kwargs, **model_kwargs}
     if "dtype" in options:
         values.pop("torch_dtype", None)
     read = {**settings.processor_kwargs, **tokenizer_kwargs, **processor_kwargs}
     # A name of sentence-transformers for the same limit.
     asked = read.pop("model_max_length", None)
-    model: PreTrainedModel = AutoModel.from_pretrained(path, **where, **{**values, **options})
+    model: PreTrainedModel = kind.from_pretrained(path, **where, **{**values, **options})
     tokenizer = AutoTokenizer.from_pretrained(path, **where, **read)
     _fit(settings, model, tokenizer, path)
     limits = (max_seq_length, asked, settings.max_seq_length)
@@ -97,11 +129,6 @@ def _read(
         "tokenizer": tokenizer,
         "max_seq_length": next((limit for limit in limits if limit is not None), None),
         "do_lower_case": settings.do_lower_case,
-        "prompts": spec.prompts,
-        "default_prompt_name": spec.default_prompt_name,
-        "modules": spec.modules,
-        "similarity_fn_name": spec.similarity_fn_name,
-        "truncate_dim": spec.truncate_dim,
         "settings": settings,
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastbert.embedding.front_door import check_limits
 from fastbert.embedding.modules import SENTENCE, TOKENS, Features, Shape
 from fastbert.embedding.quantize import Precision, quantize, quantize_all, ranges_of
 from fastbert.embedding.texts import Tokens
@@ -161,11 +162,7 @@ def check_request(request: Request, form: Form) -> None:
     Raises:
         ValueError: for a limit below 1, or values that do not go together.
     """
-    if request.max_tokens < 1 or (request.batch_size is not None and request.batch_size < 1):
-        raise ValueError(
-            f"max_tokens and batch_size must be at least 1, but they are {request.max_tokens} and "
-            f"{request.batch_size}."
-        )
+    check_limits(request.batch_size, request.max_tokens)
     if request.output_value not in (SENTENCE, TOKENS, None):
         raise ValueError(
             f"output_value is {request.output_value!r}; expected {SENTENCE!r}, {TOKENS!r} or None."

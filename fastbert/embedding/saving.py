@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert.checkpoints.files import SAFE_WEIGHTS
 from fastbert.checkpoints.saving import SaveOptions
@@ -47,7 +47,7 @@ _NAMES = {
     Dropout: "Dropout",
 }
 _TENSORS = {
-    Dense: {"linear.weight", "linear.bias", "residual.weight"},
+    Dense: {"linear.weight", "linear.bias", "residual.weight", "activation_function.weight"},
     SentenceLayerNorm: {"norm.weight", "norm.bias"},
 }
 
@@ -198,13 +198,7 @@ def _config(module: SentenceModule, known: Mapping[str, Shape]) -> dict[str, Any
 
 
 def _dense(module: Dense) -> dict[str, Any]:
-    activation = module.activation_function
-    name = f"{type(activation).__module__}.{type(activation).__qualname__}"
-    if repr(activation_named(name, "The Dense to be saved")) != repr(activation):
-        raise ValueError(
-            f"The activation {activation!r} of a Dense cannot be saved, since only its name is "
-            "written; take its arguments' defaults."
-        )
+    name = activation_path(module.activation_function, "The Dense to be saved")
     found: dict[str, Any] = {
         "in_features": module.linear.in_features,
         "out_features": module.linear.out_features,
@@ -214,3 +208,22 @@ def _dense(module: Dense) -> dict[str, Any]:
         "module_output_name": module.module_output_name,
     }
     return found | ({"use_residual": True} if module.use_residual else {})
+
+
+def activation_path(activation: nn.Module, whose: str) -> str:
+    """Return the name that an activation is saved under.
+
+    Args:
+        activation: a module of torch.nn.
+        whose: who has it, for messages.
+
+    Raises:
+        ValueError: for one that its name alone does not describe.
+    """
+    name = f"{type(activation).__module__}.{type(activation).__qualname__}"
+    if repr(activation_named(name, whose)) != repr(activation):
+        raise ValueError(
+            f"{whose} has the activation {activation!r}, which cannot be saved, since only its "
+            "name is written; take its arguments' defaults."
+        )
+    return name
