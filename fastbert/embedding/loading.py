@@ -121,6 +121,12 @@ def read_parts(
     # A name of sentence-transformers for the same limit.
     asked = read.pop("model_max_length", None)
     model: PreTrainedModel = kind.from_pretrained(path, **where, **{**values, **options})
+    if not hasattr(model.base_model, "longest"):
+        raise ValueError(
+            f"{path} is of {type(model).__name__}, which reads images; expected a model of texts "
+            "alone. For its vectors, load it with fastbert.AutoModel and call get_text_features, "
+            "or save its text tower into a folder of its own."
+        )
     tokenizer = AutoTokenizer.from_pretrained(path, **where, **read)
     _fit(settings, model, tokenizer, path)
     limits = (max_seq_length, asked, settings.max_seq_length)
