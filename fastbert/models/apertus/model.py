@@ -46,7 +46,7 @@ from fastbert.ops.operands import NotPlain
 from fastbert.outputs import BaseModelOutputWithPast, finish
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
-from fastbert.runtime.tracing import untraced
+from fastbert.runtime.tracing import refuse_export, untraced
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,8 @@ class ApertusModel(ApertusPreTrainedModel):
             The hidden states, or a ScoredEncoding.
         """
         form = Form(wanted, scored)
+        if torch.compiler.is_exporting():
+            refuse_export()
         if torch.compiler.is_compiling():
             return _untraced(self, inputs, form)
         return retrying(self, self.compute, inputs, form)
