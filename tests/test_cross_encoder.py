@@ -103,6 +103,7 @@ def test_scores_of_every_family(tmp_path: Path, source: Path, family: str) -> No
         {},
         {"activation_fn": nn.Identity()},
         {"activation_fn": nn.Tanh()},
+        {"activation_fn": nn.PReLU()},
         {"activation_fn": torch.sigmoid},
         {"activation_fn": lambda scores: 3 * scores - 1},
         {"apply_softmax": True},
@@ -287,6 +288,9 @@ def test_other_folders_are_refused_by_name(
         (lambda e: e.predict(), "once"),
         (lambda e: e.rank("a", "documents"), "sequence of documents"),
         (lambda e: e.rank(["a"], ["b"]), "a query"),
+        (lambda e: e.rank("a", {"b"}), "sequence of documents"),
+        (lambda e: e.rank("a", {"b": "c"}), "sequence of documents"),
+        (lambda e: e.predict(("a", "b"), activation_fn="sigmoid"), "expected a function"),
         (lambda e: e.rank("a", ["b", 3]), "item 1"),
     ],
 )
@@ -311,6 +315,10 @@ def test_impossible_values_get_a_sentence(plain: Path, three: Path) -> None:
             ours.predict(PAIRS, **options)
     with pytest.raises(ValueError, match="top_k"):
         ours.rank("a", ["b"], top_k=0)
+    with pytest.raises(ValueError, match="as many rows"):
+        ours.predict(PAIRS, activation_fn=torch.mean)
+    with pytest.raises(ValueError, match=r"not a BertModel.*AutoModelForSequenceClassification"):
+        fastbert.CrossEncoder(ours.model.base_model, ours.tokenizer)
     with pytest.raises(ValueError, match="3 labels"):
         fastbert.CrossEncoder.from_pretrained(three).rank("a", ["b"])
     for length in (0, 43, True):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fastbert.embedding import workers
 from fastbert.embedding.activations import activated, row_wise
 from fastbert.embedding.batching import MAX_TOKENS, batches
-from fastbert.embedding.cross_folder import loaded, save
+from fastbert.embedding.cross_folder import HEAD, loaded, save
 from fastbert.embedding.front_door import FrontDoor, check_limits, length_limit
-from fastbert.embedding.texts import checked_pairs, grids
+from fastbert.embedding.texts import checked_pairs, grids, no_sequence
 from fastbert.embedding.transformer_settings import (
     TextOptions,
     TransformerSettings,
@@ -117,8 +117,13 @@ class CrossEncoder(FrontDoor):
             settings: how texts are tokenised, as a folder says it.
 
         Raises:
-            ValueError: for settings that are not possible.
+            ValueError: for settings that are not possible, or a model with another head.
         """
+        if not any(kind.__name__.endswith(HEAD) for kind in type(model).__mro__):
+            raise ValueError(
+                f"A CrossEncoder takes a ...{HEAD}, not a {type(model).__name__}; load the "
+                "checkpoint with fastbert.AutoModelForSequenceClassification."
+            )
         self._set_up(model, tokenizer, max_seq_length, do_lower_case, settings)
         self._set_prompts(prompts, default_prompt_name)
         default = nn.Sigmoid() if self.num_labels == 1 else nn.Identity()
@@ -316,11 +321,12 @@ class CrossEncoder(FrontDoor):
         outputs = self._compute(pairs, request, show_progress_bar, device, pool, chunk_size)
         assert isinstance(outputs, Tensor)
         # Out of inference mode, so that the caller may compute with them.
-        scores = self._scores(outputs.clone(), activation_fn, bool(apply_softmax))
+        with torch.no_grad():
+            scores = self._scores(outputs.clone(), activation_fn, bool(apply_softmax))
         if convert_to_tensor:
             return scores[0] if single else scores
         if convert_to_numpy:
-            values: Scores = scores.cpu().numpy()
+            values: Scores = scores.float().cpu().numpy()
             return values[0] if single else values
         return scores[0] if single else list(scores)
 
@@ -354,7 +360,8 @@ class CrossEncoder(FrontDoor):
                 f"rank() needs a model with one score a pair, but this one has {self.num_labels} "
                 "labels; take the one that you want of predict()'s."
             )
-        if isinstance(documents, str | Mapping) or not isinstance(query, str):
+        unfit = isinstance(documents, str) or no_sequence(documents) is not None
+        if unfit or not isinstance(query, str):
             raise TypeError(
                 "rank() takes a query and a sequence of documents, all of them str, not a "
                 f"{type(query).__name__} and a {type(documents).__name__}."
@@ -375,10 +382,20 @@ class CrossEncoder(FrontDoor):
     def _scores(self, outputs: Tensor, activation: Activation | None, softmax: bool) -> Tensor:
         """Make scores of the head's outputs, float32 (pairs, labels)."""
         activation = self.activation_fn if activation is None else activation
+        if not callable(activation):
+            raise TypeError(
+                f"activation_fn is {activation!r}; expected a function of a tensor, such as "
+                "torch.nn.Sigmoid()."
+            )
         if row_wise(activation):
             scores = activated(activation, outputs)
         else:
             scores = activation(outputs) if len(outputs) else outputs
+        if not isinstance(scores, Tensor) or scores.shape[:1] != outputs.shape[:1]:
+            raise ValueError(
+                f"activation_fn made {getattr(scores, 'shape', type(scores).__name__)} of "
+                f"{tuple(outputs.shape)}; expected a tensor with as many rows, one for each pair."
+            )
         if self.num_labels == 1 and scores.ndim > 1:
             scores = scores.squeeze(-1)
         if softmax and scores.ndim > 1:

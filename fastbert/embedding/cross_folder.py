@@ -28,7 +28,7 @@ from fastbert.models.auto import AutoModelForSequenceClassification
 if TYPE_CHECKING:
     from fastbert.embedding.cross_encoder import CrossEncoder
 
-_HEAD = "ForSequenceClassification"
+HEAD = "ForSequenceClassification"
 # Where config.json may name the activation of the scores: today, and before version 4.
 _SECTION, _ELDER = "sentence_transformers", "sbert_ce_default_activation_function"
 
@@ -101,10 +101,10 @@ def _check_head(config: Mapping[str, Any], where: str) -> None:
         ValueError: for a model of another task.
     """
     named = [str(name) for name in config.get("architectures") or []]
-    if named and not any(name.endswith(_HEAD) for name in named):
+    if named and not any(name.endswith(HEAD) for name in named):
         raise ValueError(
             f"{where} is of a {named[0]}, which has no head that scores pairs; expected a "
-            f"...{_HEAD}, such as cross-encoders are. For vectors of texts, use "
+            f"...{HEAD}, such as cross-encoders are. For vectors of texts, use "
             "fastbert.SentenceEncoder."
         )
 

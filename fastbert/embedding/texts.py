@@ -42,7 +42,7 @@ class Tokens:
         return len(self.ids)
 
 
-def _no_sequence(texts: object) -> str | None:
+def no_sequence(texts: object) -> str | None:
     """Return why an object is no sequence of texts, as the end of a phrase; None where it is."""
     why = None
     if hasattr(texts, "columns") or isinstance(texts, Mapping):
@@ -62,7 +62,7 @@ def checked(texts: object) -> list[str]:
     Raises:
         TypeError: naming what is no text, or no sequence of texts.
     """
-    why = _no_sequence(texts)
+    why = no_sequence(texts)
     if why is not None or not isinstance(texts, Iterable):
         raise TypeError(
             f"encode() takes a text or any number of them, but it was given a "
@@ -86,7 +86,7 @@ def checked_pairs(inputs: object) -> tuple[list[tuple[str, str]], bool]:
     Raises:
         TypeError: naming what is no pair of texts, or no sequence of pairs.
     """
-    why = "" if isinstance(inputs, str) else _no_sequence(inputs)
+    why = "" if isinstance(inputs, str) else no_sequence(inputs)
     if why is not None or not isinstance(inputs, Iterable):
         raise TypeError(
             "predict() takes a pair of texts or any number of pairs, but it was given a "
