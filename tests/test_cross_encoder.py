@@ -142,9 +142,11 @@ def test_forms_of_pairs_and_of_scores(plain: Path, three: Path) -> None:
         ours.predict(PAIRS, convert_to_tensor=True).add_(1).requires_grad_()
 
 
-@pytest.mark.parametrize("activation", [nn.Identity(), nn.Sigmoid(), nn.GELU(), nn.Softmax(dim=1)])
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.Sigmoid(), nn.Mish(), nn.Softmax(dim=1)])
 def test_a_pair_has_the_bits_that_it_has_alone(three: Path, activation: nn.Module) -> None:
     ours = fastbert.CrossEncoder.from_pretrained(three)
+    with torch.no_grad():  # torch's code for the last elements differs on larger values
+        ours.model.classifier.weight.mul_(20)
     for softmax in (False, True):
         options: Any = {"activation_fn": activation, "apply_softmax": softmax}
         whole = ours.predict(PAIRS, **options)
