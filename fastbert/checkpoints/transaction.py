@@ -56,6 +56,7 @@ _FORGOTTEN = 3600.0
 # A writer switches its files within some milliseconds, and a reader waits at most a few seconds.
 _ATTEMPTS = 60
 _LONGEST_PAUSE = 0.05
+_PATIENCE = 5.0
 
 
 @dataclass
@@ -147,9 +148,19 @@ def find(folder: Path, name: str, subfolder: str = "") -> Path | None:
     return None
 
 
-def unfinished(folder: Path) -> bool:
-    """Return whether a save is committed whose files are not all in their places."""
-    return _pending(folder) is not None
+def settled(folder: Path) -> bool:
+    """Wait until all files of the latest save are in their places; return whether they are.
+
+    A saver that is at work is waited for; where one was killed, its work is done here, if that is
+    allowed.
+    """
+    end = time.monotonic() + _PATIENCE
+    while _pending(folder) is not None:
+        recover(folder)
+        if time.monotonic() > end:
+            return _pending(folder) is None
+        time.sleep(_LONGEST_PAUSE / 10)
+    return True
 
 
 def manifest_of(folder: Path) -> Manifest | None:

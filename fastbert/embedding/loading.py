@@ -61,10 +61,9 @@ def of_one_save(source: Source, read: Callable[[], Read]) -> Read:
     folder = local_folder(source.path, source.options.get("subfolder", ""))
     if folder is None:
         return read()
-    transaction.recover(folder)
 
     def whole() -> Read:
-        if transaction.unfinished(folder):
+        if not transaction.settled(folder):
             raise ValueError(
                 f"A save into {folder} was cut short before its files were in their places, and "
                 "this process may not finish it; load the folder once with the right to write "
