@@ -37,7 +37,7 @@ class EncodeOptions(TypedDict, total=False):
     truncate_dim: int | None
     pool: Pool | None
     chunk_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     task: str | None
     processing_kwargs: dict[str, dict[str, Any]] | None
 
@@ -51,7 +51,7 @@ class Request:
         max_length: tokens of a text.
         options: how the tokenizer is called.
         batch_size: at most so many texts in one pass; None for any number.
-        max_tokens: at most so many tokens in one pass.
+        max_tokens: at most so many tokens in one pass; None for what suits the device.
         output_value: "sentence_embedding", "token_embeddings" or None for everything.
         normalized: whether vectors are scaled to length 1 at the end.
         truncate_dim: values of a vector that are kept; None for all.
@@ -61,7 +61,7 @@ class Request:
     max_length: int
     options: TextOptions
     batch_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     output_value: Literal["sentence_embedding", "token_embeddings"] | None
     normalized: bool
     truncate_dim: int | None
@@ -161,7 +161,8 @@ def check_request(request: Request, form: Form) -> None:
     Raises:
         ValueError: for a limit below 1, or values that do not go together.
     """
-    if request.max_tokens < 1 or (request.batch_size is not None and request.batch_size < 1):
+    limits = (request.max_tokens, request.batch_size)
+    if any(limit is not None and limit < 1 for limit in limits):
         raise ValueError(
             f"max_tokens and batch_size must be at least 1, but they are {request.max_tokens} and "
             f"{request.batch_size}."
