@@ -12,7 +12,6 @@ from fastbert.modeling.quantization import quantize
 from fastbert.ops import DECODING
 from fastbert.testing import parity, poisoned_empty, strided
 from fastbert.triton_kernels import attention_grouped as chunked, configs
-from fastbert.triton_kernels.attention_grouped import CHUNK
 
 attention_grouped = kernel("triton", "attention_grouped")
 linear_w8a16, rms_norm = kernel("triton", "linear_w8a16"), kernel("triton", "rms_norm")
@@ -44,9 +43,8 @@ def grouped(
     ("heads", "queries", "keys"), [(6, [3, 0, 61, 1], [9, 2, 61, 70]), (4, [70], [71])]
 )
 @pytest.mark.parametrize("added", ["none", "key_bias", "bias"])
-@pytest.mark.parametrize("dim", [64, 80])
-def check_groups(dim: int, added: str, heads: int, queries: list[int], keys: list[int]) -> None:
-    given = grouped(queries, keys, heads, 2, dim)
+def check_groups(added: str, heads: int, queries: list[int], keys: list[int]) -> None:
+    given = grouped(queries, keys, heads, 2, 80)
     if added == "key_bias":
         given["key_bias"] = torch.zeros(sum(keys)).index_fill(
             0, torch.tensor([0, 20, 69]), torch.finfo(torch.float32).min
@@ -74,17 +72,22 @@ def check_a_step_has_the_same_bits_alone() -> None:
         assert torch.equal(alone[0], together[index])
 
 
-@pytest.mark.parametrize("added", ["none", "key_bias", "bias"])
-@pytest.mark.parametrize(("dim", "dtype"), [(64, torch.float16), (80, torch.float32)])
-def check_long_caches_in_chunks(dim: int, dtype: torch.dtype, added: str) -> None:
+@pytest.mark.parametrize(
+    ("dim", "dtype", "added"),
+    [(64, torch.float16, "none"), (80, torch.float32, "key_bias"), (80, torch.float32, "bias")],
+)
+def check_long_caches_in_chunks(
+    dim: int, dtype: torch.dtype, added: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Single queries over chunks of keys, beside sequences that take the other form."""
-    queries, keys = [1, 1, 0, 3, 1, 1, 1], [CHUNK, CHUNK + 1, 4, 300, 0, 7, 2 * CHUNK + 70]
+    monkeypatch.setattr(chunked, "CHUNK", 64)
+    queries, keys = [1, 1, 0, 3, 1, 1, 1], [64, 65, 4, 80, 0, 7, 150]
     given = grouped(queries, keys, 6, 2, dim)
     if added == "key_bias":
         # A first chunk is hidden as a whole, others in parts; finfo.min means worst, but visible.
         given["key_bias"] = torch.zeros(sum(keys))
         given["key_bias"][3::7] = torch.finfo(torch.float32).min
-        given["key_bias"][sum(keys[:-1]) :][:CHUNK] = -INF
+        given["key_bias"][sum(keys[:-1]) :][:64] = -INF
     if added == "bias":
         given["bias"] = torch.randn(len(queries), 6, max(queries), max(keys)).to(dtype)
     for name in "qkv":
@@ -105,9 +108,9 @@ def check_one_chunk_has_the_bits_of_none(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def check_a_long_cache_has_the_same_bits_beside_a_prompt() -> None:
-    given = grouped([1, 5, 1], [700, 5, 30], 4, 2, 64)
+    given = grouped([1, 5, 1], [300, 5, 30], 4, 2, 64)
     together = attention_grouped(**given)
-    for index, (row, start, length) in enumerate([(0, 0, 700), (6, 705, 30)]):
+    for index, (row, start, length) in enumerate([(0, 0, 300), (6, 305, 30)]):
         own = slice(start, start + length)
         alone = attention_grouped(
             given["q"][row : row + 1], given["k"][own], given["v"][own],  # type: ignore[index]
