@@ -22,8 +22,6 @@ from fastbert.triton_kernels.configs import FEW_ROWS
 # Machine -> the configurations that it takes, and its instruction for products.
 TILES = {75: 80, 80: 80, 90: 90, 100: 90}
 TENSOR_CORE = {80: "HMMA", 90: "HGMMA", 100: r"UTC\w*MMA"}
-MACHINES = pytest.mark.parametrize("machine", TILES, ids=lambda machine: f"sm_{machine}")
-MULTIPLYING = pytest.mark.parametrize("machine", TENSOR_CORE, ids=lambda machine: f"sm_{machine}")
 
 
 def slow(value: object) -> Any:
@@ -48,7 +46,14 @@ def checked(call: Callable[[], Any], machine: int) -> list[aot.Binary]:
     return binaries
 
 
-@MACHINES
+def machines(*shown: int, slowly: tuple[int, ...]) -> pytest.MarkDecorator:
+    """Parametrise a test by machines, of which some are left to the slow tests."""
+    values = [*shown, *map(slow, slowly)]
+    names = [f"sm_{machine}" for machine in (*shown, *slowly)]
+    return pytest.mark.parametrize("machine", values, ids=names)
+
+
+@machines(75, 90, slowly=(80, 100))
 def test_row_ops(machine: int) -> None:
     dtype = torch.float16 if machine == 75 else torch.bfloat16
     x, gain, number = torch.zeros(64, 4096, dtype=dtype), torch.zeros(4096, dtype=dtype), 1
@@ -66,7 +71,7 @@ def test_row_ops(machine: int) -> None:
         assert binary.blocks_per_sm(machine) * binary.warps >= 16
 
 
-@MULTIPLYING
+@machines(90, slowly=(80, 100))
 @pytest.mark.parametrize("dtype", [slow(torch.float16), torch.bfloat16], ids=str)
 @pytest.mark.parametrize("queries", [1, slow(64)], ids=["decoding", "prompt"])
 def test_attention(queries: int, dtype: torch.dtype, machine: int) -> None:
@@ -83,9 +88,11 @@ def test_attention(queries: int, dtype: torch.dtype, machine: int) -> None:
     assert all(binary.count("MUFU.EX2") > 0 for binary in binaries)
 
 
-@MULTIPLYING
+@machines(90, 100, slowly=(80,))
 @pytest.mark.parametrize("rows", [1, slow(FEW_ROWS + 1)], ids=["few", "many"])
-@pytest.mark.parametrize("dtype", [slow(torch.float16), torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [slow(torch.float16), torch.bfloat16, slow(torch.float32)], ids=str
+)
 def test_linear_w8a16(dtype: torch.dtype, rows: int, machine: int) -> None:
     x, weight = torch.zeros(rows, 4096, dtype=dtype), torch.zeros(1024, 4096, dtype=torch.int8)
     residual = torch.zeros(rows, 1024, dtype=dtype)
