@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastbert.embedding import workers
 from fastbert.embedding.activations import activated, row_wise
-from fastbert.embedding.batching import MAX_TOKENS, batches
+from fastbert.embedding.batching import batches, tokens_of_a_pass
 from fastbert.embedding.cross_folder import HEAD, loaded, save
 from fastbert.embedding.front_door import FrontDoor, check_limits, length_limit
 from fastbert.embedding.texts import checked_pairs, grids, no_sequence
@@ -43,7 +43,7 @@ class PredictOptions(TypedDict, total=False):
     device: str | torch.device | list[str] | None
     pool: workers.Pool | None
     chunk_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     processing_kwargs: dict[str, dict[str, Any]] | None
 
 
@@ -64,14 +64,14 @@ class PairRequest:
         max_length: tokens of a pair.
         options: how the tokenizer is called.
         batch_size: at most so many pairs in one pass; None for any number.
-        max_tokens: at most so many tokens in one pass.
+        max_tokens: at most so many tokens in one pass; None for what suits the device.
     """
 
     prompt: str
     max_length: int
     options: TextOptions
     batch_size: int | None
-    max_tokens: int
+    max_tokens: int | None
 
 
 class CrossEncoder(FrontDoor):
@@ -246,7 +246,7 @@ class CrossEncoder(FrontDoor):
         pool: workers.Pool | None = None,
         chunk_size: int | None = None,
         *,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         processing_kwargs: dict[str, dict[str, Any]] | None = None,
         sentences: Iterable[Sequence[str]] | Sequence[str] | None = None,
     ) -> Scores | Tensor | list[Tensor]: ...
@@ -266,7 +266,7 @@ class CrossEncoder(FrontDoor):
         pool: workers.Pool | None = None,
         chunk_size: int | None = None,
         *,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         processing_kwargs: dict[str, dict[str, Any]] | None = None,
         sentences: Iterable[Sequence[str]] | Sequence[str] | None = None,
     ) -> Scores | Tensor | list[Tensor]:
@@ -291,7 +291,8 @@ class CrossEncoder(FrontDoor):
             device: moves the model there first; a list starts a process for each entry.
             pool: processes of start_multi_process_pool() that compute.
             chunk_size: pairs that a process gets at a time.
-            max_tokens: at most so many tokens in one pass, save that a longer pair goes alone.
+            max_tokens: at most so many tokens in one pass, save that a longer pair goes alone;
+                None takes 4096 on a CPU and 65536 on a GPU.
             processing_kwargs: arguments of the tokenizer for this call, {"text": {"max_length":
                 64}} for example.
             sentences: another name of inputs.
@@ -423,7 +424,8 @@ class CrossEncoder(FrontDoor):
             stack.enter_context(torch.inference_mode())
             # Closed by whatever ends the loop, as in SentenceEncoder.run.
             tokens = stack.enter_context(contextlib.closing(reader.ahead(texts, request.prompt)))
-            for batch in batches(tokens, len, request.batch_size, request.max_tokens):
+            most = request.max_tokens or tokens_of_a_pass(self.device)
+            for batch in batches(tokens, len, request.batch_size, most):
                 ids, types, real = grids(batch)
                 ids, types = in_one_copy((ids, types), self.device)
                 given = {} if types is None else {"token_type_ids": types}

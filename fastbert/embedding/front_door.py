@@ -170,13 +170,13 @@ class FrontDoor:
         raise NotImplementedError
 
 
-def check_limits(batch_size: int | None, max_tokens: int) -> None:
+def check_limits(batch_size: int | None, max_tokens: int | None) -> None:
     """Refuse passes of nothing.
 
     Raises:
         ValueError: for a limit below 1.
     """
-    if max_tokens < 1 or (batch_size is not None and batch_size < 1):
+    if any(limit is not None and limit < 1 for limit in (max_tokens, batch_size)):
         raise ValueError(
             f"max_tokens and batch_size must be at least 1, but they are {max_tokens} and "
             f"{batch_size}."

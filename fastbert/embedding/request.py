@@ -38,7 +38,7 @@ class EncodeOptions(TypedDict, total=False):
     truncate_dim: int | None
     pool: Pool | None
     chunk_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     task: str | None
     processing_kwargs: dict[str, dict[str, Any]] | None
 
@@ -52,7 +52,7 @@ class Request:
         max_length: tokens of a text.
         options: how the tokenizer is called.
         batch_size: at most so many texts in one pass; None for any number.
-        max_tokens: at most so many tokens in one pass.
+        max_tokens: at most so many tokens in one pass; None for what suits the device.
         output_value: "sentence_embedding", "token_embeddings" or None for everything.
         normalized: whether vectors are scaled to length 1 at the end.
         truncate_dim: values of a vector that are kept; None for all.
@@ -62,7 +62,7 @@ class Request:
     max_length: int
     options: TextOptions
     batch_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     output_value: Literal["sentence_embedding", "token_embeddings"] | None
     normalized: bool
     truncate_dim: int | None

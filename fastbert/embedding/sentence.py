@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.embedding import workers
-from fastbert.embedding.batching import MAX_TOKENS, batches
+from fastbert.embedding.batching import batches, tokens_of_a_pass
 from fastbert.embedding.encoder_methods import EncoderMethods
 from fastbert.embedding.front_door import length_limit
 from fastbert.embedding.loading import loaded
@@ -281,7 +281,7 @@ class SentenceEncoder(EncoderMethods):
         pool: workers.Pool | None = None,
         chunk_size: int | None = None,
         *,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         task: str | None = None,
         processing_kwargs: dict[str, dict[str, Any]] | None = None,
         sentences: str | Iterable[str] | None = None,
@@ -305,7 +305,7 @@ class SentenceEncoder(EncoderMethods):
         pool: workers.Pool | None = None,
         chunk_size: int | None = None,
         *,
-        max_tokens: int = MAX_TOKENS,
+        max_tokens: int | None = None,
         task: str | None = None,
         processing_kwargs: dict[str, dict[str, Any]] | None = None,
         sentences: str | Iterable[str] | None = None,
@@ -333,7 +333,8 @@ class SentenceEncoder(EncoderMethods):
             truncate_dim: keep so many values of a vector, in place of the encoder's own setting.
             pool: processes of start_multi_process_pool() that compute.
             chunk_size: texts that a process gets at a time.
-            max_tokens: at most so many tokens in one pass, save that a longer text goes alone.
+            max_tokens: at most so many tokens in one pass, save that a longer text goes alone;
+                None takes 4096 on a CPU and 65536 on a GPU.
             task: "query" or "document", where these have lengths of their own.
             processing_kwargs: arguments of the tokenizer for this call, {"text": {"max_length":
                 64}} for example.
@@ -402,7 +403,8 @@ class SentenceEncoder(EncoderMethods):
                 contextlib.closing(reader.ahead(texts, request.prompt)),
             )
             prompt_length = reader.prompt_length(request.prompt)
-            for batch in batches(tokens, len, request.batch_size, request.max_tokens):
+            most = request.max_tokens or tokens_of_a_pass(self.device)
+            for batch in batches(tokens, len, request.batch_size, most):
                 features = self._features(batch, prompt_length)
                 if request.output_value == TOKENS:
                     parts += of_tokens(features)

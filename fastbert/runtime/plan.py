@@ -562,7 +562,7 @@ def _fastest(
 
 def _size(op: str, traits: Traits) -> int | None:
     """Return the size by which an op's measurements are filed."""
-    if op == "attention_varlen":
+    if op in _ATTENTION:
         return traits.head_dim
     if op == "embed_layer_norm":
         return traits.embedding_size or traits.hidden_size
