@@ -235,7 +235,9 @@ def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Ten
     columns_held = weight.shape[1] + repeats
     q = torch.empty(weight.shape[0], columns_held, dtype=torch.int8, device=weight.device)
     scales = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
-    largest = torch.full((weight.shape[1],), float(_LARGEST), device=weight.device)
+    largest = torch.full(
+        (weight.shape[1],), float(_LARGEST), dtype=torch.float32, device=weight.device
+    )
     if columns is not None and repeats:
         largest = columns.copies.to(torch.float32) * float(_LARGEST)
     for span, rows in _chunks(weight, None if columns is None else columns.factor):
