@@ -451,7 +451,8 @@ def _choose(
             able.append(CUBLAS)
         elif reason is not None:
             reasons[CUBLAS] = reason
-    if not able and op in _ATTENTION and question.needs_grad and not question.forward_mode:
+    by_sequence = rows is not training.BY_DEFINITION and op in _ATTENTION
+    if not able and by_sequence and question.needs_grad and not question.forward_mode:
         return Choice(op, "reference", "", tuple(reasons.items()), rows.attention, rows.note)
     if not able:
         return Choice(op, "reference", "", tuple(reasons.items()), ALL[op].reference)
