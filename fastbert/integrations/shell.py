@@ -20,7 +20,7 @@ from torch import nn
 import fastbert
 from fastbert.engine.reading import Reading
 from fastbert.integrations.building import structure
-from fastbert.layers.encoder import Recompute
+from fastbert.layers.recomputing import Recompute
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm

@@ -331,8 +331,7 @@ class ApertusModel(ApertusPreTrainedModel):
             if recompute is None or index % recompute.every:
                 hidden = run(hidden)
             else:
-                again: Callable[..., Any] = recompute
-                hidden = again(run, hidden)
+                hidden = recompute(run, hidden)
         hidden = self.norm(hidden)
         if states is not None:
             states.append(hidden)
