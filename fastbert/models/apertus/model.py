@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -277,7 +278,8 @@ class ApertusModel(ApertusPreTrainedModel):
         Raises:
             StaleModel: when the snapshot holds no more.
         """
-        decoder = self.decoder_cache.decoder(view, plan)
+        # An engine and its cache's places need a token; modules answer no texts as well.
+        decoder = self.decoder_cache.decoder(view, plan) if math.prod(shape) else None
         if decoder is None:
             return None
         blocks = view.reading.blocks
