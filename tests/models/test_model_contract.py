@@ -1,6 +1,10 @@
 """What tools of transformers, accelerate and torch ask of a model class without calling forward.
 
-The names and answers are those of transformers' own model tests.
+The names and answers are those of transformers' own model tests. Not of our contract are those
+that ask for its class of layers (GradientCheckpointingLayer; test_model_recomputing.py asks for
+what it does), for a line of its own logger where shapes differ (a warning here), for an error
+under a meta device (weights are loaded into memory) or for a model out of a file without any of
+its weights (refused here), and those that hand a configuration of ours to its AutoModel.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -279,7 +280,8 @@ class ApertusModel(ApertusPreTrainedModel):
         Raises:
             StaleModel: when the snapshot holds no more.
         """
-        decoder = self.decoder_cache.decoder(view, plan)
+        # An engine and its cache's places need a token; modules answer no texts as well.
+        decoder = self.decoder_cache.decoder(view, plan) if math.prod(shape) else None
         if decoder is None:
             return None
         blocks = view.reading.blocks
@@ -333,8 +335,7 @@ class ApertusModel(ApertusPreTrainedModel):
             if recompute is None or index % recompute.every:
                 hidden = run(hidden)
             else:
-                again: Callable[..., Any] = recompute
-                hidden = again(run, hidden)
+                hidden = recompute(run, hidden)
         hidden = self.norm(hidden)
         if states is not None:
             states.append(hidden)
