@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
-from fastbert.ops.operands import Target, matrix, operand
+from fastbert.ops.operands import Target, channels_last, matrix, operand
 
 
 def channel_gate(x: Tensor, gates: Tensor) -> Tensor:
@@ -56,11 +56,7 @@ def check(target: Target, x: Tensor, gates: Tensor) -> GateOperands:
     """
     op = "channel_gate"
     x, code = operand(op, "x", x, target)
-    if x.dim() != 4:
-        raise ValueError(
-            f"{op}: x has shape {tuple(x.shape)}, expected (batch, height, width, channels)."
-        )
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = channels_last(op, "x", x)
     gates = matrix(op, "gates", gates, batch, channels, x.dtype, x.device).contiguous()
     return GateOperands(code, batch, height, width, channels, x.contiguous(), gates)
 

@@ -19,7 +19,7 @@ from fastbert.ops.activations import (
     kernel_activation,
     unsupported_activation,
 )
-from fastbert.ops.operands import Target, fits, operand, vector, wrong_kind
+from fastbert.ops.operands import Target, channels_last, fits, operand, vector, wrong_kind
 
 # Of windows, and between them, that kernels know.
 SIDES = (3, 5)
@@ -110,11 +110,7 @@ def check(
     """
     op = "depthwise_conv"
     x, code = operand(op, "x", x, target)
-    if x.dim() != 4:
-        raise ValueError(
-            f"{op}: x has shape {tuple(x.shape)}, expected (batch, height, width, channels)."
-        )
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = channels_last(op, "x", x)
     if not fits(weight, x.dtype, x.device):
         raise wrong_kind(op, "weight", weight, x.dtype, x.device)
     side = weight.shape[0] if weight.dim() else 0

@@ -113,8 +113,10 @@ def test_padded_texts(models: Any, gone: slice) -> None:
         {"batch_norm_eps": 0.5},
         {"strides": [2, 1, 2]},
         {"num_channels": 1},
+        {"kernel_sizes": [7, 5, 3]},  # a window that no kernel knows
+        {"kernel_sizes": [4, 3, 5]},  # one that cannot be in the middle of what it sees
     ],
-    ids=lambda vision: next(iter(vision)),
+    ids=lambda vision: "-".join(f"{name}-{value}" for name, value in vision.items()),
 )
 def test_settings_are_obeyed(vision: dict[str, Any]) -> None:
     values = {**VISION, **vision}
