@@ -136,6 +136,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     embed.set_defaults(command=_embed)
 
+    rank = commands.add_parser("rank", help="the score of every pair of texts, by a CrossEncoder")
+    _model_options(rank)
+    _stream_options(rank, lines="query, tab, passage a line, or JSON; - is standard input")
+    rank.add_argument("--query", metavar="TEXT", help="one query for all lines, which are passages")
+    rank.add_argument(
+        "--top-k", type=_positive, metavar="N", help="the N best passages of --query, best first"
+    )
+    rank.set_defaults(command=_rank)
+
     verify = commands.add_parser("verify", help="every backend against the reference path")
     _model_options(verify, backend=False)
     verify.set_defaults(command=_verify)
@@ -191,10 +200,10 @@ def _model_options(parser: argparse.ArgumentParser, backend: bool = True) -> Non
     _compute_options(parser, backend)
 
 
-def _stream_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="one text a line; - is standard input"
-    )
+def _stream_options(
+    parser: argparse.ArgumentParser, lines: str = "one text a line; - is standard input"
+) -> None:
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help=lines)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="replaced once all is done; default: standard output"
     )
@@ -254,6 +263,29 @@ def _embed(options: argparse.Namespace) -> int:
         lines = blocks(source, embedding.BLOCK_TEXTS)
         vectors = embedding.vectors_of(encoder, lines, problems, options.progress, **arguments)
         embedding.write(vectors, encoder.dimension, target, form, problems)
+    return _status(problems)
+
+
+def _rank(options: argparse.Namespace) -> int:
+    if options.top_k and options.query is None:
+        raise ValueError("--top-k ranks the passages of one query; name it with --query.")
+    problems = Problems()
+    with opened_input(options.file) as source, opened_output(options.output) as target:
+        from fastbert.embedding.cross_encoder import CrossEncoder
+        from fastbert.tools import rank
+
+        loading = _loading(options)
+        if options.device:
+            loading["device"] = options.device
+        encoder = CrossEncoder.from_pretrained(options.model, **loading)
+        if options.top_k and encoder.num_labels != 1:
+            raise ValueError(
+                f"--top-k needs a model with one score a pair, but this one has "
+                f"{encoder.num_labels} labels."
+            )
+        score = rank.scoring(encoder, options.query)
+        scored = rank.all_scored(blocks(source, rank.BLOCK_LINES), score, problems)
+        rank.write(scored, options.top_k, target, problems)
     return _status(problems)
 
 
