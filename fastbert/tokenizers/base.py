@@ -151,6 +151,21 @@ class Tokenizer(Chatting):
         self.specials.additional = list({token.content: token for token in additional}.values())
         engine.bind(self.specials)
         self._add_initial(added_tokens_decoder or {})
+        if engine.from_file and not any(map(engine.num_special_tokens_to_add, (False, True))):
+            self._surround()
+
+    def _surround(self) -> None:
+        """Put the family's special tokens around texts, since its tokenizer.json puts none there.
+
+        Such files are what training a vocabulary leaves, and what transformers 5 saves of a RemBERT
+        without tokenizer.json; transformers 5 puts the family's own tokens there too.
+        """
+        names = {slot for slot in self.template.pair if slot not in "AB"}
+        if isinstance(self.engine, RustEngine) and all(map(self.specials.name_of, names)):
+            self._set_template(self.engine)
+
+    def _set_template(self, engine: RustEngine) -> None:
+        engine.set_template(self.template, self.specials)
 
     def _in_file(self, token: TokenLike | None) -> TokenLike | None:
         """Return None for a token that nobody named and that a tokenizer.json does not have."""
