@@ -75,6 +75,21 @@ def _values_of(given: Any, kind: type[PreTrainedConfig]) -> dict[str, Any]:
     return dict(given)
 
 
+def _as_labels(given: Any) -> dict[int, str]:
+    """Return the names of labels by their numbers.
+
+    Raises:
+        ValueError: for what is no mapping from whole numbers.
+    """
+    try:
+        return {int(key): label for key, label in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"id2label must give a name for each number, such as {{0: 'no', 1: 'yes'}}, not "
+            f"{str(given)[:80]}."
+        ) from None
+
+
 @dataclass_transform(kw_only_default=False)
 class PreTrainedConfig:
     """Base of all configurations.
@@ -149,6 +164,11 @@ class PreTrainedConfig:
             value = getattr(self, name)
             if isinstance(value, str) and isinstance(default, int | float):
                 raise ValueError(f"{name} must be a {type(default).__name__}, not {value!r}.")
+            if value is None and isinstance(default, float | str):
+                raise ValueError(
+                    f"{name} must be a {type(default).__name__}, not null; leave it out of the "
+                    f"configuration for its default, {default!r}."
+                )
         self._settle_labels(num_labels)
 
     def _warn_of_near_names(self, given: Iterable[str]) -> None:
@@ -173,7 +193,7 @@ class PreTrainedConfig:
         if self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
         else:
-            self.id2label = {int(key): label for key, label in self.id2label.items()}
+            self.id2label = _as_labels(self.id2label)
             if self.label2id is None:
                 self.label2id = {label: key for key, label in self.id2label.items()}
             if num_labels is not None and num_labels != len(self.id2label):

@@ -136,7 +136,9 @@ class RobertaTokenizer(Tokenizer):
 RobertaTokenizerFast = RobertaTokenizer
 
 
-def surround(engine: RustEngine, specials: SpecialSet, add_prefix_space: bool | None = None) -> None:
+def surround(
+    engine: RustEngine, specials: SpecialSet, add_prefix_space: bool | None = None
+) -> None:
     """Put RoBERTa's special tokens around texts, and leave spaces out of offsets.
 
     Args:

@@ -75,9 +75,7 @@ def with_processor(folder: Path, processor: Any) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_family_says_what_stands_around_texts(
-    name: str, models: Path, tmp_path: Path
-) -> None:
+def test_the_family_says_what_stands_around_texts(name: str, models: Path, tmp_path: Path) -> None:
     theirs = saved(name, models, tmp_path / "model")
     options: dict[str, Any] = {"return_special_tokens_mask": True, "return_offsets_mapping": True}
     options["return_token_type_ids"] = name != "RemBertTokenizerFast"  # 5 lost its segments
@@ -88,7 +86,9 @@ def test_the_family_says_what_stands_around_texts(
         with_processor(tmp_path / "model", processor)
         ours = getattr(fastbert, name).from_pretrained(tmp_path / "model")
         for tokenizer in (ours, pickle.loads(pickle.dumps(ours))):
-            found = [dict(tokenizer(*given, **options)) for given in ((TEXTS,), (TEXTS, TEXTS[::-1]))]
+            found = [
+                dict(tokenizer(*given, **options)) for given in ((TEXTS,), (TEXTS, TEXTS[::-1]))
+            ]
             assert found == expected
         assert ours.num_special_tokens_to_add(True) == theirs.num_special_tokens_to_add(True)
 
@@ -111,7 +111,10 @@ def test_a_file_of_its_own_mind_is_obeyed(models: Path, tmp_path: Path) -> None:
     own = EMPTY | {"single": [*EMPTY["single"], last], "special_tokens": token}
     with_processor(tmp_path / "model", own)
     ours = fastbert.BertTokenizer.from_pretrained(tmp_path / "model")
-    assert ours("the")["input_ids"][1:] == [index] and ours("the", "the")["token_type_ids"] == [0, 1]
+    assert ours("the")["input_ids"][1:] == [index] and ours("the", "the")["token_type_ids"] == [
+        0,
+        1,
+    ]
     with_processor(tmp_path / "model", None)
     plain = fastbert.PreTrainedTokenizerFast.from_pretrained(tmp_path / "model")
     assert plain("the")["input_ids"] == ours("the", add_special_tokens=False)["input_ids"]
@@ -129,5 +132,7 @@ def test_extra_special_tokens_have_both_their_names(models: Path) -> None:
     assert ours.extra_special_tokens_ids == theirs.extra_special_tokens_ids
     ours.extra_special_tokens = ["<a>"]
     assert ours.additional_special_tokens == ["<a>"]
-    ours.add_special_tokens({"extra_special_tokens": ["<c>"]}, replace_additional_special_tokens=False)
+    ours.add_special_tokens(
+        {"extra_special_tokens": ["<c>"]}, replace_additional_special_tokens=False
+    )
     assert ours.extra_special_tokens == ["<a>", "<c>"]
