@@ -117,6 +117,14 @@ def test_what_does_not_fit_is_refused(
         assert told in capfd.readouterr().err
 
 
+def test_a_query_that_is_no_text_is_refused_once(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["rank", str(model), "/dev/null", "--query", "a\udcff"])
+    assert stopped.value.code == 2 and "not UTF-8" in capsys.readouterr().err
+
+
 def test_a_score_that_is_no_number_is_a_bad_line(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

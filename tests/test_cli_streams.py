@@ -406,6 +406,31 @@ def test_a_signal_leaves_the_former_file_and_no_scraps(checkpoint: Path, tmp_pat
         assert names(folder) == ["out"] and (folder / "out").read_bytes() == b"old"
 
 
+def test_blanks_are_no_part_of_labels() -> None:
+    assert cli._labels("red, blue wine ,,green") == ["red", "blue wine", "green"]
+    assert cli._labels(" , ") is None and cli._labels(None) is None
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkpoint)
+    assert cli.main(["embed", "", os.devnull]) == 2
+    assert "name is empty" in capsys.readouterr().err
+    assert cli.main(["embed", ".", os.devnull]) == 0
+
+
+def test_too_little_memory_is_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def short(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_embed", short)
+    assert cli.main(["embed", "model"]) == 2
+    assert "too little memory" in capsys.readouterr().err
+
+
 def test_options_that_fit_no_line_are_no_bad_lines(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -99,7 +99,12 @@ def resolve_file(
 
     Raises:
         FileNotFoundError: when the path does not exist or lacks the file.
+        ValueError: for an empty name, which would be the current folder.
     """
+    if name_or_path == "":
+        raise ValueError(
+            f"The model's name is empty; give the folder that holds {CONFIG_NAME} and the weights."
+        )
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         path = transaction.find(folder, filename, subfolder or "")

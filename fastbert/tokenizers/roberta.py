@@ -148,8 +148,8 @@ def surround(
     """
     if add_prefix_space is None:
         add_prefix_space = getattr(engine.backend.pre_tokenizer, "add_prefix_space", False)
-    ends = [str(specials.name_of(slot)) for slot in ("sep", "cls")]
-    sep, cls = ((token, engine.token_to_id(token)) for token in ends)
+    vocab = engine.vocab()
+    sep, cls = ((name, vocab[name]) for name in map(str, map(specials.name_of, ("sep", "cls"))))
     engine.backend.post_processor = processors.RobertaProcessing(
         sep, cls, trim_offsets=True, add_prefix_space=add_prefix_space
     )

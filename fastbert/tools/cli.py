@@ -65,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Stopped as stopped:
         return stopped.status
+    except MemoryError:
+        print(
+            "fastbert: there is too little memory; see ulimit -v and the model's size.",
+            file=sys.stderr,
+        )
+        return ERROR_STATUS
     except USER_ERRORS as error:
         print(f"fastbert: {_sentence(error)}", file=sys.stderr)
         _drop_output()
@@ -139,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     rank = commands.add_parser("rank", help="the score of every pair of texts, by a CrossEncoder")
     _model_options(rank)
     _stream_options(rank, lines="query, tab, passage a line, or JSON; - is standard input")
-    rank.add_argument("--query", metavar="TEXT", help="one query for all lines, which are passages")
+    rank.add_argument(
+        "--query", type=_text, metavar="TEXT", help="one query for all lines, which are passages"
+    )
     rank.add_argument(
         "--top-k", type=_positive, metavar="N", help="the N best passages of --query, best first"
     )
@@ -193,6 +201,15 @@ def _positive(text: str) -> int:
 
 
 _positive.__name__ = "whole number of at least 1"
+
+
+def _text(text: str) -> str:
+    """Read a text; bytes that are not UTF-8 would make half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("it is not UTF-8 text") from error
+    return text
 
 
 def _model_options(parser: argparse.ArgumentParser, backend: bool = True) -> None:
@@ -333,8 +350,14 @@ def _continue(
     return _status(problems)
 
 
+def _labels(text: str | None) -> list[str] | None:
+    """Read the names between commas; blanks around them are no part of them, as in Python."""
+    names = [name for part in (text or "").split(",") if (name := part.strip())]
+    return names or None
+
+
 def _run(options: argparse.Namespace) -> int:
-    labels = options.labels.split(",") if options.labels else None
+    labels = _labels(options.labels)
     problems = Problems()
     with opened_input(options.file) as source, opened_output(options.output) as target:
         from fastbert.tools import run
