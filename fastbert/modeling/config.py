@@ -32,7 +32,7 @@ import torch
 
 from fastbert.checkpoints import transaction
 from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, local_folder, resolve_file
-from fastbert.checkpoints.storage import read_json, write_text
+from fastbert.checkpoints.storage import folder_to_save_in, read_json, write_text
 from fastbert.modeling import keywords
 
 ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
@@ -453,7 +453,7 @@ class PreTrainedConfig:
             TypeError: for an unknown argument.
         """
         keywords.check_saving(type(self), push_to_hub, kwargs)
-        folder = prepared_folder(Path(save_directory))
+        folder = prepared_folder(save_directory)
         self.to_json_file(folder / CONFIG_NAME)
 
     def push_to_hub(self, repo_id: str, **_: Any) -> None:
@@ -504,17 +504,16 @@ class PreTrainedConfig:
             setattr(self, name, _parse_as(name, text, getattr(self, name)))
 
 
-def prepared_folder(directory: Path) -> Path:
+def prepared_folder(directory: str | os.PathLike[str]) -> Path:
     """Make the folder of a checkpoint where it is not there, and finish what was begun in it.
 
     Raises:
-        ValueError: for a file in the folder's place.
+        ValueError: for an empty name, or a file in the folder's place.
     """
-    if directory.is_file():
-        raise ValueError(f"{directory} is a file; save_pretrained needs a folder.")
-    directory.mkdir(parents=True, exist_ok=True)
-    transaction.recover(directory)
-    return directory
+    folder = folder_to_save_in(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    transaction.recover(folder)
+    return folder
 
 
 # The name that transformers had before, and still takes.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from tokenizers import AddedToken
 
 from fastbert.checkpoints.files import HUB_OPTIONS
-from fastbert.checkpoints.storage import write_json, write_text
+from fastbert.checkpoints.storage import folder_to_save_in, write_json, write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.chat import Chatting, as_templates, read_templates
 from fastbert.tokenizers.engines.rust import RustEngine
@@ -317,11 +317,14 @@ class Tokenizer(Chatting):
 
         Raises:
             NotADirectoryError: for a file in the folder's place.
-            ValueError: for legacy_format=False where the tokenizer does not run in Rust.
+            ValueError: for an empty name, or for legacy_format=False where the tokenizer does not run
+                in Rust.
         """
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"'{folder}' is a file; save_pretrained needs a folder.")
+        if Path(save_directory).is_file():
+            raise NotADirectoryError(
+                f"'{save_directory}' is a file; save_pretrained needs a folder."
+            )
+        folder = folder_to_save_in(save_directory)
         if legacy_format is False and not isinstance(self.engine, RustEngine):
             raise ValueError(
                 f"legacy_format=False writes tokenizer.json, which {type(self).__name__} does not "

@@ -82,3 +82,23 @@ def test_what_is_in_order_loads(tmp_path: Path) -> None:
     folder = small_models.bert(tmp_path, hidden_size=32, num_hidden_layers=1, intermediate_size=64)
     with_values(pad_token_id=-1, id2label=None, label2id=None, classifier_dropout=None)(folder)
     assert fastbert.AutoModelForMaskedLM.from_pretrained(folder).config.num_labels == 2
+
+
+def test_a_save_needs_the_name_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = small_models.bert(
+        tmp_path / "model", hidden_size=32, num_hidden_layers=1, intermediate_size=64
+    )
+    model = fastbert.AutoModelForMaskedLM.from_pretrained(folder)
+    tokenizer = fastbert.AutoTokenizer.from_pretrained(folder)
+    encoder = fastbert.SentenceEncoder.from_pretrained(folder)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for made in (model, model.config, tokenizer, encoder):
+        with pytest.raises(ValueError, match="name is empty"):
+            made.save_pretrained("")
+        with pytest.raises(ValueError, match="no folder; save_pretrained needs"):
+            made.save_pretrained("/dev/null")
+    for size in (None, 0, -1, True, [], "0"):
+        with pytest.raises(ValueError, match="max_shard_size is"):
+            model.save_pretrained("x", max_shard_size=size)
+    assert not any(path.is_file() for path in (tmp_path / "empty").rglob("*"))
