@@ -431,13 +431,31 @@ def test_too_little_memory_is_said_in_a_sentence(
     assert "too little memory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "task", ["token-classification", "question-answering", "text-classification"]
+)
+def test_a_head_without_weights_is_refused(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], task: str
+) -> None:
+    (tmp_path / "in").write_text("a\tb\n")
+    command = ["--model", str(checkpoint), str(tmp_path / "in")]
+    assert cli.main(["run", "--task", task, *command]) == 2
+    told = capfd.readouterr()
+    assert not told.out and "Answers would be random" in told.err
+    assert cli.main(["run", "--task", "feature-extraction", *command]) == 0
+
+
 def test_options_that_fit_no_line_are_no_bad_lines(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = fastbert.AutoConfig.from_pretrained(checkpoint)
+    fastbert.BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    for name in small_models.TOKENIZER_FILES:
+        (tmp_path / "model" / name).write_bytes((checkpoint / name).read_bytes())
     source = tmp_path / "in"
     source.write_text("x\n")
     command = ["run", "--task", "zero-shot-classification", "--labels", "a", str(source)]
-    assert cli.main([*command, "--model", str(checkpoint)]) == 2
+    assert cli.main([*command, "--model", str(tmp_path / "model")]) == 2
     told = capsys.readouterr().err
     assert "entail" in told and not named(told)
     assert run.BLOCK_LINES > 1

@@ -317,8 +317,8 @@ class Tokenizer(Chatting):
 
         Raises:
             NotADirectoryError: for a file in the folder's place.
-            ValueError: for an empty name, or for legacy_format=False where the tokenizer does not run
-                in Rust.
+            ValueError: for an empty name, or for legacy_format=False where the tokenizer does not
+                run in Rust.
         """
         if Path(save_directory).is_file():
             raise NotADirectoryError(
