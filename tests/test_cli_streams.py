@@ -406,6 +406,29 @@ def test_a_signal_leaves_the_former_file_and_no_scraps(checkpoint: Path, tmp_pat
         assert names(folder) == ["out"] and (folder / "out").read_bytes() == b"old"
 
 
+def test_the_file_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli._parser()
+    for words, file in (
+        (["embed", "m", "texts"], "texts"),
+        (["embed", "m", "--normalize", "-o", "out", "texts"], "texts"),
+        (["embed", "--normalize", "m", "-o", "out", "texts"], "texts"),
+        (["embed", "m", "-o", "out"], "-"),
+        (["embed", "m", "-o", "out", "-"], "-"),
+        (["run", "--task", "fill-mask", "texts", "--model", "m"], "texts"),
+    ):
+        assert cli._parsed(parser, words).file == file
+    for words in (
+        ["embed", "m", "texts", "-o", "out", "more"],
+        ["embed", "m", "-", "-o", "out", "more"],
+        ["embed", "m", "-o", "out", "texts", "more"],
+        ["embed", "m", "--wrong"],
+        ["verify", "m", "more"],
+    ):
+        with pytest.raises(SystemExit):
+            cli._parsed(parser, words)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_blanks_are_no_part_of_labels() -> None:
     assert cli._labels("red, blue wine ,,green") == ["red", "blue wine", "green"]
     assert cli._labels(" , ") is None and cli._labels(None) is None

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _prepare_streams()
-    options = _parser().parse_args(arguments)
+    options = _parsed(_parser(), arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         if sys.stdout is None and getattr(options, "output", None) in (None, "-"):
@@ -75,6 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastbert: {_sentence(error)}", file=sys.stderr)
         _drop_output()
         return ERROR_STATUS
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the words; argparse alone finds the file beside the model, not behind options."""
+    options, rest = parser.parse_known_args(arguments)
+    if getattr(options, "file", "") is None:
+        behind = len(rest) == 1 and (rest[0] == "-" or not rest[0].startswith("-"))
+        options.file = rest.pop() if behind else "-"
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _prepare_streams() -> None:
@@ -220,7 +231,7 @@ def _model_options(parser: argparse.ArgumentParser, backend: bool = True) -> Non
 def _stream_options(
     parser: argparse.ArgumentParser, lines: str = "one text a line; - is standard input"
 ) -> None:
-    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help=lines)
+    parser.add_argument("file", nargs="?", metavar="FILE", help=lines)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="replaced once all is done; default: standard output"
     )
