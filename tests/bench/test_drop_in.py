@@ -1,7 +1,7 @@
 """Models before and after accelerate(), timed: what is printed, and what is not.
 
-Guards: an engine whose numbers are wrong, or NaN, gets no time and turns the exit status; the others
-are compared with the first of their precision.
+Guards: an engine whose numbers are wrong, or NaN, gets no time and turns the exit status; the
+others are compared with the first of their precision.
 """
 
 from __future__ import annotations
