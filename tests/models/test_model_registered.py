@@ -204,6 +204,7 @@ def test_everything_loads_it_by_its_model_type(registered: None, tmp_path: Path)
     assert len(fastbert.pipeline("fill-mask", masked)("the stone [MASK] down")) == 5
     answer = fastbert.pipeline("text-classification", labels)("the stone rolls")
     assert answer[0]["label"].startswith("LABEL_")
+    assert fastbert.CrossEncoder(labels).predict([("the stone", "rolls")]).shape == (1, 2)
     texts = ["the stone", "the stone rolls down the hill"]
     exact, coarse = (
         fastbert.SentenceEncoder.from_pretrained(masked, quantization=how).encode(texts)
@@ -302,7 +303,7 @@ def test_linear_layers_that_are_something_else(name: str) -> None:
     for part in (plain, built):
         setattr(owner, end, part)
         torch.testing.assert_close(hidden(model), expected, rtol=0, atol=2e-5)
-        handle = part.register_forward_hook(lambda part, given, result: result + 1)
+        handle = part.register_forward_hook(lambda part, given, result: result * 2)
         shifted = hidden(model)
         handle.remove()
         assert not torch.allclose(shifted, expected, rtol=0, atol=1e-3)
