@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -328,27 +328,52 @@ def fill(model: PreTrainedModel, weight_of: Callable[[Int8Linear], Tensor | None
                 part.repeated = columns.repeated
 
 
+@dataclass(frozen=True)
+class _Rounded:
+    """The int8 weight of a layer, made from its floating one whenever it is asked for.
+
+    Attributes:
+        held: the layer's parameters, whose "weight" is read where it stands then.
+        columns: how its columns are changed, chosen before.
+    """
+
+    held: Mapping[str, Any]
+    columns: Columns
+
+    def __call__(self) -> tuple[Tensor, Tensor]:
+        # What is made may outlast the pass, and be packed outside of inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            return quantize_weight(self.held["weight"].detach(), self.columns)
+
+
 @torch.no_grad()
 def quantize(model: Model) -> Model:
-    """Quantise the layers of a model that is already in memory.
+    """Let a model that is in memory compute its layers in int8.
+
+    Their weights are made from the floating ones, which somebody holds, each time that they are
+    packed, and are gone again as soon as they are. Columns are chosen at once.
 
     Args:
-        model: a model; changed in place.
+        model: a model whose projections are all Linear; changed in place.
 
     Returns:
-        The same model, whose layers hold Int8Linear.
+        The same model, whose layers hold Int8Linear over the parameters that theirs held.
     """
     names = _names(model)
-    weights: dict[int, Tensor] = {}
-    for group in list(model.int8_groups()):
+    groups = list(model.int8_groups())
+    for group in groups:
+        weights = [cast(Tensor, part.weight).detach() for part in group.parts]
+        columns = columns_of(group, weights)
         for part in group.parts:
-            if not isinstance(part, Linear):
-                continue
-            int8 = _empty(part, group)
-            if part.bias is not None:
-                int8.bias = nn.Parameter(part.bias.detach(), requires_grad=False)
-            weights[id(int8)] = part.weight.detach()
+            assert isinstance(part, Linear)
+            with torch.device("meta"):
+                int8 = _empty(part, group)
+            int8.make_from(_Rounded(part._parameters, columns))
+            int8.bias = part.bias
+            if int8.factor is not None:
+                int8.factor = columns.factor
+            if int8.repeated is not None:
+                int8.repeated = columns.repeated
             _replace(model, names[id(part)], int8)
-    fill(model, lambda part: weights.get(id(part)))
     model.config.quantization_config = QuantizationConfig().to_dict()
     return model
