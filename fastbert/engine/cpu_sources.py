@@ -22,6 +22,7 @@ from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.operands import obstacle
+from fastbert.runtime.pages import passing
 
 if TYPE_CHECKING:
     from fastbert import _C
@@ -250,7 +251,17 @@ def _columns(parts: Mapping[str, Tensor], alive: list[Tensor]) -> _C.InputColumn
 
 
 def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
-    return _kept(tensors[0] if len(tensors) == 1 else torch.cat(list(tensors)), alive)
+    return _kept(tensors[0] if len(tensors) == 1 else _one_behind_the_other(tensors), alive)
+
+
+def _one_behind_the_other(tensors: Sequence[Tensor]) -> Tensor:
+    """Copy matrices or vectors of the same width and dtype into one, which is soon packed."""
+    first = tensors[0]
+    if any(tensor.dtype != first.dtype for tensor in tensors):
+        return torch.cat(list(tensors))
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    out = passing((rows, *first.shape[1:]), first.dtype, first.device)
+    return torch.cat([_plain(tensor) for tensor in tensors], out=out)
 
 
 def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:

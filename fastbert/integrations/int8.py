@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastbert.engine.cpu_support import on_cpu
 from fastbert.integrations.shell import NotServed, Shell, shell_over
-from fastbert.layers.linear import Int8Linear, Linear
-from fastbert.modeling.quantization import quantize
+from fastbert.layers.linear import Linear
+from fastbert.modeling.quantization import quantize, quantize_as_packed
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 
@@ -67,11 +67,8 @@ class Int8Copy:
         self._seen = _stamps(weights)
         names = [f"weight {index} of an int8 copy" for index in range(len(weights))]
         self._contents = Contents(weights, self._gradients, names)
-        quantize(made)
-        if not all(on_cpu(weight.device) for weight in weights):
-            for part in made.modules():
-                if isinstance(part, Int8Linear):
-                    part.hold()  # a GPU's encoder reads it there
+        packed = all(on_cpu(weight.device) for weight in weights)
+        (quantize_as_packed if packed else quantize)(made)  # a GPU's encoder packs nothing
         made.keep_replaced()
         return made
 

@@ -249,7 +249,7 @@ class Int8Linear(nn.Module):
     factor: Tensor | None
     repeated: Tensor | None
     # What makes the weight where none is held, and what it made for passes that go op by op.
-    _source: Callable[[], tuple[Tensor, Tensor]] | None = None
+    _source: Callable[[bool], tuple[Tensor, Tensor]] | None = None
     _made: tuple[Tensor, Tensor] | None = None
 
     def __init__(
@@ -308,13 +308,13 @@ class Int8Linear(nn.Module):
         repeated = self._buffers.get("repeated")
         return self.in_features + (0 if repeated is None else repeated.numel())
 
-    def make_from(self, source: Callable[[], tuple[Tensor, Tensor]]) -> None:
+    def make_from(self, source: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         """Hold no weight, but make it each time that kernels pack it.
 
         A pass that calls this module, rather than a prepared encoder, keeps what it made.
 
         Args:
-            source: returns qweight and weight_scale, the same ones until make_from is called again.
+            source: returns qweight and weight_scale; True where they are needed for a moment only.
         """
         self._source, self._made = source, None
         self._buffers.update(qweight=None, weight_scale=None)
@@ -330,7 +330,7 @@ class Int8Linear(nn.Module):
         if self._source is None:
             return self.qweight, self.weight_scale
         if self._made is None:
-            self._made = self._source()
+            self._made = self._source(False)
         return self._made
 
     def parts(self) -> dict[str, Tensor]:
@@ -341,7 +341,7 @@ class Int8Linear(nn.Module):
         """
         held = {name: self._buffers.get(name) for name in INT8_DTYPES}
         if self._source is not None:
-            held["qweight"], held["weight_scale"] = self._made or self._source()
+            held["qweight"], held["weight_scale"] = self._made or self._source(True)
         found = {
             name: as_int8_part(name, tensor, self.in_features)
             for name, tensor in held.items()
