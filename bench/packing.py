@@ -94,8 +94,7 @@ def _measure_here(size: str, precision: str, threads: int) -> Packing:
         model = _model(size, dtype)
         gc.collect()
         before = _bytes("VmRSS")
-        with open("/proc/self/clear_refs", "w") as reset:
-            reset.write("5")  # VmHWM begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         begin = time.perf_counter()
         fastbert.accelerate(model, quantization=quantization)
         called = time.perf_counter()
@@ -121,8 +120,8 @@ def _model(size: str, dtype: Any) -> Any:
 
 
 def _bytes(name: str) -> int:
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,9 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         size, precision, threads = options.child
         print(json.dumps(asdict(_measure_here(size, precision, int(threads)))))
         return
-    print(
-        f"{'model':<12}{'precision':<11}{'accelerate s':>13}{'first pass s':>13}{'peak':>8}{'kept':>8}"
-    )
+    print(f"{'model':<12}{'precision':<11}", end="")
+    print(f"{'accelerate s':>13}{'first pass s':>13}{'peak':>8}{'kept':>8}")
     for size in options.sizes:
         for precision in options.precisions:
             found = measure(size, precision, options.threads)
