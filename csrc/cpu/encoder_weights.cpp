@@ -87,8 +87,7 @@ void Weights::add_block(const BlockSource& stored) {
 
 void Weights::set_pooler(const ProjectionSource& source) {
     check_width(kName, "the pooler's width", source.n);
-    auto made =
-        std::make_unique<PackedProjection>(kName, "pooler", source, source.n, shape.hidden);
+    auto made = std::make_unique<PackedProjection>(kName, "pooler", source, source.n, shape.hidden);
     if (quantised(made->precision)) {
         fail(kName, "the pooler's weights must be floating-point.");
     }

@@ -99,7 +99,8 @@ class PackedMemory {
     // std::bad_alloc.
     PackedMemory(const char* owner, const std::vector<ProjectionSize>& sizes);
 
-    // Throws std::invalid_argument where no room is left for it, or the instruction set has changed.
+    // Throws std::invalid_argument where no room is left for it, or the instruction set has
+    // changed.
     void pack(PackedProjection& projection, const ProjectionSource& source);
     // Throws std::invalid_argument unless all was packed, and the instruction set is still the one
     // that it was packed for.

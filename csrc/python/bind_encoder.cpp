@@ -138,8 +138,8 @@ void bind_encoder(py::module_& m) {
     using Released = py::call_guard<py::gil_scoped_release>;
     py::class_<EncoderPacker>(m, "EncoderPacker",
                               "Makes an Encoder part by part; see csrc/cpu/encoder.h.")
-        .def(py::init<const EncoderShape&, const std::vector<ProjectionSize>&>(),
-             py::arg("shape"), py::arg("sizes"))
+        .def(py::init<const EncoderShape&, const std::vector<ProjectionSize>&>(), py::arg("shape"),
+             py::arg("sizes"))
         .def("set_embedding", &EncoderPacker::set_embedding, py::arg("source"), Released())
         .def("add_block", &EncoderPacker::add_block, py::arg("source"), Released())
         .def("set_pooler", &EncoderPacker::set_pooler, py::arg("source"), Released())

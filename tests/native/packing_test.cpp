@@ -181,9 +181,8 @@ TEST(encoders_are_packed_in_several_threads_at_once) {
     std::vector<std::thread> threads;
     std::vector<index_t> bytes(3, 0);
     for (index_t& packed : bytes) {
-        threads.emplace_back([&] {
-            packed = test::EncoderParts{Layer::shape(), blocks}.encoder()->packed_bytes();
-        });
+        threads.emplace_back(
+            [&] { packed = test::EncoderParts{Layer::shape(), blocks}.encoder()->packed_bytes(); });
     }
     for (std::thread& thread : threads) thread.join();
     CHECK(bytes[0] > 0 && bytes[1] == bytes[0] && bytes[2] == bytes[0]);
