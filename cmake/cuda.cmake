@@ -9,8 +9,7 @@ endif()
 file(GLOB_RECURSE cuda_sources CONFIGURE_DEPENDS csrc/cuda/*.cu csrc/cuda/*.cpp)
 set(FASTBERT_CUDA_DESCRIPTION "no: FASTBERT_CUDA=off when it was built")
 if(NOT FASTBERT_CUDA STREQUAL "off")
-  find_program(FASTBERT_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda
-               PATH_SUFFIXES bin)
+  include(cmake/nvcc.cmake)
   if(NOT FASTBERT_NVCC AND FASTBERT_CUDA STREQUAL "on")
     message(FATAL_ERROR
       "FASTBERT_CUDA=on, but no CUDA compiler was found: neither on PATH nor in CUDA_HOME, CUDA_PATH "

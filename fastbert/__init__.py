@@ -25,6 +25,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     "generation.config": ("GenerationConfig",),
     "layers.kv_cache": ("DynamicCache", "EncoderDecoderCache"),
     "runtime.packing": ("PackedBatch",),
+    "embedding.cross_encoder": ("CrossEncoder",),
     "embedding.sentence": ("SentenceEncoder",),
     "pipelines": ("pipeline",),
     "models.bert": (
@@ -188,6 +189,9 @@ __all__ = ["__version__", *sorted(_ROOM)]
 
 if TYPE_CHECKING:
     # What type checkers see; tests/test_types_for_users.py compares it with _EXPORTS.
+    from fastbert.embedding.cross_encoder import (
+        CrossEncoder as CrossEncoder,
+    )
     from fastbert.embedding.sentence import (
         SentenceEncoder as SentenceEncoder,
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,16 @@ def saved(
     )
     model.save(str(folder), create_model_card=False, safe_serialization=safe)
     return folder
+
+
+def edited(source: Path, target: Path, name: str, change: Callable[[Any], Any]) -> Path:
+    """Change a JSON file of a folder, or of a copy of it."""
+    if source != target:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    file = target / name
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(change(content)))
+    return target
 
 
 def both(folder: Path, **options: Any) -> tuple[fastbert.SentenceEncoder, Any]:

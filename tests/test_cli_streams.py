@@ -387,6 +387,8 @@ def test_a_signal_leaves_the_former_file_and_no_scraps(checkpoint: Path, tmp_pat
             [*command, "--model", str(checkpoint), "-o", str(folder / "out")],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A suite that runs in the background of a shell has its children ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     for number, process in started.items():
         folder = tmp_path / number.name

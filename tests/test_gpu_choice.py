@@ -283,6 +283,39 @@ def test_turing_multiplies_with_torch_and_runs_rows_on_triton(capable: Any) -> N
     assert "use float16" in dict(made.choice("bias_act").passed_over)["triton"]
 
 
+DECODER_ROWS = ("rms_norm", "qk_norm_rope", "xielu")
+DECODER_PRODUCTS = ("linear", "linear_w8a16", "attention_grouped")
+DECODER = Traits(
+    num_heads=32, num_kv_heads=8, head_dim=128, hidden_size=4096, intermediate_size=21504,
+    ops=DECODER_ROWS + DECODER_PRODUCTS,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (10, 0), (12, 0)])
+def test_decoders_run_on_triton(capability: tuple[int, int], capable: Any) -> None:
+    capable(capability)
+    made = build_plan(DECODER, DEVICE, torch.float16)
+    backends = {choice.op: choice.backend for choice in made.choices}
+    assert {backends[op] for op in DECODER_ROWS} == {"triton"}
+    turing = capability == (7, 5)
+    for op in DECODER_PRODUCTS:
+        assert backends[op] == ("reference" if turing else "triton")
+        why = dict(made.choice(op).passed_over)
+        assert not turing or "no use of the tensor cores" in why["triton"]
+        assert op == "linear" or turing or f"has no {op}" in why["cuda"]
+    # What no kernel holds goes to the reference, and says why.
+    odd = build_plan(dataclasses.replace(DECODER, head_dim=48), DEVICE, torch.float16)
+    assert odd.choice("attention_grouped").backend == "reference"
+    if not turing:
+        assert "head_dim is 48" in dict(odd.choice("attention_grouped").passed_over)["triton"]
+    assert odd.choice("qk_norm_rope").backend == "triton"
+
+
+def test_grouped_attention_is_measured_by_its_head_dim() -> None:
+    assert backend._size("attention_grouped", DECODER) == 128
+    assert backend._size("rms_norm", DECODER) == 4096
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_device_both_backends_say_so() -> None:
     for name in ("cuda", "triton"):

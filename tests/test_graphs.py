@@ -380,6 +380,62 @@ def test_a_recording_that_fails_gives_the_stream_back(pretended: Pretended) -> N
     assert not cuda_graphs._recording.locked()
 
 
+class Generator:
+    """torch's generator of random numbers: its state can be exchanged."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+
+    def graphsafe_get_state(self) -> Generator:
+        return Generator(self.state)
+
+    def graphsafe_set_state(self, other: Generator) -> None:
+        self.state = other.state
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_others_draw_random_numbers_while_a_pass_is_recorded(
+    fails: bool, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until torch 2.12 the state that is the default one at the beginning belongs to the graph."""
+    default, taken = Generator("usual"), []
+
+    class Graph:
+        def capture_begin(self, **options: Any) -> None:
+            taken.append(default.state)
+            if fails:
+                raise RuntimeError("no recording")
+
+    @contextlib.contextmanager
+    def capture(graph: Any, **options: Any) -> Iterator[None]:
+        graph.capture_begin()
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "default_generators", (default,))
+    monkeypatch.setattr(torch, "Generator", lambda device: Generator("apart"))
+    monkeypatch.setattr(cuda_graphs, "DRAWS_FOR_ALL", True)
+
+    def run() -> None:
+        assert default.state == "usual" and "usual" not in taken
+
+    recorder = pretended.recorder()
+    for _ in range(2):
+        if fails:
+            with pytest.raises(RuntimeError, match="no recording"):
+                recorder.record(run)
+        else:
+            recorder.record(run)
+    assert taken == ["apart"] * 2 and default.state == "usual"
+
+
+def test_real_generators_exchange_their_states_by_these_names() -> None:
+    assert callable(torch.Generator.graphsafe_get_state)
+    assert callable(torch.Generator.graphsafe_set_state)
+    assert "capture_begin" in vars(torch.cuda.CUDAGraph)
+
+
 def test_another_stream_waits_for_the_turn_before(pretended: Pretended) -> None:
     recorder = pretended.recorder()
     buffer = pretended.thing("buffer", "record_stream")

@@ -15,6 +15,7 @@ import pytest
 
 import bench.accuracy
 import bench.run
+import fastbert
 from bench import support
 from fastbert import kernels
 from fastbert.tools import cli
@@ -46,6 +47,26 @@ def test_the_table_of_ops_is_the_registry_s() -> None:
             wanted = [row[column] for row in here]
             found = [row[column] for row in there]
             assert found == wanted, "python -m bench.support rewrites the table"
+
+
+HEADS = ("MaskedLM", "SequenceClassification", "MultipleChoice", "TokenClassification")
+FIVE = {f"For{head}" for head in (*HEADS, "QuestionAnswering")}
+
+
+def test_the_table_of_families_names_every_class() -> None:
+    """Each class of the table exists, and each model that is exported stands in the table."""
+    named = set()
+    for row in re.findall(r"^\| \S+ \| `.*$", text().partition("## Families")[2], re.MULTILINE):
+        prefix, classes = (cell.strip(" `") for cell in row.split("|")[2:4])
+        ends = set(re.findall(r"\w+(?=`|$)", classes)) - {"heads"}
+        named |= {prefix + end for end in ends | (FIVE if "five heads" in classes else set())}
+    others = ("Config", "PreTrainedModel")
+    models = {
+        name
+        for name, room in fastbert._ROOM.items()
+        if room.startswith("models.") and not name.startswith("Auto") and not name.endswith(others)
+    }
+    assert named == models
 
 
 def test_the_python_runs() -> None:

@@ -30,7 +30,7 @@ from fastbert.embedding.pooling import MODES
 
 # Files of tests are imported by their paths, so their helpers are found through this one's.
 sys.path.insert(0, str(Path(__file__).parent))
-from sentence_folders import HIDDEN, TEXTS, both, saved, tiny
+from sentence_folders import HIDDEN, TEXTS, both, edited, saved, tiny
 
 
 @pytest.fixture(scope="module")
@@ -161,15 +161,6 @@ def test_every_activation(tmp_path: Path, bert: Path) -> None:
             assert np.array_equal(copy.encode(text), found[index]), name
         shutil.rmtree(target)
     assert prelu.weight.item() == 0.25
-
-
-def edited(source: Path, target: Path, name: str, change: Callable[[Any], Any]) -> Path:
-    if source != target:
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    file = target / name
-    content = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(change(content)))
-    return target
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import small_models
 PAGE = Path(__file__).parents[1] / "docs" / "usage.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="run from a checkout")
 IDS = ("camembert-base", "almanach/camembert-large", "kakaobrain/align-base")
+IDS += ("cross-encoder/ms-marco-MiniLM-L6-v2",)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +139,18 @@ def test_sentences(checkpoint: Path) -> None:
     assert names["tokens"].shape[1] == 32  # type: ignore[attr-defined]
 
 
+def test_pairs_of_sentences(checkpoint: Path, tmp_path: Path) -> None:
+    config = fastbert.AutoConfig.from_pretrained(checkpoint, num_labels=1)
+    fastbert.CamembertForSequenceClassification(config).save_pretrained(tmp_path)
+    fastbert.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    names = run(blocks()[8], tmp_path)
+    assert names["scores"].shape == (2,)  # type: ignore[attr-defined]
+    assert names["best"][0]["corpus_id"] in (0, 1)  # type: ignore[index]
+    assert names["small"].max_length == 64  # type: ignore[attr-defined]
+
+
 def test_every_block_is_run() -> None:
-    assert len(blocks()) == 8
+    assert len(blocks()) == 9
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

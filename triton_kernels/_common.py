@@ -87,6 +87,48 @@ def layer_norm_row(x, columns, keep, weight_ptr, bias_ptr, hidden, eps):
 
 
 @triton.jit
+def rms_scale(squares, width, eps):
+    """Return 1 / sqrt(mean of squares + eps) from their sum, correctly rounded in both steps."""
+    return tl.math.div_rn(1.0, tl.sqrt_rn(squares / width + eps))
+
+
+@triton.jit
+def expm1_below_zero(x):
+    """Compute e^x - 1 of float32 x <= 0, where neither the difference nor a fast exp may round.
+
+    2^n e^r - 1 = 2^n (e^r - 1) + (2^n - 1) with x = n log 2 + r. For |r| <= 0.35 the first term
+    that the Taylor series of e^r - 1 leaves out is below 6e-10 of r. Below -100 the result is -1.
+    """
+    x = tl.maximum(x, -100.0)
+    n = round_to_even(x * 1.4426950408889634)
+    r = tl.fma(n, -1.42860677e-06, tl.fma(n, -0.693145751953125, x))
+    p = tl.fma(r, 2.48015873e-05, 1.98412698e-04)
+    p = tl.fma(r, p, 1.38888889e-03)
+    p = tl.fma(r, p, 8.33333333e-03)
+    p = tl.fma(r, p, 4.16666667e-02)
+    p = tl.fma(r, p, 1.66666667e-01)
+    p = tl.fma(r, p, 0.5)
+    p = tl.fma(r * r, p, r)
+    power = tl.exp2(n)
+    return tl.fma(power, p, power - 1.0)
+
+
+@triton.jit
+def softplus(x):
+    """Compute log(1 + e^x) of float32 without overflow, and without losing a small e^x.
+
+    log(u) e / (u - 1) for u = 1 + e as rounded: what the rounding took from u, the quotient gives
+    back (Kahan; Goldberg 1991, "What every computer scientist should know about floating-point
+    arithmetic", theorem 4).
+    """
+    e = tl.exp(-tl.abs(x))
+    u = 1.0 + e
+    less = u - 1.0
+    tail = tl.where(less == 0.0, e, tl.log(u) * e / tl.where(less == 0.0, 1.0, less))
+    return tl.where(x > 0.0, x, 0.0) + tail
+
+
+@triton.jit
 def tile_of(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr):
     """Return the tile (row, column) of program ``pid``.
 

@@ -22,28 +22,31 @@ import triton.language as tl
 from fastbert.ops._op import Traits
 from fastbert.ops.attention_varlen import AttentionOperands
 from fastbert.triton_kernels import _common
-from fastbert.triton_kernels.configs import attention_tile
+from fastbert.triton_kernels.configs import Tile, attention_tile
 
 HEAD_DIMS = (32, 64, 80, 96, 128)
-_LOG2E = tl.constexpr(math.log2(math.e))
+LOG2E = tl.constexpr(math.log2(math.e))
 _FLOAT_MIN = tl.constexpr(torch.finfo(torch.float32).min)
 # One load and one reduction find the sequence of a program for batches up to this size.
 _SEARCH = 128
 
 
 @triton.jit
-def _sequence_of(cu_ptr, batch, slot, BLOCK_M: tl.constexpr, SEARCH: tl.constexpr):
+def _sequence_of(
+    cu_ptr, batch, slot, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, SEARCH: tl.constexpr
+):
     """Return the sequence that owns a slot of the query grid, and that sequence's first slot.
 
-    Sequence b starts at slot cu[b] // BLOCK_M + b. That leaves every sequence a slot for each of
-    its blocks, needs no prefix sum over block counts and no host knowledge of the lengths, and
-    wastes at most one slot a sequence.
+    Sequence b starts at slot GROUP * cu[b] // BLOCK_M + b. That leaves every sequence a slot for
+    each of its blocks, needs no prefix sum over block counts and no host knowledge of the lengths,
+    and wastes at most one slot a sequence.
     """
     owner = -1
     first = 0
     for base in range(0, batch, SEARCH):
         b = base + tl.arange(0, SEARCH)
-        starts = tl.load(cu_ptr + b, mask=b < batch, other=0) // BLOCK_M + b
+        starts = tl.load(cu_ptr + b, mask=b < batch, other=0)
+        starts = starts * GROUP // BLOCK_M + b
         mine = (b < batch) & (starts <= slot)
         owner += tl.sum(tl.where(mine, 1, 0))
         first = tl.maximum(first, tl.max(tl.where(mine, starts, 0)))
@@ -51,7 +54,7 @@ def _sequence_of(cu_ptr, batch, slot, BLOCK_M: tl.constexpr, SEARCH: tl.constexp
 
 
 @triton.jit
-def _fold_keys(
+def fold_keys(
     acc, acc_tail, m, mass, q, q_tail,
     k_ptr, v_ptr, k_stride, v_stride, key_bias_ptr, bias_rows, bias_stride_j,
     start, len_k, visible, scale_log2,
@@ -99,7 +102,7 @@ def _fold_keys(
         hidden = added == float("-inf")
         if MASKED:
             hidden = hidden | (shown == 0)
-        added = tl.maximum(added * _LOG2E, _FLOAT_MIN)
+        added = tl.maximum(added * LOG2E, _FLOAT_MIN)
         added = tl.where(hidden, float("-inf"), added)
         m_new = tl.maximum(m, tl.max(tl.fma(scores, scale_log2, added), 1))
     else:
@@ -151,24 +154,40 @@ def attention_varlen_kernel(
     bias_batch, bias_head, bias_i, bias_j,
     D: tl.constexpr, D_TAIL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, KEY_BIAS: tl.constexpr, BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    SEARCH: tl.constexpr,
+    GROUP: tl.constexpr, SINGLE: tl.constexpr, SEARCH: tl.constexpr,
 ):  # fmt: skip
-    """Compute the context of one block of queries of one head."""
+    """Compute the context of one block of queries of the heads that share a key/value head.
+
+    Of GROUP heads that share one, row r is query r // GROUP of head r % GROUP, so that a block
+    reads its keys once for all of them. With a GROUP of 1 rows are queries. Unless SINGLE,
+    sequences of one query are left to others.
+    """
     slot = tl.program_id(0)
-    head = tl.program_id(1)
-    sequence, first_slot = _sequence_of(cu_q_ptr, batch, slot, BLOCK_M, SEARCH)
+    kv_head = tl.program_id(1)
+    sequence, first_slot = _sequence_of(cu_q_ptr, batch, slot, GROUP, BLOCK_M, SEARCH)
     start_q = tl.load(cu_q_ptr + sequence)
     len_q = tl.load(cu_q_ptr + sequence + 1) - start_q
     row = (slot - first_slot) * BLOCK_M
-    if row >= len_q:
+    beyond = row >= len_q * GROUP
+    if not SINGLE:
+        beyond = beyond | (len_q == 1)
+    if beyond:
         return
     start_k = tl.load(cu_k_ptr + sequence)
     len_k = tl.load(cu_k_ptr + sequence + 1) - start_k
 
-    offs_m = row + tl.arange(0, BLOCK_M)
+    first = row // GROUP
+    base_q = tl.cast(start_q + first, tl.int64)
+    if GROUP == 1:
+        head = kv_head
+        offs_m = row + tl.arange(0, BLOCK_M)
+        local = tl.arange(0, BLOCK_M)[:, None]
+    else:
+        rows = row + tl.arange(0, BLOCK_M)
+        head = (kv_head * GROUP + rows % GROUP)[:, None]
+        offs_m = rows // GROUP
+        local = (offs_m - first)[:, None]
     rows_kept = (offs_m < len_q)[:, None]
-    local = tl.arange(0, BLOCK_M)[:, None]
-    base_q = tl.cast(start_q + row, tl.int64)
     rows_q = q_ptr + base_q * q_stride + head * q_head + local * q_stride
     q = tl.load(rows_q + tl.arange(0, D)[None, :], mask=rows_kept, other=0.0)
     acc = tl.zeros([BLOCK_M, D], tl.float32)
@@ -182,15 +201,16 @@ def attention_varlen_kernel(
         acc_tail = 0
 
     base_k = tl.cast(start_k, tl.int64)
-    k_ptr += base_k * k_stride + head * k_head
-    v_ptr += base_k * v_stride + head * v_head
+    k_ptr += base_k * k_stride + kv_head * k_head
+    v_ptr += base_k * v_stride + kv_head * v_head
     if KEY_BIAS:
         key_bias_ptr += base_k
     bias_rows = bias_ptr
     if BIAS:
         # Rows past the end read row 0: they need an address, and are never stored.
         i = tl.cast(tl.where(offs_m < len_q, offs_m, 0), tl.int64)[:, None]
-        bias_rows += tl.cast(sequence, tl.int64) * bias_batch + head * bias_head + i * bias_i
+        own = tl.cast(sequence, tl.int64) * bias_batch + tl.cast(head, tl.int64) * bias_head
+        bias_rows += own + i * bias_i
 
     end = len_k
     whole = len_k // BLOCK_N * BLOCK_N
@@ -198,18 +218,18 @@ def attention_varlen_kernel(
     if CAUSAL:
         # Bottom-right: query i sees keys j <= i + len_k - len_q.
         visible = offs_m + (len_k - len_q + 1)
-        end = tl.minimum(end, row + BLOCK_M + len_k - len_q)
-        shown_to_all = tl.maximum(row + len_k - len_q + 1, 0)
+        end = tl.minimum(end, (row + BLOCK_M - 1) // GROUP + 1 + len_k - len_q)
+        shown_to_all = tl.maximum(first + len_k - len_q + 1, 0)
         whole = tl.minimum(whole, shown_to_all // BLOCK_N * BLOCK_N)
     for start in range(0, whole, BLOCK_N):
-        acc, acc_tail, m, mass = _fold_keys(
+        acc, acc_tail, m, mass = fold_keys(
             acc, acc_tail, m, mass, q, q_tail,
             k_ptr, v_ptr, k_stride, v_stride, key_bias_ptr, bias_rows, bias_j,
             start, len_k, visible, scale_log2,
             D, D_TAIL, BLOCK_N, False, CAUSAL, KEY_BIAS, BIAS, PRECISION,
         )  # fmt: skip
     for start in range(whole, end, BLOCK_N):
-        acc, acc_tail, m, mass = _fold_keys(
+        acc, acc_tail, m, mass = fold_keys(
             acc, acc_tail, m, mass, q, q_tail,
             k_ptr, v_ptr, k_stride, v_stride, key_bias_ptr, bias_rows, bias_j,
             start, len_k, visible, scale_log2,
@@ -231,9 +251,9 @@ def split_head_dim(head_dim: int) -> tuple[int, int]:
     return (64, head_dim - 64) if head_dim in (80, 96) else (head_dim, 0)
 
 
-def query_slots(total_q: int, batch: int, block_m: int) -> int:
+def query_slots(total_rows: int, batch: int, block_m: int) -> int:
     """Return how many programs to start along the query axis, from sizes that the host knows."""
-    return total_q // block_m + batch
+    return total_rows // block_m + batch
 
 
 def attention_varlen(o: AttentionOperands) -> torch.Tensor:
@@ -245,36 +265,64 @@ def attention_varlen(o: AttentionOperands) -> torch.Tensor:
     Raises:
         ValueError: for a head_dim outside HEAD_DIMS, and for scale <= 0.
     """
-    op = "attention_varlen"
-    q, k, v = o.q, o.k, o.v
+    out = prepared("attention_varlen", o)
+    if out.numel() > 0 and o.batch > 0:
+        launch(o, out)
+    return out
+
+
+def prepared(op: str, o: AttentionOperands) -> torch.Tensor:
+    """Return memory for the result.
+
+    Args:
+        op: the name that messages begin with.
+        o: operands.
+
+    Raises:
+        ValueError: as `attention_varlen` does.
+    """
     if o.dim not in HEAD_DIMS:
         raise ValueError(f"{op}: {_head_dim_reason(o.dim)}; use another backend")
     if not o.scale > 0:
         raise ValueError(f"{op}: scale is {o.scale}, expected a positive number")
-    out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype, device=q.device)
-    if out.numel() == 0 or o.batch < 1:
-        return out
-    config = attention_tile(
-        _common.architecture(q.device),
+    return torch.empty((o.total_q, o.heads, o.dim), dtype=o.q.dtype, device=o.q.device)
+
+
+def tile_of(o: AttentionOperands) -> Tile:
+    """Return the tile of the kernel for these operands."""
+    return attention_tile(
+        _common.architecture(o.q.device),
         o.dim,
-        q.dtype != torch.float32,
+        o.q.dtype != torch.float32,
         o.causal or o.bias is not None,
     )
+
+
+def launch(o: AttentionOperands, out: torch.Tensor, single_queries: bool = True) -> None:
+    """Compute attention whose heads may share those of keys and values.
+
+    Args:
+        o: operands; ``heads`` is a multiple of ``kv_heads``.
+        out: (total_q, heads, dim), where the result goes.
+        single_queries: whether sequences of one query are computed too.
+    """
+    q, k, v = o.q, o.k, o.v
+    config = tile_of(o)
     d, d_tail = split_head_dim(o.dim)
+    group = o.heads // o.kv_heads
     with _common.on_device(q):
-        attention_varlen_kernel[(query_slots(o.total_q, o.batch, config.m), o.heads)](
+        attention_varlen_kernel[(query_slots(o.total_q * group, o.batch, config.m), o.kv_heads)](
             q, k, v, out, o.cu_seqlens_q, o.cu_seqlens_k,
             q if o.key_bias is None else o.key_bias,
             q if o.bias is None else o.bias,
-            o.batch, o.scale * _LOG2E.value,
+            o.batch, o.scale * LOG2E.value,
             q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
             out.stride(0), out.stride(1), *o.bias_strides, 0 if o.bias is None else 1,
             D=d, D_TAIL=d_tail, BLOCK_M=config.m, BLOCK_N=config.n, CAUSAL=o.causal,
             KEY_BIAS=o.key_bias is not None, BIAS=o.bias is not None,
-            PRECISION=_common.dot_precision(q.dtype), SEARCH=_SEARCH,
-            **config.options, **_common.LAUNCH,
+            PRECISION=_common.dot_precision(q.dtype), GROUP=group, SINGLE=single_queries,
+            SEARCH=_SEARCH, **config.options, **_common.LAUNCH,
         )  # fmt: skip
-    return out
 
 
 def _head_dim_reason(head_dim: int) -> str:

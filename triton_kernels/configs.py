@@ -94,20 +94,30 @@ def attention_tile(arch: int, head_dim: int, half: bool, crowded: bool) -> Tile:
     return ATTENTION_CROWDED.get(key, ATTENTION[key]) if crowded else ATTENTION[key]
 
 
-# (architecture, "int8" | "16-bit" | "float32", few rows?) -> tile. "Few rows" trades reuse for more
-# programs; both entries of a pair walk k in the same order with the same instruction, so a row does
-# not change between them.
+# (architecture, kind of operands, few rows?) -> tile. "Few rows" trades reuse for more programs;
+# both entries of a pair walk k in the same order, with the same instruction, so a row does not
+# change between them. From 64 rows of a tile on, triton 3.6 would multiply float32 by converted
+# integers ("w8a32") on the tensor cores of sm_100, as tf32, against the precision that it is asked
+# for.
 LINEAR: dict[tuple[int, str, bool], Tile] = {
     (90, "int8", False): Tile(128, 128, 128, 8, 3, 32, 128),
     (90, "int8", True): Tile(64, 64, 128, 4, 4),
     (90, "16-bit", False): Tile(128, 128, 64, 8, 3, 64, 128),
     (90, "16-bit", True): Tile(64, 64, 64, 4, 4),
+    (90, "w8a16", False): Tile(128, 64, 64, 8, 3),
+    (90, "w8a16", True): Tile(64, 64, 64, 4, 4),
+    (90, "w8a32", False): Tile(32, 64, 16, 4, 3),
+    (90, "w8a32", True): Tile(32, 64, 16, 4, 3),
     (90, "float32", False): Tile(64, 64, 16, 4, 3),
     (90, "float32", True): Tile(32, 64, 16, 4, 3),
     (80, "int8", False): Tile(128, 128, 64, 8, 3, 32, 128),
     (80, "int8", True): Tile(64, 64, 64, 4, 4),
     (80, "16-bit", False): Tile(128, 128, 32, 8, 3, 64, 128),
     (80, "16-bit", True): Tile(64, 64, 32, 4, 4),
+    (80, "w8a16", False): Tile(128, 64, 64, 8, 3),
+    (80, "w8a16", True): Tile(64, 64, 64, 4, 4),
+    (80, "w8a32", False): Tile(32, 64, 16, 4, 3),
+    (80, "w8a32", True): Tile(32, 64, 16, 4, 3),
     (80, "float32", False): Tile(64, 64, 16, 4, 3),
     (80, "float32", True): Tile(32, 64, 16, 4, 3),
 }
@@ -131,6 +141,17 @@ def row_block(hidden: int) -> tuple[int, int]:
     """(power of two >= hidden, warps) for kernels that keep a whole row in registers."""
     block = max(32, 1 << (hidden - 1).bit_length())
     return block, ROW_WARPS.get(block, 1)
+
+
+# Heads that a program of `qk_norm_rope` rotates: four of 128 columns are 16 elements a thread.
+HEADS_A_PROGRAM = 4
+HEAD_LIMIT = 1024
+
+
+def half_head_block(head_dim: int) -> tuple[int, int]:
+    """(power of two >= head_dim / 2, warps) for kernels that rotate halves of heads."""
+    block = max(16, 1 << (head_dim // 2 - 1).bit_length())
+    return block, max(1, block // 64)
 
 
 def column_block(width: int) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.small import small_cases
 from fastbert import kernels
-from fastbert.ops import REGISTRY
+from fastbert.ops import ALL
 from fastbert.testing import gate, to_float64
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -37,7 +37,7 @@ def main(backend: str, device: str = "cuda") -> int:
     Returns:
         The number of wrong results; 1 where nothing ran.
     """
-    found = [once(backend, op, dtype, device) for op in REGISTRY for dtype in DTYPES]
+    found = [once(backend, op, dtype, device) for op in ALL for dtype in DTYPES]
     done, wrong = (sum(column) for column in zip(*found, strict=True))
     if backend == "cuda" and device == "cuda":
         # Enough tiles that blocks which stay have several, and K of more slabs than stages.
@@ -52,7 +52,7 @@ def once(backend: str, name: str, dtype: torch.dtype, device: str) -> tuple[int,
     Returns:
         The number of calls, and of wrong results.
     """
-    op = REGISTRY[name]
+    op = ALL[name]
     try:
         kernel = kernels.kernel(backend, name)
     except kernels.Unavailable as reason:

@@ -14,22 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.gpu.drive import DTYPES
-from fastbert.ops import REGISTRY
+from fastbert.ops import ALL, DECODING
 
 # For one process; starting torch, CUDA and Triton takes a good part of it.
 SECONDS = 20.0
 AT_ONCE = min(8, os.cpu_count() or 1)
-# Without a kernel for GPUs by design.
-_WITHOUT = ("segment_sums",)
+# Without a kernel by design.
+_WITHOUT = {"triton": ("segment_sums",), "cuda": ("segment_sums", *DECODING)}
 
 
 def commands(backends: Sequence[str]) -> dict[str, list[str]]:
     """Return the command of every process, by what it runs."""
     found = {}
     for backend in backends:
-        for op in REGISTRY:
+        for op in ALL:
             for dtype in (str(dtype).removeprefix("torch.") for dtype in DTYPES):
-                if op not in _WITHOUT:
+                if op not in _WITHOUT.get(backend, ()):
                     arguments = [backend, op, dtype]
                     command = [sys.executable, "-m", "bench.gpu.drive", *arguments]
                     found[" ".join(arguments)] = command

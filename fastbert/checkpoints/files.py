@@ -101,10 +101,10 @@ def resolve_file(
     """
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
-        inner = folder / (subfolder or "")
-        path = transaction.find(inner, filename)
+        path = transaction.find(folder, filename, subfolder or "")
         if path is not None or optional:
             return path
+        inner = folder / (subfolder or "")
         listing = ", ".join(_names_in(inner)[:12]) or "nothing"
         raise FileNotFoundError(f"{inner} has no {filename}; it holds {listing}.")
     text = str(name_or_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,11 @@ class SaveOptions:
 
 
 def save_checkpoint(
-    folder: Path, texts: Mapping[str, str], state: Mapping[str, Tensor], options: SaveOptions
+    folder: Path,
+    texts: Mapping[str, str],
+    state: Mapping[str, Tensor],
+    options: SaveOptions,
+    beside: Callable[[transaction.Staging], None] | None = None,
 ) -> None:
     """Write a checkpoint in one transaction: all of it takes the place of the former one, or none.
 
@@ -48,6 +52,7 @@ def save_checkpoint(
         texts: contents of config.json and other files by name.
         state: tensors by name.
         options: how they are written.
+        beside: writes what else belongs to the checkpoint, in the same transaction.
 
     Raises:
         ValueError: for a malformed size or variant, or a tensor that files cannot hold.
@@ -64,8 +69,10 @@ def save_checkpoint(
             _write_shards(staging, tensors, safe, index, limit)
         else:
             _write_torch(tensors, staging.folder / torch_file)
-        written = {path.name for path in staging.folder.iterdir()}
-        staging.removes = _safetensors_of(folder, safe, index) - written
+        if beside is not None:
+            beside(staging)
+        staging.removes |= _safetensors_of(folder, safe, index)
+        staging.removes -= {*staging.names()}
 
 
 def _write_shards(

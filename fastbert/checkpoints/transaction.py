@@ -14,8 +14,9 @@ changes, config.json goes first and comes last, so that they find no checkpoint 
 of two. Where only the weights change, as in a training loop, they are replaced at once.
 
 The manifest, `fastbert_checkpoint.json`, is moved last and stays. It names the files of the save,
-with their sizes and the hashes of the small ones; files of tensors carry the name of their save in
-themselves. A folder without a manifest is read as it is, and so is a file that others have written.
+those in folders inside it too, with their sizes and the hashes of the small ones; files of tensors
+carry the name of their save in themselves. A folder without a manifest is read as it is, and so is
+a file that others have written.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fastbert.checkpoints.storage import json_text, keep_mode, read_json, sync
@@ -55,6 +56,7 @@ _FORGOTTEN = 3600.0
 # A writer switches its files within some milliseconds, and a reader waits at most a few seconds.
 _ATTEMPTS = 60
 _LONGEST_PAUSE = 0.05
+_PATIENCE = 5.0
 
 
 @dataclass
@@ -70,6 +72,11 @@ class Staging:
     folder: Path
     removes: set[str] = field(default_factory=set)
     save: str | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of the files that are written, those in inner folders with these."""
+        paths = (path for path in self.folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.folder).as_posix() for path in paths)
 
 
 @dataclass(frozen=True)
@@ -117,19 +124,43 @@ def transaction(folder: Path) -> Iterator[Staging]:
         _finish(folder)
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """Find a file of a folder's checkpoint, None where it has none of that name."""
+def find(folder: Path, name: str, subfolder: str = "") -> Path | None:
+    """Find a file of a folder's checkpoint, None where it has none of that name.
+
+    Args:
+        folder: the folder.
+        name: the file's name.
+        subfolder: where it stands in the folder. A save of either of the two may be pending.
+    """
+    inside = str(PurePosixPath(subfolder, name))
+    places = [(folder, inside)] + ([(folder / subfolder, name)] if subfolder else [])
     # A second look, since a file may be moved between the two places while they are looked at.
     for _ in range(2):
-        pending = _pending(folder)
-        if pending is not None:
-            if (folder / COMMITTED / name).is_file():
-                return folder / COMMITTED / name
-            if name in pending.removes:
-                return None
-        if (folder / name).is_file():
-            return folder / name
+        for place, there in places:
+            pending = _pending(place)
+            if pending is not None:
+                if (place / COMMITTED / there).is_file():
+                    return place / COMMITTED / there
+                if there in pending.removes:
+                    return None
+        if (folder / inside).is_file():
+            return folder / inside
     return None
+
+
+def settled(folder: Path) -> bool:
+    """Wait until all files of the latest save are in their places; return whether they are.
+
+    A saver that is at work is waited for; where one was killed, its work is done here, if that is
+    allowed.
+    """
+    end = time.monotonic() + _PATIENCE
+    while _pending(folder) is not None:
+        recover(folder)
+        if time.monotonic() > end:
+            return _pending(folder) is None
+        time.sleep(_LONGEST_PAUSE / 10)
+    return True
 
 
 def manifest_of(folder: Path) -> Manifest | None:
@@ -140,6 +171,11 @@ def manifest_of(folder: Path) -> Manifest | None:
 def is_plain_name(name: object) -> bool:
     """Return whether a name that a file gives leads nowhere but into the folder of that file."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+
+
+def _is_inside(name: object) -> bool:
+    """Return whether a path that a file gives leads into the folder of that file."""
+    return isinstance(name, str) and all(is_plain_name(part) for part in name.split("/"))
 
 
 def digest(path: Path) -> str:
@@ -210,19 +246,37 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 def _seal(staging: Staging, folder: Path) -> None:
     """Write the manifest and have everything on the disk."""
     files: dict[str, dict[str, Any]] = {}
-    for path in sorted(staging.folder.iterdir()):
-        files[path.name] = {"bytes": path.stat().st_size}
+    for name in staging.names():
+        path = staging.folder / name
+        _refuse_blocked(folder, name)
+        files[name] = {"bytes": path.stat().st_size}
         if path.suffix == ".json":
-            files[path.name]["sha256"] = digest(path)
+            files[name]["sha256"] = digest(path)
     content: dict[str, Any] = {"format": _FORMAT, "save": staging.save, "files": files}
     if staging.removes:
         content["removes"] = sorted(staging.removes)
     (staging.folder / MANIFEST).write_text(json_text(content), encoding="utf-8")
-    for path in staging.folder.iterdir():
-        keep_mode(path, folder / path.name)
+    for path in staging.folder.rglob("*"):
+        if path.is_file():
+            keep_mode(path, folder / path.relative_to(staging.folder))
         sync(path)
     staging.folder.chmod(stat.S_IMODE(folder.stat().st_mode) & 0o777)
     sync(staging.folder)
+
+
+def _refuse_blocked(folder: Path, name: str) -> None:
+    """Refuse a place that no file can be moved to, while the former checkpoint is whole.
+
+    Raises:
+        FileExistsError: for a folder in the place of a file, or a file in that of a folder.
+    """
+    parents = [folder / parent for parent in PurePosixPath(name).parents[:-1]]
+    for path, kind in ((folder / name, "folder"), *((parent, "file") for parent in parents)):
+        if path.is_dir() if kind == "folder" else path.exists() and not path.is_dir():
+            raise FileExistsError(
+                f"{path} is a {kind}, so {name} cannot be saved there; remove it, or save into "
+                "another folder."
+            )
 
 
 def _finish(folder: Path) -> None:
@@ -240,13 +294,19 @@ def _finish(folder: Path) -> None:
         sync(folder)
     for name in waiting:
         if name != CONFIG_NAME:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (committed / name).replace(folder / name)
     for path in obsolete:
         path.unlink(missing_ok=True)
-    sync(folder)
+    for place in {(folder / name).parent for name in (*pending.files, CONFIG_NAME)}:
+        if place.is_dir():
+            sync(place)
     if CONFIG_NAME in waiting:
         (committed / CONFIG_NAME).replace(folder / CONFIG_NAME)
         sync(folder)
+    # Emptied folders go first: without its manifest, only an empty folder is known as a scrap.
+    for emptied in sorted((path for path in committed.rglob("*") if path.is_dir()), reverse=True):
+        emptied.rmdir()
     (committed / MANIFEST).replace(folder / MANIFEST)
     committed.rmdir()
     sync(folder)
@@ -296,7 +356,7 @@ def _read_manifest(path: Path) -> Manifest | None:
         return None
     files, removes = content.get("files"), content.get("removes", [])
     names = [*files, *removes] if isinstance(files, dict) and isinstance(removes, list) else [None]
-    if not isinstance(files, dict) or not all(is_plain_name(name) for name in names):
+    if not isinstance(files, dict) or not all(_is_inside(name) for name in names):
         raise ValueError(
             f"'{path}' is not a manifest of a checkpoint; remove it, or save the checkpoint again."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,13 @@ def fused(activation: nn.Module) -> str | Activation | None:
     return {nn.Tanh: "tanh", nn.ReLU: "relu", nn.SiLU: "silu"}.get(kind)
 
 
-def activated(activation: nn.Module, rows: Tensor) -> Tensor:
+def row_wise(activation: object) -> bool:
+    """Return whether an activation is one of torch.nn, which computes each row by itself."""
+    kind = type(activation)
+    return kind is nn.Identity or kind.__module__ in _HOMES
+
+
+def activated(activation: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Apply an activation to rows (rows, width), each with the bits that it has alone.
 
     On a CPU, torch computes the last elements of a tensor, and of each thread's share of it, by

@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+import torch
+
 ItemT = TypeVar("ItemT")
 
 # Tokens of one pass. Packed hidden states cost what their tokens cost, so texts of any length may
-# share one.
+# share one. A GPU computes so many in the time that the host needs to launch a pass of a small
+# model, and would stand idle between such passes.
 MAX_TOKENS = 4096
+MAX_TOKENS_GPU = 65536
+
+
+def tokens_of_a_pass(device: torch.device) -> int:
+    """Return at most how many tokens a pass on a device computes, where nobody said."""
+    return MAX_TOKENS if device.type == "cpu" else MAX_TOKENS_GPU
 
 
 def batches(
     items: Iterable[ItemT],
     length: Callable[[ItemT], int],
-    batch_size: int | None = None,
-    max_tokens: int = MAX_TOKENS,
+    batch_size: int | None,
+    max_tokens: int,
 ) -> Iterator[list[ItemT]]:
     """Group consecutive items into batches of bounded size.
 

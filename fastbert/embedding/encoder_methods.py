@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
@@ -10,53 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.embedding import workers
+from fastbert.embedding.front_door import FrontDoor
 from fastbert.embedding.modules import SENTENCE, Pooling, Shape, shapes_of
 from fastbert.embedding.request import Encoded, EncodeOptions, Vector, Vectors, check_truncate_dim
 from fastbert.embedding.similarity import Similarity
 from fastbert.embedding.texts import TextReader, checked, grids
-from fastbert.modeling.base import PreTrainedModel
 
 if TYPE_CHECKING:
     from fastbert.embedding.sentence import SentenceEncoder
 
 # The prompts of encode_document, the first that the model has.
 _DOCUMENT = ("document", "passage", "corpus")
-# Prompts that every model has; they are empty where nothing is said.
-_NO_PROMPTS = {"query": "", "document": ""}
 
 
-class EncoderMethods(Similarity):
+class EncoderMethods(FrontDoor, Similarity):
     """The methods of a sentence encoder that call its encode(), and its settings."""
 
-    model: PreTrainedModel
+    standard_prompts = {"query": "", "document": ""}
     modules: nn.ModuleList
-    prompts: dict[str, str]
-    default_prompt_name: str | None
     _truncate_dim: int | None
-    _max_seq_length: int
-
-    def _set_prompts(self, prompts: Mapping[str, str | None] | None, default: str | None) -> None:
-        self.prompts = {
-            name: text or "" for name, text in {**_NO_PROMPTS, **(prompts or {})}.items()
-        }
-        if default is not None and default not in self.prompts:
-            raise ValueError(
-                f"default_prompt_name is {default!r}, but the prompts are "
-                f"{', '.join(self.prompts)}."
-            )
-        self.default_prompt_name = default
-
-    def _prefix(self, prompt: str | None, prompt_name: str | None) -> str:
-        """Return the text to put before every input."""
-        if prompt is not None:
-            return prompt
-        name = self.default_prompt_name if prompt_name is None else prompt_name
-        if name is None:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(self.prompts) or "none"
-            raise ValueError(f"This model has no prompt named {name!r}; it has {known}.")
-        return self.prompts[name]
 
     @overload
     def encode_query(  # type: ignore[overload-overlap]
@@ -153,19 +125,6 @@ class EncoderMethods(Similarity):
         raise NotImplementedError
 
     @property
-    def max_seq_length(self) -> int:
-        """Texts are cut to this many tokens, special tokens included."""
-        return self._max_seq_length
-
-    @max_seq_length.setter
-    def max_seq_length(self, value: int | None) -> None:
-        self._max_seq_length = length_limit(self.model, value)
-
-    def get_max_seq_length(self) -> int:
-        """Return `max_seq_length`."""
-        return self.max_seq_length
-
-    @property
     def truncate_dim(self) -> int | None:
         """Values of a vector that encode() keeps; None for all."""
         return self._truncate_dim
@@ -213,42 +172,3 @@ class EncoderMethods(Similarity):
             if isinstance(module, Pooling):
                 module.include_prompt = include_prompt
                 break
-
-    def start_multi_process_pool(
-        self, target_devices: Sequence[str | torch.device] | None = None
-    ) -> workers.Pool:
-        """Start processes that encode(pool=...) divides its texts among.
-
-        Processes are spawned, so a program needs `if __name__ == "__main__":` around its own code.
-        The encoder moves to the CPU, from where the processes get it. Those on the CPU share its
-        cores, so several of them rarely gain over one process.
-
-        Args:
-            target_devices: one for each process; None for every GPU, or four times the CPU.
-
-        Returns:
-            The pool, for encode() and stop_multi_process_pool().
-        """
-        return workers.start(self._encoder(), target_devices)
-
-    @staticmethod
-    def stop_multi_process_pool(pool: workers.Pool) -> None:
-        """End the processes of a pool."""
-        workers.stop(pool)
-
-
-def length_limit(model: PreTrainedModel, asked: int | None) -> int:
-    """Return the number of tokens that a text is cut to: what is asked for, or what fits.
-
-    Raises:
-        ValueError: for a number that is not possible.
-    """
-    longest = int(model.base_model.longest())
-    if asked is None:
-        return longest
-    if isinstance(asked, bool) or not isinstance(asked, int) or not 1 <= asked <= longest:
-        raise ValueError(
-            f"max_seq_length is {asked!r}, but must be at least 1 and at most {longest}, the "
-            "number of positions of this model."
-        )
-    return asked

@@ -28,14 +28,19 @@ _log = logging.getLogger("fastbert")
 
 GENERAL = "config_sentence_transformers.json"
 _MODEL_TYPE = "SentenceTransformer"
+CROSS = "CrossEncoder"
 _GENERAL_KEYS = {
     "__version__",
     "default_prompt_name",
     "model_type",
     "prompts",
     "requirements",
-    "similarity_fn_name",
-    "truncate_dim",
+}
+_RESULTS = {_MODEL_TYPE: "one vector a text", CROSS: "scores of a pair of texts"}
+_ELSE = "Use sentence-transformers for this model."
+_INSTEAD = {
+    _MODEL_TYPE: "Load it with fastbert.SentenceEncoder.",
+    CROSS: "Load it with fastbert.CrossEncoder.",
 }
 # Under these, and in modules of their own below them, sentence-transformers has kept its modules.
 _PLACES = ("models", "sentence_transformer.modules", "base.modules")
@@ -121,8 +126,8 @@ def read_spec(source: Source) -> SentenceSpec:
     spec = SentenceSpec()
     _read_general(spec, source)
     where = source.name("", "modules.json")
-    for index, entry in enumerate(_entries(read_json(listed, list), where)):
-        name = _class_name(entry["type"], where)
+    for index, entry in enumerate(entries_of(read_json(listed, list), where)):
+        name = class_name(entry["type"], where)
         if (name == "Transformer") != (index == 0):
             raise ValueError(
                 f"{where} has {entry['type']!r} as module {index}; expected one Transformer, and "
@@ -137,20 +142,25 @@ def read_spec(source: Source) -> SentenceSpec:
 
 def _plain(source: Source) -> SentenceSpec:
     """Return what sentence-transformers makes of an encoder without modules.json."""
-    for name in (GENERAL, "sentence_bert_config.json"):
-        if resolve_file(source.path, name, optional=True, **source.at("")) is not None:
-            _log.warning(
-                "%s is not read, since there is no modules.json beside it; the encoder is pooled "
-                "by the mean of its tokens.",
-                source.name("", name),
-            )
+    say_unread(source, "the encoder is pooled by the mean of its tokens")
     config = source.read("config.json") or {}
     named = [str(name) for name in config.get("architectures") or []]
     causal = bool(named) and named[0].endswith("ForCausalLM") and config.get("is_causal", True)
     return SentenceSpec(modules=[Pooling(("lasttoken",) if causal else ("mean",))])
 
 
-def _entries(content: list[Any], where: str) -> list[dict[str, str]]:
+def say_unread(source: Source, instead: str) -> None:
+    """Warn of files that nobody reads, since there is no modules.json."""
+    for name in (GENERAL, "sentence_bert_config.json"):
+        if resolve_file(source.path, name, optional=True, **source.at("")) is not None:
+            _log.warning(
+                "%s is not read, since there is no modules.json beside it; %s.",
+                source.name("", name),
+                instead,
+            )
+
+
+def entries_of(content: list[Any], where: str) -> list[dict[str, str]]:
     """Check modules.json and return what it says of each module: its type and its path."""
     if not content:
         raise ValueError(f"{where} lists no module; expected at least a Transformer.")
@@ -170,7 +180,7 @@ def _entries(content: list[Any], where: str) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def _class_name(kind: str, where: str) -> str:
+def class_name(kind: str, where: str) -> str:
     """Return the class of sentence-transformers that a type names, by its old or new path.
 
     Raises:
@@ -197,15 +207,33 @@ def _class_name(kind: str, where: str) -> str:
 
 def _read_general(spec: SentenceSpec, source: Source) -> None:
     """Read config_sentence_transformers.json."""
+    content = general_settings(source, _MODEL_TYPE, {"similarity_fn_name", "truncate_dim"})
+    spec.prompts = content["prompts"]
+    spec.default_prompt_name = content.get("default_prompt_name")
+    spec.similarity_fn_name = content.get("similarity_fn_name")
+    spec.truncate_dim = content.get("truncate_dim")
+
+
+def general_settings(source: Source, model_type: str, known: set[str]) -> dict[str, Any]:
+    """Read config_sentence_transformers.json; "prompts" is always among what it returns.
+
+    Args:
+        source: the folder.
+        model_type: what it must describe.
+        known: settings that are obeyed, beside those of every kind of model.
+
+    Raises:
+        ValueError: for another kind of model, or prompts that are none.
+    """
     where = source.name("", GENERAL)
     content = source.read(GENERAL) or {}
     kind = content.get("model_type", _MODEL_TYPE)
-    if kind != _MODEL_TYPE:
+    if kind != model_type:
         raise ValueError(
-            f"{where} describes a {kind!r}, which makes other results than one vector a text; "
-            f"expected the model_type {_MODEL_TYPE!r}. Use sentence-transformers for this model."
+            f"{where} describes a {kind!r}, which makes other results than {_RESULTS[model_type]}; "
+            f"expected the model_type {model_type!r}. {_INSTEAD.get(kind, _ELSE)}"
         )
-    warn_of_unknown(set(content) - _GENERAL_KEYS, where)
+    warn_of_unknown(set(content) - _GENERAL_KEYS - known, where)
     if content.get("requirements"):
         _log.warning(
             "%s asks for versions of packages (%s), which fastbert neither uses nor checks.",
@@ -217,10 +245,7 @@ def _read_general(spec: SentenceSpec, source: Source) -> None:
         text is None or isinstance(text, str) for text in prompts.values()
     ):
         raise ValueError(f"{where} has prompts that are no texts by name: {prompts!r}.")
-    spec.prompts = {name: text or "" for name, text in prompts.items()}
-    spec.default_prompt_name = content.get("default_prompt_name")
-    spec.similarity_fn_name = content.get("similarity_fn_name")
-    spec.truncate_dim = content.get("truncate_dim")
+    return {**content, "prompts": {name: text or "" for name, text in prompts.items()}}
 
 
 def warn_of_unknown(names: set[str], where: str) -> None:

@@ -24,7 +24,7 @@ SENTENCE = "sentence_embedding"
 # A feature that pooling by `cls` takes in place of the first token, where a module made it.
 CLS = "cls_token_embeddings"
 # torch.nn.LayerNorm's own, which modules of sentence-transformers have.
-_EPS = 1e-5
+NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ class SentenceLayerNorm(SentenceModule):
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
-        self.norm = LayerNorm(dimension, eps=_EPS)
+        self.norm = LayerNorm(dimension, eps=NORM_EPS)
 
     def shapes(self, known: dict[str, Shape]) -> None:
         """Check that the vectors have the width of the parameters."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastbert.embedding.front_door import check_limits
 from fastbert.embedding.modules import SENTENCE, TOKENS, Features, Shape
 from fastbert.embedding.quantize import Precision, quantize, quantize_all, ranges_of
 from fastbert.embedding.texts import Tokens
@@ -37,7 +38,7 @@ class EncodeOptions(TypedDict, total=False):
     truncate_dim: int | None
     pool: Pool | None
     chunk_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     task: str | None
     processing_kwargs: dict[str, dict[str, Any]] | None
 
@@ -51,7 +52,7 @@ class Request:
         max_length: tokens of a text.
         options: how the tokenizer is called.
         batch_size: at most so many texts in one pass; None for any number.
-        max_tokens: at most so many tokens in one pass.
+        max_tokens: at most so many tokens in one pass; None for what suits the device.
         output_value: "sentence_embedding", "token_embeddings" or None for everything.
         normalized: whether vectors are scaled to length 1 at the end.
         truncate_dim: values of a vector that are kept; None for all.
@@ -61,7 +62,7 @@ class Request:
     max_length: int
     options: TextOptions
     batch_size: int | None
-    max_tokens: int
+    max_tokens: int | None
     output_value: Literal["sentence_embedding", "token_embeddings"] | None
     normalized: bool
     truncate_dim: int | None
@@ -161,11 +162,7 @@ def check_request(request: Request, form: Form) -> None:
     Raises:
         ValueError: for a limit below 1, or values that do not go together.
     """
-    if request.max_tokens < 1 or (request.batch_size is not None and request.batch_size < 1):
-        raise ValueError(
-            f"max_tokens and batch_size must be at least 1, but they are {request.max_tokens} and "
-            f"{request.batch_size}."
-        )
+    check_limits(request.batch_size, request.max_tokens)
     if request.output_value not in (SENTENCE, TOKENS, None):
         raise ValueError(
             f"output_value is {request.output_value!r}; expected {SENTENCE!r}, {TOKENS!r} or None."

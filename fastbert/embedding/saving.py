@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor, nn
+
 from fastbert.checkpoints.files import SAFE_WEIGHTS
-from fastbert.checkpoints.storage import write_json
+from fastbert.checkpoints.saving import SaveOptions
+from fastbert.checkpoints.storage import json_text
 from fastbert.checkpoints.tensor_files import save_safetensors
+from fastbert.checkpoints.transaction import Staging
 from fastbert.embedding.activations import activation_named
 from fastbert.embedding.folder import GENERAL
 from fastbert.embedding.modules import (
+    NORM_EPS,
     TOKENS,
     Dense,
     Dropout,
@@ -23,6 +29,11 @@ from fastbert.embedding.modules import (
     Shape,
 )
 from fastbert.embedding.pooling import FLAGS, MODES
+from fastbert.embedding.transformer_settings import TRANSFORMER_FILES, TextOptions
+from fastbert.modeling.base import PreTrainedModel
+from fastbert.modeling.saving import save as save_model
+from fastbert.models.auto import AutoTokenizer
+from fastbert.tokenizers.base import Tokenizer
 
 if TYPE_CHECKING:
     from fastbert.embedding.sentence import SentenceEncoder
@@ -35,28 +46,35 @@ _NAMES = {
     SentenceLayerNorm: "LayerNorm",
     Dropout: "Dropout",
 }
+_TENSORS = {
+    Dense: {"linear.weight", "linear.bias", "residual.weight", "activation_function.weight"},
+    SentenceLayerNorm: {"norm.weight", "norm.bias"},
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a folder in sentence-transformers' format consists of, beside model and tokenizer.
+
+    Attributes:
+        general: the content of config_sentence_transformers.json.
+        transformer: that of sentence_bert_config.json.
+        modules: of what follows the transformer: name, config.json, tensors.
+    """
+
+    general: Mapping[str, Any]
+    transformer: Mapping[str, Any]
+    modules: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Tensor]]] = ()
 
 
 def save(encoder: SentenceEncoder, directory: str | os.PathLike[str]) -> None:
     """Write an encoder; see SentenceEncoder.save_pretrained."""
-    folder = Path(directory)
     known = {TOKENS: Shape(True, int(encoder.model.config.hidden_size))}
     contents = []
     for module in encoder.modules:
         assert isinstance(module, SentenceModule)
         module.shapes(known)
-        contents.append((_name(module), _config(module, known), module.state_dict()))
-    encoder.model.save_pretrained(folder)
-    encoder.tokenizer.save_pretrained(folder)
-    entries = [_entry(0, "Transformer", "")]
-    for index, (name, config, state) in enumerate(contents, start=1):
-        inside = f"{index}_{name}"
-        (folder / inside).mkdir(exist_ok=True)
-        write_json(folder / inside / "config.json", config)
-        if state:
-            save_safetensors(state, folder / inside / SAFE_WEIGHTS)
-        entries.append(_entry(index, name, inside))
-    write_json(folder / "sentence_bert_config.json", _transformer(encoder))
+        contents.append((_name(module), _config(module, known), _state(module)))
     general = {
         "model_type": "SentenceTransformer",
         "prompts": encoder.prompts,
@@ -64,14 +82,70 @@ def save(encoder: SentenceEncoder, directory: str | os.PathLike[str]) -> None:
         "similarity_fn_name": encoder.similarity_fn_name,
         "truncate_dim": encoder.truncate_dim,
     }
-    write_json(folder / GENERAL, general)
-    # The list comes last: without it the folder is no sentence encoder.
-    write_json(folder / "modules.json", entries)
+    settings = encoder.settings
+    transformer = transformer_config(
+        encoder.max_seq_length, encoder.do_lower_case, settings.text
+    ) | {f"{task}_length": length for task, length in settings.lengths.items()}
+    save_parts(encoder.model, encoder.tokenizer, directory, Parts(general, transformer, contents))
+
+
+def save_parts(
+    model: PreTrainedModel, tokenizer: Tokenizer, directory: str | os.PathLike[str], parts: Parts
+) -> None:
+    """Write a folder that sentence-transformers reads, in one transaction.
+
+    Files of a former tokenizer, and an adapter's, which readers would take for parts of what is
+    saved, are removed.
+
+    Args:
+        model: written as by its save_pretrained.
+        tokenizer: likewise.
+        directory: the folder, made when it is not there.
+        parts: the rest.
+    """
+    folder = Path(directory)
+
+    def beside(staging: Staging) -> None:
+        tokenizer.save_pretrained(staging.folder)
+        entries = [_entry(0, "Transformer", "")]
+        for index, (name, config, state) in enumerate(parts.modules, start=1):
+            inside = staging.folder / f"{index}_{name}"
+            inside.mkdir()
+            (inside / "config.json").write_text(json_text(config), encoding="utf-8")
+            if state:
+                save_safetensors(state, inside / SAFE_WEIGHTS)
+            entries.append(_entry(index, name, inside.name))
+        for name, content in (
+            (TRANSFORMER_FILES[0], parts.transformer),
+            (GENERAL, parts.general),
+            ("modules.json", entries),
+        ):
+            (staging.folder / name).write_text(json_text(content), encoding="utf-8")
+        former = {*AutoTokenizer.file_names(), *TRANSFORMER_FILES, "adapter_config.json"} - {
+            "config.json"
+        }
+        staging.removes |= {name for name in former if (folder / name).is_file()}
+
+    save_model(model, folder, None, SaveOptions(), beside)
 
 
 def _entry(index: int, name: str, path: str) -> dict[str, Any]:
     kind = f"sentence_transformers.models.{name}"
     return {"idx": index, "name": str(index), "path": path, "type": kind}
+
+
+def _state(module: SentenceModule) -> dict[str, Tensor]:
+    """Return the tensors of a module, by the names that the format has for them."""
+    state = module.state_dict()
+    more = set(state) - _TENSORS.get(type(module), set())
+    if more or (isinstance(module, SentenceLayerNorm) and module.norm.eps != NORM_EPS):
+        told = f"its tensors {', '.join(sorted(more))}" if more else "its norm's eps"
+        raise ValueError(
+            f"A {type(module).__name__} cannot be saved, since sentence-transformers' format has "
+            f"no place for {told}; put a plain one in its place (merge adapters, remove "
+            "parametrizations)."
+        )
+    return state
 
 
 def _name(module: SentenceModule) -> str:
@@ -83,16 +157,20 @@ def _name(module: SentenceModule) -> str:
     return _NAMES[type(module)]
 
 
-def _transformer(encoder: SentenceEncoder) -> dict[str, Any]:
-    settings = encoder.settings
-    found: dict[str, Any] = {
-        "max_seq_length": encoder.max_seq_length,
-        "do_lower_case": encoder.do_lower_case,
-    }
-    found |= {f"{task}_length": length for task, length in settings.lengths.items()}
-    text = {name: value for name, value in vars(settings.text).items() if value is not None}
-    if any(text[name] is False for name in ("truncation", "add_special_tokens")) or len(text) > 2:
-        found["processing_kwargs"] = {"text": text}
+def transformer_config(
+    max_seq_length: int, do_lower_case: bool, text: TextOptions
+) -> dict[str, Any]:
+    """Return the content of sentence_bert_config.json.
+
+    Args:
+        max_seq_length: tokens of a text.
+        do_lower_case: whether texts are lower-cased.
+        text: how the tokenizer is called.
+    """
+    found: dict[str, Any] = {"max_seq_length": max_seq_length, "do_lower_case": do_lower_case}
+    if text != TextOptions():
+        said = {name: value for name, value in vars(text).items() if value is not None}
+        found["processing_kwargs"] = {"text": said}
     return found
 
 
@@ -120,13 +198,7 @@ def _config(module: SentenceModule, known: Mapping[str, Shape]) -> dict[str, Any
 
 
 def _dense(module: Dense) -> dict[str, Any]:
-    activation = module.activation_function
-    name = f"{type(activation).__module__}.{type(activation).__qualname__}"
-    if repr(activation_named(name, "The Dense to be saved")) != repr(activation):
-        raise ValueError(
-            f"The activation {activation!r} of a Dense cannot be saved, since only its name is "
-            "written; take its arguments' defaults."
-        )
+    name = activation_path(module.activation_function, "The Dense to be saved")
     found: dict[str, Any] = {
         "in_features": module.linear.in_features,
         "out_features": module.linear.out_features,
@@ -136,3 +208,22 @@ def _dense(module: Dense) -> dict[str, Any]:
         "module_output_name": module.module_output_name,
     }
     return found | ({"use_residual": True} if module.use_residual else {})
+
+
+def activation_path(activation: nn.Module, whose: str) -> str:
+    """Return the name that an activation is saved under.
+
+    Args:
+        activation: a module of torch.nn.
+        whose: who has it, for messages.
+
+    Raises:
+        ValueError: for one that its name alone does not describe.
+    """
+    name = f"{type(activation).__module__}.{type(activation).__qualname__}"
+    if repr(activation_named(name, whose)) != repr(activation):
+        raise ValueError(
+            f"{whose} has the activation {activation!r}, which cannot be saved, since only its "
+            "name is written; take its arguments' defaults."
+        )
+    return name

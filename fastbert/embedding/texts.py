@@ -27,9 +27,13 @@ CHUNK_TEXTS = 128
 _AHEAD = 3
 
 
+# What an encoder reads: a text, or two that are read as one.
+Text = str | tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised text: its ids, and its token types where the tokenizer gives them."""
+    """A tokenised text or pair: its ids, and its token types where the tokenizer gives them."""
 
     ids: list[int]
     types: list[int] | None
@@ -38,12 +42,8 @@ class Tokens:
         return len(self.ids)
 
 
-def checked(texts: object) -> list[str]:
-    """Return the texts as a list.
-
-    Raises:
-        TypeError: naming what is no text, or no sequence of texts.
-    """
+def no_sequence(texts: object) -> str | None:
+    """Return why an object is no sequence of texts, as the end of a phrase; None where it is."""
     why = None
     if hasattr(texts, "columns") or isinstance(texts, Mapping):
         why = ", whose names would be taken for the texts"
@@ -53,6 +53,16 @@ def checked(texts: object) -> list[str]:
         why = " without dimensions"
     elif isinstance(texts, bytes) or not isinstance(texts, Iterable):
         why = ""
+    return why
+
+
+def checked(texts: object) -> list[str]:
+    """Return the texts as a list.
+
+    Raises:
+        TypeError: naming what is no text, or no sequence of texts.
+    """
+    why = no_sequence(texts)
     if why is not None or not isinstance(texts, Iterable):
         raise TypeError(
             f"encode() takes a text or any number of them, but it was given a "
@@ -68,6 +78,33 @@ def checked(texts: object) -> list[str]:
                 f"{type(text).__name__}{told}."
             )
     return inputs
+
+
+def checked_pairs(inputs: object) -> tuple[list[tuple[str, str]], bool]:
+    """Return pairs of texts as a list, and whether one pair was given rather than several.
+
+    Raises:
+        TypeError: naming what is no pair of texts, or no sequence of pairs.
+    """
+    why = "" if isinstance(inputs, str) else no_sequence(inputs)
+    if why is not None or not isinstance(inputs, Iterable):
+        raise TypeError(
+            "predict() takes a pair of texts or any number of pairs, but it was given a "
+            f"{type(inputs).__name__}{why}; pass (query, text), or a list of such pairs."
+        )
+    items = inputs.tolist() if isinstance(inputs, np.ndarray) else list(inputs)
+    single = bool(items) and isinstance(items[0], str)
+    pairs = []
+    for index, pair in enumerate([items] if single else items):
+        texts = isinstance(pair, tuple | list) and all(isinstance(part, str) for part in pair)
+        if not texts or len(pair) != 2:
+            what = "the input" if single else f"item {index}"
+            told = f"a {type(pair).__name__}"
+            if isinstance(pair, tuple | list):
+                told += f" of {', '.join(type(part).__name__ for part in pair) or 'nothing'}"
+            raise TypeError(f"predict() takes pairs of two str, but {what} is {told}.")
+        pairs.append((pair[0], pair[1]))
+    return pairs, single
 
 
 def lower_cased(tokenizer: Tokenizer) -> Tokenizer:
@@ -112,13 +149,16 @@ class TextReader:
     options: TextOptions
     lowered: bool
 
-    def read(self, texts: Sequence[str], prefix: str = "") -> list[Tokens]:
-        """Tokenise texts behind a prefix."""
-        inputs = [prefix + text for text in texts]
+    def read(self, texts: Sequence[Text], prefix: str = "") -> list[Tokens]:
+        """Tokenise texts, or pairs of them, behind a prefix."""
+        inputs = [prefix + (text if isinstance(text, str) else text[0]) for text in texts]
+        seconds = [text[1] for text in texts if not isinstance(text, str)]
         if self.lowered:
             inputs = [lower(text, self.tokenizer) for text in inputs]
+            seconds = [lower(text, self.tokenizer) for text in seconds]
         encoded = self.tokenizer(
             inputs,
+            seconds or None,
             truncation=self.options.truncation,
             max_length=self.max_length if self.options.truncation else None,
             padding=False,
@@ -138,7 +178,7 @@ class TextReader:
         ids = self.read([prompt])[0].ids
         return len(ids) - bool(ids and ids[-1] in self.tokenizer.all_special_ids)
 
-    def ahead(self, texts: list[str], prefix: str) -> Generator[Tokens, None, None]:
+    def ahead(self, texts: Sequence[Text], prefix: str) -> Generator[Tokens, None, None]:
         """Tokenise texts in chunks, ahead of the caller, who must close the generator."""
 
         def work(begin: int) -> list[Tokens]:

@@ -9,7 +9,7 @@ from typing import Any
 
 _log = logging.getLogger("fastbert")
 
-_FILES = tuple(
+TRANSFORMER_FILES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -18,9 +18,6 @@ _RENAMED = {
     "tokenizer_args": "processor_kwargs",
     "config_args": "config_kwargs",
 }
-_TASK = "feature-extraction"
-_METHOD = {"method": "forward", "method_output_name": "last_hidden_state"}
-_OUTPUT = "token_embeddings"
 # What a caller says goes before these, and a file must not ask for foreign code.
 _CALLERS = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder")
 # They lay out padding and other containers, of which nothing is seen here.
@@ -33,15 +30,49 @@ _LAYOUT = (
     "logits_to_keep",
     "verbose",
 )
-_CUTS = {
+_CUTS: dict[str | bool, str | bool] = {
     True: True,
     False: False,
     "longest_first": True,
-    "only_first": True,
+    "only_first": "only_first",
     "do_not_truncate": False,
 }
 # Of modalities that no text has.
 _OTHERS = ("audio", "image", "video", "chat_template")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a Transformer module is used for.
+
+    Attributes:
+        encoder: the class that reads it, for messages.
+        task: its transformer_task.
+        output: the output of the model that is read.
+        feature: what sentence-transformers calls that.
+        pairs: whether it reads pairs of texts.
+    """
+
+    encoder: str
+    task: str
+    output: str
+    feature: str
+    pairs: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Return what sentence_bert_config.json says of this use."""
+        method = {"method": "forward", "method_output_name": self.output}
+        return {
+            "transformer_task": self.task,
+            "modality_config": {"text": method},
+            "module_output_name": self.feature,
+        }
+
+
+HIDDEN_STATES = Use(
+    "SentenceEncoder", "feature-extraction", "last_hidden_state", "token_embeddings"
+)
+SCORES = Use("CrossEncoder", "sequence-classification", "logits", "scores", pairs=True)
 
 
 @dataclass(frozen=True)
@@ -50,12 +81,12 @@ class TextOptions:
 
     Attributes:
         max_length: tokens that a text is cut to; None for the encoder's max_seq_length.
-        truncation: whether longer texts are cut at all.
+        truncation: whether longer texts are cut at all; of pairs, "only_first" or "only_second".
         add_special_tokens: whether a text gets its special tokens.
     """
 
     max_length: int | None = None
-    truncation: bool = True
+    truncation: bool | str = True
     add_special_tokens: bool = True
 
 
@@ -88,6 +119,7 @@ def read_settings(
     read: Callable[[str, str], dict[str, Any] | None],
     folder: str,
     named: Callable[[str, str], str],
+    use: Use = HIDDEN_STATES,
 ) -> TransformerSettings:
     """Read the settings of a Transformer module.
 
@@ -95,6 +127,7 @@ def read_settings(
         read: returns the content of a JSON file in a folder, None where there is none.
         folder: the module's folder.
         named: what a file in a folder is called in messages.
+        use: what the module is used for.
 
     Raises:
         ValueError: for a setting that is not supported, or makes no sense.
@@ -102,15 +135,15 @@ def read_settings(
     if read("adapter_config.json", folder) is not None:
         raise ValueError(
             f"{named(folder, 'adapter_config.json')} describes an adapter of PEFT, which "
-            "SentenceEncoder does not apply; merge it into the model (merge_and_unload) and save "
+            f"{use.encoder} does not apply; merge it into the model (merge_and_unload) and save "
             "that."
         )
-    found = ((name, read(name, folder)) for name in _FILES)
-    name, content = next(((name, c) for name, c in found if c), (_FILES[0], {}))
-    return _parsed(dict(content), folder, named(folder, name))
+    found = ((name, read(name, folder)) for name in TRANSFORMER_FILES)
+    name, content = next(((name, c) for name, c in found if c), (TRANSFORMER_FILES[0], {}))
+    return _parsed(dict(content), folder, named(folder, name), use)
 
 
-def _parsed(content: dict[str, Any], folder: str, where: str) -> TransformerSettings:
+def _parsed(content: dict[str, Any], folder: str, where: str, use: Use) -> TransformerSettings:
     for old, new in _RENAMED.items():
         if old in content:
             content[new] = content.pop(old)
@@ -122,7 +155,7 @@ def _parsed(content: dict[str, Any], folder: str, where: str) -> TransformerSett
         kept = {key: value for key, value in values.items() if key not in _CALLERS}
         setattr(settings, name, kept)
     settings.config_kwargs.pop("use_cache", None)  # for decoders that generate
-    _check_use(content, where)
+    _check_use(content, where, use)
     settings.max_seq_length = _length(content.pop("max_seq_length", None), "max_seq_length", where)
     limit = settings.processor_kwargs.pop("model_max_length", None)
     if limit is not None:
@@ -135,7 +168,8 @@ def _parsed(content: dict[str, Any], folder: str, where: str) -> TransformerSett
         length = _length(content.pop(f"{task}_length", None), f"{task}_length", where)
         if length is not None:
             settings.lengths[task] = length
-    settings.text = with_processing(TextOptions(), content.pop("processing_kwargs", None), where)
+    given = content.pop("processing_kwargs", None)
+    settings.text = with_processing(TextOptions(), given, where, use.pairs)
     for name in ("unpad_inputs", "cache_dir", "backend"):  # they say how, not what
         content.pop(name, None)
     if content:
@@ -146,18 +180,21 @@ def _parsed(content: dict[str, Any], folder: str, where: str) -> TransformerSett
     return settings
 
 
-def _check_use(content: dict[str, Any], where: str) -> None:
-    """Take out what says how the transformer is used, and refuse all but hidden states of texts."""
-    task = content.pop("transformer_task", _TASK)
-    if task != _TASK:
-        raise ValueError(f"{where} has the transformer_task {task!r}; only {_TASK!r} is supported.")
-    modalities = content.pop("modality_config", {"text": _METHOD})
-    output = content.pop("module_output_name", _OUTPUT)
-    if modalities != {"text": _METHOD} or output not in (None, _OUTPUT):
+def _check_use(content: dict[str, Any], where: str, use: Use) -> None:
+    """Take out what says how the transformer is used, and refuse all but one use of texts."""
+    wanted = use.settings()
+    task = content.pop("transformer_task", use.task)
+    if task != use.task:
+        raise ValueError(
+            f"{where} has the transformer_task {task!r}; {use.encoder} supports {use.task!r} only."
+        )
+    modalities = content.pop("modality_config", wanted["modality_config"])
+    output = content.pop("module_output_name", use.feature)
+    if modalities != wanted["modality_config"] or output not in (None, use.feature):
         raise ValueError(
             f"{where} has the modality_config {modalities!r} with the output {output!r}; supported "
-            f"are texts alone, with {_METHOD!r} and {_OUTPUT!r}. Use sentence-transformers for "
-            "this model."
+            f"are texts alone, with {wanted['modality_config']['text']!r} and {use.feature!r}. Use "
+            "sentence-transformers for this model."
         )
     for name in ("query_expansion", "tokenizer_name_or_path"):
         if content.pop(name, None) is not None:
@@ -179,13 +216,16 @@ def _length(value: object, name: str, where: str) -> int | None:
     return value
 
 
-def with_processing(options: TextOptions, given: object, where: str) -> TextOptions:
+def with_processing(
+    options: TextOptions, given: object, where: str, pairs: bool = False
+) -> TextOptions:
     """Return options with what `processing_kwargs` says.
 
     Args:
         options: those without it.
         given: by modality, arguments of the tokenizer's call; None for none.
         where: who gives it, in messages.
+        pairs: whether texts come in pairs.
 
     Raises:
         ValueError: for an argument that would change the tokens in a way that is not supported.
@@ -208,7 +248,8 @@ def with_processing(options: TextOptions, given: object, where: str) -> TextOpti
     cut = values.pop("truncation", options.truncation)
     special = values.pop("add_special_tokens", options.add_special_tokens)
     length = _length(values.pop("max_length", options.max_length), "max_length", where)
-    cut = _CUTS.get(cut) if isinstance(cut, str | bool) else None
+    cuts = {**_CUTS, "only_second": "only_second"} if pairs else _CUTS
+    cut = cuts.get(cut) if isinstance(cut, str | bool) else None
     if values or cut is None or not isinstance(special, bool):
         told = ", ".join(sorted(values)) or "truncation or add_special_tokens"
         raise ValueError(

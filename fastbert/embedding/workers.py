@@ -9,7 +9,7 @@ import pickle
 import queue
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -17,9 +17,6 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from fastbert.runtime.progress import Progress
-
-if TYPE_CHECKING:
-    from fastbert.embedding.sentence import SentenceEncoder
 
 _log = logging.getLogger("fastbert")
 
@@ -37,7 +34,19 @@ class Pool(TypedDict):
     processes: list[Any]
 
 
-def start(encoder: SentenceEncoder, devices: Sequence[str | torch.device] | None) -> Pool:
+class Worker(Protocol):
+    """What a process holds: an encoder of sentences or of pairs of them."""
+
+    def to(self, device: torch.device | str) -> object:
+        """Move to a device."""
+        ...
+
+    def run(self, texts: list[Any], request: Any) -> Tensor | list[Any]:
+        """Compute what a request asks for."""
+        ...
+
+
+def start(encoder: Worker, devices: Sequence[str | torch.device] | None) -> Pool:
     """Start one process for each device.
 
     Processes are spawned, since a fork would take over the threads' locks without the threads.
@@ -78,7 +87,7 @@ def stop(pool: Pool) -> None:
 
 
 def share(
-    pool: Pool, texts: list[str], request: Any, chunk_size: int | None, progress: Progress
+    pool: Pool, texts: list[Any], request: Any, chunk_size: int | None, progress: Progress
 ) -> Tensor | list[Any]:
     """Let the workers encode texts.
 
@@ -133,7 +142,7 @@ def _next(pool: Pool) -> Any:
                 ) from None
 
 
-def _work(device: str, encoder: SentenceEncoder, texts: Any, vectors: Any, threads: int) -> None:
+def _work(device: str, encoder: Worker, texts: Any, vectors: Any, threads: int) -> None:
     """Encode what comes in until the process is ended from outside."""
     if torch.device(device).type == "cpu":
         torch.set_num_threads(threads)

@@ -77,7 +77,7 @@ def _move(tensors: Sequence[Tensor]) -> bool:
 def _free(tensor: Tensor) -> bool:
     if type(tensor) is not nn.Parameter or tensor.is_inference() or not tensor.is_contiguous():
         return False
-    return _holders(tensor) <= _holders(torch.empty(1))
+    return _holders(tensor) <= _holders(torch.empty(1, device="cpu"))
 
 
 def _holders(tensor: Tensor) -> int:

@@ -167,8 +167,8 @@ class CpuDecoder:
         batch, end = inputs.cu_seqlens.shape[0] - 1, inputs.past + inputs.new
         sizes = CacheSizes(self._layers, batch, block.num_kv_heads, block.head_dim, self.dtype, end)
         table = opened(cache, sizes)
-        starts = torch.arange(0, table.rows, max(table.capacity, 1))
-        held = torch.full((batch,), inputs.past)
+        starts = torch.arange(0, table.rows, max(table.capacity, 1), device="cpu")
+        held = torch.full((batch,), inputs.past, device="cpu")
         if inputs.first is not None:
             starts, held = starts + inputs.first, (held - inputs.first).clamp(min=0)
         alive.append(table.addresses)

@@ -21,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastbert.engine.apart import DRAWS_FOR_ALL, drawing_apart
 from fastbert.runtime.devices import capturing
 from fastbert.runtime.packing import PackedBatch
 
@@ -317,6 +318,7 @@ class CudaRecorder:
         self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._last: torch.cuda.Stream | None = None
+        self._apart: torch.Generator | None = None
 
     def busy(self) -> bool:
         """See Recorder.busy."""
@@ -341,6 +343,11 @@ class CudaRecorder:
     def record(self, run: Callable[[], None]) -> Replay:
         """See Recorder.record."""
         graph = torch.cuda.CUDAGraph()
+        if DRAWS_FOR_ALL:
+            self._apart = self._apart or torch.Generator(self._device)
+            default = torch.cuda.default_generators[self._device.index]
+            begin = drawing_apart(graph.capture_begin, default, self._apart)
+            graph.capture_begin = begin  # type: ignore[method-assign]
         current = torch.cuda.current_stream(self._device)
         self._side.wait_stream(current)
         with torch.cuda.stream(self._side):

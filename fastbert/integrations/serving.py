@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ PLACE = "_fastbert"
 _SERVED = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 # What changes nothing of what an encoder computes.
 _IDLE = ("num_items_in_batch", "cache_position")
-_ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+_ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention",
+              "fastbert")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,13 @@ def _is_theirs(attention: str | None) -> bool:
         return True
     function = _attention_functions().get(attention)
     module = getattr(function, "__module__", "transformers") or "transformers"
-    return module.startswith("transformers")
+    return module.startswith("transformers") or function is _registered_here()
+
+
+def _registered_here() -> Any:
+    """Return our own attention function, None where nobody registered it."""
+    module = sys.modules.get("fastbert.integrations.attention")
+    return getattr(module, "attention_forward", None)
 
 
 def _shape(given: dict[str, Any]) -> tuple[int, int]:

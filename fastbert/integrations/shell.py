@@ -20,10 +20,10 @@ from torch import nn
 import fastbert
 from fastbert.engine.reading import Reading
 from fastbert.integrations.building import structure
-from fastbert.layers.encoder import Recompute
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.recomputing import Recompute
 from fastbert.modeling.named_encoder import NamedEncoder
 
 # Layers of ours, and the classes of torch whose parameters they can hold.

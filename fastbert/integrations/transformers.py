@@ -27,8 +27,9 @@ except ImportError as error:
 
 # Below the check: it needs transformers at once.
 from fastbert.integrations import quantizer
+from fastbert.integrations.attention import register_attention
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "register_attention"]
 
 quantizer.register()
 

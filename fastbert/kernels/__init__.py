@@ -31,7 +31,7 @@ LEAST_CAPABILITY = {"cuda": (8, 0), "triton": (7, 5)}
 # Of those, what Triton multiplies matrices for with tensor cores; for older ones its code would be
 # slower than torch's products and fused attention by far (tests/triton/test_compile.py).
 _TENSOR_CORES = (8, 0)
-_MULTIPLYING = ("attention_varlen", "linear", "int8_linear")
+_MULTIPLYING = ("attention_varlen", "attention_grouped", "linear", "int8_linear", "linear_w8a16")
 
 
 def missing(backend: str, device: torch.device) -> str | None:

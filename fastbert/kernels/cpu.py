@@ -27,11 +27,13 @@ from fastbert.ops.operands import (
     address,
     by_rows,
     bytes_,
+    matrix,
     obstacle,
     operand,
     row_stride,
     two_dimensional,
     unreadable,
+    vector,
     weight_rows,
 )
 from fastbert.ops.qk_norm_rope import QkNormRopeOperands
@@ -144,7 +146,12 @@ def bias_act(o: BiasActOperands) -> Tensor:
 def clip_errors(rows: Tensor, scales: Tensor, largest: Tensor) -> Tensor:
     """See `fastbert.runtime.clipping.clip_errors`."""
     use_torch_threads()
-    rows, scales, largest = rows.contiguous(), scales.contiguous(), largest.contiguous()
+    count, inner = two_dimensional("clip_errors", "rows", rows)
+    rows = matrix("clip_errors", "rows", rows, count, inner, torch.float32, _CPU).contiguous()
+    candidates = two_dimensional("clip_errors", "scales", scales)[1]
+    scales = matrix("clip_errors", "scales", scales, count, candidates, torch.float32, _CPU)
+    scales = scales.contiguous()
+    largest = vector("clip_errors", "largest", largest, inner, torch.float32, _CPU)
     errors = torch.empty_like(scales)
     args = native.library.ClipArgs(
         x=rows.data_ptr(),

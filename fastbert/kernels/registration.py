@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastbert import kernels
-from fastbert.ops import ALL, REGISTRY
+from fastbert.ops import ALL
 from fastbert.ops._op import FLOATS, Op, Traits
 
 _library = torch.library.Library("fastbert", "DEF")  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ def support_table() -> list[dict[str, str]]:
     """
     dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
     rows = []
-    for op in REGISTRY.values():
+    for op in ALL.values():
         row = {"op": op.name, "reference": "any"}
         for backend in kernels.NAMES:
             reason = kernels.refusal(backend, op.name, Traits(), torch.float32)

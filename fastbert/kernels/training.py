@@ -205,7 +205,7 @@ def _differentiable(
     def factors(group: Group) -> Tensor:
         rows = len(group.members) * attended.heads * group.queries
         chunks = (group.keys + _CHUNK - 1) // _CHUNK
-        ones = torch.ones(rows, chunks * _CHUNK)
+        ones = torch.ones(rows, chunks * _CHUNK, dtype=torch.float32, device="cpu")
         dropping = attended.dropping[groups.index(group)]
         return _dropped(ones, None, dropping, ones.dtype)[:, : group.keys]
 
@@ -309,7 +309,7 @@ class _Dropout(torch.autograd.Function):
                 gradient, None, ctx.dropping, dtype
             )
         else:
-            ones = torch.ones(ctx.shape)
+            ones = torch.ones(ctx.shape, dtype=torch.float32, device="cpu")
             dropped = (gradient * _dropped(ones, None, ctx.dropping, ones.dtype)).to(dtype)
         return dropped, None if other is None else gradient.to(other), None, None
 

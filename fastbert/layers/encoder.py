@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
@@ -25,6 +22,7 @@ from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.recomputing import Recompute
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -45,33 +43,6 @@ class CrossInput:
     hidden: Tensor
     keys: PackedBatch
     bias: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Recompute:
-    """Say how layers are recomputed in the backward pass.
-
-    Attributes:
-        options: keyword arguments of torch's checkpoint().
-        every: recompute every n-th layer only.
-        offload: keep the layers' inputs in the main memory, rather than on an accelerator.
-    """
-
-    options: dict[str, Any] = field(default_factory=dict)
-    every: int = 1
-    offload: bool = False
-
-    def __call__(
-        self, layer: _Layer | _Called, hidden: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Compute a layer, keeping its input alone for the backward pass."""
-        kept: Any = nullcontext()
-        if self.offload and hidden.device.type != "cpu":
-            kept = torch.autograd.graph.save_on_cpu(pin_memory=True, device_type=hidden.device.type)
-        with kept:
-            found: tuple[Tensor, Tensor | None, Tensor | None]
-            found = checkpoint(layer, hidden, **self.options)
-        return found
 
 
 @dataclass(frozen=True)

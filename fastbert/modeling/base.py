@@ -74,6 +74,10 @@ class PreTrainedModel(Described, Trainable, Parent):
             raise TypeError(_no_config(type(self), config))
         check_sizes(config)
         self.config: PreTrainedConfig = config
+        if config._attn_implementation is None:
+            config._attn_implementation = (
+                "sdpa"  # As libraries expect; see set_attn_implementation.
+            )
         self.name_or_path = config.name_or_path
         self.backend = "auto"
         self.strict = False

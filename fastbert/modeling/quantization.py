@@ -25,8 +25,10 @@ _LARGEST = 127
 _FRACTIONS = tuple(1.0 - step / 40 for step in range(17))
 # A channel's factor is at most this much smaller, or its inverse larger, than the mean.
 _LEAST = 1.0 / 64
-# Rows quantised at once, so that temporaries stay below this many elements.
-_CHUNK = 1 << 21
+# Elements that are summed or quantised at once; what comes of sums depends on the former. Several
+# temporaries of this size stand beside each other, and the allocator keeps what it once had.
+_SUMMED = 1 << 21
+_QUANTISED = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -194,16 +196,18 @@ def _floored(sizes: Tensor) -> Tensor:
     return (sizes / mean).clamp(min=_LEAST, max=1.0 / _LEAST)
 
 
-def _chunks(weight: Tensor, factor: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """Yield the rows of a weight in float32, divided by the factor, a few at a time."""
-    step = max(1, _CHUNK // max(weight.shape[1], 1))
+def _chunks(
+    weight: Tensor, factor: Tensor | None, elements: int = _QUANTISED
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the rows of a weight in float32, divided by the factor, so many elements at a time."""
+    step = max(1, elements // max(weight.shape[1], 1))
     for start in range(0, weight.shape[0], step):
         rows = weight[start : start + step].to(torch.float32)
         yield slice(start, start + rows.shape[0]), rows if factor is None else rows / factor
 
 
 def _column_norms(weight: Tensor) -> Tensor:
-    squares = [rows.square().sum(dim=0) for _, rows in _chunks(weight, None)]
+    squares = [rows.square().sum(dim=0) for _, rows in _chunks(weight, None, _SUMMED)]
     return torch.stack(squares).sum(dim=0).sqrt()
 
 
@@ -235,7 +239,9 @@ def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Ten
     columns_held = weight.shape[1] + repeats
     q = torch.empty(weight.shape[0], columns_held, dtype=torch.int8, device=weight.device)
     scales = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
-    largest = torch.full((weight.shape[1],), float(_LARGEST), device=weight.device)
+    largest = torch.full(
+        (weight.shape[1],), float(_LARGEST), dtype=torch.float32, device=weight.device
+    )
     if columns is not None and repeats:
         largest = columns.copies.to(torch.float32) * float(_LARGEST)
     for span, rows in _chunks(weight, None if columns is None else columns.factor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastbert.checkpoints.files import CONFIG_NAME
 from fastbert.checkpoints.saving import SaveOptions, save_checkpoint
+from fastbert.checkpoints.transaction import Staging
 from fastbert.generation.config import GENERATION_CONFIG
 from fastbert.modeling.config import prepared_folder
 
@@ -22,8 +23,12 @@ def save(
     directory: Path,
     state_dict: Mapping[str, Tensor] | None,
     options: SaveOptions,
+    beside: Callable[[Staging], None] | None = None,
 ) -> None:
-    """Do the work of PreTrainedModel.save_pretrained, which documents the arguments."""
+    """Do the work of PreTrainedModel.save_pretrained, which documents the arguments.
+
+    `beside` writes what else belongs to the checkpoint, in the same transaction.
+    """
     folder = prepared_folder(directory)
     state = dict(model.state_dict() if state_dict is None else state_dict)
     for target, source in model.tied_weights().items():
@@ -35,7 +40,7 @@ def save(
     if model.can_generate():
         generation: Any = model.generation_config
         texts[GENERATION_CONFIG] = generation.to_json_string()
-    save_checkpoint(folder, texts, state, options)
+    save_checkpoint(folder, texts, state, options, beside)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from fastbert.layers.encoder import Recompute
+from fastbert.layers.recomputing import Recompute
 from fastbert.modeling.losses import LOSSES
 
 
@@ -103,9 +103,6 @@ class Trainable(nn.Module):
             raise ValueError(f"every_n_layers must be at least 1, but is {every_n_layers}.")
         options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         self._set_checkpointing(True, Recompute(options, every_n_layers, offload))
-        if options["use_reentrant"]:
-            # It gives no gradients to a layer whose input needs none, as over frozen embeddings.
-            self.enable_input_require_grads()
 
     def activation_checkpointing_disable(self) -> None:
         """Keep the activations of layers for the backward pass again."""

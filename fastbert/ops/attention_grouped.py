@@ -151,7 +151,7 @@ def _make(
     key_lengths: list[int] | None = None,
     heads: int = 4,
     kv_heads: int = 2,
-    dim: int = 16,
+    dim: int = 32,
     std: float = 1.0,
     causal: bool = True,
     masked: bool = False,
@@ -189,7 +189,7 @@ def cases() -> Iterator[Case]:
     for heads, kv_heads in ((3, 3), (4, 1), (6, 2), (8, 4)):
         make = partial(_make, heads=heads, kv_heads=kv_heads)
         yield Case(f"heads-{heads}-{kv_heads}", partial(make, lengths=[13, 1, 29]))
-    for dim in (8, 64, 80, 128):
+    for dim in (8, 16, 64, 80, 128):
         yield Case(f"dim-{dim}", partial(_make, lengths=[17, 40], dim=dim))
     ragged = [3, 0, 40, 1, 0, 65, 17]
     yield Case("ragged", partial(_make, lengths=ragged))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastbert.embedding.batching import batches
+from fastbert.embedding.batching import batches, tokens_of_a_pass
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.models import auto
 from fastbert.pipelines.inputs import stream_of
@@ -193,7 +193,8 @@ class Pipeline:
             The indices of a batch's texts, and the model's inputs on its device.
         """
         begin = 0
-        for batch in batches(rows, _length, self._batch_size):
+        most = tokens_of_a_pass(self.model.device)
+        for batch in batches(rows, _length, self._batch_size, most):
             yield range(begin, begin + len(batch)), self._padded(batch)
             begin += len(batch)
 

@@ -451,7 +451,8 @@ def _choose(
             able.append(CUBLAS)
         elif reason is not None:
             reasons[CUBLAS] = reason
-    if not able and op in _ATTENTION and question.needs_grad and not question.forward_mode:
+    by_sequence = rows is not training.BY_DEFINITION and op in _ATTENTION
+    if not able and by_sequence and question.needs_grad and not question.forward_mode:
         return Choice(op, "reference", "", tuple(reasons.items()), rows.attention, rows.note)
     if not able:
         return Choice(op, "reference", "", tuple(reasons.items()), ALL[op].reference)
@@ -562,7 +563,7 @@ def _fastest(
 
 def _size(op: str, traits: Traits) -> int | None:
     """Return the size by which an op's measurements are filed."""
-    if op == "attention_varlen":
+    if op in _ATTENTION:
         return traits.head_dim
     if op == "embed_layer_norm":
         return traits.embedding_size or traits.hidden_size

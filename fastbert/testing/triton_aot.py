@@ -27,8 +27,8 @@ from triton.runtime.jit import JITFunction
 # Shared memory a block may use, by architecture (CUDA programming guide, table of compute
 # capabilities), and on the smallest GPUs that take the same tiles: sm_86, sm_89 and sm_120 those of
 # sm_80.
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
-LEAST_SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024}
+SHARED_LIMIT = {75: 64 * 1024, 80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+LEAST_SHARED_LIMIT = {75: 64 * 1024, 80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 _POINTER = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -148,7 +148,7 @@ def source(launch: Launch) -> ASTSource:
 
 
 def compiled(launch: Launch, arch: int) -> Binary:
-    """Compile the launch for sm_80 or sm_90a, with the triton that is installed."""
+    """Compile the launch for sm_75, sm_80, sm_90a or sm_100a, with the triton that is installed."""
     kernel = triton.compile(
         source(launch), target=GPUTarget("cuda", arch, 32), options=launch.options
     )

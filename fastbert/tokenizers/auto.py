@@ -106,15 +106,19 @@ class AutoTokenizer:
         """
         kwargs, hub, from_slow = sorted_out(kwargs)
         model_type = kwargs.pop("tokenizer_type", None) or getattr(config, "model_type", None)
-        families = {one for pair in _BY_MODEL.values() for one in pair}
-        names = sorted({name for family in families for name in family.file_names()})
-        folder = files.find_folder(pretrained_model_name_or_path, names, **hub)
+        folder = files.find_folder(pretrained_model_name_or_path, cls.file_names(), **hub)
         chosen = _choose(folder, model_type, use_fast=use_fast)
         for name, value in chosen.settings.items():
             kwargs.setdefault(name, value)
         tokenizer = chosen.cls.from_pretrained(folder, from_slow=from_slow, **kwargs)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
         return tokenizer
+
+    @classmethod
+    def file_names(cls) -> list[str]:
+        """List the files that tokenizers of any family may want."""
+        families = {one for pair in _BY_MODEL.values() for one in pair}
+        return sorted({name for family in families for name in family.file_names()})
 
 
 class _Choice(NamedTuple):

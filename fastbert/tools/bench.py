@@ -34,7 +34,15 @@ def inputs_of(model: Any, lengths: tuple[int, ...]) -> dict[str, Tensor]:
 
     Returns:
         input_ids and attention_mask, int64 (texts, longest) each.
+
+    Raises:
+        ValueError: for a model that reads images.
     """
+    if not hasattr(model.base_model, "longest"):
+        raise ValueError(
+            f"Texts are timed, but {type(model).__name__} reads images; take a model of texts "
+            "alone, such as the folder of its text tower."
+        )
     longest = model.base_model.longest()
     sizes = torch.tensor([min(length, longest) for length in lengths])
     width = int(sizes.max())

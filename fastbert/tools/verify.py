@@ -32,6 +32,9 @@ TOLERANCES = {
 }
 INT8_TOLERANCE = Tolerance(1.5e-1)
 _TEXTS = 12
+_IMAGES = 2
+# Large images show nothing that smaller ones do not, and take their time.
+_PIXELS = 160
 Inputs = dict[str, Tensor]
 
 
@@ -41,7 +44,7 @@ class Line:
 
     Attributes:
         backend: what computed, with its instruction set.
-        where: the layer, "embeddings", "output" or "pooler".
+        where: the layer, "embeddings", "output" or "pooler", behind the tower where there are two.
         ours: errors of the backend, relative to the exact result.
         reference: errors of the reference path in the same precision.
         cosine: least cosine of a token to the exact one.
@@ -138,7 +141,8 @@ def verify(
             model.set_backend(name)
             results = _results(model, inputs)
             if not pooled:
-                results.pop("pooler", None)
+                for where in ("pooler", "text pooler"):
+                    results.pop(where, None)
             for where, value in results.items():
                 lines.append(
                     _compare(label, where, value, exact[where], reference[where], tolerance)
@@ -160,6 +164,13 @@ def sample_inputs(path: str | os.PathLike[str], model: Any) -> tuple[Inputs, str
     Returns:
         What the tokenizer made of sample sentences, and a word about what they are.
     """
+    towers = _towers(model)
+    if towers is not None:
+        images = _sample_images(towers[1])
+        if towers[0] is None:
+            return images, f"{_IMAGES} random images"
+        inputs, given = sample_inputs(path, towers[0])
+        return inputs | images, f"{given} and {_IMAGES} random images"
     longest = model.base_model.longest()
     texts = [sample.text for sample in sentences()][: 4 * _TEXTS : 4]
     texts[0] = " ".join(texts)
@@ -172,6 +183,22 @@ def sample_inputs(path: str | os.PathLike[str], model: Any) -> tuple[Inputs, str
         texts, padding=True, truncation=True, max_length=min(longest, 128), return_tensors="pt"
     )
     return dict(encoded), f"{len(texts)} sample sentences"
+
+
+def _towers(model: Any) -> tuple[Any, Any] | None:
+    """Return the text tower, None where there is none, and the image tower of a model with one."""
+    if model.main_input_name == "pixel_values":
+        return None, model
+    vision = getattr(model, "vision_model", None)
+    return None if vision is None else (model.text_model, vision)
+
+
+def _sample_images(tower: Any) -> Inputs:
+    settings = tower.config
+    generator = torch.Generator().manual_seed(0)
+    size = min(settings.image_size, _PIXELS)
+    shape = (_IMAGES, settings.num_channels, size, size)
+    return {"pixel_values": torch.randn(shape, generator=generator)}
 
 
 def _random_inputs(model: Any, longest: int) -> Inputs:
@@ -199,6 +226,23 @@ def _variants(backend: str) -> Iterator[str]:
 
 
 def _results(model: Any, inputs: Inputs) -> dict[str, Tensor]:
+    """Return what the parts of a model compute, on the CPU."""
+    towers = _towers(model)
+    if towers is None:
+        return _text_results(model, inputs)
+    texts = dict(inputs)
+    images = texts.pop("pixel_values")
+    found = {} if towers[0] is None else _text_results(towers[0], texts)
+    found = {f"text {name}": value for name, value in found.items()}
+    with torch.inference_mode():
+        output = towers[1](images.to(towers[1].dtype))
+    # Channels come last, so that a row is one place of the map.
+    found["image output"] = output.last_hidden_state.permute(0, 2, 3, 1).flatten(0, 2).cpu()
+    found["image pooler"] = output.pooler_output.cpu()
+    return found
+
+
+def _text_results(model: Any, inputs: Inputs) -> dict[str, Tensor]:
     """Return the real tokens' hidden states after every layer and at the output, on the CPU."""
     real = inputs["attention_mask"].bool()
     with torch.inference_mode():

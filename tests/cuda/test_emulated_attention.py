@@ -195,3 +195,17 @@ def test_invisible_and_worst_scores(dtype: torch.dtype) -> None:
     check(arguments | {"bias": bias})
     out = attention_varlen(**arguments, bias=bias)
     assert (out[3] == 0).all()
+
+
+@pytest.mark.parametrize("side", ["heads", "tokens"])
+def test_expanded_operands_are_copied(side: str, dtype: torch.dtype) -> None:
+    """Heads that all read one, as views with a stride of 0, have no place of their own to load."""
+    torch.manual_seed(0)
+    shape, whole = ((9, 1, 64) if side == "heads" else (1, 3, 64)), (9, 3, 64)
+    q, k, v = (torch.randn(shape).to(dtype).expand(whole) for _ in range(3))
+    assert 0 in k.stride()
+    cu = offsets([9])
+    arguments = {"q": q, "k": k, "v": v, "cu_seqlens_q": cu, "cu_seqlens_k": cu,
+                 "max_seqlen_q": 9, "max_seqlen_k": 9, "scale": 0.125}  # fmt: skip
+    verdict = parity(OP, attention_varlen, arguments, dtype)
+    assert verdict.ok, verdict.reason

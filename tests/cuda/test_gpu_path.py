@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastbert
 from fastbert.engine import cuda_graphs
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.layers.encoder import ForwardOptions, encode
+from fastbert.modeling.quantization import quantize
 from fastbert.models.bert import BertModel
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import use_backend
@@ -275,3 +277,32 @@ def test_a_model_on_another_device() -> None:
         out = there(ids.to(other)).last_hidden_state
         assert out.device == other and torch.equal(out.cpu(), expected.cpu())
     assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_a_decoder_writes_by_kernels(kind: str) -> None:
+    """Prompts padded on the left, then single tokens over a cache longer than a chunk of keys."""
+    config = fastbert.ApertusConfig(
+        vocab_size=100, hidden_size=256, num_hidden_layers=2, num_attention_heads=8, head_dim=64,
+        num_key_value_heads=2, intermediate_size=512, max_position_embeddings=1024,
+        tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with torch.inference_mode(False):
+        made = fastbert.ApertusForCausalLM(config).eval().requires_grad_(False)
+        made = quantize(made) if kind == "int8" else made
+        made = made.to(DEVICE, torch.bfloat16 if kind == "bfloat16" else torch.float32)
+    ids = torch.randint(3, 100, (2, 600), device=DEVICE)
+    mask = torch.ones_like(ids)
+    mask[0, :500] = 0
+    found = {}
+    for backend in ("triton", "reference"):
+        with use_backend(backend):
+            out = made(ids, attention_mask=mask, use_cache=True)
+            step = made(
+                ids[:, :1], attention_mask=torch.cat([mask, torch.ones_like(mask[:, :1])], 1),
+                past_key_values=out.past_key_values,
+            )  # fmt: skip
+            found[backend] = torch.cat([out.logits[:, 500:], step.logits], 1)
+    scale = found["reference"].abs().max()
+    error = (found["triton"] - found["reference"]).abs().max() / scale
+    assert error < (3e-2 if kind == "bfloat16" else 1e-3)

@@ -42,7 +42,7 @@ def test_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     names |= {"torch": torch, "lightning": lightning}
     names["HuggingFaceEmbeddings"] = HuggingFaceEmbeddings
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     assert "transformers, accelerated" in capsys.readouterr().out

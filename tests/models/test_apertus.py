@@ -669,3 +669,17 @@ def test_pruning_is_refused_by_name() -> None:
     ours, _ = pair(dtype=torch.float32)
     with pytest.raises(ValueError, match="pruned"):
         ours.prune_heads({0: [1]})
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (2, 0)])
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_no_texts_and_no_tokens_give_empty_results(shape: tuple[int, int], use_cache: bool) -> None:
+    ours = pair(dtype=torch.float32)[0]
+    with torch.no_grad():
+        empty = torch.zeros(*shape, dtype=torch.long)
+        output = ours(empty, use_cache=use_cache)
+        assert output.logits.shape == (*shape, SIZES["vocab_size"])
+        assert ours.model(empty, use_cache=use_cache).last_hidden_state.shape == (*shape, 32)
+        if use_cache:
+            output = ours(ids(shape[0], 5), past_key_values=output.past_key_values)
+            assert torch.equal(output.logits, ours(ids(shape[0], 5)).logits)

@@ -1,6 +1,10 @@
 """What tools of transformers, accelerate and torch ask of a model class without calling forward.
 
-The names and answers are those of transformers' own model tests.
+The names and answers are those of transformers' own model tests. Not of our contract are those
+that ask for its class of layers (GradientCheckpointingLayer; test_model_recomputing.py asks for
+what it does), for a line of its own logger where shapes differ (a warning here), for an error
+under a meta device (weights are loaded into memory) or for a model out of a file without any of
+its weights (refused here), and those that hand a configuration of ours to its AutoModel.
 """
 
 from __future__ import annotations
@@ -224,6 +228,27 @@ def test_exports_end_in_a_sentence(name: str, strict: bool) -> None:
     with pytest.raises(NotImplementedError, match=r"which tokens of this one input are padding"):
         torch.onnx.export(model, (IDS,), "never.onnx", dynamo=False)
     assert torch.equal(model(IDS)[0], model(IDS)[0])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_of_apertus_end_in_a_sentence(strict: bool) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 48, "pad_token_id": 0}
+    model = fastbert.ApertusForCausalLM(fastbert.ApertusConfig(**sizes)).eval()
+    with pytest.raises(NotImplementedError, match=r"or export the transformers model"):
+        torch.export.export(model, (IDS,), strict=strict)
+
+
+def test_an_image_tower_is_exported() -> None:
+    sizes: dict[str, Any] = {"width_coefficient": 0.5, "depth_coefficient": 1.0, "hidden_dim": 64}
+    sizes |= {"in_channels": [32], "out_channels": [32], "kernel_sizes": [3], "strides": [2]}
+    sizes |= {"num_block_repeats": [1], "expand_ratios": [6]}
+    model = fastbert.AlignVisionModel(fastbert.AlignVisionConfig(**sizes)).eval()
+    first, second = torch.randn(2, 1, 3, 32, 32)
+    exported = torch.export.export(model, (), {"pixel_values": first}).module()
+    found, wanted = exported(pixel_values=second), model(pixel_values=second)
+    torch.testing.assert_close(found.last_hidden_state, wanted.last_hidden_state)
+    torch.testing.assert_close(found.pooler_output, wanted.pooler_output)
 
 
 def test_dynamic_quantization_ends_in_a_sentence() -> None:

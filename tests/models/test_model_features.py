@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -72,27 +71,6 @@ def test_resizing_the_vocabulary(name: str, tmp_path: Path) -> None:
     assert ours.resize_token_embeddings(61, pad_to_multiple_of=64).num_embeddings == 64
     with pytest.raises(ValueError, match=r"multiple of `1\.3`, which is not and integer"):
         ours.resize_token_embeddings(61, pad_to_multiple_of=1.3)
-
-
-@pytest.mark.parametrize("name", ["BertForMaskedLM", "CamembertModel", "RemBertModel"])
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_changes_no_gradient(name: str, reentrant: bool) -> None:
-    _, plain = oracle.pair(name, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    other = copy.deepcopy(plain)
-    other.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    assert other.is_gradient_checkpointing and not plain.is_gradient_checkpointing
-    for model in (plain, other):
-        model.train()
-        output = model(oracle.random_ids(), attention_mask=oracle.padded_mask())
-        output[0].square().sum().backward()
-    wanted = dict(plain.named_parameters())
-    for key, parameter in other.named_parameters():
-        if wanted[key].grad is not None:
-            assert torch.allclose(parameter.grad, wanted[key].grad, rtol=1e-10, atol=1e-12), key
-    other.gradient_checkpointing_disable()
-    assert not other.is_gradient_checkpointing
-    with pytest.raises(ValueError, match="does not support"):
-        oracle.pair("FlaubertModel")[1].gradient_checkpointing_enable()
 
 
 @pytest.mark.parametrize("name", ["BertModel", "FlaubertModel"])

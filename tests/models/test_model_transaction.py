@@ -15,10 +15,9 @@ import shutil
 import signal
 import stat
 import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,12 @@ from fastbert.checkpoints import transaction
 from fastbert.checkpoints.tensor_files import SafetensorsFile
 from fastbert.modeling.quantization import quantize
 
+# Files of tests are imported by their paths, so their helpers are found through this one's.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from killed_savers import hidden, in_a_child, in_memory, killed_at
+
+tmp_path = in_memory
+
 SIZES: dict[str, Any] = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1}
 SIZES |= {"num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 12}
 KINDS: dict[str, dict[str, Any]] = {
@@ -39,17 +44,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "bin": {"safe_serialization": False},
     "int8": {},
 }
-_EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "shutil.rmtree"}
-
-
-@pytest.fixture
-def tmp_path(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder in memory, where there is one: these tests sync thousands of files."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
 
 
 def model(number: int, kind: str = "single") -> Any:
@@ -80,49 +74,8 @@ def number_of(loaded: Any, kind: str = "single") -> int:
     return number
 
 
-def hidden(folder: Path) -> list[str]:
-    """List what saves leave for themselves."""
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
 def load(folder: Path) -> Any:
     return fastbert.BertForSequenceClassification.from_pretrained(folder)
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Run a function in a forked process and return how it ended: 0, or minus a signal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def killed_at(number: int, folder: Path, work: Callable[[], None]) -> bool:
-    """Kill a function before its n-th operation on files of a folder; whether it got that far."""
-
-    def counted() -> None:
-        left = [number]
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            writes = event in _EVENTS or (event == "open" and arguments[2] & os.O_ACCMODE)
-            if writes and str(folder) in str(arguments[0]):
-                left[0] -= 1
-                if left[0] < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        work()
-
-    code = in_a_child(counted)
-    assert code in (0, -signal.SIGKILL)
-    return code != 0
 
 
 def as_others_read(folder: Path) -> set[int]:

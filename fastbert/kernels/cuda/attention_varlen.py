@@ -42,8 +42,11 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
 
 
 def _on_16_bytes(x: Tensor) -> Tensor:
-    """Return x, copied unless every head of every token starts on 16 bytes, as kernels load it."""
+    """Return x, copied unless every head of every token starts on 16 bytes, as kernels load it.
+
+    Heads and tokens that lie on each other (strides of 0, of expanded tensors) have no box to load.
+    """
     starts = (x.data_ptr(), *(stride * x.element_size() for stride in x.stride()[:2]))
-    if all(start % 16 == 0 for start in starts):
+    if all(start > 0 and start % 16 == 0 for start in starts):
         return x
     return x.clone(memory_format=torch.contiguous_format)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastbert.layers.activation import XIELU
 from fastbert.layers.linear import Int8Linear, Linear
@@ -27,10 +27,12 @@ class ApertusOptions(Options, total=False):
         is_causal: False shows every token those after it too; None for the configuration's value.
         keep_padding: True computes tokens that the mask removes too; a head whose labels stand
             there asks for it.
+        token_type_ids: read by nobody, as in transformers; some tokenizers return them.
     """
 
     is_causal: bool | None
     keep_padding: bool
+    token_type_ids: Tensor | None
 
 
 class ApertusPreTrainedModel(PreTrainedModel):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,7 @@ from fastbert.ops.operands import NotPlain
 from fastbert.outputs import BaseModelOutputWithPast, finish
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
-from fastbert.runtime.tracing import untraced
+from fastbert.runtime.tracing import refuse_export, untraced
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,8 @@ class ApertusModel(ApertusPreTrainedModel):
             The hidden states, or a ScoredEncoding.
         """
         form = Form(wanted, scored)
+        if torch.compiler.is_exporting():
+            refuse_export()
         if torch.compiler.is_compiling():
             return _untraced(self, inputs, form)
         return retrying(self, self.compute, inputs, form)
@@ -277,7 +280,8 @@ class ApertusModel(ApertusPreTrainedModel):
         Raises:
             StaleModel: when the snapshot holds no more.
         """
-        decoder = self.decoder_cache.decoder(view, plan)
+        # An engine and its cache's places need a token; modules answer no texts as well.
+        decoder = self.decoder_cache.decoder(view, plan) if math.prod(shape) else None
         if decoder is None:
             return None
         blocks = view.reading.blocks
@@ -331,8 +335,7 @@ class ApertusModel(ApertusPreTrainedModel):
             if recompute is None or index % recompute.every:
                 hidden = run(hidden)
             else:
-                again: Callable[..., Any] = recompute
-                hidden = again(run, hidden)
+                hidden = recompute(run, hidden)
         hidden = self.norm(hidden)
         if states is not None:
             states.append(hidden)

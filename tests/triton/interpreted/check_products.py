@@ -14,6 +14,7 @@ from fastbert.ops.quantize_rows import quantize_rows as quantize_reference
 from fastbert.runtime.plan import build_plan
 from fastbert.testing import parity, poisoned_empty, strided
 from fastbert.triton_kernels import configs, int8_linear as int8_module
+from fastbert.triton_kernels.attention_grouped import CHUNK
 from fastbert.triton_kernels.int8_linear import weight_sums
 
 linear, int8_linear = kernel("triton", "linear"), kernel("triton", "int8_linear")
@@ -145,9 +146,10 @@ def check_table_rules() -> None:
     """What independence of the batch rests on."""
     for (arch, dtype, few), tile in configs.LINEAR.items():
         assert tile.k == configs.LINEAR[arch, dtype, not few].k
-        assert tile.m % 64 == 0 or dtype == "float32"
+        assert tile.m % 64 == 0 or dtype in ("float32", "w8a32")
     for key, tile in configs.ATTENTION_CROWDED.items():
         assert tile.n == configs.ATTENTION[key].n
+    assert all(CHUNK % tile.n == 0 for tile in configs.ATTENTION.values())
 
 
 def check_a_layer_sums_its_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
