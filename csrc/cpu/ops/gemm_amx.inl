@@ -21,6 +21,9 @@ constexpr index_t kTmulColumns = 32, kTmulRows = 32;  // of a tile
 constexpr index_t kTmulTileBytes = kTmulColumns * kTmulRows * 4;
 // Steps: 16 KiB of the panel and as much of a tile's rows, which L1 holds together.
 constexpr index_t kTmulChunk = 8;
+// Up to so many steps are not cut: a panel of 64 KiB and the rows stay in L2, and putting sums
+// aside costs more than L1 gains (measured on 512 rows; 168 steps: 19 to 30 % less time in chunks).
+constexpr index_t kTmulWhole = 32;
 constexpr index_t kTmulBlock = 1024;  // rows of x at once
 constexpr index_t kTmulPanels = 8;    // of a group
 
@@ -43,7 +46,7 @@ class TmulGemm {
         whole_ = row_bytes / kStepBytes;
         tail_bytes_ = row_bytes % kStepBytes;
         steps_ = whole_ + (tail_bytes_ > 0);
-        chunks_ = (steps_ + kTmulChunk - 1) / kTmulChunk;
+        chunks_ = steps_ <= kTmulWhole ? 1 : (steps_ + kTmulChunk - 1) / kTmulChunk;
     }
 
     void rows(index_t row_begin, index_t row_end, const StagedRows& x) {
@@ -76,7 +79,10 @@ class TmulGemm {
             TmulPart part = part_of(block, 0, p, 0, steps_);
             part.sums = one_;
             if (streamed) part.ahead = {part.panel + page, kStepPanel / 64};
-            tile(block, part, 0, p, true);
+            const TileSums sums = done(block, 0, p, one_);
+            prefetch_out(g_, sums, kTmulColumns);
+            tmul_tile<integer>(unit_, part);
+            finish(sums);
         }
     }
 
@@ -97,16 +103,22 @@ class TmulGemm {
         const index_t first = chunk_begin(chunk), steps = chunk_begin(chunk + 1) - first;
         const bool last = chunk + 1 == chunks_;
         const index_t tiles = block.tiles();
-        StepsAhead ahead;
-        ahead.at = next_piece(panel, begin, end, chunk);
-        ahead.lines = (steps * (kStepPanel / 64) + tiles * steps - 1) / (tiles * steps);
+        // Lines of out that are on their way while two tiles are summed.
+        const auto expect = [&](index_t t) {
+            if (last && t < tiles) prefetch_out(g_, done(block, t, panel, one_), kTmulColumns);
+        };
+        expect(0);
+        expect(1);
         for (index_t t = 0; t < tiles; ++t) {
+            expect(t + 2);
             TmulPart part = part_of(block, t * kTmulRows, panel, first, steps);
             part.sums =
                 chunks_ == 1 ? one_ : kept_ + ((panel - begin) * tiles + t) * kTmulTileBytes;
-            part.ahead = ahead;
-            if (ahead.at != nullptr) ahead.at += ahead.lines * 64 * part.steps;
-            tile(block, part, t * kTmulRows, panel, last);
+            // What comes from memory holds up what comes from L2: one tile of many waits for it.
+            if (t + 1 == tiles)
+                part.ahead = {next_piece(panel, begin, end, chunk), kStepPanel / 64};
+            tmul_tile<integer>(unit_, part);
+            if (last) finish(done(block, t, panel, part.sums));
         }
     }
 
@@ -138,12 +150,16 @@ class TmulGemm {
         return part;
     }
 
-    void tile(const Rows& block, const TmulPart& part, index_t row, index_t panel, bool last) {
-        const TileSums done{part.sums, 4 * kTmulColumns, block.row + row / planes_,
-                            part.rows / static_cast<int>(planes_), panel * kTmulColumns};
-        if (last) prefetch_out(g_, done, kTmulColumns);
-        tmul_tile<integer>(unit_, part);
-        if (last) finish_panels<integer>(g_, column_sums_, part.sums, done, kTmulColumns, 1);
+    TileSums done(const Rows& block, index_t tile, index_t panel, const std::uint8_t* sums) const {
+        const index_t row = tile * kTmulRows, rest = block.count - row;
+        const index_t count = rest < kTmulRows ? rest : kTmulRows;
+        return {sums, 4 * kTmulColumns, block.row + row / planes_,
+                static_cast<int>(count / planes_), panel * kTmulColumns};
+    }
+
+    void finish(const TileSums& sums) const {
+        finish_panels<integer>(g_, column_sums_, const_cast<std::uint8_t*>(sums.sums), sums,
+                               kTmulColumns, 1);
     }
 
     const GemmArgs& g_;
