@@ -78,7 +78,7 @@ class TmulGemm {
         for (index_t p = panel_begin_; p < panel_end_; ++p) {
             TmulPart part = part_of(block, 0, p, 0, steps_);
             part.sums = one_;
-            if (streamed) part.ahead = {part.panel + page, kStepPanel / 64};
+            if (streamed) part.ahead = part.panel + page;
             const TileSums sums = done(block, 0, p, one_);
             prefetch_out(g_, sums, kTmulColumns);
             tmul_tile<integer>(unit_, part);
@@ -115,8 +115,7 @@ class TmulGemm {
             part.sums =
                 chunks_ == 1 ? one_ : kept_ + ((panel - begin) * tiles + t) * kTmulTileBytes;
             // What comes from memory holds up what comes from L2: one tile of many waits for it.
-            if (t + 1 == tiles)
-                part.ahead = {next_piece(panel, begin, end, chunk), kStepPanel / 64};
+            if (t + 1 == tiles) part.ahead = next_piece(panel, begin, end, chunk);
             tmul_tile<integer>(unit_, part);
             if (last) finish(done(block, t, panel, part.sums));
         }

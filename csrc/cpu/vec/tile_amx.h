@@ -76,19 +76,16 @@ class TileUnit {
     int rows_ = 0;
 };
 
-// What to bring into L2 meanwhile, some lines with every step; null: nothing.
-struct StepsAhead {
-    const std::uint8_t* at = nullptr;
-    index_t lines = 0;
-};
-
+// ahead: what to bring into L2 meanwhile, as much as the panel has; null: nothing.
 template <bool integer, bool two>
 inline void tmul_steps(const std::uint8_t* x, index_t x_stride, const std::uint8_t* w,
-                       index_t steps, StepsAhead ahead) {
+                       index_t steps, const std::uint8_t* ahead) {
     for (index_t s = 0; s < steps; ++s) {
-        if (ahead.at != nullptr) {
-            const std::uint8_t* const end = ahead.at + 64 * ahead.lines;
-            for (; ahead.at < end; ahead.at += 64) __builtin_prefetch(ahead.at, 0, 2);
+        if (ahead != nullptr) {
+            for (index_t line = 0; line < kStepPanel; line += 64) {
+                __builtin_prefetch(ahead + line, 0, 2);
+            }
+            ahead += kStepPanel;
         }
         FASTBERT_TILE_LOAD(4, x, x_stride);
         FASTBERT_TILE_LOAD(6, w, 128);
@@ -115,8 +112,8 @@ struct TmulPart {
     index_t steps;       // whole ones
     index_t tail_bytes;  // of a row in the step behind them, whose memory may end there
     bool first;
-    std::uint8_t* sums;  // 32 rows of 128 bytes
-    StepsAhead ahead;
+    std::uint8_t* sums;                   // 32 rows of 128 bytes
+    const std::uint8_t* ahead = nullptr;  // see tmul_steps()
 };
 
 template <bool integer, bool two>
@@ -144,7 +141,7 @@ inline void tmul_sums(const TmulPart& t) {
         }
         std::memcpy(w, t.panel + kStepPanel * t.steps,
                     static_cast<std::size_t>(128 * ((t.tail_bytes + 3) / 4)));
-        tmul_steps<integer, two>(x, kStepBytes, w, 1, {});
+        tmul_steps<integer, two>(x, kStepBytes, w, 1, nullptr);
     }
     FASTBERT_TILE_STORE(0, t.sums, 128);
     FASTBERT_TILE_STORE(1, t.sums + 64, 128);
