@@ -31,7 +31,7 @@ endif()
 
 # Each is compiled from csrc/cpu/ops/<op>.inl.
 set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments peak
-    rms_norm qk_norm_rope attention_decode dropout)
+    rms_norm qk_norm_rope attention_decode dropout depthwise_conv channel_gate)
 
 # VNNI adds integer products (vec/dot.h), AMX products of matrices (vec/tile_amx.h), and nothing
 # else: where avx512 is compiled as well, all but these ops are its own code, under another name.

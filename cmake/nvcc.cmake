@@ -2,7 +2,8 @@
 # CUDA_PATH, else the one in /usr/local/cuda or on PATH.
 #
 # With several toolkits on a machine the choice decides which drivers the kernels run on: CUDA 12 asks
-# for 525 or later, CUDA 13 for 580. So what is named and not there is an error (or, for auto, no compiler at all), never another one.
+# for 525 or later, CUDA 13 for 580. So what is named and not there is an error (or, for auto, no
+# compiler at all), never another one.
 if(NOT "$ENV{CUDACXX}" STREQUAL "")
   find_program(FASTBERT_NVCC NAMES "$ENV{CUDACXX}")
   set(named "CUDACXX=$ENV{CUDACXX}")

@@ -283,6 +283,50 @@ class SegmentArgs:
     ) -> None: ...
 
 @final
+class DepthwiseArgs:
+    """The arguments of depthwise_conv; csrc/cpu/ops/depthwise_conv.h."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        out: int,
+        means: int,
+        weight: int,
+        weight_dtype: int,
+        bias: int = ...,
+        bias_dtype: int = ...,
+        batch: int,
+        height: int,
+        width: int,
+        channels: int,
+        kernel: int,
+        stride: int,
+        before: int,
+        after: int,
+        dtype: int,
+        activation: int = ...,
+        activation_a: float = ...,
+        activation_b: float = ...,
+    ) -> None: ...
+
+@final
+class GateArgs:
+    """The arguments of channel_gate; csrc/cpu/ops/channel_gate.h."""
+
+    def __init__(
+        self,
+        *,
+        x: int,
+        gates: int,
+        out: int,
+        batch: int,
+        places: int,
+        channels: int,
+        dtype: int,
+    ) -> None: ...
+
+@final
 class DropoutArgs:
     """The arguments of dropout_add; csrc/cpu/ops/dropout.h."""
 
@@ -631,6 +675,8 @@ def pack_weight(
 def quantize_rows(args: QuantizeArgs) -> None: ...
 def clip_errors(args: ClipArgs) -> None: ...
 def segment_sums(args: SegmentArgs) -> None: ...
+def channel_gate(args: GateArgs) -> None: ...
+def depthwise_conv(args: DepthwiseArgs) -> None: ...
 def dropout_add(args: DropoutArgs) -> None: ...
 def softmax_dropout(args: SoftmaxArgs) -> None: ...
 def softmax_dropout_backward(args: SoftmaxArgs) -> None: ...

@@ -113,7 +113,6 @@ def test_scores_of_every_family(tmp_path: Path, source: Path, family: str) -> No
         {"processing_kwargs": {"text": {"truncation": "only_second"}}},
         {"prompt": "far far "},
     ],
-    ids=str,
 )
 def test_arguments_of_predict(plain: Path, three: Path, options: dict[str, Any]) -> None:
     pairs = PAIRS[:-2] if "only_second" in str(options) else PAIRS

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from fastbert import kernels
 from fastbert.engine.cuda_graphs import CudaRecorder
 from fastbert.kernels.cuda import _native
-from fastbert.ops import ALL, REGISTRY
+from fastbert.ops import ALL, IMAGES, REGISTRY
 from fastbert.runtime.packing import in_one_copy
 
 # Those that have a kernel for GPUs.
@@ -91,7 +91,7 @@ def launched(op: str, kernel: Callable[..., Any], machine: Machine, expected: An
     assert machine.current == 0, "the caller's device was changed"
 
 
-@pytest.mark.parametrize("op", [name for name in ALL if name != "segment_sums"])
+@pytest.mark.parametrize("op", [name for name in ALL if name not in ("segment_sums", *IMAGES)])
 def test_triton(op: str, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     jit = pytest.importorskip("triton", reason="the triton package is not installed").runtime.jit
 

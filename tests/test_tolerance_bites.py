@@ -32,6 +32,8 @@ REQUIRED = {
     "qk_norm_rope": ["before the norm", "neighbours rotated", "over all heads", "wrong eps"],
     "attention_grouped": ["by remainder", "scale missing", "aligned at the start"],
     "linear_w8a16": ["halves swapped", "low half ignored", "zero point", "rows of 8 bits"],
+    "depthwise_conv": ["exchanged", "transposed", "turned round", "bias dropped", "last row alone"],
+    "channel_gate": ["sigmoid forgotten", "first image", "silu"],
     "xielu": ["beta added twice", "softplus forgotten", "zero belongs", "sign of eps", "exp - 1"],
 }
 
@@ -82,10 +84,11 @@ def test_float32_inside_passes_the_gate(op: Op, dtype: torch.dtype) -> None:
         results = op.reference(**wide)
         if not op.differentiable:
             return results
+        # Sums, and means behind maps, are float32 for every dtype.
+        kept = torch.float32 if op.name in ("segment_sums", "depthwise_conv") else dtype
         if isinstance(results, tuple):
-            return tuple(result.to(dtype) for result in results)
-        # segment_sums gives float32 for every dtype.
-        return results.to(torch.float32 if op.name == "segment_sums" else dtype)
+            return (results[0].to(dtype), *(result.to(kept) for result in results[1:]))
+        return results.to(kept)
 
     for name, verdict in verdicts(op, rounded_once, dtype):
         assert verdict.ok, f"{name}: {verdict.reason}"

@@ -14,13 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.gpu.drive import DTYPES
-from fastbert.ops import ALL, DECODING
+from fastbert.ops import ALL, DECODING, IMAGES
 
 # For one process; starting torch, CUDA and Triton takes a good part of it.
 SECONDS = 20.0
 AT_ONCE = min(8, os.cpu_count() or 1)
 # Without a kernel by design.
-_WITHOUT = {"triton": ("segment_sums",), "cuda": ("segment_sums", *DECODING)}
+_WITHOUT = {
+    "triton": ("segment_sums", *IMAGES),
+    "cuda": ("segment_sums", *DECODING, *IMAGES),
+}
 
 
 def commands(backends: Sequence[str]) -> dict[str, list[str]]:

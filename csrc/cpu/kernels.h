@@ -6,6 +6,8 @@
 #include "cpu/ops/act.h"
 #include "cpu/ops/attention.h"
 #include "cpu/ops/attention_decode.h"
+#include "cpu/ops/channel_gate.h"
+#include "cpu/ops/depthwise_conv.h"
 #include "cpu/ops/dropout.h"
 #include "cpu/ops/embed.h"
 #include "cpu/ops/gemm.h"
@@ -35,6 +37,8 @@ struct KernelTable {
     const QkNormRopeKernels& qk_norm_rope;
     const AttentionDecodeKernels& attention_decode;
     const DropoutKernels& dropout;
+    const DepthwiseConvKernels& depthwise_conv;
+    const ChannelGateKernels& channel_gate;
 };
 
 // The kernels of `isa`, which must be one of usable_isas().

@@ -26,6 +26,7 @@ T* pointer(address_t address) {
 using release_gil = py::call_guard<py::gil_scoped_release>;
 
 void bind_runtime(py::module_& m);
+void bind_images(py::module_& m);
 void bind_layer_norm(py::module_& m);
 void bind_peak(py::module_& m);
 void bind_linear(py::module_& m);

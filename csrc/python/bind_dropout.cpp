@@ -22,9 +22,9 @@ void bind_dropout(py::module_& m) {
          FIELD("statistics", statistics, true), FIELD("key_bias", key_bias, false),
          FIELD("sequences", sequences, true), FIELD("heads", heads, true),
          FIELD("queries", queries, true), FIELD("keys", keys, true),
-         FIELD("seed", dropping.seed, true),
-         FIELD("threshold", dropping.threshold, true), FIELD("drop_scale", dropping.scale, true),
-         FIELD("scale", scale, true), FIELD("causal", causal, true), FIELD("dtype", dtype, true)});
+         FIELD("seed", dropping.seed, true), FIELD("threshold", dropping.threshold, true),
+         FIELD("drop_scale", dropping.scale, true), FIELD("scale", scale, true),
+         FIELD("causal", causal, true), FIELD("dtype", dtype, true)});
 #undef FIELD
     m.def("dropout_add", dropout_add, py::arg("args"), release_gil(), "out = drop(x) + residual.");
     m.def("softmax_dropout", softmax_dropout, py::arg("args"), release_gil(),

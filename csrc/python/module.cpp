@@ -3,6 +3,7 @@
 PYBIND11_MODULE(_C, m) {
     m.doc() = "fastbert's CPU kernels. Internal: use fastbert.ops.";
     fastbert::bind_runtime(m);
+    fastbert::bind_images(m);
     fastbert::bind_layer_norm(m);
     fastbert::bind_peak(m);
     fastbert::bind_linear(m);

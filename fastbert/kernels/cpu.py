@@ -19,6 +19,8 @@ from fastbert.ops.activations import KernelActivation
 from fastbert.ops.add_layer_norm import RowNormOperands
 from fastbert.ops.attention_varlen import AttentionOperands
 from fastbert.ops.bias_act import BiasActOperands
+from fastbert.ops.channel_gate import GateOperands
+from fastbert.ops.depthwise_conv import DepthwiseOperands
 from fastbert.ops.embed_layer_norm import EmbeddingOperands, Lookup
 from fastbert.ops.int8_linear import Int8LinearOperands
 from fastbert.ops.linear import LinearOperands
@@ -141,6 +143,56 @@ def bias_act(o: BiasActOperands) -> Tensor:
     )
     native.library.bias_act(args)
     return out
+
+
+def channel_gate(o: GateOperands) -> Tensor:
+    """See `fastbert.ops.channel_gate`."""
+    use_torch_threads()
+    shape = (o.batch, o.height, o.width, o.channels)
+    out = torch.empty(shape, dtype=o.x.dtype, device=_CPU)
+    args = native.library.GateArgs(
+        x=o.x.data_ptr(),
+        gates=o.gates.data_ptr(),
+        out=out.data_ptr(),
+        batch=o.batch,
+        places=o.height * o.width,
+        channels=o.channels,
+        dtype=o.code,
+    )
+    native.library.channel_gate(args)
+    return out
+
+
+def depthwise_conv(o: DepthwiseOperands) -> tuple[Tensor, Tensor]:
+    """See `fastbert.ops.depthwise_conv`."""
+    use_torch_threads()
+    shape = (o.batch, o.out_height, o.out_width, o.channels)
+    out = torch.empty(shape, dtype=o.x.dtype, device=_CPU)
+    means = torch.empty((o.batch, o.channels), dtype=torch.float32, device=_CPU)
+    activation, a, b = o.activation
+    args = native.library.DepthwiseArgs(
+        x=o.x.data_ptr(),
+        out=out.data_ptr(),
+        means=means.data_ptr(),
+        weight=o.weight.data_ptr(),
+        weight_dtype=o.code,
+        bias=address(o.bias),
+        bias_dtype=o.code,
+        batch=o.batch,
+        height=o.height,
+        width=o.width,
+        channels=o.channels,
+        kernel=o.side,
+        stride=o.stride,
+        before=o.before,
+        after=o.after,
+        dtype=o.code,
+        activation=activation,
+        activation_a=a,
+        activation_b=b,
+    )
+    native.library.depthwise_conv(args)
+    return out, means
 
 
 def clip_errors(rows: Tensor, scales: Tensor, largest: Tensor) -> Tensor:

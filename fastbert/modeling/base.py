@@ -75,9 +75,8 @@ class PreTrainedModel(Described, Trainable, Parent):
         check_sizes(config)
         self.config: PreTrainedConfig = config
         if config._attn_implementation is None:
-            config._attn_implementation = (
-                "sdpa"  # As libraries expect; see set_attn_implementation.
-            )
+            # As libraries expect; see set_attn_implementation.
+            config._attn_implementation = "sdpa"
         self.name_or_path = config.name_or_path
         self.backend = "auto"
         self.strict = False

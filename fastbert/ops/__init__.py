@@ -1,7 +1,7 @@
 """The ops: each file is one op and says everything about it.
 
 `REGISTRY` has the ops of a pass through an encoder by name, `DECODING` those that only models that
-write text need, `ALL` both.
+write text need, `IMAGES` those that only towers of images need, `ALL` all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from fastbert.ops import (
     attention_grouped,
     attention_varlen,
     bias_act,
+    channel_gate,
+    depthwise_conv,
     embed_layer_norm,
     int8_linear,
     linear,
@@ -24,7 +26,7 @@ from fastbert.ops import (
 )
 from fastbert.ops._op import Case, Mutation, Op, Tolerance, Traits
 
-__all__ = ["ALL", "DECODING", "REGISTRY", "Case", "Mutation", "Op", "Tolerance", "Traits"]
+__all__ = ["ALL", "DECODING", "IMAGES", "REGISTRY", "Case", "Mutation", "Op", "Tolerance", "Traits"]
 
 # In the order in which a forward pass meets them.
 REGISTRY: dict[str, Op] = {
@@ -45,4 +47,5 @@ DECODING: dict[str, Op] = {
     module.OP.name: module.OP
     for module in (rms_norm, qk_norm_rope, attention_grouped, xielu, linear_w8a16)
 }
-ALL: dict[str, Op] = {**REGISTRY, **DECODING}
+IMAGES: dict[str, Op] = {module.OP.name: module.OP for module in (depthwise_conv, channel_gate)}
+ALL: dict[str, Op] = {**REGISTRY, **DECODING, **IMAGES}

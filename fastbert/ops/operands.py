@@ -72,6 +72,16 @@ def two_dimensional(op: str, name: str, x: Tensor) -> tuple[int, int]:
     return x.shape[0], x.shape[1]
 
 
+def channels_last(op: str, name: str, x: Tensor) -> tuple[int, int, int, int]:
+    """Return the shape of a tensor that must be maps (batch, height, width, channels)."""
+    if x.dim() != 4:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(x.shape)}, expected (batch, height, width, channels)."
+        )
+    batch, height, width, channels = x.shape
+    return batch, height, width, channels
+
+
 def matrix(
     op: str, name: str, x: object, rows: int, columns: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:

@@ -29,6 +29,8 @@ from fastbert.ops import (
     attention_grouped,
     attention_varlen,
     bias_act,
+    channel_gate,
+    depthwise_conv,
     embed_layer_norm,
     int8_linear,
     linear,
@@ -178,6 +180,8 @@ class Plan:
     attention_grouped = PlannedOp(attention_grouped.attention_grouped)
     xielu = PlannedOp(xielu.xielu)
     linear_w8a16 = PlannedOp(linear_w8a16.linear_w8a16)
+    depthwise_conv = PlannedOp(depthwise_conv.depthwise_conv)
+    channel_gate = PlannedOp(channel_gate.channel_gate)
 
     def __post_init__(self) -> None:
         vars(self).update({choice.op: choice.function for choice in self.choices})

@@ -113,8 +113,10 @@ def test_padded_texts(models: Any, gone: slice) -> None:
         {"batch_norm_eps": 0.5},
         {"strides": [2, 1, 2]},
         {"num_channels": 1},
+        {"kernel_sizes": [7, 5, 3]},  # a window that no kernel knows
+        {"kernel_sizes": [4, 3, 5]},  # one that cannot be in the middle of what it sees
     ],
-    ids=lambda vision: next(iter(vision)),
+    ids=lambda vision: "-".join(f"{name}-{value}" for name, value in vision.items()),
 )
 def test_settings_are_obeyed(vision: dict[str, Any]) -> None:
     values = {**VISION, **vision}
@@ -133,14 +135,22 @@ def test_settings_are_obeyed(vision: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions(models: Any, dtype: torch.dtype) -> None:
-    ours, other = (copy.deepcopy(one).vision_model for one in models)
-    pixels = inputs()["pixel_values"]
-    with torch.no_grad():
-        exact = other.double()(pixels.double()).pooler_output
-        theirs_too = other.to(dtype)(pixels.to(dtype)).pooler_output.double()
-        found = ours.to(dtype)(pixels).pooler_output.double()
-    limit = 1e-12 if dtype is torch.float64 else 2 * (theirs_too - exact).norm()
-    assert (found - exact).norm() <= limit
+    """Over several models: the two errors of a single one are apart by 0.4 to 2 either way."""
+    pixels, torch_s, kernels_s = inputs()["pixel_values"], 0.0, 0.0
+    for seed in range(6):
+        ours, other = (copy.deepcopy(one).vision_model for one in models)
+        torch.manual_seed(seed)
+        for weight in other.parameters():
+            weight.data.add_(torch.randn_like(weight) * 0.02)
+        ours.load_state_dict(other.state_dict())
+        with torch.no_grad():
+            exact = other.double()(pixels.double()).pooler_output
+            theirs_too = other.to(dtype)(pixels.to(dtype)).pooler_output.double()
+            found = ours.to(dtype)(pixels).pooler_output.double()
+        scale = exact.square().mean()
+        torch_s += float((theirs_too - exact).square().mean() / scale)
+        kernels_s += float((found - exact).square().mean() / scale)
+    assert kernels_s <= (1e-24 if dtype is torch.float64 else 1.5**2 * torch_s)
 
 
 @pytest.mark.parametrize("part", ["all", "vision"])

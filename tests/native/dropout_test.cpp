@@ -2,8 +2,8 @@
 // instruction set.
 #include "cpu/ops/dropout.h"
 
-#include <cmath>
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cpu/threads.h"
@@ -37,9 +37,9 @@ Words philox(Words counter, std::uint64_t seed, int rounds) {
 
 bool kept(index_t element, const Dropping& dropping) {
     const index_t counter = element / 64 * 16 + element % 16;
-    const Words words = philox({{static_cast<std::uint32_t>(counter),
-                                 static_cast<std::uint32_t>(counter >> 32), 0, 0}},
-                               static_cast<std::uint64_t>(dropping.seed), 7);
+    const Words words = philox(
+        {{static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32), 0, 0}},
+        static_cast<std::uint64_t>(dropping.seed), 7);
     return static_cast<float>(words.of[element % 64 / 16] >> 8) >= dropping.threshold;
 }
 
@@ -63,8 +63,7 @@ void check_dropout(DType dtype, DType out_dtype, index_t count, bool added, Isa 
     const auto xs = x.values(), rs = residual.values(), got = out.values();
     for (index_t i = 0; i < count; ++i) {
         const auto at = static_cast<std::size_t>(i);
-        const double want =
-            (kept(i, args.dropping) ? xs[at] / 0.7 : 0.0) + (added ? rs[at] : 0.0);
+        const double want = (kept(i, args.dropping) ? xs[at] / 0.7 : 0.0) + (added ? rs[at] : 0.0);
         const double size = std::fabs(xs[at]) / 0.7 + std::fabs(rs[at]);
         CHECK_MSG(std::fabs(got[at] - want) <= 4 * test::unit_roundoff(out_dtype) * size + 1e-6,
                   std::string(name_of(isa)) + " element " + std::to_string(i));

@@ -53,9 +53,9 @@ void dropout_add(const DropoutArgs& args) {
     check_size(op, "count", args.count);
     check_matrix(op, "x", args.x, 1, args.count, args.count);
     check_matrix(op, "out", args.out, 1, args.count, args.count);
-    const auto kernel = active_kernels()
-                            .dropout.add[static_cast<int>(args.dtype)]
-                                        [static_cast<int>(args.out_dtype)];
+    const auto kernel =
+        active_kernels()
+            .dropout.add[static_cast<int>(args.dtype)][static_cast<int>(args.out_dtype)];
     const index_t chunks = (args.count + chunk - 1) / chunk;
     for_row_blocks(chunks, 16 * chunk, [&](index_t first, index_t count) {
         const index_t begin = first * chunk, end = (first + count) * chunk;

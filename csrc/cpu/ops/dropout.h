@@ -7,9 +7,9 @@
 
 namespace fastbert {
 
-// Element e of a matrix is dropped where the upper 24 bits of its word of Philox4x32-7 under the key
-// `seed` (vec/philox.h) are below `threshold`; what is kept is multiplied by `scale`. Words are drawn
-// in chunks of 64, and every row of a softmax begins with a new one.
+// Element e of a matrix is dropped where the upper 24 bits of its word of Philox4x32-7 under the
+// key `seed` (vec/philox.h) are below `threshold`; what is kept is multiplied by `scale`. Words are
+// drawn in chunks of 64, and every row of a softmax begins with a new one.
 struct Dropping {
     index_t seed = 0;
     float threshold = 0.0f;  // 2^24 times the probability; 0 drops nothing

@@ -11,8 +11,8 @@ constexpr index_t kChunk = 64;
 constexpr int kCounters = 16;
 constexpr float kNothing = -__builtin_inff();
 
-// The factors of the 64 elements of a chunk: 0 or the scale. Word w of counter c of the chunk belongs
-// to element 16 w + c, on every instruction set.
+// The factors of the 64 elements of a chunk: 0 or the scale. Word w of counter c of the chunk
+// belongs to element 16 w + c, on every instruction set.
 inline void chunk_factors(const Dropping& dropping, std::uint64_t chunk, float* factors) {
     const F32 threshold = set1(dropping.threshold), scale = set1(dropping.scale);
     for (int c = 0; c < kCounters; c += F32::lanes) {

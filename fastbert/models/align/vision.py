@@ -14,6 +14,7 @@ from fastbert.models.align.config import AlignVisionConfig
 from fastbert.models.align.folding import FoldedTower, Folding, NotFoldable, built
 from fastbert.models.align.outputs import BaseModelOutputWithPoolingAndNoAttention
 from fastbert.models.align.vision_modules import AlignVisionEmbeddings, AlignVisionEncoder
+from fastbert.ops.depthwise_conv import SIDES
 from fastbert.ops.operands import obstacle
 from fastbert.runtime.plan import Plan, Traits, tell_of_torch
 
@@ -53,12 +54,21 @@ class AlignVisionModel(AlignPreTrainedModel):
         self.embeddings.convolution = value  # type: ignore[assignment]
 
     def traits(self) -> Traits:
-        """See PreTrainedModel.traits: kernels compute convolutions of window 1, and activations."""
-        return Traits(activation=self.config.hidden_act, ops=("linear", "bias_act"))
+        """See PreTrainedModel.traits."""
+        ops: tuple[str, ...] = ("linear", "bias_act")
+        if self._windows_on_kernels():
+            ops += ("depthwise_conv", "channel_gate")
+        return Traits(activation=self.config.hidden_act, ops=ops)
+
+    def _windows_on_kernels(self) -> bool:
+        """Whether kernels compute the blocks' convolutions with windows; else torch does."""
+        return self.device.type == "cpu" and set(self.config.kernel_sizes) <= set(SIDES)
 
     def torch_parts(self) -> list[str]:
         """See PreTrainedModel.torch_parts."""
         parts = ["the convolutions of the image tower whose windows are larger than 1"]
+        if self._windows_on_kernels():
+            parts = ["the image tower's first convolution"]
         try:
             self._folding.tower(self)
         except NotFoldable as why:
