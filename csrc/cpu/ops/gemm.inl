@@ -213,7 +213,7 @@ void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t p
 template <typename D, bool integer>
 void tmul_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
                 index_t panel_end, void* scratch) {
-    const GemmStaging staging = gemm_staging(g, false);
+    const GemmStaging staging = gemm_staging(g, D::kStagedX);
     char* const sums = static_cast<char*>(scratch) + staging.rows * staging.stride_bytes;
     TmulGemm<integer> gemm(g, panel_begin, panel_end, sums);
     each_stage<D>(g, row_begin, row_end, staging, scratch, gemm);

@@ -43,9 +43,8 @@ class TmulGemm {
         panel_bytes_ = panel_bytes(h);
         bytes_ = h.bytes;
         const index_t row_bytes = args.k * (integer ? 1 : 2);
-        whole_ = row_bytes / kStepBytes;
         tail_bytes_ = row_bytes % kStepBytes;
-        steps_ = whole_ + (tail_bytes_ > 0);
+        steps_ = row_bytes / kStepBytes + (tail_bytes_ > 0);
         chunks_ = steps_ <= kTmulWhole ? 1 : (steps_ + kTmulChunk - 1) / kTmulChunk;
     }
 
@@ -79,10 +78,9 @@ class TmulGemm {
             TmulPart part = part_of(block, 0, p, 0, steps_);
             part.sums = one_;
             if (streamed) part.ahead = part.panel + page;
-            const TileSums sums = done(block, 0, p, one_);
-            prefetch_out(g_, sums, kTmulColumns);
+            prefetch_out(g_, done(block, 0, p, one_), kTmulColumns);
             tmul_tile<integer>(unit_, part);
-            finish(sums);
+            finish(block, 0, p, one_);
         }
     }
 
@@ -117,7 +115,7 @@ class TmulGemm {
             // What comes from memory holds up what comes from L2: one tile of many waits for it.
             if (t + 1 == tiles) part.ahead = next_piece(panel, begin, end, chunk);
             tmul_tile<integer>(unit_, part);
-            if (last) finish(done(block, t, panel, part.sums));
+            if (last) finish(block, t, panel, part.sums);
         }
     }
 
@@ -156,9 +154,9 @@ class TmulGemm {
                 static_cast<int>(count / planes_), panel * kTmulColumns};
     }
 
-    void finish(const TileSums& sums) const {
-        finish_panels<integer>(g_, column_sums_, const_cast<std::uint8_t*>(sums.sums), sums,
-                               kTmulColumns, 1);
+    void finish(const Rows& block, index_t tile, index_t panel, std::uint8_t* sums) const {
+        finish_panels<integer>(g_, column_sums_, sums, done(block, tile, panel, sums), kTmulColumns,
+                               1);
     }
 
     const GemmArgs& g_;
@@ -168,7 +166,7 @@ class TmulGemm {
     const std::int32_t* column_sums_;
     const std::uint8_t* panels_;
     index_t panel_bytes_, bytes_;
-    index_t whole_, tail_bytes_, steps_, chunks_;
+    index_t tail_bytes_, steps_, chunks_;
     TileUnit unit_;
     alignas(64) std::uint8_t one_[kTmulTileBytes] = {};  // sums of one tile, at once written to out
 };

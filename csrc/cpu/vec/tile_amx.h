@@ -22,7 +22,7 @@ namespace {
 struct TmulBf16 : FloatSums {
     static constexpr int kGroup = 2;
 };
-constexpr index_t kStepBytes = 64, kStepPanel = 2048, kStepWords = 16;
+constexpr index_t kStepBytes = 64, kStepPanel = 2048;
 
 // As instructions: GCC 12's intrinsics do not say what memory they read, so that stores before them
 // are dropped.
