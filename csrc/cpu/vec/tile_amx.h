@@ -28,6 +28,10 @@ constexpr index_t kStepBytes = 64, kStepPanel = 2048;
 // are dropped.
 #define FASTBERT_TILE_LOAD(tile, p, stride) \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memory")
+// The same with the hint that L1 need not keep what is read.
+#define FASTBERT_TILE_PASS(tile, p, stride)                                                       \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memor" \
+                                                                                          "y")
 #define FASTBERT_TILE_STORE(tile, p, stride)                                               \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"(index_t{stride}) \
                      : "memory")
@@ -76,24 +80,44 @@ class TileUnit {
     int rows_ = 0;
 };
 
-// ahead: what to bring into L2 meanwhile, as much as the panel has; null: nothing.
-template <bool integer, bool two>
+// Which of the two operands other products read again soon, and L1 keeps.
+enum class Kept { rows, panel };
+
+#define FASTBERT_TILE_ROWS(tile, p, stride)  \
+    if constexpr (kept == Kept::rows) {      \
+        FASTBERT_TILE_LOAD(tile, p, stride); \
+    } else {                                 \
+        FASTBERT_TILE_PASS(tile, p, stride); \
+    }
+#define FASTBERT_TILE_PANEL(tile, p)      \
+    if constexpr (kept == Kept::panel) {  \
+        FASTBERT_TILE_LOAD(tile, p, 128); \
+    } else {                              \
+        FASTBERT_TILE_PASS(tile, p, 128); \
+    }
+
+// What to bring into L2 meanwhile, `lines` cache lines a step; null: nothing.
+struct Ahead {
+    const std::uint8_t* at = nullptr;
+    index_t lines = 0;
+};
+
+template <bool integer, bool two, Kept kept>
 inline void tmul_steps(const std::uint8_t* x, index_t x_stride, const std::uint8_t* w,
-                       index_t steps, const std::uint8_t* ahead) {
+                       index_t steps, Ahead ahead) {
     for (index_t s = 0; s < steps; ++s) {
-        if (ahead != nullptr) {
-            for (index_t line = 0; line < kStepPanel; line += 64) {
-                __builtin_prefetch(ahead + line, 0, 2);
+        if (ahead.at != nullptr) {
+            for (index_t line = 0; line < ahead.lines; ++line, ahead.at += 64) {
+                __builtin_prefetch(ahead.at, 0, 2);
             }
-            ahead += kStepPanel;
         }
-        FASTBERT_TILE_LOAD(4, x, x_stride);
-        FASTBERT_TILE_LOAD(6, w, 128);
+        FASTBERT_TILE_ROWS(4, x, x_stride)
+        FASTBERT_TILE_PANEL(6, w)
         FASTBERT_TMUL(0, 4, 6)
-        FASTBERT_TILE_LOAD(7, w + 64, 128);
+        FASTBERT_TILE_PANEL(7, w + 64)
         FASTBERT_TMUL(1, 4, 7)
         if constexpr (two) {
-            FASTBERT_TILE_LOAD(5, x + 16 * x_stride, x_stride);
+            FASTBERT_TILE_ROWS(5, x + 16 * x_stride, x_stride)
             FASTBERT_TMUL(2, 5, 6)
             FASTBERT_TMUL(3, 5, 7)
         }
@@ -112,11 +136,11 @@ struct TmulPart {
     index_t steps;       // whole ones
     index_t tail_bytes;  // of a row in the step behind them, whose memory may end there
     bool first;
-    std::uint8_t* sums;                   // 32 rows of 128 bytes
-    const std::uint8_t* ahead = nullptr;  // see tmul_steps()
+    std::uint8_t* sums;  // 32 rows of 128 bytes
+    Ahead ahead;
 };
 
-template <bool integer, bool two>
+template <bool integer, bool two, Kept kept>
 inline void tmul_sums(const TmulPart& t) {
     if (t.first) {
         _tile_zero(0);
@@ -131,7 +155,7 @@ inline void tmul_sums(const TmulPart& t) {
             FASTBERT_TILE_LOAD(3, t.sums + 16 * 128 + 64, 128);
         }
     }
-    tmul_steps<integer, two>(t.x, t.x_stride, t.panel, t.steps, t.ahead);
+    tmul_steps<integer, two, kept>(t.x, t.x_stride, t.panel, t.steps, t.ahead);
     if (t.tail_bytes > 0) {
         // The rest of K on copies with zeros behind it: what follows in memory may be NaN, or none.
         alignas(64) std::uint8_t x[32 * kStepBytes] = {}, w[kStepPanel] = {};
@@ -141,7 +165,7 @@ inline void tmul_sums(const TmulPart& t) {
         }
         std::memcpy(w, t.panel + kStepPanel * t.steps,
                     static_cast<std::size_t>(128 * ((t.tail_bytes + 3) / 4)));
-        tmul_steps<integer, two>(x, kStepBytes, w, 1, nullptr);
+        tmul_steps<integer, two, kept>(x, kStepBytes, w, 1, {});
     }
     FASTBERT_TILE_STORE(0, t.sums, 128);
     FASTBERT_TILE_STORE(1, t.sums + 64, 128);
@@ -151,10 +175,10 @@ inline void tmul_sums(const TmulPart& t) {
     }
 }
 
-template <bool integer>
+template <bool integer, Kept kept>
 inline void tmul_tile(TileUnit& unit, const TmulPart& t) {
     unit.configure(t.rows);
-    t.rows > 16 ? tmul_sums<integer, true>(t) : tmul_sums<integer, false>(t);
+    t.rows > 16 ? tmul_sums<integer, true, kept>(t) : tmul_sums<integer, false, kept>(t);
 }
 
 // As steps() of ops/peak.inl: products of tiles without their loads.
@@ -183,6 +207,8 @@ double tmul_peak(index_t rounds, void* sink) {
 }
 
 #undef FASTBERT_TMUL
+#undef FASTBERT_TILE_ROWS
+#undef FASTBERT_TILE_PANEL
 
 #endif
 
