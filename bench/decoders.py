@@ -52,7 +52,7 @@ class DecoderShape:
         return self.layer_weights + self.hidden * self.vocabulary
 
     def cache_bytes(self, tokens: int, element: int) -> int:
-        """Count the bytes of the keys and values of a text, with `element` bytes for each number."""
+        """Count the bytes of a text's keys and values, with `element` bytes for each number."""
         return 2 * self.layers * self.kv_heads * self.head_dim * tokens * element
 
     def prefill_operations(self, tokens: int) -> float:

@@ -26,12 +26,11 @@ constexpr index_t kStepBytes = 64, kStepPanel = 2048;
 
 // As instructions: GCC 12's intrinsics do not say what memory they read, so that stores before them
 // are dropped.
-#define FASTBERT_TILE_LOAD(tile, p, stride) \
-    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memory")
-// The same with the hint that L1 need not keep what is read.
-#define FASTBERT_TILE_PASS(tile, p, stride)                                                       \
-    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memor" \
-                                                                                          "y")
+#define FASTBERT_TILE_READ(how, tile, p, stride) \
+    __asm__ volatile(how " (%0,%1,1), %%tmm" #tile::"r"(p), "r"(index_t{stride}) : "memory")
+#define FASTBERT_TILE_LOAD(tile, p, stride) FASTBERT_TILE_READ("tileloadd", tile, p, stride)
+// With the hint that L1 need not keep what is read.
+#define FASTBERT_TILE_PASS(tile, p, stride) FASTBERT_TILE_READ("tileloaddt1", tile, p, stride)
 #define FASTBERT_TILE_STORE(tile, p, stride)                                               \
     __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" ::"r"(p), "r"(index_t{stride}) \
                      : "memory")
