@@ -73,7 +73,7 @@ class Branch(Parent):
 class BertEmbeddings(Branch):
     """Sum of the tables, LayerNorm, dropout."""
 
-    settings = ("absolute",)
+    settings: ClassVar[tuple[str, ...]] = ("absolute",)
     word_embeddings: Any
 
     def __init__(self, config: Any, shape: EncoderShape, layer: int | None = None) -> None:
@@ -211,6 +211,15 @@ class BertCrossAttention(BertSelfAttention):
                 k, v = store.update(k, v, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
         return self.attend(q, k, v, attention_mask, head_mask)
+
+
+class DroppingByModule(BertSelfAttention):
+    """Attention that calls its module of dropout, whatever that is; BERT's reads its `p` alone."""
+
+    def dropped(self, weights: Tensor) -> Tensor:
+        """Drop attention weights as `self.dropout` does."""
+        out: Tensor = self.dropout(weights)
+        return out
 
 
 class _Output(Branch):

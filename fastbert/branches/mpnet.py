@@ -11,8 +11,8 @@ from fastbert.branches.bert import (
     BertIntermediate,
     BertOutput,
     BertPooler,
-    BertSelfAttention,
     Branch,
+    DroppingByModule,
 )
 from fastbert.layers.bucket_bias import bucket_bias
 from fastbert.layers.calling import call, hidden_of, tell
@@ -46,7 +46,7 @@ class MPNetEmbeddings(BertEmbeddings):
         return super().forward(input_ids, None, position_ids, inputs_embeds)
 
 
-class MPNetSelfAttention(BertSelfAttention):
+class MPNetSelfAttention(DroppingByModule):
     """Self-attention with the projection of its result."""
 
     q: Any

@@ -69,6 +69,7 @@ class RobertaConfig(PreTrainedConfig):
 class RobertaEmbeddings(BertEmbeddings):
     """RoBERTa's tables, and the rules by which tokens get their positions."""
 
+    settings = ("absolute", "padding_idx")
     create_position_ids_from_input_ids = staticmethod(positions_of_ids)
     create_position_ids_from_inputs_embeds = staticmethod(positions_of_columns)
 
