@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastbert.layers.calling import call, hidden_of, tell
 from fastbert.layers.methods import as_defined
 from fastbert.layers.parent import Parent
+from fastbert.layers.recomputing import recomputable
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.ops.activations import Activation, activate
@@ -318,6 +319,7 @@ class BertLayer(Branch):
         self.is_decoder = bool(getattr(config, "is_decoder", False))
         self.add_cross_attention = shape.cross_attention
 
+    @recomputable
     def forward(
         self,
         hidden_states: Tensor,

@@ -16,6 +16,7 @@ from fastbert.branches.bert import (
 )
 from fastbert.layers.bucket_bias import bucket_bias
 from fastbert.layers.calling import call, hidden_of, tell
+from fastbert.layers.recomputing import recomputable
 from fastbert.modeling.counted_positions import positions_of_columns, positions_of_ids
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
@@ -111,6 +112,7 @@ class MPNetLayer(Branch):
     intermediate: Any
     output: Any
 
+    @recomputable
     def forward(
         self,
         hidden_states: Tensor,
