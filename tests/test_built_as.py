@@ -146,3 +146,20 @@ def test_dropouts_of_ones_own_are_called_where_transformers_calls(
     with torch.no_grad():
         same(theirs, ours)
     same(theirs, ours)
+
+
+HEADS = ["bert", "roberta", "rembert", "electra", "distilbert", "mpnet"]
+
+
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [*((family, "ForMaskedLM") for family in HEADS), ("electra", "ForPreTraining")],
+)
+def test_a_later_activation_changes_no_head(family: str, task: str) -> None:
+    theirs, ours = pair(family, task)
+    with torch.no_grad():
+        same(theirs, ours)
+        for model in (theirs, ours):
+            setattr(model.config, "activation" if family == "distilbert" else "hidden_act", "relu")
+        same(theirs, ours)
+    same(theirs, ours)

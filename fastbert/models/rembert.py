@@ -120,6 +120,7 @@ class _RemBertVocabulary(_RemBertHead, NamedVocabularyHead):
         decoder="cls.predictions.decoder",
     )
     head_classes = {"cls": BertOnlyMLMHead, "cls.predictions": RemBertLMPredictionHead}
+    head_order = ("dense", "decoder", "norm")
 
     def head_width(self) -> int:
         """Return the width that the decoder reads."""
