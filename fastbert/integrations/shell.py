@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastbert
 from fastbert.engine.reading import Reading
@@ -151,6 +151,7 @@ class Shell(NamedEncoder):
                 raise Outgrown
         for leaf in self._leaves:
             _take(leaf, theirs.get(leaf.path))
+        self._refuse_mixture()
         for path, module in self.named_modules():
             other = theirs.get(path)
             if other is not None and module is not other:
@@ -158,6 +159,14 @@ class Shell(NamedEncoder):
         self.gradient_checkpointing = any(
             getattr(module, "gradient_checkpointing", False) for module in theirs.values()
         )
+
+    def _refuse_mixture(self) -> None:
+        """Leave tables and projections of several precisions, which torch converts, to theirs."""
+        held = [leaf.ours for leaf in self._leaves if leaf.holds()]
+        weights = [part.weight for part in held if isinstance(part, (Linear, nn.Embedding))]
+        kinds = {w.dtype for w in weights if isinstance(w, Tensor) and w.is_floating_point()}
+        if len(kinds) > 1:
+            raise NotServed(f"its weights are {' and '.join(sorted(map(str, kinds)))}")
 
     def keep_replaced(self) -> None:
         """Keep what stands in the place of layers of ours, such as int8 ones made from them.
