@@ -1,7 +1,9 @@
 """Time decoders beside each other, behind the gate: ``python -m bench.decode --help``.
 
 A case is a model and what is done with it: `decode-N` continues N texts at once, `prefill-N` reads
-one text of N tokens. Bounds: a step reads every weight once; a text's arithmetic takes its time.
+one text of N tokens, `context-N` continues one of N tokens. Bounds: a step reads every weight once,
+and the keys and values of the text; a text's arithmetic takes its time. `context-N` also prints how
+fast our engines read keys and values: by what a step takes longer than one behind a short text.
 """
 
 from __future__ import annotations
@@ -9,26 +11,85 @@ from __future__ import annotations
 import argparse
 import gc
 import platform
+import statistics
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import gate, table
-from bench.baselines.decoders import DECODERS, DecoderBaseline
+from bench.baselines.decoders import DECODERS, Decoder, DecoderBaseline
 from bench.build import missing_kernels
 from bench.decoders import SHAPES, DecoderShape, checkpoint
 from bench.results import FOLDER, Results, Row
 from fastbert.tools import peak
+from fastbert.tools.peak import Peak
 from fastbert.tools.threads import thread_count
-from fastbert.tools.timing import Summary, interleave
+from fastbert.tools.timing import Run, Summary, interleave
 
 _PROMPT = 32  # tokens of every text before it is continued
+_CASES = "decode-1,decode-8,decode-16,context-4096,prefill-512"
 _FAILURES = (Exception,)
+_SHORT = " behind a short text"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done with a model.
+
+    Attributes:
+        kind: "decode", "prefill" or "context".
+        batch: texts at once.
+        length: tokens of a text.
+        steps: how many tokens each text is continued by.
+    """
+
+    kind: str
+    batch: int
+    length: int
+    steps: int
+
+    @classmethod
+    def of(cls, name: str, steps: int) -> Case:
+        """Read a name such as "decode-8"."""
+        kind, number = name.rsplit("-", 1)
+        if kind == "decode":
+            return cls(kind, int(number), _PROMPT, steps)
+        return cls(kind, 1, int(number), steps if kind == "context" else 0)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that are read or made."""
+        return self.batch * (self.steps or self.length)
+
+    def texts(self, vocabulary: int) -> list[list[int]]:
+        """Return random texts, always the same."""
+        random = np.random.default_rng(2)
+        texts: list[list[int]] = random.integers(4, vocabulary, (self.batch, self.length)).tolist()
+        return texts
+
+    def run(self, decoder: Decoder, texts: list[list[int]]) -> Run:
+        """Return the call that is timed."""
+        return decoder.decode(texts, self.steps) if self.steps else decoder.prefill(texts)
+
+    def bound(self, shape: DecoderShape, found: Peak, precision: str) -> float | None:
+        """Return the seconds of the call that no program can beat."""
+        weights = shape.weights * peak.BYTES[precision]
+        if not self.steps:
+            return found.lower_bound(precision, shape.prefill_operations(self.length), weights)
+        read = weights + self.batch * shape.cache_bytes(self.length, _element(precision))
+        step = found.lower_bound(precision, 2.0 * shape.weights * self.batch, read)
+        return None if step is None else step * self.steps
+
+
+def _element(precision: str) -> int:
+    """Return the bytes of a number in a cache: models with int8 weights compute in bfloat16."""
+    return 4 if precision == "fp32" else 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.decode", description=__doc__)
     parser.add_argument("--models", default="apertus-0.5b", help=f"of {', '.join(SHAPES)}")
-    parser.add_argument("--cases", default="decode-1,decode-8,decode-16,prefill-512")
+    parser.add_argument("--cases", default=_CASES)
     parser.add_argument("--baselines", default="all", help="names, parts of names, or all")
     parser.add_argument("--steps", type=int, default=16, help="tokens that a text is continued by")
     parser.add_argument("--threads", type=thread_count, default=2)
@@ -135,28 +196,20 @@ def _time(
     results: Results,
 ) -> None:
     """Time a case, print its table and add it to the results."""
-    kind, number = case.rsplit("-", 1)
-    random = np.random.default_rng(2)
-    batch, length = (int(number), _PROMPT) if kind == "decode" else (1, int(number))
-    texts = random.integers(4, shape.vocabulary, (batch, length)).tolist()
+    task = Case.of(case, options.steps)
+    texts = task.texts(shape.vocabulary)
     found = results.begin(name, peak.measure(options.threads))
-    if kind == "decode":
-        operations, reads = 2.0 * shape.weights * batch, options.steps
-    else:
-        operations, reads = shape.prefill_operations(length), 1
-    for precision, size in peak.BYTES.items():
-        bound = found.peak.lower_bound(precision, operations, shape.weights * size)
+    for precision in peak.BYTES:
+        bound = task.bound(shape, found.peak, precision)
         if bound is not None:
-            found.lower_bounds[precision] = bound * reads * 1e3
+            found.lower_bounds[precision] = bound * 1e3
+    runs = {engine_name: task.run(decoder, texts) for engine_name, decoder in loaded.items()}
     for engine_name, decoder in loaded.items():
-        if hasattr(decoder, "model") and engine_name.startswith("fastbert"):
-            found.plans[engine_name] = decoder.model.plan().lines()
-    runs = {
-        engine_name: (
-            decoder.decode(texts, options.steps) if kind == "decode" else decoder.prefill(texts)
-        )
-        for engine_name, decoder in loaded.items()
-    }
+        if not engine_name.startswith("fastbert"):
+            continue
+        found.plans[engine_name] = decoder.model.plan().lines()
+        if task.kind == "context":
+            runs[engine_name + _SHORT] = task.run(decoder, [texts[0][:_PROMPT]])
     samples = interleave(runs, options.repetitions, options.budget)
     for verdict in verdicts:
         row = Row(**{**vars(verdict), "case": name, "time": None})
@@ -164,11 +217,21 @@ def _time(
             row.time = Summary.of(samples[row.engine])
         results.rows.append(row)
     print(table.render(results, [name]))
-    tokens = batch * (options.steps if kind == "decode" else length)
     for row in results.of(name):
-        if row.time:
-            print(f"    {row.engine}: {tokens / row.time.median * 1e3:.1f} tokens/s")
+        if not row.time:
+            continue
+        print(f"    {row.engine}: {task.tokens / row.time.median * 1e3:.1f} tokens/s")
+        if row.engine + _SHORT in samples:
+            longer = row.time.median / 1e3 - statistics.median(samples[row.engine + _SHORT])
+            cache = shape.cache_bytes(task.length - _PROMPT, _element(row.precision))
+            print(f"    {row.engine}: {_reading(cache * task.steps / longer, found.peak)}")
     print(flush=True)
+
+
+def _reading(rate: float, found: Peak) -> str:
+    """Say how fast attention reads keys and values, beside what is read from memory."""
+    share = "" if found.read is None else f", {rate / found.read:.0%} of the bandwidth"
+    return f"attention reads keys and values at {rate * 1e-9:.1f} GB/s{share}"
 
 
 if __name__ == "__main__":

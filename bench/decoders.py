@@ -51,6 +51,10 @@ class DecoderShape:
         """Number of weights that every step reads once: all layers and the last projection."""
         return self.layer_weights + self.hidden * self.vocabulary
 
+    def cache_bytes(self, tokens: int, element: int) -> int:
+        """Count the bytes of a text's keys and values, with `element` bytes for each number."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * element
+
     def prefill_operations(self, tokens: int) -> float:
         """Count multiplications and additions for one text, of which the last token is scored."""
         attention = 2.0 * self.layers * self.hidden * tokens**2  # half of the scores are hidden

@@ -258,10 +258,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for size in given.sizes:
         for precision in given.precisions:
-            rows += measure(
+            found = measure(
                 size, precision, given.dropout, given.batch, given.threads, given.rounds
             )
-    print(table(rows))
+            lines = table(found).splitlines()
+            print("\n".join(lines[2:] if rows else lines), flush=True)  # minutes lie between
+            rows += found
     if given.json is not None:
         given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if given.plot is not None:

@@ -412,6 +412,12 @@ class BlockSource:
     ) -> None: ...
 
 @final
+class ProjectionSize:
+    """What the memory of a packed projection follows from; csrc/cpu/projection.h."""
+
+    def __init__(self, *, n: int, k: int, precision: int) -> None: ...
+
+@final
 class TableSource:
     """A table whose rows are looked up; it is read in place."""
 
@@ -505,13 +511,6 @@ class EncoderOutput:
 class Encoder:
     """Blocks with packed weights."""
 
-    def __init__(
-        self,
-        shape: EncoderShape,
-        blocks: Sequence[BlockSource],
-        embedding: EmbeddingSource | None,
-        pooler: ProjectionSource | None,
-    ) -> None: ...
     def run(
         self,
         input: EncoderInput,
@@ -525,6 +524,15 @@ class Encoder:
     @property
     def arena_bytes(self) -> int: ...
     steps: list[str]
+
+class EncoderPacker:
+    """Makes an Encoder part by part; csrc/cpu/encoder.h."""
+
+    def __init__(self, shape: EncoderShape, sizes: Sequence[ProjectionSize]) -> None: ...
+    def set_embedding(self, source: EmbeddingSource) -> None: ...
+    def add_block(self, source: BlockSource) -> None: ...
+    def set_pooler(self, source: ProjectionSource) -> None: ...
+    def finish(self) -> Encoder: ...
 
 @final
 class RmsNormSource:
@@ -624,15 +632,6 @@ class DecoderOutput:
 class Decoder:
     """Layers of a decoder with packed weights."""
 
-    def __init__(
-        self,
-        shape: DecoderShape,
-        blocks: Sequence[DecoderBlockSource],
-        words: TableSource,
-        words_dtype: int,
-        norm: RmsNormSource,
-        head: ProjectionSource | None,
-    ) -> None: ...
     def run(
         self, input: DecoderInput, output: DecoderOutput, threads: int, watch: Watch | None
     ) -> bool: ...
@@ -640,6 +639,21 @@ class Decoder:
     def packed_bytes(self) -> int: ...
     @property
     def arena_bytes(self) -> int: ...
+
+class DecoderPacker:
+    """Makes a Decoder part by part; csrc/cpu/decoder.h."""
+
+    def __init__(
+        self,
+        shape: DecoderShape,
+        words: TableSource,
+        words_dtype: int,
+        norm: RmsNormSource,
+        sizes: Sequence[ProjectionSize],
+    ) -> None: ...
+    def add_block(self, source: DecoderBlockSource) -> None: ...
+    def set_head(self, source: ProjectionSource) -> None: ...
+    def finish(self) -> Decoder: ...
 
 class Watch:
     """Notices changes of dictionaries and tensors; csrc/python/watch.h."""

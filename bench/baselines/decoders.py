@@ -13,6 +13,7 @@ import torch
 
 from bench.baselines.base import Baseline
 from bench.baselines.llama_cpp_engine import LlamaCpp, unavailable
+from fastbert.generation.greedy import likeliest
 
 Texts = Sequence[Sequence[int]]
 
@@ -72,7 +73,7 @@ class TorchDecoder:
         name = "cache" if "cache" in first else "past_key_values"  # transformers 5.24 renamed it
         cache, start = first[name], ids.shape[1]
         given = {name: cache, "use_cache": True, "logits_to_keep": 1}
-        chosen = first.logits[:, -1:].argmax(dim=-1)
+        chosen = likeliest(first.logits[:, -1:])
 
         def run() -> object:
             token = chosen
@@ -81,7 +82,7 @@ class TorchDecoder:
                     cache.crop(start - cache.get_seq_length())
                 for _ in range(steps):
                     out = self.model(token, **given)
-                    token = out.logits[:, -1:].argmax(dim=-1)
+                    token = likeliest(out.logits[:, -1:])
             return token
 
         return run

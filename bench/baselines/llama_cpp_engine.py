@@ -20,7 +20,7 @@ import torch
 _FOLDER = "FASTBERT_BENCH_NODE"
 _SERVER = Path(__file__).with_name("llama_cpp.mjs")
 _MOST_TEXTS = 16
-_CONTEXT = 1024
+_CONTEXT = 4608  # tokens of all texts together
 # Names of tensors: ours, and those of a GGUF file.
 _OUTER = {
     "model.embed_tokens.weight": ("token_embd.weight", "output.weight"),  # llama.cpp ties none

@@ -1,6 +1,7 @@
 #include "cpu/decoder.h"
 
 #include <string>
+#include <utility>
 
 #include "common/check.h"
 #include "cpu/decoder_indices.h"
@@ -77,9 +78,28 @@ void check_output(const Weights& weights, const DecoderInput& input, const Decod
 
 }  // namespace
 
-Decoder::Decoder(const DecoderSource& source) : weights_(std::make_unique<const Weights>(source)) {}
+Decoder::Decoder(std::unique_ptr<const Weights> weights) : weights_(std::move(weights)) {}
 
 Decoder::~Decoder() = default;
+
+DecoderPacker::DecoderPacker(const DecoderSource& source)
+    : weights_(kName, std::make_unique<Weights>(source)) {}
+
+DecoderPacker::~DecoderPacker() = default;
+
+void DecoderPacker::add_block(const DecoderBlockSource& source) {
+    weights_.with([&](Weights& weights) { weights.add_block(source); });
+}
+
+void DecoderPacker::set_head(const ProjectionSource& source) {
+    weights_.with([&](Weights& weights) { weights.set_head(source); });
+}
+
+std::unique_ptr<Decoder> DecoderPacker::finish() {
+    auto made = weights_.taken();
+    made->packed.check_full();
+    return std::make_unique<Decoder>(std::move(made));
+}
 
 void Decoder::run(const DecoderInput& input, const DecoderOutput& output, int threads) {
     threads = threads_of_pass(kName, weights_->isa, threads);

@@ -17,6 +17,7 @@
 #include "cpu/arenas.h"
 #include "cpu/ops/params.h"
 #include "cpu/projection.h"
+#include "cpu/unfinished.h"
 
 namespace fastbert {
 
@@ -46,13 +47,13 @@ struct DecoderShape {
     DType attention = DType::f32;  // f32 or bf16: what queries, keys and values are held in
 };
 
+// All of a decoder but what is packed.
 struct DecoderSource {
     DecoderShape shape;
-    std::vector<DecoderBlockSource> blocks;
     TableSource words;  // (entries, hidden)
     DType words_dtype = DType::f32;
-    RmsNormSource norm;                      // (hidden), behind the last layer
-    const ProjectionSource* head = nullptr;  // to the vocabulary; null: there is none
+    RmsNormSource norm;                 // (hidden), behind the last layer
+    std::vector<ProjectionSize> sizes;  // of all projections that will be given, in any order
 };
 
 // Keys and values of one layer: rows of (num_kv_heads, head_dim), of the shape's attention dtype.
@@ -104,11 +105,10 @@ namespace decoder_detail {
 struct Weights;
 }
 
+// As a DecoderPacker makes it.
 class Decoder {
   public:
-    // Packs the weights for the instruction set in use. Throws std::invalid_argument where shapes,
-    // dtypes or precisions do not fit together.
-    explicit Decoder(const DecoderSource& source);
+    explicit Decoder(std::unique_ptr<const decoder_detail::Weights> weights);
     ~Decoder();
     Decoder(const Decoder&) = delete;
     Decoder& operator=(const Decoder&) = delete;
@@ -127,6 +127,26 @@ class Decoder {
   private:
     const std::unique_ptr<const decoder_detail::Weights> weights_;
     Arenas arenas_;
+};
+
+// Makes a decoder part by part; as an EncoderPacker (encoder.h).
+class DecoderPacker {
+  public:
+    explicit DecoderPacker(const DecoderSource& source);
+    ~DecoderPacker();
+    DecoderPacker(const DecoderPacker&) = delete;
+    DecoderPacker& operator=(const DecoderPacker&) = delete;
+
+    // The next one, from the first on.
+    void add_block(const DecoderBlockSource& source);
+    // To the vocabulary. Without it, passes give hidden states.
+    void set_head(const ProjectionSource& source);
+
+    // Once, when all is packed.
+    std::unique_ptr<Decoder> finish();
+
+  private:
+    Unfinished<decoder_detail::Weights> weights_;
 };
 
 }  // namespace fastbert

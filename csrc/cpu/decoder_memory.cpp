@@ -13,7 +13,8 @@ Buffers::Buffers(const Weights& weights, const DecoderInput& input, const Decode
     const DecoderShape& shape = weights.shape;
     const index_t total = input.total, kv_width = shape.num_kv_heads * shape.head_dim;
     const index_t width = shape.num_heads * shape.head_dim;
-    const index_t rows = std::min(kBlockRows, std::max(total, output.rows));
+    block_rows = decoder_detail::block_rows(active_kernels().gemm);
+    const index_t rows = std::min(block_rows, std::max(total, output.rows));
 
     OffsetAllocator all;
     // Integer arithmetic: base may be null.

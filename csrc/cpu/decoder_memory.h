@@ -14,8 +14,9 @@ namespace decoder_detail {
 
 // Rows that go through everything between two attentions at once, by all threads together: as many
 // as keep the rows of the widest operand in the second-level cache, and use each weight read for a
-// while.
-constexpr index_t kBlockRows = 112;
+// while. Where products keep their sums in cache and cut K themselves, they are so fast that only
+// more rows outweigh reading the weights.
+inline index_t block_rows(const GemmKernels& gemm) { return gemm.kept_rows > 0 ? 512 : 112; }
 
 struct Buffers {
     // Lays the buffers out from address `base` on; with base null, only to learn `bytes`. The sizes
@@ -24,6 +25,7 @@ struct Buffers {
             const Indices& indices, int threads, char* base);
 
     index_t bytes = 0;
+    index_t block_rows = 0;  // of one stage, at most
 
     // Where each layer's keys and values go: the caller's cache, or memory for this pass.
     CachePlaces cache;  // sizes and strides

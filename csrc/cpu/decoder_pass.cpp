@@ -34,9 +34,9 @@ class DecoderPass {
 
   private:
     template <class Body>
-    static void each_block(index_t rows, Body&& body) {
-        for (index_t first = 0; first < rows; first += kBlockRows) {
-            body(first, std::min(kBlockRows, rows - first));
+    void each_block(index_t rows, Body&& body) const {
+        for (index_t first = 0; first < rows; first += buffers_.block_rows) {
+            body(first, std::min(buffers_.block_rows, rows - first));
         }
     }
 

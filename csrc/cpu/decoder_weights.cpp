@@ -57,30 +57,32 @@ RmsNorm::RmsNorm(const char* what, const RmsNormSource& source, index_t width) :
 }
 
 Weights::Weights(const DecoderSource& source)
-    : shape(source.shape), words(source.words), words_dtype(source.words_dtype), isa(active()) {
+    : shape(source.shape),
+      words(source.words),
+      words_dtype(source.words_dtype),
+      isa(active()),
+      packed(kName, source.sizes) {
     check_shape(shape);
     check_float_dtype(kName, "the table of words", words_dtype);
     check_size(kName, "entries of the table of words", words.entries);
     check_matrix(kName, "table of words", words.data, words.entries, shape.hidden, words.stride);
     norm = RmsNorm("norm", source.norm, shape.hidden);
-    Unpacked unpacked;
-    blocks.reserve(source.blocks.size());  // so that addresses stay
-    for (const DecoderBlockSource& stored : source.blocks) {
-        blocks.push_back(block_of(shape, stored));
-        PackedBlock& b = blocks.back();
-        unpacked.insert(unpacked.end(), {{&b.qkv, &stored.qkv},
-                                         {&b.out, &stored.out},
-                                         {&b.up, &stored.up},
-                                         {&b.down, &stored.down}});
-    }
-    if (source.head != nullptr) {
-        check_width(kName, "the width of the head", source.head->n);
-        auto made = std::make_unique<PackedProjection>(kName, "head", *source.head, source.head->n,
-                                                       shape.hidden);
-        unpacked.emplace_back(made.get(), source.head);
-        head = std::move(made);
-    }
-    packed = pack_all(unpacked);
+}
+
+void Weights::add_block(const DecoderBlockSource& stored) {
+    PackedBlock b = block_of(shape, stored);
+    packed.pack(b.qkv, stored.qkv);
+    packed.pack(b.out, stored.out);
+    packed.pack(b.up, stored.up);
+    packed.pack(b.down, stored.down);
+    blocks.push_back(std::move(b));
+}
+
+void Weights::set_head(const ProjectionSource& source) {
+    check_width(kName, "the width of the head", source.n);
+    auto made = std::make_unique<PackedProjection>(kName, "head", source, source.n, shape.hidden);
+    packed.pack(*made, source);
+    head = std::move(made);
 }
 
 std::vector<const PackedProjection*> Weights::projections() const {

@@ -32,9 +32,13 @@ struct Weights {
     RmsNorm norm;
     std::unique_ptr<const PackedProjection> head;  // or null
     Isa isa;
-    AlignedBytes packed;  // of all projections, in the order of a pass
+    PackedMemory packed;
 
     explicit Weights(const DecoderSource& source);
+
+    // Each checks and packs what it is given. Where it throws, the weights are of no further use.
+    void add_block(const DecoderBlockSource& source);
+    void set_head(const ProjectionSource& source);
 
     std::vector<const PackedProjection*> projections() const;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "common/check.h"
 #include "cpu/encoder_memory.h"
@@ -135,9 +136,32 @@ void copy_indices(const Weights& weights, const EncoderInput& input, bool pooled
 
 }  // namespace
 
-Encoder::Encoder(const EncoderSource& source) : weights_(std::make_unique<const Weights>(source)) {}
+Encoder::Encoder(std::unique_ptr<const Weights> weights) : weights_(std::move(weights)) {}
 
 Encoder::~Encoder() = default;
+
+EncoderPacker::EncoderPacker(const EncoderShape& shape, const std::vector<ProjectionSize>& sizes)
+    : weights_(kName, std::make_unique<Weights>(shape, sizes)) {}
+
+EncoderPacker::~EncoderPacker() = default;
+
+void EncoderPacker::set_embedding(const EmbeddingSource& source) {
+    weights_.with([&](Weights& weights) { weights.set_embedding(source); });
+}
+
+void EncoderPacker::add_block(const BlockSource& source) {
+    weights_.with([&](Weights& weights) { weights.add_block(source); });
+}
+
+void EncoderPacker::set_pooler(const ProjectionSource& source) {
+    weights_.with([&](Weights& weights) { weights.set_pooler(source); });
+}
+
+std::unique_ptr<Encoder> EncoderPacker::finish() {
+    auto made = weights_.taken();
+    made->packed.check_full();
+    return std::make_unique<Encoder>(std::move(made));
+}
 
 void Encoder::run(const EncoderInput& input, const EncoderOutput& output, int threads,
                   EncoderProfile* profile) {

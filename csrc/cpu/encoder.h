@@ -18,6 +18,7 @@
 #include "common/types.h"
 #include "cpu/arenas.h"
 #include "cpu/projection.h"
+#include "cpu/unfinished.h"
 
 namespace fastbert {
 
@@ -56,14 +57,6 @@ struct EmbeddingSource {
     TableSource word, position, type, language;
     NormSource norm;              // (width)
     ProjectionSource projection;  // weight null: none
-};
-
-struct EncoderSource {
-    EncoderShape shape;
-    std::vector<BlockSource> blocks;
-    const EmbeddingSource* embedding = nullptr;  // null: passes are given hidden states
-    // tanh(first W^T + bias), of the first row of every sequence; null: there is none.
-    const ProjectionSource* pooler = nullptr;
 };
 
 // One index for every place (b, l) of the grid: data[b * row_stride + l * column_stride]. Null: its
@@ -138,11 +131,10 @@ namespace encoder_detail {
 struct Weights;
 }
 
+// As an EncoderPacker makes it.
 class Encoder {
   public:
-    // Packs the weights for the instruction set in use. Throws std::invalid_argument where shapes,
-    // dtypes or precisions do not fit together.
-    explicit Encoder(const EncoderSource& source);
+    explicit Encoder(std::unique_ptr<const encoder_detail::Weights> weights);
     ~Encoder();
     Encoder(const Encoder&) = delete;
     Encoder& operator=(const Encoder&) = delete;
@@ -164,6 +156,34 @@ class Encoder {
   private:
     const std::unique_ptr<const encoder_detail::Weights> weights_;
     Arenas arenas_;
+};
+
+// Makes an encoder part by part, each packed into its final place when it is given, so that the
+// weights of one part need not be in memory while another's are. A packer belongs to one thread.
+//
+// All functions throw std::invalid_argument where shapes, dtypes or precisions do not fit together,
+// and where the instruction set has changed since the packer was made. Nothing can be made of a
+// packer that threw; what it had packed goes with it.
+class EncoderPacker {
+  public:
+    // sizes: of all projections that will be given, in any order.
+    EncoderPacker(const EncoderShape& shape, const std::vector<ProjectionSize>& sizes);
+    ~EncoderPacker();
+    EncoderPacker(const EncoderPacker&) = delete;
+    EncoderPacker& operator=(const EncoderPacker&) = delete;
+
+    // Without it, passes are given hidden states.
+    void set_embedding(const EmbeddingSource& source);
+    // The next one, from the first on.
+    void add_block(const BlockSource& source);
+    // tanh(first W^T + bias), of the first row of every sequence.
+    void set_pooler(const ProjectionSource& source);
+
+    // Once, when all is packed.
+    std::unique_ptr<Encoder> finish();
+
+  private:
+    Unfinished<encoder_detail::Weights> weights_;
 };
 
 }  // namespace fastbert

@@ -47,8 +47,8 @@ Embedding::Embedding(const EmbeddingSource& given, index_t hidden) : source(give
     }
 }
 
-Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active()) {
-    const std::vector<BlockSource>& sources = source.blocks;
+Weights::Weights(const EncoderShape& given, const std::vector<ProjectionSize>& sizes)
+    : shape(given), isa(active()), packed(kName, sizes) {
     check_width(kName, "hidden", shape.hidden);
     check_width(kName, "num_heads", shape.num_heads);
     check_width(kName, "head_dim", shape.head_dim);
@@ -58,45 +58,41 @@ Weights::Weights(const EncoderSource& source) : shape(source.shape), isa(active(
         fail(kName, "attention is held in float32 or bfloat16, not in " +
                         std::string(name_of(shape.attention)) + ".");
     }
-    const index_t width = shape.num_heads * shape.head_dim;
-    Unpacked unpacked;
-    blocks.reserve(sources.size());
-    for (const BlockSource& stored : sources) {
-        if (shape.attention == DType::bf16 && stored.out.precision == Precision::f32) {
-            fail(kName, "attention in bfloat16 cannot feed a float32 output projection.");
-        }
-        blocks.emplace_back();
-        PackedBlock& b = blocks.back();
-        b.qkv = PackedProjection(kName, "qkv", stored.qkv, 3 * width, shape.hidden);
-        b.out = PackedProjection(kName, "out", stored.out, shape.hidden, width);
-        b.attention_norm = Norm("attention_norm", stored.attention_norm, shape.hidden);
-        b.up = PackedProjection(kName, "up", stored.up, shape.intermediate, shape.hidden);
-        b.down = PackedProjection(kName, "down", stored.down, shape.hidden, shape.intermediate);
-        b.output_norm = Norm("output_norm", stored.output_norm, shape.hidden);
-        unpacked.insert(unpacked.end(), {{&b.qkv, &stored.qkv},
-                                         {&b.out, &stored.out},
-                                         {&b.up, &stored.up},
-                                         {&b.down, &stored.down}});
-    }
-    if (source.embedding != nullptr) {
-        auto made = std::make_unique<Embedding>(*source.embedding, shape.hidden);
-        if (made->projected()) {
-            unpacked.insert(unpacked.begin(), {&made->projection, &source.embedding->projection});
-        }
-        embedding = std::move(made);
-    }
-    if (source.pooler != nullptr) {
-        check_width(kName, "the pooler's width", source.pooler->n);
-        auto made = std::make_unique<PackedProjection>(kName, "pooler", *source.pooler,
-                                                       source.pooler->n, shape.hidden);
-        if (quantised(made->precision)) {
-            fail(kName, "the pooler's weights must be floating-point.");
-        }
-        unpacked.emplace_back(made.get(), source.pooler);
-        pooler = std::move(made);
-    }
+}
 
-    packed = pack_all(unpacked);
+void Weights::set_embedding(const EmbeddingSource& source) {
+    auto made = std::make_unique<Embedding>(source, shape.hidden);
+    if (made->projected()) packed.pack(made->projection, source.projection);
+    embedding = std::move(made);
+}
+
+void Weights::add_block(const BlockSource& stored) {
+    if (shape.attention == DType::bf16 && stored.out.precision == Precision::f32) {
+        fail(kName, "attention in bfloat16 cannot feed a float32 output projection.");
+    }
+    const index_t width = shape.num_heads * shape.head_dim;
+    PackedBlock b;
+    b.qkv = PackedProjection(kName, "qkv", stored.qkv, 3 * width, shape.hidden);
+    b.out = PackedProjection(kName, "out", stored.out, shape.hidden, width);
+    b.attention_norm = Norm("attention_norm", stored.attention_norm, shape.hidden);
+    b.up = PackedProjection(kName, "up", stored.up, shape.intermediate, shape.hidden);
+    b.down = PackedProjection(kName, "down", stored.down, shape.hidden, shape.intermediate);
+    b.output_norm = Norm("output_norm", stored.output_norm, shape.hidden);
+    packed.pack(b.qkv, stored.qkv);
+    packed.pack(b.out, stored.out);
+    packed.pack(b.up, stored.up);
+    packed.pack(b.down, stored.down);
+    blocks.push_back(std::move(b));
+}
+
+void Weights::set_pooler(const ProjectionSource& source) {
+    check_width(kName, "the pooler's width", source.n);
+    auto made = std::make_unique<PackedProjection>(kName, "pooler", source, source.n, shape.hidden);
+    if (quantised(made->precision)) {
+        fail(kName, "the pooler's weights must be floating-point.");
+    }
+    packed.pack(*made, source);
+    pooler = std::move(made);
 }
 
 std::vector<const PackedProjection*> Weights::projections() const {

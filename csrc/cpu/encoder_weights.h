@@ -5,7 +5,6 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/aligned_bytes.h"
 #include "cpu/encoder.h"
 #include "cpu/isa.h"
 #include "cpu/projection.h"
@@ -43,10 +42,14 @@ struct Weights {
     std::unique_ptr<const Embedding> embedding;      // or null
     std::unique_ptr<const PackedProjection> pooler;  // or null
     Isa isa;
-    // Of all projections, in the order of a pass.
-    AlignedBytes packed;
+    PackedMemory packed;
 
-    explicit Weights(const EncoderSource& source);
+    Weights(const EncoderShape& shape, const std::vector<ProjectionSize>& sizes);
+
+    // Each checks and packs what it is given. Where it throws, the weights are of no further use.
+    void set_embedding(const EmbeddingSource& source);
+    void add_block(const BlockSource& source);
+    void set_pooler(const ProjectionSource& source);
 
     std::vector<const PackedProjection*> projections() const;
 };

@@ -43,6 +43,9 @@ std::vector<char> converted(const ProjectionSource& source, DType to) {
     return out;
 }
 
+// Whole cache lines.
+index_t in_lines(index_t bytes) { return (bytes + 63) / 64 * 64; }
+
 void check_source(const char* owner, const std::string& what, const ProjectionSource& source,
                   index_t n, index_t k) {
     if (source.n != n || source.k != k) {
@@ -146,18 +149,37 @@ index_t PackedProjection::scratch_bytes(index_t rows, const GemmKernels& gemm) c
     return gemm_scratch_bytes(args, gemm);
 }
 
-AlignedBytes pack_all(const Unpacked& projections) {
-    const auto room = [](const PackedProjection& p) { return (p.packed_size + 63) / 64 * 64; };
-    index_t bytes = 0;
-    for (const auto& [projection, stored] : projections) bytes += room(*projection);
-    AlignedBytes packed;
-    packed.reserve(bytes);
-    char* next = packed.data();
-    for (const auto& [projection, stored] : projections) {
-        projection->pack(*stored, next);
-        next += room(*projection);
+PackedMemory::PackedMemory(const char* owner, const std::vector<ProjectionSize>& sizes)
+    : owner_(owner), isa_(active()) {
+    for (const ProjectionSize& size : sizes) {
+        const DType to = packed_dtype(owner, size.precision);
+        room_ += in_lines(packed_bytes(active_kernels().gemm, to, size.n, size.k));
     }
-    return packed;
+    bytes_.reserve(room_);
+}
+
+void PackedMemory::pack(PackedProjection& projection, const ProjectionSource& source) {
+    check_isa();
+    const index_t bytes = in_lines(projection.packed_size);
+    if (bytes > room_ - used_) {
+        fail(owner_, "a projection takes " + std::to_string(bytes) + " bytes, but of those that " +
+                         "were announced " + std::to_string(room_ - used_) + " are left.");
+    }
+    projection.pack(source, bytes_.data() + used_);
+    used_ += bytes;
+}
+
+void PackedMemory::check_isa() const {
+    if (active() == isa_) return;
+    fail(owner_, std::string("the instruction set was changed from ") + name_of(isa_) + " to " +
+                     name_of(active()) + " while weights were packed; prepare it again.");
+}
+
+void PackedMemory::check_full() const {
+    check_isa();
+    if (used_ == room_) return;
+    fail(owner_, std::to_string(room_) + " bytes of projections were announced, but " +
+                     std::to_string(used_) + " were packed.");
 }
 
 std::vector<float> widened(const char* owner, const char* what, const Param& param, index_t size) {

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "common/types.h"
@@ -14,6 +13,8 @@
 #include "cpu/ops/quantize.h"
 
 namespace fastbert {
+
+enum class Isa : int;  // cpu/isa.h
 
 // How a projection is computed: on float32; on bfloat16 operands with float32 sums; on u8 rows
 // and s8 weights with int32 sums; on rows of 16 bits and s8 weights, likewise.
@@ -83,11 +84,38 @@ struct PackedProjection {
     index_t scratch_bytes(index_t rows, const GemmKernels& gemm) const;
 };
 
-using Unpacked = std::vector<std::pair<PackedProjection*, const ProjectionSource*>>;
+// What the memory of a packed projection follows from; k counts repeated columns too.
+struct ProjectionSize {
+    index_t n = 0, k = 0;
+    Precision precision = Precision::f32;
+};
 
-// Packs all of them in their order, into one piece of memory, so that the smallest of them lies on
-// huge pages too.
-AlignedBytes pack_all(const Unpacked& projections);
+// The packed weights of one model, one after the other in one piece of memory, so that the smallest
+// of them lies on huge pages too. Memory is taken page by page as it is written, so that what is
+// still to be packed costs nothing.
+class PackedMemory {
+  public:
+    // Room for projections of these sizes, in any order. Throws std::invalid_argument, or
+    // std::bad_alloc.
+    PackedMemory(const char* owner, const std::vector<ProjectionSize>& sizes);
+
+    // Throws std::invalid_argument where no room is left for it, or the instruction set has
+    // changed.
+    void pack(PackedProjection& projection, const ProjectionSource& source);
+    // Throws std::invalid_argument unless all was packed, and the instruction set is still the one
+    // that it was packed for.
+    void check_full() const;
+
+    Isa isa() const { return isa_; }
+
+  private:
+    void check_isa() const;
+
+    const char* owner_;
+    Isa isa_;
+    AlignedBytes bytes_;
+    index_t room_ = 0, used_ = 0;
+};
 
 // A vector of parameters as float32.
 std::vector<float> widened(const char* owner, const char* what, const Param& param, index_t size);

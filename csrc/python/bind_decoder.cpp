@@ -86,13 +86,11 @@ void add_arguments(py::module_& m) {
 #undef FIELD
 }
 
-std::unique_ptr<Decoder> made(const DecoderShape& shape,
-                              const std::vector<DecoderBlockSource>& blocks,
-                              const TableSource& words, int words_dtype, const RmsNormSource& norm,
-                              const ProjectionSource* head) {
-    const py::gil_scoped_release release;
-    return std::make_unique<Decoder>(
-        DecoderSource{shape, blocks, words, static_cast<DType>(words_dtype), norm, head});
+std::unique_ptr<DecoderPacker> packer(const DecoderShape& shape, const TableSource& words,
+                                      int words_dtype, const RmsNormSource& norm,
+                                      const std::vector<ProjectionSize>& sizes) {
+    return std::make_unique<DecoderPacker>(
+        DecoderSource{shape, words, static_cast<DType>(words_dtype), norm, sizes});
 }
 
 bool run(Decoder& decoder, const DecoderInput& input, const DecoderOutput& output, int threads,
@@ -109,13 +107,19 @@ void bind_decoder(py::module_& m) {
     add_sources(m);
     add_arguments(m);
     py::class_<Decoder>(m, "Decoder", "A decoder with packed weights; see csrc/cpu/decoder.h.")
-        .def(py::init(&made), py::arg("shape"), py::arg("blocks"), py::arg("words"),
-             py::arg("words_dtype"), py::arg("norm"), py::arg("head"))
         .def("run", &run, py::arg("input"), py::arg("output"), py::arg("threads"), py::arg("watch"),
              "One pass. Returns False, and computes nothing, when the watch saw a change or the "
              "instruction set is another one by now.")
         .def_property_readonly("packed_bytes", &Decoder::packed_bytes)
         .def_property_readonly("arena_bytes", &Decoder::arena_bytes);
+    using Released = py::call_guard<py::gil_scoped_release>;
+    py::class_<DecoderPacker>(m, "DecoderPacker",
+                              "Makes a Decoder part by part; see csrc/cpu/decoder.h.")
+        .def(py::init(&packer), py::arg("shape"), py::arg("words"), py::arg("words_dtype"),
+             py::arg("norm"), py::arg("sizes"))
+        .def("add_block", &DecoderPacker::add_block, py::arg("source"), Released())
+        .def("set_head", &DecoderPacker::set_head, py::arg("source"), Released())
+        .def("finish", &DecoderPacker::finish, Released());
 }
 
 }  // namespace fastbert

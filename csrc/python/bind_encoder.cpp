@@ -107,12 +107,6 @@ void add_arguments(py::module_& m) {
 #undef FIELD
 }
 
-std::unique_ptr<Encoder> made(const EncoderShape& shape, const std::vector<BlockSource>& blocks,
-                              const EmbeddingSource* embedding, const ProjectionSource* pooler) {
-    const py::gil_scoped_release release;
-    return std::make_unique<Encoder>(EncoderSource{shape, blocks, embedding, pooler});
-}
-
 py::object run(Encoder& encoder, const EncoderInput& input, const EncoderOutput& output,
                int threads, Watch* watch, bool profile) {
     if ((watch != nullptr && !watch->unchanged(true)) || encoder.isa() != active()) {
@@ -133,8 +127,6 @@ void bind_encoder(py::module_& m) {
     add_sources(m);
     add_arguments(m);
     py::class_<Encoder>(m, "Encoder", "Blocks with packed weights; see csrc/cpu/encoder.h.")
-        .def(py::init(&made), py::arg("shape"), py::arg("blocks"), py::arg("embedding"),
-             py::arg("pooler"))
         .def("run", &run, py::arg("input"), py::arg("output"), py::arg("threads"), py::arg("watch"),
              py::arg("profile"),
              "One forward pass. Returns None, and computes nothing, when the watch saw a change or "
@@ -143,6 +135,15 @@ void bind_encoder(py::module_& m) {
         .def_property_readonly("packed_bytes", &Encoder::packed_bytes)
         .def_property_readonly("arena_bytes", &Encoder::arena_bytes)
         .def_property_readonly_static("steps", [](const py::object&) { return step_names(); });
+    using Released = py::call_guard<py::gil_scoped_release>;
+    py::class_<EncoderPacker>(m, "EncoderPacker",
+                              "Makes an Encoder part by part; see csrc/cpu/encoder.h.")
+        .def(py::init<const EncoderShape&, const std::vector<ProjectionSize>&>(), py::arg("shape"),
+             py::arg("sizes"))
+        .def("set_embedding", &EncoderPacker::set_embedding, py::arg("source"), Released())
+        .def("add_block", &EncoderPacker::add_block, py::arg("source"), Released())
+        .def("set_pooler", &EncoderPacker::set_pooler, py::arg("source"), Released())
+        .def("finish", &EncoderPacker::finish, Released());
 }
 
 }  // namespace fastbert

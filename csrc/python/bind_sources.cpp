@@ -22,6 +22,9 @@ void bind_sources(py::module_& m) {
                                       FIELD("columns", columns, false),
                                   });
 #undef FIELD
+#define FIELD(member) FASTBERT_FIELD(ProjectionSize, #member, member, true)
+    Record<ProjectionSize>::add(m, where, {FIELD(n), FIELD(k), FIELD(precision)});
+#undef FIELD
 #define FIELD(member) FASTBERT_FIELD(TableSource, #member, member, true)
     Record<TableSource>::add(m, where, {FIELD(data), FIELD(entries), FIELD(stride)});
 #undef FIELD

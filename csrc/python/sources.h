@@ -8,6 +8,7 @@
 namespace fastbert {
 
 FASTBERT_RECORD(ProjectionSource)
+FASTBERT_RECORD(ProjectionSize)
 FASTBERT_RECORD(TableSource)
 
 }  // namespace fastbert

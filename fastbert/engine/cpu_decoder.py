@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastbert.engine.cpu_sources import DTYPES, projection_source, table_source, weight_source
+from fastbert.engine.cpu_sources import (
+    DTYPES,
+    block_sizes,
+    projection_size,
+    projection_source,
+    table_source,
+    weight_source,
+)
 from fastbert.engine.decoder import DecoderInput, DecoderReading, DecoderWanted
 from fastbert.kernels import cpu, native
 from fastbert.layers.activation import XIELU
@@ -52,8 +59,6 @@ class CpuDecoder:
         self._block, self._layers = first, len(reading.blocks)
         # Read in place. Whatever a caller does to its own, these stay where they are.
         self._kept: list[Tensor] = []
-        # The other sources hold addresses only until they are packed.
-        alive: list[Tensor] = []
         act = first.activation
         code = _XIELU if isinstance(act, XIELU) else kernel_activation(act.name).code
         shape = native.library.DecoderShape(
@@ -66,15 +71,30 @@ class CpuDecoder:
             scale=first.scale,
             attention=DTYPES[dtype],
         )
-        self._decoder = native.library.Decoder(
+        self._decoder = self._packed(shape, reading, head)
+
+    def _packed(
+        self, shape: _C.DecoderShape, reading: DecoderReading, head: Projection | None
+    ) -> _C.Decoder:
+        """Pack one part after the other, as CpuEncoder does."""
+        sizes = [size for block in reading.blocks for size in block_sizes(block)]
+        sizes += [] if head is None else [projection_size((head,))]
+        alive: list[Tensor] = []
+        packer = native.library.DecoderPacker(
             shape,
-            [_block_source(block, self._kept, alive) for block in reading.blocks],
             table_source(reading.words, self.hidden, self._kept),
             DTYPES[reading.words.weight.dtype],
             _norm_source(reading.norm, self.hidden, alive),
-            None if head is None else projection_source((head,), self._kept, alive),
+            sizes,
         )
         alive.clear()
+        for block in reading.blocks:
+            packer.add_block(_block_source(block, self._kept, alive))
+            alive.clear()
+        if head is not None:
+            packer.set_head(projection_source((head,), self._kept, alive))
+            alive.clear()
+        return packer.finish()
 
     @property
     def scores(self) -> bool:

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from fastbert.engine.cpu_sources import (
     DTYPES,
+    block_sizes,
     block_source,
     embedding_source,
+    projection_size,
     projection_source,
 )
 from fastbert.engine.encoder import ForwardContext, Wanted
@@ -79,8 +81,6 @@ class CpuEncoder:
         # Tables, which come first, and vectors are read in place. Whatever a caller does to its
         # own, these stay where they are.
         self._kept: list[Tensor] = []
-        # The other sources hold addresses only until they are packed.
-        alive: list[Tensor] = []
         activation = kernel_activation(first.activation)
         shape = native.library.EncoderShape(
             hidden=self.hidden,
@@ -94,14 +94,35 @@ class CpuEncoder:
             scale=first.scale,
             attention=DTYPES[self.attention],
         )
-        embedding = None if tables is None else embedding_source(tables, self._kept, alive)
-        self._encoder = native.library.Encoder(
-            shape,
-            [block_source(block, self._kept, alive) for block in blocks],
-            embedding,
-            None if pooler is None else projection_source((pooler,), self._kept, alive),
-        )
-        alive.clear()
+        self._encoder = self._packed(shape, blocks, tables, pooler)
+
+    def _packed(
+        self,
+        shape: _C.EncoderShape,
+        blocks: Sequence[Block],
+        tables: EmbeddingTables | None,
+        pooler: Linear | None,
+    ) -> _C.Encoder:
+        """Pack one part after the other.
+
+        What a part's source makes (joined or quantised weights) is held until that part is packed,
+        and no longer. Where one fails, what was packed before goes with the packer.
+        """
+        sizes = [size for block in blocks for size in block_sizes(block)]
+        ends = [None if tables is None else tables.projection, pooler]
+        sizes += [projection_size((part,)) for part in ends if part is not None]
+        packer = native.library.EncoderPacker(shape, sizes)
+        alive: list[Tensor] = []
+        if tables is not None:
+            packer.set_embedding(embedding_source(tables, self._kept, alive))
+            alive.clear()
+        for block in blocks:
+            packer.add_block(block_source(block, self._kept, alive))
+            alive.clear()
+        if pooler is not None:
+            packer.set_pooler(projection_source((pooler,), self._kept, alive))
+            alive.clear()
+        return packer.finish()
 
     @property
     def embeds(self) -> bool:

@@ -2,7 +2,9 @@
 
 An address is good only as long as its tensor lives. Whoever asks for a source keeps the tensors
 that are appended to `alive` until the native encoder has packed them, and those that are appended
-to `kept` as long as the native encoder: tables, and vectors in float32, are read in place.
+to `kept` as long as the native encoder: tables, and vectors in float32, are read in place. Sources
+are asked for one layer at a time, and sizes before all of them: a source may join or quantise
+weights, which are gone when the next layer's come.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from torch import Tensor, nn
 
 from fastbert.kernels import native
 from fastbert.layers.block import Block
+from fastbert.layers.decoder_block import DecoderBlock
 from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.operands import obstacle
+from fastbert.runtime.pages import passing
 
 if TYPE_CHECKING:
     from fastbert import _C
@@ -46,6 +50,31 @@ def in_place(*parts: nn.Module) -> list[Tensor]:
     if joined and (width % _PANEL or any(len(v) != width for v in vectors)):
         return []
     return vectors
+
+
+def block_sizes(block: Block | DecoderBlock) -> list[_C.ProjectionSize]:
+    """Say how large the projections of one layer are; no weights are read."""
+    groups = ((block.q, block.k, block.v), (block.out,), (block.up,), (block.down,))
+    return [projection_size(parts) for parts in groups]
+
+
+def projection_size(parts: Sequence[Projection]) -> _C.ProjectionSize:
+    """Say how large several projections of the same hidden states are as one."""
+    first = parts[0]
+    if isinstance(first, Int8Linear):
+        rows, width = sum(part.out_features for part in parts), first.columns
+        precision = _INT8_PRECISIONS[first.op]
+    else:
+        # As the weights are, whatever the layers say of themselves.
+        weights = [_plain(part.weight) for part in parts if isinstance(part, Linear)]
+        rows, width = sum(weight.shape[0] for weight in weights), weights[0].shape[-1]
+        precision = _precision(weights[0])
+    return native.library.ProjectionSize(n=rows, k=width, precision=precision)
+
+
+def _precision(weight: Tensor) -> int:
+    _code(weight)
+    return _PRECISIONS[weight.dtype]
 
 
 def block_source(block: Block, kept: list[Tensor], alive: list[Tensor]) -> _C.BlockSource:
@@ -191,7 +220,7 @@ def projection_source(
         **dict(zip(("bias", "second_bias", "third_bias"), addresses, strict=False)),
         precision=_INT8_PRECISIONS[parts[0].op]
         if isinstance(parts[0], Int8Linear)
-        else _PRECISIONS[weight.dtype],
+        else _precision(weight),
         columns=columns,
     )
 
@@ -222,7 +251,17 @@ def _columns(parts: Mapping[str, Tensor], alive: list[Tensor]) -> _C.InputColumn
 
 
 def _joined(tensors: Sequence[Tensor], alive: list[Tensor]) -> Tensor:
-    return _kept(tensors[0] if len(tensors) == 1 else torch.cat(list(tensors)), alive)
+    return _kept(tensors[0] if len(tensors) == 1 else _one_behind_the_other(tensors), alive)
+
+
+def _one_behind_the_other(tensors: Sequence[Tensor]) -> Tensor:
+    """Copy matrices or vectors of the same width and dtype into one, which is soon packed."""
+    first = tensors[0]
+    if any(tensor.dtype != first.dtype for tensor in tensors):
+        return torch.cat(list(tensors))
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    out = passing((rows, *first.shape[1:]), first.dtype, first.device)
+    return torch.cat([_plain(tensor) for tensor in tensors], out=out)
 
 
 def _kept(tensor: Tensor, alive: list[Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastbert.generation.beam_search import Beams, StoppingCriterion
 from fastbert.generation.config import GenerationConfig
+from fastbert.generation.greedy import likeliest
 from fastbert.generation.logits_processors import LogitsProcessor, processors
 from fastbert.generation.logits_warpers import warpers
 from fastbert.generation.stopping import Decoder, MaxTime, StopStrings
@@ -330,7 +331,7 @@ class _Generation:
                 token = torch.multinomial(scores.softmax(-1), 1, generator=self.generator)
                 token = token.squeeze(1)
             else:
-                token = scores.argmax(dim=-1)
+                token = likeliest(scores)
             token = torch.where(done, torch.full_like(token, filler), token)
             ids = torch.cat([ids, token[:, None]], dim=1)
             if streamer is not None:

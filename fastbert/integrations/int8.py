@@ -1,19 +1,25 @@
-"""An int8 copy of the projections of an accelerated encoder, whose parameters stay as they are."""
+"""int8 passes of an accelerated encoder, whose parameters stay as they are.
+
+What kernels pack is the only int8 copy: weights are quantised one layer at a time while they are
+packed, from where the original holds them, and again wherever they must be packed again.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fastbert.engine.cpu_support import on_cpu
 from fastbert.integrations.shell import NotServed, Shell, shell_over
 from fastbert.layers.linear import Linear
-from fastbert.modeling.quantization import quantize
+from fastbert.modeling.quantization import quantize, quantize_as_packed
 from fastbert.runtime.versions import Contents, Gradients, stamp, uncounted, version
 
 
 class Int8Copy:
-    """A shell whose layers' projections hold int8 weights, made from the original's.
+    """A shell whose layers' projections make int8 weights from the original's.
 
     It is made again where the weights that it was made from have changed. What else has changed of
     the original is found by the shell, as in any other.
@@ -32,14 +38,16 @@ class Int8Copy:
         self._contents: Contents | None = None
 
     def current(self) -> Shell:
-        """Return the shell that holds int8 weights of what the original's weights are now.
+        """Return the shell that computes with int8 weights of what the original's are now.
 
         Raises:
             NotServed: where a projection is not a plain one.
         """
         if self._made is None or not self._holds():
             self._made = None  # its memory goes before the new one's comes
-            self._made = self._make()
+            # Tensors of inference mode have no versions: all bytes would be compared every time.
+            with torch.inference_mode(False):
+                self._made = self._make()
         return self._made
 
     def _weights(self) -> list[Tensor]:
@@ -62,7 +70,8 @@ class Int8Copy:
         self._seen = _stamps(weights)
         names = [f"weight {index} of an int8 copy" for index in range(len(weights))]
         self._contents = Contents(weights, self._gradients, names)
-        quantize(made)
+        packed = all(on_cpu(weight.device) for weight in weights)
+        (quantize_as_packed if packed else quantize)(made)  # a GPU's encoder packs nothing
         made.keep_replaced()
         return made
 

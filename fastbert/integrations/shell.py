@@ -149,6 +149,8 @@ class Shell(NamedEncoder):
                 raise Outgrown
             if source._parameters is not parameters:
                 raise Outgrown
+            made: Any = self.get_submodule(path)
+            made.bias = parameters["bias"]
         for leaf in self._leaves:
             _take(leaf, theirs.get(leaf.path))
         self._refuse_mixture()

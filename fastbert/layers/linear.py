@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -248,6 +248,9 @@ class Int8Linear(nn.Module):
     weight_scale: Tensor
     factor: Tensor | None
     repeated: Tensor | None
+    # What makes the weight where none is held, and what it made for passes that go op by op.
+    _source: Callable[[bool], tuple[Tensor, Tensor]] | None = None
+    _made: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -299,6 +302,37 @@ class Int8Linear(nn.Module):
                     state_dict[prefix + name] = self._buffers[name]  # It stays, whole.
         super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
+    @property
+    def columns(self) -> int:
+        """Columns of qweight: in_features, and those that stand in it once more."""
+        repeated = self._buffers.get("repeated")
+        return self.in_features + (0 if repeated is None else repeated.numel())
+
+    def make_from(self, source: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+        """Hold no weight, but make it each time that kernels pack it.
+
+        A pass that calls this module, rather than a prepared encoder, keeps what it made.
+
+        Args:
+            source: returns qweight and weight_scale; True where they are needed for a moment only.
+        """
+        self._source, self._made = source, None
+        self._buffers.update(qweight=None, weight_scale=None)
+
+    def hold(self) -> None:
+        """Hold the weight as buffers, as a projection does that makes none."""
+        if self._source is not None:
+            self._buffers["qweight"], self._buffers["weight_scale"] = self._weights()
+            self._source = self._made = None
+
+    def _weights(self) -> tuple[Tensor, Tensor]:
+        """Return qweight and weight_scale, which are held from now on."""
+        if self._source is None:
+            return self.qweight, self.weight_scale
+        if self._made is None:
+            self._made = self._source(False)
+        return self._made
+
     def parts(self) -> dict[str, Tensor]:
         """Return the buffers that kernels read, by name, in the dtypes that they read.
 
@@ -306,6 +340,8 @@ class Int8Linear(nn.Module):
             ValueError: for a buffer of another shape, or in a dtype without a way there.
         """
         held = {name: self._buffers.get(name) for name in INT8_DTYPES}
+        if self._source is not None:
+            held["qweight"], held["weight_scale"] = self._made or self._source(True)
         found = {
             name: as_int8_part(name, tensor, self.in_features)
             for name, tensor in held.items()
@@ -340,14 +376,15 @@ class Int8Linear(nn.Module):
             return self.forward(x.reshape(-1, x.shape[-1]), plan).reshape(*x.shape[:-1], -1)
         wide, leading = x.dim() != 2, x.shape[:-1]
         gemm = plan.int8_linear if self.op == "int8_linear" else plan.linear_w8a16
+        qweight, weight_scale = self._weights()
         out: Tensor = gemm(
             x.reshape(-1, x.shape[-1]) if wide else x,
-            self.qweight,
-            self.weight_scale,
+            qweight,
+            weight_scale,
             self.bias,
             activation,
             residual,
-            self._prepacked.get(self.op, self.qweight, plan),
+            self._prepacked.get(self.op, qweight, plan),
             self.factor,
             self.repeated,
         )

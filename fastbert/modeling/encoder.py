@@ -184,7 +184,8 @@ class EncoderModel(PreTrainedModel):
         if pooled is None:
             raise ValueError(
                 f"This head reads the pooler's output, but this {type(self).__name__} was built "
-                "without one; build it with add_pooling_layer=True."
+                "without one; build it with add_pooling_layer=True. A head of a family that has "
+                "none sets pooled = False, and overrides build_head and classify."
             )
         return pooled
 

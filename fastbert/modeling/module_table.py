@@ -193,6 +193,12 @@ def by_rows(part: nn.Module) -> bool:
     return kind.forward in _BY_ROWS
 
 
+def is_projection(part: nn.Module) -> bool:
+    """Return whether a module's own forward computes every row by itself, whatever hooks it has."""
+    kind = type(part)
+    return kind.__module__.startswith(_ADAPTERS) or kind.forward in _BY_ROWS
+
+
 # What computes every row by itself where it stands behind the hidden states.
 _SIMPLE = (nn.Identity, nn.Dropout, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.LayerNorm)
 

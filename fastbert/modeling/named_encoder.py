@@ -31,6 +31,7 @@ from fastbert.modeling.module_table import (
     Region,
     differences,
     foreign_projections,
+    is_projection,
     record,
     region_of,
 )
@@ -176,8 +177,12 @@ class NamedEncoder(EncoderModel):
         return ()
 
     def _kept_by_rows(self, one: Difference) -> bool:
-        """Whether a family without callable branches computes a part by rows all the same."""
-        return not one.pattern or self._built[one.pattern].kind is Linear
+        """Whether a family without callable branches computes a part by rows all the same.
+
+        That is a projection with hooks; any other module might look at more than its row.
+        """
+        found = parts.find(self, one.pattern, one.layer) if one.pattern else None
+        return not one.pattern or (found is not None and is_projection(found))
 
     def _places(self, one: Difference) -> list[tuple[Region, int | None]]:
         """Return the regions that must be called because of a difference."""
@@ -186,11 +191,11 @@ class NamedEncoder(EncoderModel):
             return [(region, None) for region in dict.fromkeys(table.regions.values())]
         region = region_of(one.pattern, table)
         if region is None:
-            self.blocks()  # says what is missing, if anything is
             raise ValueError(
                 f"{one.why}, and the modules around it in this {type(self).__name__} cannot be "
-                "called. Put the part that was built back, or replace its linear layers, which may "
-                "be modules of any kind."
+                "called. Put the part that was built back; a linear layer may be an nn.Linear or a "
+                "LoRA adapter of peft, and may have hooks. A family whose parts may be replaced "
+                "says in its module_table how they are called."
             )
         return [(region, one.layer if region == "layer" else None)]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from fastbert.ops.activations import Activation
 
@@ -55,6 +57,9 @@ class ParameterNames:
         position_bias: table of what the distance between two tokens adds to their scores, a column
             for each head; all layers share it.
         pooler: the projection of column 0 that a tanh follows.
+
+    Raises:
+        ValueError: for paths that would not give every part a place of its own.
     """
 
     word: str = "embeddings.word_embeddings"
@@ -83,6 +88,71 @@ class ParameterNames:
     output_norm: str = "encoder.layer.N.output.LayerNorm"
     position_bias: str | None = None
     pooler: str | None = "pooler.dense"
+
+    def __post_init__(self) -> None:
+        layers = _paths(self, _OF_LAYERS)
+        for where in ("attention", "cross_attention"):
+            found = getattr(self, where)
+            if found is not None:
+                layers |= _paths(found, [one.name for one in fields(found)], f"{where}.")
+        shared = _paths(self, _SHARED)
+        if self.token_type == self.word:
+            del shared["token_type"]
+        for name, path in (layers | shared).items():
+            _check_path(name, path, 1 if name in layers else 0)
+        lists = {name: path.partition(f".{LAYER}")[0] for name, path in layers.items()}
+        taken = list((layers | shared).items())
+        for (name, path), (other, there) in itertools.combinations(taken, 2):
+            if _holds(path, there) or _holds(there, path):
+                raise ValueError(
+                    f"{name} ({path!r}) and {other} ({there!r}) name one place, or one in the "
+                    "other; every part of an encoder has a path of its own."
+                )
+        for (name, path), (other, there) in itertools.product(shared.items(), lists.items()):
+            if _holds(there, path) or _holds(path, there):
+                raise ValueError(
+                    f"{name} ({path!r}) would stand in {there!r}, the list of the layers that "
+                    f"{other} names, which holds layers alone."
+                )
+
+
+_OF_LAYERS = ("intermediate", "output", "output_norm")
+_SHARED = (
+    *("word", "position", "token_type", "language", "embedding_norm", "embedding_projection"),
+    *("position_bias", "pooler"),
+)
+
+
+def _paths(names: object, wanted: Iterable[str], prefix: str = "") -> dict[str, str]:
+    found = {prefix + name: getattr(names, name) for name in wanted}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return f"{inner}.".startswith(f"{outer}.")
+
+
+def _check_path(name: str, path: str, numbers: int) -> None:
+    """Check one path.
+
+    Raises:
+        ValueError: for a path that leads nowhere, or does not say which layer it belongs to.
+    """
+    parts = path.split(".")
+    if not all(parts) or parts[0] == LAYER or parts[-1] in ("weight", "bias"):
+        raise ValueError(
+            f"{name} is {path!r}; a path is the name of a parameter without its last component "
+            "(.weight, .bias), counted from the encoder, as in 'encoder.layer.N.output.dense'."
+        )
+    if parts.count(LAYER) != numbers:
+        raise ValueError(
+            f"{name} is {path!r}; "
+            + (
+                f"every layer has its own, so one component must be {LAYER!r}, the layer's number."
+                if numbers
+                else f"the encoder has one of it, so no component may be {LAYER!r}."
+            )
+        )
 
 
 @dataclass(frozen=True)

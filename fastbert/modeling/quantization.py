@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastbert.layers.block import Block
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.runtime.clipping import best_scales, levels as levels_of
+from fastbert.runtime.pages import passing
 
 if TYPE_CHECKING:
     from fastbert.modeling.base import PreTrainedModel
@@ -28,7 +29,7 @@ _LEAST = 1.0 / 64
 # Elements that are summed or quantised at once; what comes of sums depends on the former. Several
 # temporaries of this size stand beside each other, and the allocator keeps what it once had.
 _SUMMED = 1 << 21
-_QUANTISED = 1 << 17
+_QUANTISED = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -207,20 +208,26 @@ def _chunks(
 
 
 def _column_norms(weight: Tensor) -> Tensor:
-    squares = [rows.square().sum(dim=0) for _, rows in _chunks(weight, None, _SUMMED)]
-    return torch.stack(squares).sum(dim=0).sqrt()
+    sums = []
+    for _, rows in _chunks(weight, None, _SUMMED):
+        squares = passing(rows.shape, torch.float32, rows.device)
+        sums.append(torch.square(rows, out=squares).sum(dim=0))
+    return torch.stack(sums).sum(dim=0).sqrt()
 
 
 def _peaks(weight: Tensor, factor: Tensor | None) -> Tensor:
     """Find each column's largest magnitude relative to the root mean square of its row."""
-    found = []
+    found = torch.zeros(weight.shape[1], dtype=torch.float32, device=weight.device)
     for _, rows in _chunks(weight, factor):
         size = rows.square().mean(dim=1, keepdim=True).sqrt()
-        found.append(torch.nan_to_num(rows.abs() / size, 0.0, 0.0, 0.0).amax(dim=0))
-    return torch.stack(found).amax(dim=0)
+        peaks = rows.abs().div_(size).nan_to_num_(0.0, 0.0, 0.0)
+        torch.maximum(found, peaks.amax(dim=0), out=found)
+    return found
 
 
-def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Tensor, Tensor]:
+def quantize_weight(
+    weight: Tensor, columns: Columns | None = None, brief: bool = False
+) -> tuple[Tensor, Tensor]:
     """Round a weight to symmetric int8 with one scale a row.
 
     Each row is clipped where its squared error is least.
@@ -230,6 +237,7 @@ def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Ten
     Args:
         weight: (N, K), floating.
         columns: what is done to the rows it meets; None for nothing.
+        brief: whether the result is needed for a moment only.
 
     Returns:
         int8 (N, K + repeats) in -127..127 and float32 (N,) scales: weight / factor is about
@@ -237,7 +245,8 @@ def quantize_weight(weight: Tensor, columns: Columns | None = None) -> tuple[Ten
     """
     repeats = 0 if columns is None else int(columns.copies.sum()) - weight.shape[1]
     columns_held = weight.shape[1] + repeats
-    q = torch.empty(weight.shape[0], columns_held, dtype=torch.int8, device=weight.device)
+    make = passing if brief else torch.empty
+    q = make((weight.shape[0], columns_held), dtype=torch.int8, device=weight.device)
     scales = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
     largest = torch.full(
         (weight.shape[1],), float(_LARGEST), dtype=torch.float32, device=weight.device
@@ -300,6 +309,14 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(owner), leaf, module)
 
 
+def _check_whole(group: Group, floating: int) -> None:
+    if floating != len(group.parts):
+        raise ValueError(
+            "Of projections that read the same rows, some are stored in int8 and some are not; "
+            "save the model again as a whole."
+        )
+
+
 @torch.no_grad()
 def fill(model: PreTrainedModel, weight_of: Callable[[Int8Linear], Tensor | None]) -> None:
     """Quantise the weights of a model whose projections are Int8Linear, group by group.
@@ -314,11 +331,7 @@ def fill(model: PreTrainedModel, weight_of: Callable[[Int8Linear], Tensor | None
         given = [weight for weight in weights if weight is not None]
         if not given:
             continue
-        if len(given) != len(group.parts):
-            raise ValueError(
-                "Of projections that read the same rows, some are stored in int8 and some are "
-                "not; save the model again as a whole."
-            )
+        _check_whole(group, len(given))
         columns = columns_of(group, given)
         for part, weight in zip(parts, given, strict=True):
             part.qweight, part.weight_scale = quantize_weight(weight, columns)
@@ -328,7 +341,59 @@ def fill(model: PreTrainedModel, weight_of: Callable[[Int8Linear], Tensor | None
                 part.repeated = columns.repeated
 
 
+@dataclass(frozen=True)
+class _Rounded:
+    """The int8 weight of a layer, made from its floating one whenever it is asked for.
+
+    Attributes:
+        held: the layer's parameters, whose "weight" is read where it stands then.
+        columns: how its columns are changed, chosen before.
+    """
+
+    held: Mapping[str, Any]
+    columns: Columns
+
+    def __call__(self, brief: bool) -> tuple[Tensor, Tensor]:
+        # What is kept may be used outside of inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            return quantize_weight(self.held["weight"].detach(), self.columns, brief)
+
+
 @torch.no_grad()
+def quantize_as_packed(model: Model) -> Model:
+    """Let a model that is in memory compute its layers in int8, and hold no int8 weights.
+
+    They are made from the floating ones, which somebody else holds, each time that they are packed.
+    How columns are changed is chosen at once.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        The same model, whose layers hold Int8Linear.
+    """
+    names = _names(model)
+    for group in list(model.int8_groups()):
+        parts = [part for part in group.parts if isinstance(part, Linear)]
+        if not parts:
+            continue
+        _check_whole(group, len(parts))
+        columns = columns_of(group, [part.weight.detach() for part in parts])
+        for part in parts:
+            with torch.device("meta"):
+                int8 = _empty(part, group)
+            int8.make_from(_Rounded(part._parameters, columns))
+            if part.bias is not None:
+                int8.bias = nn.Parameter(part.bias.detach(), requires_grad=False)
+            if int8.factor is not None:
+                int8.factor = columns.factor
+            if int8.repeated is not None:
+                int8.repeated = columns.repeated
+            _replace(model, names[id(part)], int8)
+    model.config.quantization_config = QuantizationConfig().to_dict()
+    return model
+
+
 def quantize(model: Model) -> Model:
     """Quantise the layers of a model that is already in memory.
 
@@ -338,17 +403,7 @@ def quantize(model: Model) -> Model:
     Returns:
         The same model, whose layers hold Int8Linear.
     """
-    names = _names(model)
-    weights: dict[int, Tensor] = {}
-    for group in list(model.int8_groups()):
-        for part in group.parts:
-            if not isinstance(part, Linear):
-                continue
-            int8 = _empty(part, group)
-            if part.bias is not None:
-                int8.bias = nn.Parameter(part.bias.detach(), requires_grad=False)
-            weights[id(int8)] = part.weight.detach()
-            _replace(model, names[id(part)], int8)
-    fill(model, lambda part: weights.get(id(part)))
-    model.config.quantization_config = QuantizationConfig().to_dict()
+    for module in quantize_as_packed(model).modules():
+        if isinstance(module, Int8Linear):
+            module.hold()
     return model

@@ -7,6 +7,7 @@ import os
 from typing import Any, ClassVar
 
 from fastbert.checkpoints.files import HUB_OPTIONS
+from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.config import PreTrainedConfig, of_transformers
 from fastbert.processors import AlignProcessor
 from fastbert.tokenizers import AutoTokenizer
@@ -60,6 +61,9 @@ _NAMES = {
     ("xlm-roberta", "ForPreTraining"): "XLMRobertaForMaskedLM",
 }
 
+# Classes that users registered, "Config" among the tasks. They come first.
+_REGISTERED: dict[tuple[str, str], Any] = {}
+
 # Model types with a processor for images.
 _WITH_IMAGES = ("align", "align_vision_model")
 
@@ -71,20 +75,49 @@ def _family(model_type: str | None, source: Any) -> tuple[str, str]:
             "name the class, as in BertModel.from_pretrained, or add model_type to the file."
         )
     if model_type not in _FAMILIES:
+        known = _FAMILIES.keys() | {name for name, _ in _REGISTERED}
         raise ValueError(
             f"{source} is of model type {model_type!r}, which fastbert does not have; it has "
-            f"{', '.join(sorted(_FAMILIES))}."
+            f"{', '.join(sorted(known))}. A family of your own is made known by "
+            "AutoConfig.register and AutoModel.register."
         )
     return _FAMILIES[model_type]
 
 
 def _class(model_type: str, task: str, source: Any) -> Any:
-    room, prefix = _family(model_type, source)
-    name = _NAMES.get((model_type, task), prefix + task)
-    found = getattr(importlib.import_module(room), name, None)
+    found = _REGISTERED.get((model_type, task))
+    registered = any(name == model_type for name, _ in _REGISTERED)
+    if found is None and (model_type in _FAMILIES or not registered):
+        room, prefix = _family(model_type, source)
+        name = _NAMES.get((model_type, task), prefix + task)
+        found = getattr(importlib.import_module(room), name, None)
     if found is None:
         raise ValueError(f"There is no {model_type} model for the task {task.removeprefix('For')}.")
     return found
+
+
+def _register(model_type: str, task: str, kind: Any, exist_ok: bool) -> None:
+    """Let a class stand for a model type and a task.
+
+    Raises:
+        ValueError: for a type that is empty, or that has a class for the task already.
+    """
+    if not model_type:
+        raise ValueError(f"The configuration of {kind.__name__} must name a model_type.")
+    taken = _REGISTERED.get((model_type, task))
+    if not exist_ok and (model_type in _FAMILIES or taken not in (None, kind)):
+        raise ValueError(
+            f"The model type {model_type!r} is taken; give the family another model_type, or pass "
+            "exist_ok=True to use your class in its place."
+        )
+    _REGISTERED[model_type, task] = kind
+
+
+def _check_kind(argument: str, given: Any, base: type) -> None:
+    if not (isinstance(given, type) and issubclass(given, base)):
+        raise TypeError(
+            f"{argument} must be a class derived from fastbert's {base.__name__}, not {given!r}."
+        )
 
 
 def _stored_type(path: Any, hub: dict[str, Any]) -> str:
@@ -122,6 +155,27 @@ class AutoConfig:
         """Build the configuration of a model type from its fields."""
         return _class(model_type, "Config", "The configuration asked for")(*args, **kwargs)
 
+    @staticmethod
+    def register(model_type: str, config: type[PreTrainedConfig], exist_ok: bool = False) -> None:
+        """Make the configuration of a family of your own known.
+
+        Args:
+            model_type: as in its config.json.
+            config: the class, whose model_type is the same.
+            exist_ok: whether it may take the place of another class.
+
+        Raises:
+            TypeError: for a class that is no configuration of fastbert's.
+            ValueError: for another model_type than the class has, or one that is taken.
+        """
+        _check_kind("config", config, PreTrainedConfig)
+        if config.model_type != model_type:
+            raise ValueError(
+                f"The model_type of {config.__name__} is {config.model_type!r}, not "
+                f"{model_type!r}; pass the one that the class has."
+            )
+        _register(model_type, "Config", config, exist_ok)
+
 
 class _AutoModel:
     """Base of the auto classes. Subclasses name the task."""
@@ -155,6 +209,34 @@ class _AutoModel:
         else:
             model_type = _stored_type(path if config is None else config, _hub(kwargs))
         return _class(model_type, cls.task, path).from_pretrained(path, *args, **kwargs)
+
+    @classmethod
+    def register(
+        cls,
+        config_class: type[PreTrainedConfig],
+        model_class: type[PreTrainedModel],
+        exist_ok: bool = False,
+    ) -> None:
+        """Make a model of a family of your own known for this task.
+
+        Args:
+            config_class: its configuration.
+            model_class: the class, whose config_class is the same.
+            exist_ok: whether it may take the place of another class.
+
+        Raises:
+            TypeError: for classes that are not fastbert's.
+            ValueError: for a model of another configuration, or a model type that is taken.
+        """
+        _check_kind("config_class", config_class, PreTrainedConfig)
+        _check_kind("model_class", model_class, PreTrainedModel)
+        if model_class.config_class is not config_class:
+            raise ValueError(
+                f"The config_class of {model_class.__name__} is "
+                f"{model_class.config_class.__name__}, not {config_class.__name__}; pass the one "
+                "that the model has."
+            )
+        _register(config_class.model_type, cls.task, model_class, exist_ok)
 
     @classmethod
     def class_for(cls, config: PreTrainedConfig) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastbert.embedding.modules import Dense
+from fastbert.layers.linear import Int8Linear
 from fastbert.ops.operands import obstacle
 from fastbert.runtime import versions
 from fastbert.runtime.plan import Plan
@@ -43,7 +44,7 @@ def explain(model: Any) -> str:
 def _description(inner: Any, parts: list[str]) -> list[str]:
     plan = inner.plan()
     precision = str(inner.dtype).removeprefix("torch.")
-    if any(name.endswith("qweight") for name, _ in inner.named_buffers()):
+    if any(isinstance(module, Int8Linear) for module in inner.modules()):
         precision += ", layers in int8"
     count = inner.num_parameters() / 1e6
     head = f"{type(inner).__name__}: {count:.1f} million parameters, {precision}, on {inner.device}"

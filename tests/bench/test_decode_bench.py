@@ -9,7 +9,9 @@ import transformers
 
 from bench.baselines import llama_cpp_engine
 from bench.baselines.decoders import DECODERS, TorchDecoder
+from bench.decode import Case
 from bench.decoders import SHAPES, DecoderShape, checkpoint
+from fastbert.tools.peak import Peak
 
 
 def test_weights_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -36,6 +38,16 @@ def test_prefill_counts_half_of_the_scores() -> None:
     shape = DecoderShape("one", 1, 4, 8, 2, 1, 10)
     # Projections 2 * (2*4*(4+2) + 2*4*8) a token, the last one 2*4*10 once, 2*4*n*n for attention.
     assert shape.prefill_operations(3) == 2 * (48 + 64) * 3 + 2 * 40 + 2 * 4 * 9
+
+
+def test_a_step_reads_weights_and_the_keys_and_values_of_the_text() -> None:
+    shape = DecoderShape("one", 3, 4, 8, 2, 1, 10)
+    found = Peak(1, fp32=1e12, bf16=1e12, int8=1e12, read=100.0)
+    assert shape.cache_bytes(7, 2) == 3 * 2 * 7 * 2 * 2  # layers, keys and values, tokens, width
+    case = Case.of("context-7", 5)
+    assert (case.batch, case.length, case.tokens) == (1, 7, 5)
+    assert case.bound(shape, found, "int8") == pytest.approx(0.05 * (shape.weights + 168))
+    assert case.bound(shape, found, "fp32") == pytest.approx(0.05 * (4 * shape.weights + 336))
 
 
 def test_llama_cpp_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

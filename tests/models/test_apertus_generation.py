@@ -17,6 +17,7 @@ import transformers
 from apertus_pair import close, exact_norms, ids, pair
 
 import fastbert
+from fastbert.generation.greedy import likeliest
 from fastbert.pipelines import text_generation
 from fastbert.tools.cli import main
 
@@ -46,6 +47,18 @@ def test_texts_are_those_of_transformers(name: str) -> None:
     given = SEARCHES[name]
     found = ours.generate(batch, attention_mask=mask, **given)
     assert torch.equal(found, theirs.generate(batch, attention_mask=mask, **given))
+
+
+@pytest.mark.parametrize("vocabulary", [1, 255, 256, 4096, 4097])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeliest_token_is_the_first_of_the_highest(vocabulary: int, dtype: torch.dtype) -> None:
+    scores = torch.randn(5, 2, vocabulary, generator=torch.Generator().manual_seed(1)).to(dtype)
+    scores[1] = float("-inf")
+    scores[2, 0, vocabulary // 2 :] = 9.0
+    scores[3, 1, vocabulary // 3 :] = float("nan")
+    assert torch.equal(likeliest(scores), scores.argmax(dim=-1))
+    assert likeliest(scores)[2, 0] == vocabulary // 2
+    assert torch.equal(likeliest(scores[:, -1, ::2]), scores[:, -1, ::2].argmax(dim=-1))
 
 
 def test_sampling_draws_what_transformers_draws() -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import re
 import types
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fastbert.modeling.encoding import Encoding
 from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
 from fastbert.modeling.quantization import quantize
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
+from fastbert.models import auto
 from fastbert.ops.activations import Activation
 from fastbert.outputs import BaseModelOutput, BaseModelOutputWithPooling
 
@@ -42,13 +43,15 @@ needs_kernels = pytest.mark.skipif(native.reason() is not None, reason=str(nativ
 
 
 @pytest.fixture(scope="module")
-def page() -> types.ModuleType:
+def page() -> Iterator[types.ModuleType]:
     if not PAGE.exists():
         pytest.skip("run from a checkout")
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
     family = types.ModuleType("family")
-    exec(compile("\n\n".join(blocks), str(PAGE), "exec", dont_inherit=True), vars(family))
-    return family
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto, "_REGISTERED", {})
+        exec(compile("\n\n".join(blocks), str(PAGE), "exec", dont_inherit=True), vars(family))
+        yield family
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,38 @@ def test_the_family_of_the_page_is_transformers(page: types.ModuleType, task: st
         oracle.compared(expected, ours(IDS, attention_mask=MASK), MASK, 1e-9, task)
         kernels = ours.float()
         oracle.compared(expected, kernels(IDS, attention_mask=MASK), MASK, 2e-5, task)
+
+
+TABLE = r"^\| ((?:`\w+`(?:, )?)+) \| .* \| (?:`([\w.]+)`(?: \.\.\.)?|None) \|$"
+
+
+def test_the_page_names_every_part() -> None:
+    """Its table of `ParameterNames` has each field, with what it is when left out."""
+    if not PAGE.exists():
+        pytest.skip("run from a checkout")
+    text = PAGE.read_text(encoding="utf-8").partition("| `ParameterNames` |")[2]
+    rows = re.findall(TABLE, text.partition("\n\n")[0], re.M)
+    told = {name: path for names, path in rows for name in re.findall(r"\w+", names)}
+    assert told.keys() == {one.name for one in fields(ParameterNames)}
+    for name, path in told.items():
+        default = getattr(ParameterNames(), name)
+        if isinstance(default, AttentionNames):
+            assert default.query.startswith(path)
+        else:
+            assert default == (path or None), name
+
+
+@needs_kernels
+def test_the_family_of_the_page_is_known_and_proved(
+    page: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = page.DistilBertConfig(dim=32, n_layers=1, n_heads=4, hidden_dim=48, vocab_size=61)
+    page.DistilBertForMaskedLM(config).save_pretrained(tmp_path)
+    for task in ("", "ForMaskedLM", "ForTokenClassification", "ForSequenceClassification"):
+        kind = getattr(fastbert, f"AutoModel{task}").class_for(config)
+        assert kind is getattr(page, f"DistilBert{task or 'Model'}")
+    page.prove(str(tmp_path))
+    assert "layers in int8" in capsys.readouterr().out
 
 
 # A made-up family: lists outside of layers, narrow tables, no token types, relu, no pooler.
@@ -267,10 +302,10 @@ def test_what_a_family_has_no_names_for() -> None:
         SkinkModel(SkinkConfig(is_decoder=True, add_cross_attention=True))
 
 
-def test_a_layer_that_lost_its_names() -> None:
+def test_a_layer_that_is_something_else() -> None:
     model = skink(SkinkModel)
     model.looks[1] = torch.nn.Identity()
-    with pytest.raises(AttributeError, match=r"no part 'looks\.1\.q'"):
+    with pytest.raises(ValueError, match=r"looks\.1 is a Identity, .* says in its module_table"):
         model(IDS)
 
 

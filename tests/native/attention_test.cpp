@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -215,12 +218,23 @@ std::vector<Case> cases() {
     return all;
 }
 
+// In a workspace that is full of NaN: what a task did not write there must reach no result.
+template <class T>
+void attend_among_nans(const Problem<T>& problem) {
+    const int threads = max_threads();
+    const auto bytes = static_cast<std::size_t>(attention_workspace_bytes(problem.args, threads));
+    const std::unique_ptr<void, void (*)(void*)> workspace(
+        std::aligned_alloc(64, (bytes + 63) / 64 * 64), std::free);
+    std::memset(workspace.get(), 0xff, bytes);
+    attention_varlen(problem.args, workspace.get(), threads);
+}
+
 template <class T>
 void against_reference(Isa isa) {
     unsigned seed = 1;
     for (const Case& c : cases()) {
         Problem<T> problem(c, seed++);
-        attention_varlen(problem.args);
+        attend_among_nans(problem);
         problem.check(std::string(name_of(isa)) + " case " + std::to_string(seed - 2));
     }
 }

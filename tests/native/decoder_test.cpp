@@ -12,6 +12,7 @@
 #include "cpu/threads.h"
 #include "floats.h"
 #include "harness.h"
+#include "prepared.h"
 
 using namespace fastbert;
 
@@ -192,14 +193,14 @@ struct Model {
 
     std::unique_ptr<Decoder> decoder(const Kind& kind) const {
         const ProjectionSource scores = head.source(kind.precision);
-        DecoderSource s;
-        s.shape = {kHidden,           kHeads, kKvHeads,      kHeadDim, kIntermediate,
-                   Activation::xielu, scale,  kind.attention};
-        for (const StoredBlock& b : blocks) s.blocks.push_back(b.source(kind.precision));
-        s.words = {words.data(), kVocabulary, kHidden};
-        s.norm = norm.source();
-        s.head = &scores;
-        return std::make_unique<Decoder>(s);
+        test::DecoderParts parts;
+        parts.source.shape = {kHidden,           kHeads, kKvHeads,      kHeadDim, kIntermediate,
+                              Activation::xielu, scale,  kind.attention};
+        parts.source.words = {words.data(), kVocabulary, kHidden};
+        parts.source.norm = norm.source();
+        for (const StoredBlock& b : blocks) parts.blocks.push_back(b.source(kind.precision));
+        parts.head = &scores;
+        return parts.decoder();
     }
 
     // The scores behind every token of one text.
@@ -420,14 +421,14 @@ TEST(decoder_refuses_what_does_not_fit) {
                Session(*decoder, DType::f32, 1, 2).run({{1, 2, 3}});  // more than the cache holds
            }).empty());
     const auto message = [&](const ProjectionSource& source, DType attention) {
-        DecoderSource s;
-        s.shape = {kHidden,           kHeads,      kKvHeads, kHeadDim, kIntermediate,
-                   Activation::xielu, model.scale, attention};
-        s.blocks.push_back(model.blocks[0].source(Precision::w8a16));
-        s.blocks[0].out = source;
-        s.words = {model.words.data(), kVocabulary, kHidden};
-        s.norm = model.norm.source();
-        return test::message_of([&] { Decoder made(s); });
+        test::DecoderParts parts;
+        parts.source.shape = {kHidden,           kHeads,      kKvHeads, kHeadDim, kIntermediate,
+                              Activation::xielu, model.scale, attention};
+        parts.source.words = {model.words.data(), kVocabulary, kHidden};
+        parts.source.norm = model.norm.source();
+        parts.blocks.push_back(model.blocks[0].source(Precision::w8a16));
+        parts.blocks[0].out = source;
+        return test::message_of([&] { parts.decoder(); });
     };
     const Stored& out = model.blocks[0].out;
     CHECK(message(out.source(Precision::w8a16), DType::bf16).empty());

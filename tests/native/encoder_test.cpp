@@ -11,6 +11,7 @@
 
 #include "cpu/threads.h"
 #include "harness.h"
+#include "prepared.h"
 
 using namespace fastbert;
 
@@ -127,7 +128,7 @@ struct Model {
     std::unique_ptr<Encoder> encoder(Precision precision) const {
         EncoderShape s = shape;
         s.attention = precision == Precision::f32 ? DType::f32 : DType::bf16;
-        return std::make_unique<Encoder>(EncoderSource{s, sources(precision)});
+        return test::EncoderParts{s, sources(precision)}.encoder();
     }
 
     using Rows = std::vector<std::vector<double>>;
@@ -408,10 +409,10 @@ TEST(encoder_looks_up_and_pools) {
             const Embedded tables(width);
             const EmbeddingSource embedding = tables.source();
             const ProjectionSource pooler = tables.pooler.source(Precision::f32);
-            EncoderSource source{model.shape, model.sources(Precision::f32)};
+            test::EncoderParts source{model.shape, model.sources(Precision::f32)};
             source.embedding = &embedding;
             source.pooler = &pooler;
-            Encoder encoder(source);
+            const auto encoder = source.encoder();
             EncoderInput in = batch.input();
             in.x = nullptr;
             in.seqlen = 4;
@@ -434,7 +435,7 @@ TEST(encoder_looks_up_and_pools) {
             for (int threads : {1, 2}) {
                 std::fill(grid.begin(), grid.end(), NAN);
                 std::fill(pooled.begin(), pooled.end(), NAN);
-                encoder.run(in, to, threads);
+                encoder->run(in, to, threads);
                 for (std::size_t t = 0; t < token_indices.size(); ++t) {
                     for (index_t c = 0; c < kHidden; ++c) {
                         const float value = grid[token_indices[t] * kHidden + c];
@@ -458,18 +459,18 @@ TEST(encoder_looks_up_and_pools) {
                 auto bad = words;
                 bad[5] = wrong;
                 in.word.data = bad.data();
-                CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+                CHECK(!test::message_of([&] { encoder->run(in, to); }).empty());
             }
             in.word.data = words.data();
             in.language = {types.data(), 4, 1};
-            CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+            CHECK(!test::message_of([&] { encoder->run(in, to); }).empty());
             in.language = {};
             // A sequence without a token to pool.
             for (int split : {0, 5}) {
                 const std::vector<int> empty{0, split, 5};
                 in.cu_seqlens = empty.data();
                 in.max_seqlen = 5;
-                CHECK(!test::message_of([&] { encoder.run(in, to); }).empty());
+                CHECK(!test::message_of([&] { encoder->run(in, to); }).empty());
             }
             for (float v : grid) CHECK(std::isnan(v));
         }
@@ -482,7 +483,7 @@ TEST(encoder_looks_up_many_rows) {
     const Model model(false);
     const Embedded tables(kHidden);
     const EmbeddingSource embedding = tables.source();
-    EncoderSource source{model.shape, model.sources(Precision::f32)};
+    test::EncoderParts source{model.shape, model.sources(Precision::f32)};
     source.embedding = &embedding;
     std::vector<std::int64_t> words, types, positions;
     for (index_t i = 0; i < 2 * kLength; ++i) {
@@ -501,7 +502,7 @@ TEST(encoder_looks_up_many_rows) {
     batch.x = tables.rows(words, positions, types);
     test::for_each_isa([&](Isa) {
         const auto expected = run(*model.encoder(Precision::f32), batch);
-        Encoder encoder(source);
+        const auto encoder = source.encoder();
         EncoderInput in = batch.input();
         in.x = nullptr;
         in.word = {wide_words.data(), kLength * kGap, kGap};
@@ -514,7 +515,7 @@ TEST(encoder_looks_up_many_rows) {
         to.rows = in.total;
         for (int threads : {1, 3}) {
             std::fill(out.begin(), out.end(), NAN);
-            encoder.run(in, to, threads);
+            encoder->run(in, to, threads);
             for (std::size_t i = 0; i < out.size(); ++i) {
                 CHECK(std::fabs(out[i] - expected[i]) < 2e-5f);
             }
@@ -621,7 +622,7 @@ TEST(encoder_refuses_what_does_not_fit) {
         EncoderShape shape = model.shape;
         std::vector<BlockSource> sources = model.sources(Precision::f32);
         change(shape, sources[1]);
-        CHECK(!test::message_of([&] { Encoder(EncoderSource{shape, sources}); }).empty());
+        CHECK(!test::message_of([&] { test::EncoderParts{shape, sources}.encoder(); }).empty());
     };
     not_made([](EncoderShape& s, BlockSource&) { s.hidden = 47; });
     not_made([](EncoderShape& s, BlockSource&) { s.attention = DType::bf16; });

@@ -129,6 +129,24 @@ TEST(gemm_float_every_inner_size) {
     });
 }
 
+// More rows than a tile has, and a K that is cut into chunks where a tile's rows and a panel do not
+// stay in L1 together: over several groups of panels, with a tail, and over several blocks of rows.
+TEST(gemm_float_with_k_in_chunks) {
+    test::for_each_isa([&](Isa) {
+        check({{45, 43, 1177}, DType::bf16, DType::bf16});
+        check({{33, 43, 1280}, DType::bf16, DType::f32});
+        check({{1060, 5, 1100}, DType::bf16, DType::bf16});
+        // Twenty rows are one tile, whose sums are never put aside.
+        const Matrix many = run({{100, 300, 1301}, DType::bf16, DType::f32});
+        const Matrix few = run({{20, 300, 1301}, DType::bf16, DType::f32});
+        index_t wrong = 0;
+        for (index_t r = 0; r < 20; ++r) {
+            for (index_t j = 0; j < 300; ++j) wrong += many.at(r, j) != few.at(r, j);
+        }
+        CHECK(wrong == 0);
+    });
+}
+
 TEST(gemm_float_every_epilogue) {
     test::for_each_isa([&](Isa) {
         for (DType dtype : kTypes) {

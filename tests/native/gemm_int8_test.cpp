@@ -105,6 +105,16 @@ TEST(int8_every_tail_is_exact) {
     });
 }
 
+// K is cut into chunks where a tile's rows and a panel do not stay in L1 together: over two groups
+// of panels, with and without a tail, and over two blocks of rows.
+TEST(int8_with_k_in_chunks_is_exact) {
+    test::for_each_isa([&](Isa) {
+        check_exact({52, 300, 2100, 7});
+        check_exact({50, 43, 2112, 8});
+        check_exact({1600, 3, 2100, 9});
+    });
+}
+
 // Pairs of 255 * 128 exceed int16: an AVX2 kernel built on vpmaddubsw would saturate.
 TEST(int8_extremes_do_not_saturate) {
     test::for_each_isa([&](Isa) {

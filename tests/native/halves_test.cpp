@@ -244,6 +244,7 @@ TEST(halves_of_every_tile_are_joined_exactly) {
         check_exact({20, 40, 4096, DType::f32, 6});
         check_exact({251, 40, 61, DType::f32, 7});
         check_exact({3, 5, kMaxInt8K, DType::f32, 8});
+        check_exact({17, 300, 2100, DType::f32, 9});  // K in chunks, over two groups of panels
     });
 }
 

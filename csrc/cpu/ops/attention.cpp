@@ -22,7 +22,6 @@ constexpr index_t kSlicesPerThread = 4;
 // A task takes a slice of several heads, one after the other, so that the rows of the next head can
 // be fetched during this one; but no more of them than leave the threads evenly busy.
 constexpr index_t kTasksPerThread = 8;
-constexpr index_t kQueryBlock = 24;  // queries the kernels work on at once
 
 void require(bool condition, const std::string& sentence) {
     if (!condition) fail("attention_varlen", sentence);
@@ -218,8 +217,9 @@ void attention_varlen(const AttentionArgs& args, void* workspace, int threads) {
         const index_t per_head = slices_of(queries, longest);
         const index_t at = number - begin[n];
         // Slices of equal length, in whole blocks of queries, rather than a short last one.
+        const index_t share_of_queries = (queries + per_head - 1) / per_head;
         const index_t even =
-            ((queries + per_head - 1) / per_head + kQueryBlock - 1) / kQueryBlock * kQueryBlock;
+            (share_of_queries + kernel.query_block - 1) / kernel.query_block * kernel.query_block;
         const index_t query_begin = std::min(at % per_head * even, queries);
         const index_t shares = groups.of(sequence), share = at / per_head;
         return AttentionTask{sequence, args.num_heads * share / shares,

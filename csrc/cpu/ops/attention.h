@@ -49,6 +49,7 @@ struct AttentionKernel {
                 void* scratch);
     // Bytes of 64-byte aligned scratch for slices of up to query_count queries.
     index_t (*scratch_bytes)(index_t head_dim, index_t query_count);
+    index_t query_block;  // queries it works on at once
 };
 
 struct AttentionKernels {

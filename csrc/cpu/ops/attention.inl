@@ -19,8 +19,6 @@ namespace fastbert {
 namespace {
 namespace attention_detail {
 
-constexpr index_t kQueryBlock = 4 * kRows;  // queries whose scores are in scratch at once
-
 // K and V of one block stay in half of a 1 MiB L2 cache, in float32, for head_dim up to 256.
 inline index_t key_block(index_t head_dim) {
     const index_t fits = (index_t{32} << 10) / round_up(head_dim, 16) / kPanel * kPanel;
@@ -28,7 +26,7 @@ inline index_t key_block(index_t head_dim) {
 }
 
 // float32 products: one step of an inner product is one element.
-struct DotF32 {
+struct DotF32 : RegisterLayout {
     using Operand = F32;
     using Probability = float;
     static constexpr index_t elements_per_step = 1;
@@ -89,10 +87,20 @@ struct DotF32 {
 #if defined(__AVX512BF16__)
 #include "cpu/ops/attention_bf16.inl"
 #endif
+#if defined(__AMX_TILE__)
+#include "cpu/ops/attention_amx.inl"
+#endif
 
 namespace fastbert {
 namespace {
 namespace attention_detail {
+
+// Steps of an inner product of so many elements.
+template <class Dot>
+constexpr index_t steps_of(index_t elements) {
+    return round_up((elements + Dot::elements_per_step - 1) / Dot::elements_per_step,
+                    Dot::step_unit);
+}
 
 // Where everything is in a task's scratch: offsets in floats.
 struct ScratchLayout {
@@ -108,7 +116,7 @@ struct ScratchLayout {
     template <class Dot>
     static ScratchLayout of(Dot, index_t head_dim, index_t queries, index_t keys) {
         ScratchLayout l;
-        l.query_steps = (head_dim + Dot::elements_per_step - 1) / Dot::elements_per_step;
+        l.query_steps = steps_of<Dot>(head_dim);
         const index_t width = round_up(keys, kPanel);
         // An odd number of cache lines, so that the rows of a tile fall into different sets.
         l.score_stride = round_up(width, 32) + 16;
@@ -119,15 +127,14 @@ struct ScratchLayout {
             at += round_up(n, 16);
             return start;
         };
-        l.q = take(queries * l.query_steps);
+        l.q = take(round_up(queries, Dot::row_unit) * l.query_steps);
         l.k = take(width * l.query_steps);
-        l.v =
-            take(round_up(width, Dot::elements_per_step) / Dot::elements_per_step * l.value_width);
-        l.scores = take(kQueryBlock * l.score_stride);
-        l.high = take(kQueryBlock * F32::lanes);
-        l.shift = take(kQueryBlock);
-        l.rescale = take(kQueryBlock);
-        l.inverse = take(kQueryBlock);
+        l.v = take(steps_of<Dot>(width) * l.value_width);
+        l.scores = take(Dot::query_block * l.score_stride);
+        l.high = take(Dot::query_block * F32::lanes);
+        l.shift = take(Dot::query_block);
+        l.rescale = take(Dot::query_block);
+        l.inverse = take(Dot::query_block);
         l.row_max = take(queries);
         l.row_sum = take(queries * F32::lanes);
         l.sums = take(queries * l.value_width);
@@ -277,7 +284,7 @@ class Slice {
     struct RowTiles {
         index_t rows, count;
         explicit RowTiles(index_t rows_of_block)
-            : rows(rows_of_block), count((rows + kRows - 1) / kRows) {}
+            : rows(rows_of_block), count((rows + Dot::tile_rows - 1) / Dot::tile_rows) {}
         index_t begin(index_t tile) const { return rows * tile / count; }
     };
 
@@ -297,8 +304,8 @@ class Slice {
     void run(index_t head) const {
         const HeadRows<T> rows = HeadRows<T>::of(a_, task_, head);
         const index_t key_panels = (key_end_ + kPanel - 1) / kPanel;
-        const index_t tiles =
-            (task_.query_count + kRows - 1) / kRows * (key_panels + panels_.count);
+        const index_t tiles = (task_.query_count + Dot::tile_rows - 1) / Dot::tile_rows *
+                              (key_panels + panels_.count);
         Ahead<T> ahead(a_, rows_after(head), tiles);
         for (index_t k0 = 0; k0 < key_end_; k0 += block_) {
             const index_t keys = key_end_ - k0 < block_ ? key_end_ - k0 : block_;
@@ -309,9 +316,10 @@ class Slice {
                                l_.query_steps, at(l_.k));
                 pack_values<Dot>(v, a_.v_row_stride, a_.head_dim, keys, panels_, at(l_.v));
             }
-            for (index_t i0 = 0; i0 < task_.query_count; i0 += kQueryBlock) {
+            for (index_t i0 = 0; i0 < task_.query_count; i0 += Dot::query_block) {
                 const index_t left = task_.query_count - i0;
-                const Block block{head, i0, left < kQueryBlock ? left : kQueryBlock, k0, keys};
+                const index_t queries = left < Dot::query_block ? left : Dot::query_block;
+                const Block block{head, i0, queries, k0, keys};
                 if (k0 == 0) copy_queries(block, rows);
                 score(block, ahead);
                 softmax(block);
@@ -348,8 +356,8 @@ class Slice {
                 const ScoreTarget to{at(l_.scores) + begin * l_.score_stride + j, l_.score_stride,
                                      at(l_.high) + begin * F32::lanes, j == 0,
                                      keys - (vectors - 1) * F32::lanes};
-                kTiles<Dot, T>.score[count - 1][vectors - 1](
-                    at(l_.q) + (b.query + begin) * l_.query_steps, k, l_.query_steps, to);
+                products_.score(at(l_.q) + (b.query + begin) * l_.query_steps, k, l_.query_steps,
+                                count, vectors, to);
                 ahead.step();
             }
         }
@@ -363,7 +371,9 @@ class Slice {
     }
 
     void softmax(const Block& b) const {
-        const index_t width = round_up(b.keys, F32::lanes);
+        const index_t step_keys = Dot::step_unit * Dot::elements_per_step;
+        const index_t width =
+            round_up(b.keys, step_keys > F32::lanes ? step_keys : index_t{F32::lanes});
         float* const row_max = at(l_.row_max) + b.query;
         if (scale_first_ || a_.causal) {
             for (index_t r = 0; r < b.rows; ++r) add_biases(b, r);
@@ -414,7 +424,7 @@ class Slice {
     }
 
     void weigh(const Block& b, const HeadRows<T>& rows, Ahead<T>& ahead) const {
-        const index_t steps = (b.keys + Dot::elements_per_step - 1) / Dot::elements_per_step;
+        const index_t steps = steps_of<Dot>(b.keys);
         const float* panel = at(l_.v);
         for (index_t c = 0; c < panels_.count; ++c) {
             const index_t vectors = panels_.begin(c + 1) - panels_.begin(c);
@@ -433,8 +443,8 @@ class Slice {
                     b.first(),
                     b.key + b.keys == key_end_,
                 };
-                kTiles<Dot, T>.value[count - 1][vectors - 1](
-                    at(l_.scores) + begin * l_.score_stride, l_.score_stride, panel, steps, to);
+                products_.value(at(l_.scores) + begin * l_.score_stride, l_.score_stride, panel,
+                                steps, count, vectors, to);
                 ahead.step();
             }
             panel += steps * vectors * F32::lanes;
@@ -451,6 +461,7 @@ class Slice {
     float* const scratch_;
     index_t key_end_;
     ScratchLayout l_;
+    const typename Dot::template Products<Dot, T> products_{};
     const float* key_bias_ = nullptr;
     bool scale_first_;
     float factor_;
@@ -466,7 +477,7 @@ struct Entry {
         return ScratchLayout::of(Dot{}, head_dim, query_count, key_block(head_dim)).total *
                index_t{sizeof(float)};
     }
-    static constexpr AttentionKernel kernel{run, scratch_bytes};
+    static constexpr AttentionKernel kernel{run, scratch_bytes, Dot::query_block};
 };
 
 template <class Dot>
@@ -480,7 +491,9 @@ static void exponential_of_array(const float* x, float* y, index_t n) {
 
 }  // namespace attention_detail
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_TILE__)
+using AttentionBf16 = attention_detail::DotAmx;
+#elif defined(__AVX512BF16__)
 using AttentionBf16 = attention_detail::DotBf16;
 #else
 using AttentionBf16 = attention_detail::DotF32;

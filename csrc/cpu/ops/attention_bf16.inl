@@ -11,7 +11,7 @@ namespace fastbert {
 namespace {
 namespace attention_detail {
 
-struct DotBf16 {
+struct DotBf16 : RegisterLayout {
     using Operand = __m512bh;
     using Probability = bf16_t;
     static constexpr index_t elements_per_step = 2;
@@ -94,7 +94,7 @@ struct DotBf16 {
         }
     }
 
-  private:
+  protected:
     static inline __mmask32 first_words(index_t n) { return n >= 32 ? ~0u : (1u << n) - 1u; }
     // Lane n holds the pair of 16-bit numbers (n, n).
     static inline __m512i lane_pairs() {

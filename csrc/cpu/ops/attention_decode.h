@@ -37,18 +37,20 @@ struct AttentionDecodeArgs {
     float scale = 0;
 };
 
-// Up to kDecodeChunk keys of one sequence for one head of k and v.
+// Up to kDecodeChunk keys of one sequence for some heads of k and v.
 struct DecodeTask {
-    index_t sequence, kv_head;
+    index_t sequence;
+    index_t first_head, heads;
     index_t first, count;  // keys, counted from the sequence's first
 };
 
 struct AttentionDecodeKernels {
-    // What the chunk gives to each query head of the group, one after the other: its maximum, the
-    // sum of exponentials and head_dim weighted values, not divided by the sum. scratch:
-    // decode_scratch_floats(). Indexed by DType: f32, bf16, f16.
+    // What the chunk gives to each query head of a group, one after the other: its maximum, the sum
+    // of exponentials and head_dim weighted values, not divided by the sum; those of the next head
+    // of k and v begin `parts_stride` floats behind. scratch: decode_scratch_floats(). Indexed by
+    // DType: f32, bf16, f16.
     void (*chunk[3])(const AttentionDecodeArgs& args, const DecodeTask& task, float* parts,
-                     float* scratch);
+                     index_t parts_stride, float* scratch);
     // Joins `chunks` parts of a query head, `stride` floats apart, and writes them to out.
     void (*join[3])(const float* parts, index_t chunks, index_t stride, index_t head_dim,
                     void* out);
@@ -59,9 +61,9 @@ constexpr index_t decode_padded(index_t head_dim) { return (head_dim + 15) / 16 
 // Of one chunk and query head.
 constexpr index_t decode_part_floats(index_t head_dim) { return 16 + decode_padded(head_dim); }
 
-// Of one thread: the group's queries and their scores.
-constexpr index_t decode_scratch_floats(index_t group, index_t head_dim) {
-    return group * (decode_padded(head_dim) + kDecodeChunk);
+// Of one thread: queries of so many heads and their scores.
+constexpr index_t decode_scratch_floats(index_t num_heads, index_t head_dim) {
+    return num_heads * (decode_padded(head_dim) + kDecodeChunk);
 }
 
 // Bytes of workspace that attention_decode() needs with `threads` threads.

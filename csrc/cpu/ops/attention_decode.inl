@@ -1,15 +1,22 @@
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "cpu/ops/attention_decode.h"
+#include "cpu/vec/lane_sums.h"
 #include "cpu/vec/sweep.h"
 
 namespace fastbert {
 namespace {
 namespace decode_detail {
 
-// Rows of a head lie a cache's row apart, which no hardware prefetcher follows.
-constexpr index_t kRowsAhead = 12;
+// Keys that all heads take before the next ones: their rows lie one behind the other in a cache,
+// which the hardware's prefetch follows, and those of one head alone do not.
+constexpr index_t kBlock = 16;
+static_assert(kBlock % F32::lanes == 0, "a block is whole vectors of scores");
 
+// Brings the row of the next block that stands where this one does.
 template <typename T>
 inline void prefetch_row(const T* row, index_t head_dim) {
     const char* const end = reinterpret_cast<const char*>(row + head_dim);
@@ -18,47 +25,62 @@ inline void prefetch_row(const T* row, index_t head_dim) {
     }
 }
 
-// scores[g][j] = scale * <q[g], k[j]> for `group` queries, each key loaded once.
+// Lane by lane products of `group` queries with one key, which is loaded once.
 template <int group, typename T>
-inline void scores_of(const float* q, index_t q_stride, const T* k, index_t stride, index_t keys,
-                      index_t head_dim, float scale, float* scores) {
-    for (index_t j = 0; j < keys; ++j) {
-        const T* const row = k + j * stride;
-        if (j + kRowsAhead < keys) prefetch_row(row + kRowsAhead * stride, head_dim);
-        F32 sums[group];
-        for (int g = 0; g < group; ++g) sums[g] = zero();
-        index_t i = 0;
-        for (; i + F32::lanes <= head_dim; i += F32::lanes) {
-            const F32 key = load(row + i);
-            for (int g = 0; g < group; ++g) {
-                sums[g] = fma(load(q + g * q_stride + i), key, sums[g]);
-            }
+inline void multiply_key(const float* q, index_t q_stride, const T* key, index_t head_dim,
+                         F32 (&sums)[group]) {
+    for (int g = 0; g < group; ++g) sums[g] = zero();
+    index_t i = 0;
+    for (; i + F32::lanes <= head_dim; i += F32::lanes) {
+        const F32 part = load(key + i);
+        for (int g = 0; g < group; ++g) sums[g] = fma(load(q + g * q_stride + i), part, sums[g]);
+    }
+    if (i < head_dim) {
+        const int left = static_cast<int>(head_dim - i);
+        const F32 part = load_n(key + i, left);
+        for (int g = 0; g < group; ++g) {
+            sums[g] = fma(load_n(q + g * q_stride + i, left), part, sums[g]);
         }
-        if (i < head_dim) {
-            const int left = static_cast<int>(head_dim - i);
-            const F32 key = load_n(row + i, left);
-            for (int g = 0; g < group; ++g) {
-                sums[g] = fma(load_n(q + g * q_stride + i, left), key, sums[g]);
-            }
-        }
-        for (int g = 0; g < group; ++g) scores[g * kDecodeChunk + j] = reduce_add(sums[g]) * scale;
     }
 }
 
-// out[g][columns] = sum_j p[g][j] v[j][columns], of `vectors` vectors of columns.
+// scores[g][j] = scale * <q[g], k[j]> for `group` queries and the keys of a block.
+template <int group, typename T>
+inline void scores_of(const float* q, index_t q_stride, const T* k, index_t stride, index_t keys,
+                      index_t head_dim, float scale, float* scores) {
+    constexpr int lanes = F32::lanes;
+    for (index_t first = 0; first < keys; first += lanes) {
+        const int count = static_cast<int>(keys - first < lanes ? keys - first : lanes);
+        F32 products[group][lanes];
+        for (int j = 0; j < lanes; ++j) {
+            F32 sums[group];
+            if (j < count) {
+                const T* const row = k + (first + j) * stride;
+                prefetch_row(row + kBlock * stride, head_dim);
+                multiply_key<group>(q, q_stride, row, head_dim, sums);
+            }
+            for (int g = 0; g < group; ++g) products[g][j] = j < count ? sums[g] : zero();
+        }
+        for (int g = 0; g < group; ++g) {
+            store_n(scores + g * kDecodeChunk + first, mul(lane_sums(products[g]), set1(scale)),
+                    count);
+        }
+    }
+}
+
+// out[g][columns] += sum_j p[g][j] v[j][columns], of `vectors` vectors of columns.
 template <int group, int vectors, typename T, typename Extent>
 inline void weigh_columns(const float* p, const T* v, index_t stride, index_t keys, float* out,
                           index_t out_stride, Extent extent) {
     F32 sums[group][vectors];
-    for (auto& row : sums) {
-        for (F32& sum : row) sum = zero();
+    for (int g = 0; g < group; ++g) {
+        for (int c = 0; c < vectors; ++c) {
+            sums[g][c] = load(out + g * out_stride + c * F32::lanes, extent);
+        }
     }
     for (index_t j = 0; j < keys; ++j) {
         const T* const row = v + j * stride;
-        if (j + kRowsAhead < keys) {
-            __builtin_prefetch(row + kRowsAhead * stride, 0, 3);
-            if (vectors > 2) __builtin_prefetch(row + kRowsAhead * stride + 32, 0, 3);
-        }
+        prefetch_row(row + kBlock * stride, vectors * F32::lanes);
         F32 values[vectors];
         for (int c = 0; c < vectors; ++c) values[c] = load(row + c * F32::lanes, extent);
         for (int g = 0; g < group; ++g) {
@@ -107,45 +129,116 @@ inline void exponentials(float* scores, index_t keys, float& high, float& sum) {
     sum = sums.total();
 }
 
-template <int group, typename T>
-inline void queries(const float* q, const T* k, const T* v, const AttentionDecodeArgs& args,
-                    index_t keys, float* scores, float* parts) {
-    const index_t d = args.head_dim, part = decode_part_floats(d);
-    scores_of<group>(q, decode_padded(d), k, args.k_row_stride, keys, d, args.scale, scores);
-    for (int g = 0; g < group; ++g) {
-        exponentials(scores + g * kDecodeChunk, keys, parts[g * part], parts[g * part + 1]);
-    }
-    weigh<group>(scores, v, args.v_row_stride, keys, d, parts + 16, part);
+// body(size, g) for the queries of a group, at most four at once: g is the first of them, and size
+// says in its type how many.
+template <class Body>
+inline void each_few(index_t group, Body&& body) {
+    index_t g = 0;
+    for (; g + 4 <= group; g += 4) body(std::integral_constant<int, 4>{}, g);
+    for (; g + 2 <= group; g += 2) body(std::integral_constant<int, 2>{}, g);
+    if (g < group) body(std::integral_constant<int, 1>{}, g);
 }
 
+// One task at work: its heads, and where their queries and scores are.
 template <typename T>
-void chunk(const AttentionDecodeArgs& args, const DecodeTask& task, float* parts, float* scratch) {
-    const DecodeSequence& sequence = args.sequences[task.sequence];
-    const index_t d = args.head_dim, group = args.num_heads / args.num_kv_heads;
-    const index_t row = sequence.first_key + task.first, padded = decode_padded(d);
-    const T* const k =
-        static_cast<const T*>(args.k) + row * args.k_row_stride + task.kv_head * args.k_head_stride;
-    const T* const v =
-        static_cast<const T*>(args.v) + row * args.v_row_stride + task.kv_head * args.v_head_stride;
-    float* const scores = scratch + group * padded;
-    for (index_t g = 0; g < group; ++g) {
-        const T* const q = static_cast<const T*>(args.q) + sequence.query * args.q_row_stride +
-                           (task.kv_head * group + g) * args.q_head_stride;
-        sweep(d, [&](index_t i, auto extent, int) {
-            store(scratch + g * padded + i, load(q + i, extent), extent);
+class Chunk {
+  public:
+    Chunk(const AttentionDecodeArgs& args, const DecodeTask& task, float* parts,
+          index_t parts_stride, float* scratch)
+        : args_(args),
+          task_(task),
+          group_(args.num_heads / args.num_kv_heads),
+          padded_(decode_padded(args.head_dim)),
+          part_(decode_part_floats(args.head_dim)),
+          parts_(parts),
+          parts_stride_(parts_stride),
+          queries_(scratch),
+          scores_(scratch + task.heads * group_ * padded_) {}
+
+    void run() const {
+        load_queries();
+        each_block(args_.k, args_.k_row_stride, args_.k_head_stride,
+                   [&](index_t head, const T* k, index_t first, index_t keys) {
+                       score(head, k, first, keys);
+                   });
+        for (index_t head = 0; head < task_.heads; ++head) {
+            for (index_t g = 0; g < group_; ++g) {
+                float* const part = part_of(head, g);
+                exponentials(scores(head, g), task_.count, part[0], part[1]);
+                std::memset(part + 16, 0, static_cast<std::size_t>(padded_) * sizeof(float));
+            }
+        }
+        each_block(args_.v, args_.v_row_stride, args_.v_head_stride,
+                   [&](index_t head, const T* v, index_t first, index_t keys) {
+                       add_values(head, v, first, keys);
+                   });
+    }
+
+  private:
+    float* query(index_t head, index_t g) const { return queries_ + (head * group_ + g) * padded_; }
+    float* scores(index_t head, index_t g) const {
+        return scores_ + (head * group_ + g) * kDecodeChunk;
+    }
+    float* part_of(index_t head, index_t g) const {
+        return parts_ + head * parts_stride_ + g * part_;
+    }
+
+    void load_queries() const {
+        const index_t row = args_.sequences[task_.sequence].query;
+        for (index_t head = 0; head < task_.heads; ++head) {
+            for (index_t g = 0; g < group_; ++g) {
+                const index_t at = (task_.first_head + head) * group_ + g;
+                const T* const q = static_cast<const T*>(args_.q) + row * args_.q_row_stride +
+                                   at * args_.q_head_stride;
+                float* const to = query(head, g);
+                sweep(args_.head_dim, [&](index_t i, auto extent, int) {
+                    store(to + i, load(q + i, extent), extent);
+                });
+            }
+        }
+    }
+
+    // body(head, rows, first, keys): the rows of a head, keys [first, first + keys) of the task.
+    template <class Body>
+    void each_block(const void* rows, index_t row_stride, index_t head_stride, Body&& body) const {
+        const index_t begin = args_.sequences[task_.sequence].first_key + task_.first;
+        const T* const base = static_cast<const T*>(rows) + task_.first_head * head_stride;
+        for (index_t first = 0; first < task_.count; first += kBlock) {
+            const index_t left = task_.count - first;
+            for (index_t head = 0; head < task_.heads; ++head) {
+                body(head, base + (begin + first) * row_stride + head * head_stride, first,
+                     left < kBlock ? left : kBlock);
+            }
+        }
+    }
+
+    void score(index_t head, const T* k, index_t first, index_t keys) const {
+        each_few(group_, [&](auto size, index_t g) {
+            scores_of<size>(query(head, g), padded_, k, args_.k_row_stride, keys, args_.head_dim,
+                            args_.scale, scores(head, g) + first);
         });
     }
-    const index_t part = decode_part_floats(d);
-    index_t g = 0;
-    for (; g + 4 <= group; g += 4) {
-        queries<4>(scratch + g * padded, k, v, args, task.count, scores, parts + g * part);
+
+    void add_values(index_t head, const T* v, index_t first, index_t keys) const {
+        each_few(group_, [&](auto size, index_t g) {
+            weigh<size>(scores(head, g) + first, v, args_.v_row_stride, keys, args_.head_dim,
+                        part_of(head, g) + 16, part_);
+        });
     }
-    for (; g + 2 <= group; g += 2) {
-        queries<2>(scratch + g * padded, k, v, args, task.count, scores, parts + g * part);
-    }
-    if (g < group) {
-        queries<1>(scratch + g * padded, k, v, args, task.count, scores, parts + g * part);
-    }
+
+    const AttentionDecodeArgs& args_;
+    const DecodeTask& task_;
+    const index_t group_, padded_, part_;
+    float* const parts_;
+    const index_t parts_stride_;
+    float* const queries_;
+    float* const scores_;
+};
+
+template <typename T>
+void chunk(const AttentionDecodeArgs& args, const DecodeTask& task, float* parts,
+           index_t parts_stride, float* scratch) {
+    Chunk<T>(args, task, parts, parts_stride, scratch).run();
 }
 
 template <typename T>

@@ -99,6 +99,9 @@ static void pack_values(const T* v, index_t row_stride, index_t head_dim, index_
             Dot::value_step(row, next, head_dim - column, vectors, packed);
             packed += vectors * F32::lanes;
         }
+        const index_t steps = (keys + Dot::elements_per_step - 1) / Dot::elements_per_step;
+        const index_t missing = round_up(steps, Dot::step_unit) - steps;
+        for (index_t i = 0; i < missing * vectors; ++i, packed += F32::lanes) store(packed, zero());
     }
 }
 

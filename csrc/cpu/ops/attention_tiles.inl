@@ -88,11 +88,9 @@ struct ValueTarget {
     bool first, last;
 };
 
+// Puts acc where `to` says.
 template <class Dot, class T, int Rows, int Vecs>
-static void value_tile(const float* p, index_t p_stride, const float* v, index_t steps,
-                       const ValueTarget<T>& to) {
-    F32 acc[Rows][Vecs];
-    multiply_tile<Dot, Rows, Vecs>(p, p_stride, v, steps, acc);
+static inline void finish_values(F32 (&acc)[Rows][Vecs], const ValueTarget<T>& to) {
     float* const sums = to.sums;
     const index_t sums_stride = to.sums_stride;
     if (!to.first) {
@@ -136,6 +134,14 @@ static void value_tile(const float* p, index_t p_stride, const float* v, index_t
     }
 }
 
+template <class Dot, class T, int Rows, int Vecs>
+static void value_tile(const float* p, index_t p_stride, const float* v, index_t steps,
+                       const ValueTarget<T>& to) {
+    F32 acc[Rows][Vecs];
+    multiply_tile<Dot, Rows, Vecs>(p, p_stride, v, steps, acc);
+    finish_values<Dot, T, Rows, Vecs>(acc, to);
+}
+
 template <class Dot>
 using ScoreTile = void (*)(const float*, const float*, index_t, const ScoreTarget&);
 template <class T>
@@ -168,6 +174,32 @@ constexpr Tiles<Dot, T> make_tiles() {
 
 template <class Dot, class T>
 constexpr Tiles<Dot, T> kTiles = make_tiles<Dot, T>();
+
+// The products in registers. An instruction set with a unit of its own for them gives its dot
+// another class of this interface.
+template <class Dot, class T>
+struct RegisterProducts {
+    // One panel of keys times up to Dot::tile_rows queries.
+    void score(const float* q, const float* k, index_t steps, index_t rows, index_t vectors,
+               const ScoreTarget& to) const {
+        kTiles<Dot, T>.score[rows - 1][vectors - 1](q, k, steps, to);
+    }
+    // One panel of values times the probabilities of as many queries.
+    void value(const float* p, index_t p_stride, const float* v, index_t steps, index_t rows,
+               index_t vectors, const ValueTarget<T>& to) const {
+        kTiles<Dot, T>.value[rows - 1][vectors - 1](p, p_stride, v, steps, to);
+    }
+};
+
+// How operands are laid out for them.
+struct RegisterLayout {
+    // Queries of a product, at most, and those whose scores are in scratch at once.
+    static constexpr index_t tile_rows = kRows, query_block = 4 * kRows;
+    // Queries and steps in scratch are multiples of these; steps behind the last are zeros.
+    static constexpr index_t row_unit = 1, step_unit = 1;
+    template <class Dot, class T>
+    using Products = RegisterProducts<Dot, T>;
+};
 
 }  // namespace attention_detail
 }  // namespace

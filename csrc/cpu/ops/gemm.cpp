@@ -90,10 +90,13 @@ GemmStaging gemm_staging(const GemmArgs& args, bool staged) {
 }
 
 index_t gemm_scratch_bytes(const GemmArgs& args, const GemmKernels& kernels) {
-    const bool staged = (args.x_dtype == DType::u8 && kernels.widens_u8) ||
-                        (args.x_dtype == DType::bf16 && kernels.widens_bf16);
-    const GemmStaging staging = gemm_staging(args, staged);
-    return staging.rows * staging.stride_bytes;
+    const GemmStaging staging = gemm_staging(args, gemm_widens(args, kernels));
+    index_t bytes = staging.rows * staging.stride_bytes;
+    if (args.x_dtype == DType::u8 || args.x_dtype == DType::bf16) {
+        const index_t rows = round_up(args.rows * gemm_planes(args), 32);
+        bytes += std::min(rows, kernels.kept_rows) * kernels.kept_bytes;
+    }
+    return bytes;
 }
 
 index_t gemm_friendly_stride(index_t k, DType x_dtype) {

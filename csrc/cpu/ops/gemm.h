@@ -100,6 +100,10 @@ struct GemmKernels {
 
     // Whether range calls stage rows of u8 and of bf16 widened (GemmStaging).
     bool widens_u8, widens_bf16;
+
+    // Sums that range calls on u8 and bf16 keep in scratch, behind the staged rows: for so many
+    // rows of x at most, and bytes for each of them. 0: none.
+    index_t kept_rows, kept_bytes;
 };
 
 // Rows of x for each row of the result.
@@ -114,6 +118,12 @@ struct GemmStaging {
     index_t stride_bytes;
 };
 GemmStaging gemm_staging(const GemmArgs& args, bool staged);
+
+// Whether rows of this type are staged widened.
+inline bool gemm_widens(const GemmArgs& args, const GemmKernels& kernels) {
+    return (args.x_dtype == DType::u8 && kernels.widens_u8) ||
+           (args.x_dtype == DType::bf16 && kernels.widens_bf16);
+}
 
 // Bytes of scratch a range call with these arguments needs; 0 for most.
 index_t gemm_scratch_bytes(const GemmArgs& args, const GemmKernels& kernels);

@@ -9,7 +9,6 @@
 #include "cpu/ops/gemm_epilogue.inl"
 #include "cpu/ops/gemm_pack.inl"
 #include "cpu/ops/gemm_tile.inl"
-#include "cpu/vec/tile_amx.h"
 
 namespace fastbert {
 namespace {
@@ -79,21 +78,6 @@ StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
     }
 }
 
-// The 28 stores of a tile would otherwise wait for their lines one after the other (measured: 4 to
-// 6 % of an int8 gemm 3072 wide).
-template <typename D>
-inline void prefetch_out(const GemmArgs& g, const TileSums& t) {
-    const index_t size = size_of(g.out_dtype);
-    const index_t left = g.n - t.column;
-    const index_t bytes = (left < 2 * D::kLanes ? left : 2 * D::kLanes) * size;
-    for (int i = 0; i < t.rows; ++i) {
-        const char* p =
-            static_cast<const char*>(g.out) + ((t.row + i) * g.out_stride + t.column) * size;
-        __builtin_prefetch(p, 1, 3);
-        __builtin_prefetch(p + bytes - 1, 1, 3);
-    }
-}
-
 template <typename D>
 class RangeGemm {
   public:
@@ -122,8 +106,7 @@ class RangeGemm {
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
-            if (!is_tmul<D> && tiles == 1 &&
-                p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
+            if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
                 panels = panels_at_once<D>(static_cast<int>(rows));
             }
             index_t row = 0;
@@ -143,9 +126,8 @@ class RangeGemm {
     }
 
   private:
-    // On AMX a tile of few rows takes as long as a full one.
     static int tile_rows(index_t rest, index_t tiles_left) {
-        if (tiles_left > (is_tmul<D> ? 1 : 2)) return D::kRows;
+        if (tiles_left > 2) return D::kRows;
         return static_cast<int>(tiles_left == 2 ? (rest + 1) / 2 : rest);
     }
 
@@ -162,11 +144,7 @@ class RangeGemm {
         const bool more = panel + 1 < panel_end_;
         tile_.prefetch = own;
         tile_.prefetch_half = false;
-        if constexpr (is_tmul<D>) {
-            tile_.prefetch = nullptr;
-            if (streamed && tiles == 1) tile_.prefetch = own + page;
-            if (more && tiles > 1 && left == 1) tile_.prefetch = own + tile_.panel_bytes;
-        } else if (tiles == 1 && (halves || x_rows < 5)) {
+        if (tiles == 1 && (halves || x_rows < 5)) {
             tile_.prefetch = streamed ? own + page : nullptr;
         } else if (x_rows < 5) {
             tile_.prefetch = nullptr;
@@ -182,33 +160,16 @@ class RangeGemm {
     void one_tile(index_t panel, int panels, index_t row, int x_rows) {
         const bool halves = integer && g_.x_halves;
         tile_.panel = panels_ + panel * tile_.panel_bytes;
-        TileSums done{sums_, index_t{4} * columns * panels, row, halves ? x_rows / 2 : x_rows,
-                      panel * columns};
-        if constexpr (is_tmul<D>) {
-            prefetch_out<D>(g_, done);
-            this->multiply(x_rows);
-        } else if (panels == 1) {
-            prefetch_out<D>(g_, done);
+        const TileSums done{sums_, index_t{4} * columns * panels, row, halves ? x_rows / 2 : x_rows,
+                            panel * columns};
+        if (panels == 1) {
+            prefetch_out(g_, done, columns);
             Tiles<D>::by_rows[x_rows](tile_);
         } else {
             (x_rows == 1 ? Tiles<D>::one_row_wide : Tiles<D>::two_rows_wide)(tile_);
         }
-        for (int j = 0; j < panels; ++j) {
-            if (halves) {
-                join_halves(g_, column_sums_, sums_ + index_t{4} * columns * j, done, columns);
-                finish_tile<false>(g_, column_sums_, done, columns);
-            } else {
-                finish_tile<integer>(g_, column_sums_, done, columns);
-            }
-            done.sums += 4 * columns;
-            done.column += columns;
-        }
+        finish_panels<integer>(g_, column_sums_, sums_, done, columns, panels);
     }
-
-#if defined(__AMX_TILE__)
-    void multiply(int x_rows) { tmul_tile<integer>(unit_, tile_, x_rows); }
-    TileUnit unit_;
-#endif
 
     // Zeroed, since lanes of F32 and of the dot may differ and no read may find what was never set.
     alignas(64) std::uint8_t sums_[index_t{4} * columns * (D::kRows > 4 ? D::kRows : 4)] = {};
@@ -220,37 +181,73 @@ class RangeGemm {
     TileArgs tile_{};
 };
 
-template <typename D>
-void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
-                index_t panel_end, void* scratch) {
-    const GemmStaging staging = gemm_staging(g, D::kStagedX);
+}  // namespace
+}  // namespace fastbert
+
+#if defined(__AMX_TILE__)
+#include "cpu/ops/gemm_amx.inl"
+#endif
+
+namespace fastbert {
+namespace {
+
+template <typename D, typename Gemm>
+void each_stage(const GemmArgs& g, index_t row_begin, index_t row_end, const GemmStaging& staging,
+                void* scratch, Gemm& gemm) {
     const index_t planes = gemm_planes(g);
     const index_t block = staging.rows == 0 ? row_end - row_begin : staging.rows / planes;
-    RangeGemm<D> gemm(g, panel_begin, panel_end);
     for (index_t r = row_begin; r < row_end; r += block) {
         const index_t end = r + block < row_end ? r + block : row_end;
         gemm.rows(r, end, rows_for<D>(g, r * planes, end * planes, staging, scratch));
     }
 }
 
+template <typename D>
+void gemm_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
+                index_t panel_end, void* scratch) {
+    RangeGemm<D> gemm(g, panel_begin, panel_end);
+    each_stage<D>(g, row_begin, row_end, gemm_staging(g, D::kStagedX), scratch, gemm);
+}
+
 #if defined(__AMX_TILE__)
+template <typename D, bool integer>
+void tmul_range(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
+                index_t panel_end, void* scratch) {
+    const GemmStaging staging = gemm_staging(g, D::kStagedX);
+    char* const sums = static_cast<char*>(scratch) + staging.rows * staging.stride_bytes;
+    TmulGemm<integer> gemm(g, panel_begin, panel_end, sums);
+    each_stage<D>(g, row_begin, row_end, staging, scratch, gemm);
+}
+
 // Sums of integers are the same either way, and a few rows have too little work for the unit.
 void gemm_range_s8(const GemmArgs& g, index_t row_begin, index_t row_end, index_t panel_begin,
                    index_t panel_end, void* scratch) {
     const bool few = (row_end - row_begin) * gemm_planes(g) <= 4;
-    (few ? gemm_range<DotU8S8> : gemm_range<TmulU8S8>)(g, row_begin, row_end, panel_begin,
-                                                       panel_end, scratch);
+    (few ? gemm_range<DotU8S8> : tmul_range<DotU8S8, true>)(g, row_begin, row_end, panel_begin,
+                                                            panel_end, scratch);
 }
 using ProductBf16 = TmulBf16;
+constexpr GemmKernels::RangeFn gemm_range_bf16 = tmul_range<TmulBf16, false>;
+constexpr index_t kKeptRows = kTmulBlock, kKeptBytes = 4 * kTmulColumns * kTmulPanels;
 #else
 constexpr GemmKernels::RangeFn gemm_range_s8 = gemm_range<DotU8S8>;
 using ProductBf16 = DotBf16;
+constexpr GemmKernels::RangeFn gemm_range_bf16 = gemm_range<DotBf16>;
+constexpr index_t kKeptRows = 0, kKeptBytes = 0;
 #endif
 
 constexpr GemmKernels gemm_kernels = {
-    layout_of<DotF32>(),   layout_of<ProductBf16>(), layout_of<DotU8S8>(), pack,
-    gemm_range<DotF32>,    gemm_range<ProductBf16>,  gemm_range_s8,        DotU8S8::kStagedX,
+    layout_of<DotF32>(),
+    layout_of<ProductBf16>(),
+    layout_of<DotU8S8>(),
+    pack,
+    gemm_range<DotF32>,
+    gemm_range_bf16,
+    gemm_range_s8,
+    DotU8S8::kStagedX,
     ProductBf16::kStagedX,
+    kKeptRows,
+    kKeptBytes,
 };
 
 }  // namespace

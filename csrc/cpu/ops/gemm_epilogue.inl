@@ -205,5 +205,35 @@ inline void finish_tile(const GemmArgs& g, const std::int32_t* column_sums, cons
     });
 }
 
+// The stores of a tile would otherwise wait for their lines one after the other (measured: 4 to 6 %
+// of an int8 gemm 3072 wide).
+inline void prefetch_out(const GemmArgs& g, const TileSums& t, int columns) {
+    const index_t size = size_of(g.out_dtype);
+    const index_t left = g.n - t.column;
+    const index_t bytes = (left < columns ? left : columns) * size;
+    for (int i = 0; i < t.rows; ++i) {
+        const char* p =
+            static_cast<const char*>(g.out) + ((t.row + i) * g.out_stride + t.column) * size;
+        __builtin_prefetch(p, 1, 3);
+        __builtin_prefetch(p + bytes - 1, 1, 3);
+    }
+}
+
+// Writes the rows that a tile of sums stands for, `panels` panels of them side by side.
+template <bool integer>
+inline void finish_panels(const GemmArgs& g, const std::int32_t* column_sums, std::uint8_t* sums,
+                          TileSums done, int columns, int panels) {
+    for (int j = 0; j < panels; ++j, sums += index_t{4} * columns) {
+        done.sums = sums;
+        if (integer && g.x_halves) {
+            join_halves(g, column_sums, sums, done, columns);
+            finish_tile<false>(g, column_sums, done, columns);
+        } else {
+            finish_tile<integer>(g, column_sums, done, columns);
+        }
+        done.column += columns;
+    }
+}
+
 }  // namespace
 }  // namespace fastbert

@@ -48,7 +48,8 @@ void multiply(const GemmArgs& g, DType packed_dtype) {
     const index_t panels = gemm_panels(g.n, layout);
     const index_t scratch_floats = (gemm_scratch_bytes(g, gemm) + 3) / 4;
     const int threads = max_threads();
-    const Split s = split(g, layout, scratch_floats > 0, threads);
+    const bool staged = gemm_staging(g, gemm_widens(g, gemm)).rows > 0;
+    const Split s = split(g, layout, staged, threads);
     const index_t units = (panels + s.panel_unit - 1) / s.panel_unit;
     parallel_for(s.row_blocks * s.groups, threads, [&](index_t task, int) {
         const index_t block = task / s.groups, group = task % s.groups;
