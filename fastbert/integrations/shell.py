@@ -239,6 +239,8 @@ def _difference(theirs: nn.Module | None, twin: nn.Module, path: str, leaf: bool
     if theirs is None:
         return f"{path} is gone"
     if leaf and type(theirs) is not type(twin):
+        if type(theirs).__module__.startswith("torch.ao."):
+            return f"{path} was quantised by torch, which scales by all rows of a batch"
         return None  # called as a module
     kind, name = base_of(type(theirs)), path or type(theirs).__name__
     if kind is not type(twin):

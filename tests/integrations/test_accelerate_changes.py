@@ -485,3 +485,13 @@ def test_a_class_that_another_library_made() -> None:
         kind = type(model)
         model.__class__ = type("Sharded" + kind.__name__, (kind,), {})
         same(asked(original), asked(model))
+
+
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel"])
+def test_layers_that_torch_quantised_see_all_rows(name: str) -> None:
+    """They scale by the largest value of a batch, padding too."""
+    original, model = pair(name)
+    for one in (original, model):
+        torch.ao.quantization.quantize_dynamic(one, {nn.Linear}, inplace=True)
+    same(asked(original), asked(model), 1e-6)
+    assert any("quantised by torch" in reason for reason in reasons(model))
