@@ -198,3 +198,84 @@ def test_training_mode_and_special_passes_stay_on_the_reference() -> None:
     assert not on_kernels(model.train()(**batch()))
     assert not on_kernels(model.eval()(**batch(), head_mask=torch.ones(2)))
     assert model.requires_grad_(False)(**batch())[0].grad_fn is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_hooks_on_embeddings_given_run_once(late: bool) -> None:
+    """The graph that the embeddings came from is the caller's, and gone through once."""
+    found = []
+    for backend in ("reference", "auto"):
+        model = made()
+        model.set_backend(backend)
+        ids, seen = batch()["input_ids"], []
+
+        def halved(gradient: Tensor, seen: list[int] = seen) -> Tensor:
+            seen.append(1)
+            return 0.5 * gradient
+
+        for _ in range(2):
+            model.zero_grad()
+            embeds = model.get_input_embeddings()(ids)
+            embeds.retain_grad()
+            if not late:
+                embeds.register_hook(halved)
+            out = model(inputs_embeds=embeds)
+            if late:
+                embeds.register_hook(halved)
+            objective(out).backward()
+        assert seen == [1, 1]
+        found.append([embeds.grad, *(p.grad for p in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_of_gradients_of_embeddings_given() -> None:
+    found = []
+    for backend in ("reference", "auto"):
+        model = made()
+        model.set_backend(backend)
+        words = model.get_input_embeddings()
+        embeds = words(batch()["input_ids"])
+        total = objective(model(inputs_embeds=embeds))
+        (first,) = torch.autograd.grad(total, embeds, create_graph=True)
+        first.square().sum().backward()
+        found.append([first.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
+
+
+def test_hooks_on_weights_run_once() -> None:
+    found = []
+    for backend in ("reference", "auto"):
+        model = made()
+        model.set_backend(backend)
+        for weight in model.parameters():
+            weight.register_hook(lambda gradient: 0.5 * gradient)
+        objective(model(**batch())).backward()
+        found.append([p.grad for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
+    out = made_and_packed()
+    out[0].embeddings.word_embeddings.weight.register_hook(lambda gradient: gradient)
+    with pytest.raises(RuntimeError, match="register it before the forward pass"):
+        out[1].backward()
+
+
+def made_and_packed() -> tuple[Any, Tensor]:
+    """A model, and the result of a pass that waits for its backward pass."""
+    model = made()
+    return model, objective(model(**batch()))
+
+
+@pytest.mark.parametrize("name", ["input_ids", "position_ids", "token_type_ids"])
+def test_indices_that_change_before_the_backward_pass_are_errors(name: str) -> None:
+    model, given = made(), {**batch()}
+    shape = given["input_ids"].shape
+    given |= {
+        "position_ids": torch.arange(7).repeat(3, 1),
+        "token_type_ids": torch.zeros(shape).long(),
+    }
+    total = objective(model(**given))
+    given[name].fill_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastbert.layers.calling import call, hidden_of, tell
 from fastbert.layers.methods import as_defined
 from fastbert.layers.parent import Parent
+from fastbert.layers.recomputing import recomputable
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.ops.activations import Activation, activate
@@ -73,7 +74,7 @@ class Branch(Parent):
 class BertEmbeddings(Branch):
     """Sum of the tables, LayerNorm, dropout."""
 
-    settings = ("absolute",)
+    settings: ClassVar[tuple[str, ...]] = ("absolute",)
     word_embeddings: Any
 
     def __init__(self, config: Any, shape: EncoderShape, layer: int | None = None) -> None:
@@ -213,6 +214,15 @@ class BertCrossAttention(BertSelfAttention):
         return self.attend(q, k, v, attention_mask, head_mask)
 
 
+class DroppingByModule(BertSelfAttention):
+    """Attention that calls its module of dropout, whatever that is; BERT's reads its `p` alone."""
+
+    def dropped(self, weights: Tensor) -> Tensor:
+        """Drop attention weights as `self.dropout` does."""
+        out: Tensor = self.dropout(weights)
+        return out
+
+
 class _Output(Branch):
     """A projection, dropout, the residual and LayerNorm."""
 
@@ -309,6 +319,7 @@ class BertLayer(Branch):
         self.is_decoder = bool(getattr(config, "is_decoder", False))
         self.add_cross_attention = shape.cross_attention
 
+    @recomputable
     def forward(
         self,
         hidden_states: Tensor,

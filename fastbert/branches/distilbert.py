@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastbert.branches.bert import ActivationFunction, BertEmbeddings, BertSelfAttention, Branch
 from fastbert.layers.calling import call, hidden_of, tell
+from fastbert.layers.recomputing import recomputable
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.outputs import BaseModelOutput
@@ -89,6 +90,7 @@ class TransformerBlock(Branch):
     ffn: Any
     output_layer_norm: Any
 
+    @recomputable
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> Tensor:

@@ -11,11 +11,12 @@ from fastbert.branches.bert import (
     BertIntermediate,
     BertOutput,
     BertPooler,
-    BertSelfAttention,
     Branch,
+    DroppingByModule,
 )
 from fastbert.layers.bucket_bias import bucket_bias
 from fastbert.layers.calling import call, hidden_of, tell
+from fastbert.layers.recomputing import recomputable
 from fastbert.modeling.counted_positions import positions_of_columns, positions_of_ids
 from fastbert.modeling.module_table import ModuleTable
 from fastbert.modeling.parameter_names import EncoderShape
@@ -46,7 +47,7 @@ class MPNetEmbeddings(BertEmbeddings):
         return super().forward(input_ids, None, position_ids, inputs_embeds)
 
 
-class MPNetSelfAttention(BertSelfAttention):
+class MPNetSelfAttention(DroppingByModule):
     """Self-attention with the projection of its result."""
 
     q: Any
@@ -111,6 +112,7 @@ class MPNetLayer(Branch):
     intermediate: Any
     output: Any
 
+    @recomputable
     def forward(
         self,
         hidden_states: Tensor,

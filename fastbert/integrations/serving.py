@@ -172,7 +172,9 @@ _BY_CHOICE = "training='original' leaves passes with gradients to it"
 
 
 def _served(server: Server, module: Any, given: dict[str, Any]) -> Any:
-    family = FAMILIES[base_of(type(module)).__name__]
+    family = FAMILIES.get(base_of(type(module)).__name__)
+    if family is None:
+        raise NotServed(f"its class was made a {type(module).__name__}")
     read = given.keys() - set(family.unread)
     given = {name: value for name, value in given.items() if value is not None and name in read}
     config = module.config
@@ -209,6 +211,8 @@ def _why_not(
     config = module.config
     if any(GLOBAL_HOOKS):
         return "hooks of the process look at all modules"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func follows each operation"
     if getattr(config, "is_decoder", False):
         return "it is a decoder"
     if weights:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastbert
 from fastbert.engine.reading import Reading
@@ -153,6 +153,7 @@ class Shell(NamedEncoder):
             made.bias = parameters["bias"]
         for leaf in self._leaves:
             _take(leaf, theirs.get(leaf.path))
+        self._refuse_mixture()
         for path, module in self.named_modules():
             other = theirs.get(path)
             if other is not None and module is not other:
@@ -160,6 +161,14 @@ class Shell(NamedEncoder):
         self.gradient_checkpointing = any(
             getattr(module, "gradient_checkpointing", False) for module in theirs.values()
         )
+
+    def _refuse_mixture(self) -> None:
+        """Leave tables and projections of several precisions, which torch converts, to theirs."""
+        held = [leaf.ours for leaf in self._leaves if leaf.holds()]
+        weights = [part.weight for part in held if isinstance(part, (Linear, nn.Embedding))]
+        kinds = {w.dtype for w in weights if isinstance(w, Tensor) and w.is_floating_point()}
+        if len(kinds) > 1:
+            raise NotServed(f"its weights are {' and '.join(sorted(map(str, kinds)))}")
 
     def keep_replaced(self) -> None:
         """Keep what stands in the place of layers of ours, such as int8 ones made from them.
@@ -230,6 +239,8 @@ def _difference(theirs: nn.Module | None, twin: nn.Module, path: str, leaf: bool
     if theirs is None:
         return f"{path} is gone"
     if leaf and type(theirs) is not type(twin):
+        if type(theirs).__module__.startswith("torch.ao."):
+            return f"{path} was quantised by torch, which scales by all rows of a batch"
         return None  # called as a module
     kind, name = base_of(type(theirs)), path or type(theirs).__name__
     if kind is not type(twin):

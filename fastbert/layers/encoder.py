@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
-from fastbert.layers.recomputing import Recompute
+from fastbert.layers.recomputing import Recompute, recomputing
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -181,6 +183,9 @@ def encode(
             run = _Layer(layer, index, batch, plan, options)
         if options.recompute is None or index % options.recompute.every:
             hidden, probs, cross_probs = run(hidden)
+        elif isinstance(run, _Called):
+            with recomputing(partial(_again, options.recompute, plan)):
+                hidden, probs, cross_probs = run(hidden)
         else:
             hidden, probs, cross_probs = options.recompute(run, hidden)
         if probs is not None:
@@ -261,6 +266,24 @@ class _Called:
             return hidden, None, None
         own, cross = (heard[-1] if heard else None for heard in (weights.own, weights.cross))
         return hidden, own, cross
+
+
+@dataclass(frozen=True)
+class _OnPlan:
+    """The forward of a called layer, whose projections take a plan in the backward pass too."""
+
+    forward: Callable[[Tensor], Any]
+    plan: Plan
+
+    def __call__(self, hidden: Tensor) -> Any:
+        with running_on(self.plan):
+            return self.forward(hidden)
+
+
+def _again(
+    recompute: Recompute, plan: Plan, forward: Callable[[Tensor], Any], hidden: Tensor
+) -> Any:
+    return recompute(_OnPlan(forward, plan), hidden)
 
 
 def _record(

@@ -100,8 +100,8 @@ def mask_bias(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> 
     Hidden keys get the lowest finite value, so that a query that sees none has a uniform softmax.
 
     Args:
-        mask: (batch or 1, queries, keys) or (batch or 1, heads or 1, queries, keys), as `lay_out`
-            takes them.
+        mask: (batch or 1, queries or 1, keys) or (batch or 1, heads or 1, queries or 1, keys), as
+            `lay_out` takes them.
         shape: (batch, queries, keys) of the pass.
         dtype: of the bias.
 
@@ -113,13 +113,15 @@ def mask_bias(mask: Tensor, shape: tuple[int, int, int], dtype: torch.dtype) -> 
     """
     batch_size, queries, keys = shape
     wide = mask[:, None] if mask.dim() == 3 else mask
+    if wide.shape[2] == 1:
+        wide = wide.expand(-1, -1, queries, -1)  # the same for all queries
     if tuple(wide.shape[2:]) != (queries, keys) or wide.shape[0] not in (1, batch_size):
         raise ValueError(
             f"An attention_mask with {mask.dim()} dimensions must cover {queries} queries and "
             f"{keys} keys of {batch_size} sequences, but it has shape {tuple(mask.shape)}."
         )
     if mask.dim() == 4 and mask.is_floating_point():
-        return mask.to(dtype)
+        return wide.to(dtype)
     bias = torch.zeros(wide.shape, dtype=dtype, device=mask.device)
     return bias.masked_fill(wide == 0, torch.finfo(dtype).min)
 

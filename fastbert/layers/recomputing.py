@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
@@ -11,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# From the part itself to a tensor in it: names of fields.
-_Path = tuple[str, ...]
+# From the part itself to a tensor in it: names of fields, keys and places.
+_Path = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ def _needing_gradients(part: Any, path: _Path) -> Iterator[tuple[_Path, Tensor]]
     if isinstance(part, Tensor):
         if part.requires_grad:
             yield path, part
+    elif isinstance(part, Mapping):
+        for key, value in part.items():
+            yield from _needing_gradients(value, (*path, key))
     elif is_dataclass(part):
         for entry in fields(part):
             yield from _needing_gradients(getattr(part, entry.name), (*path, entry.name))
@@ -78,4 +83,54 @@ def _with(part: Any, path: _Path, tensor: Tensor) -> Any:
     if not path:
         return tensor
     name, *rest = path
+    if isinstance(part, Mapping):
+        return {**part, name: _with(part[name], tuple(rest), tensor)}
     return replace(part, **{name: _with(getattr(part, name), tuple(rest), tensor)})
+
+
+# Calls a layer's forward so that it is computed again in the backward pass.
+Runner = Callable[[Callable[[Tensor], Any], Tensor], Any]
+_runner: ContextVar[Runner | None] = ContextVar(
+    "how a layer that is called is recomputed", default=None
+)
+
+
+@contextmanager
+def recomputing(run: Runner | None) -> Iterator[None]:
+    """Have the forwards of layers that are called within the block run by `run`; None: as ever."""
+    token = _runner.set(run)
+    try:
+        yield
+    finally:
+        _runner.reset(token)
+
+
+def recomputable(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the forward of a class of layers be recomputed where `recomputing` asks for it.
+
+    It is the forward and not the call of a module, as in transformers, so that hooks on the layer
+    run once, and see hidden states that have gradients.
+    """
+
+    @functools.wraps(forward)
+    def run_as_asked(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        run = _runner.get()
+        if run is None:
+            return forward(self, hidden_states, *args, **kwargs)
+        with recomputing(None):  # a layer within this one is recomputed with it
+            part = _Forward(functools.partial(forward, self), dict(enumerate(args)), kwargs)
+            return run(part, hidden_states)
+
+    return run_as_asked
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """The forward of a layer that was called as a module, as a function of the hidden states."""
+
+    forward: Callable[..., Any]
+    args: Mapping[int, Any]
+    keywords: Mapping[str, Any]
+
+    def __call__(self, hidden: Tensor) -> Any:
+        return self.forward(hidden, *self.args.values(), **self.keywords)

@@ -172,7 +172,7 @@ class BertLikeModel(NamedEncoder):
             if positions is None:
                 positions = self.default_positions(inputs.input_ids, length, given.past, device)
             positions = self.over_grid(shape, device, positions)
-        self.check_positions(positions, given.layout.batch, length + given.past)
+        self.check_positions(positions, given.layout.batch, length + given.past, tables)
         token_types = _token_types(inputs.token_type_ids, tables, device)
         embeds = inputs.inputs_embeds
         return EmbeddingInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,10 @@ def positions_of_columns(inputs_embeds: Tensor, padding_idx: int) -> Tensor:
 class CountedPositions(BertLikeModel):
     """An encoder whose table of positions has a row for padding, and counts from behind it."""
 
+    def __init__(self, config: Any, add_pooling_layer: bool = True) -> None:
+        super().__init__(config, add_pooling_layer)
+        self.first_position = int(self.built_shape.position_padding or 0) + 1
+
     def padding_position(self) -> int:
         """Return the id of padding, which is also its row of the table of positions."""
         return int(self.config.pad_token_id)
@@ -57,20 +62,16 @@ class CountedPositions(BertLikeModel):
         """Read the sizes; padding has a row of its own in the table of positions."""
         return replace(super().encoder_shape(), position_padding=self.padding_position())
 
-    def longest(self) -> int:
-        """Count the tokens that the table of positions has room for."""
-        return int(self.config.max_position_embeddings - self.padding_position() - 1)
-
     def default_positions(
         self, input_ids: Tensor | None, length: int, past: int, device: torch.device
     ) -> Tensor:
         """Return the positions of new tokens, (batch, length) or broadcastable to it."""
-        padding = self.padding_position()
+        first = self.first_position
         if input_ids is not None:
-            return positions_of_ids(input_ids, padding, past)
-        return super().default_positions(None, length, past, device) + padding + 1
+            return positions_of_ids(input_ids, first - 1, past)
+        return super().default_positions(None, length, past, device) + first
 
     def positions_from_mask(self, mask: Tensor) -> Tensor:
         """Return the positions of the tokens of a mask (batch, length), padded on the left."""
         real = (mask != 0).long()
-        return real.cumsum(dim=1) * real + self.padding_position()
+        return real.cumsum(dim=1) * real + self.first_position - 1

@@ -73,7 +73,13 @@ class EncoderPass:
 
 
 class EncoderModel(PreTrainedModel):
-    """An encoder without a head. A family gives blocks(), tables(), arrange() and look_up()."""
+    """An encoder without a head. A family gives blocks(), tables(), arrange() and look_up().
+
+    Attributes:
+        first_position: that of the first token of a text; rows before it are no token's.
+    """
+
+    first_position: int = 0
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -224,13 +230,19 @@ class EncoderModel(PreTrainedModel):
                 "all weights at once, so load the model without offloading."
             )
         snapshot = context.snapshot
-        given = self.arrange(inputs, shape, snapshot, wanted)
-        batch = given.layout.batch
-        every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
-        if every:
-            # Whatever is called may look at any token.
-            given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))
-        lookup = self.look_up(inputs, shape, given, snapshot)
+        try:
+            given = self.arrange(inputs, shape, snapshot, wanted)
+            batch = given.layout.batch
+            every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
+            if every:
+                # Whatever is called may look at any token.
+                given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))
+            lookup = self.look_up(inputs, shape, given, snapshot)
+        except (ValueError, IndexError):
+            if snapshot.holds():
+                raise
+            # What was refused may fit the model as it is now.
+            raise self.encoder_cache.stale(snapshot) from None
         asked = self._forward_options(given, options, chunks, context)
         output = self._run(lookup, given.layout.batch, asked, wanted, context)
         if every:
@@ -289,7 +301,9 @@ class EncoderModel(PreTrainedModel):
         """Return the number of tokens that the position table has room for."""
         return int(self.config.max_position_embeddings)
 
-    def check_positions(self, positions: Tensor | None, batch: PackedBatch, columns: int) -> None:
+    def check_positions(
+        self, positions: Tensor | None, batch: PackedBatch, columns: int, tables: EmbeddingTables
+    ) -> None:
         """Refuse texts beyond the model's positions.
 
         Padding may make a grid wider than any text; only then are the positions looked at.
@@ -299,14 +313,17 @@ class EncoderModel(PreTrainedModel):
                 count.
             batch: the tokens that are computed.
             columns: width of the grid, what the cache holds included.
+            tables: that of positions says how many there are.
 
         Raises:
             ValueError: saying how many tokens there are and how many fit.
         """
+        table, first = tables.position, self.first_position
+        if table is not None and columns + first <= len(table.weight):
+            return
         longest = self.longest()
         if columns <= longest:
             return
-        first = int(self.config.max_position_embeddings) - longest
         if positions is not None:
             positions = batch.pack(positions)
             columns = int(positions.max()) + 1 - first if positions.numel() else 0

@@ -49,6 +49,9 @@ class NamedEncoder(EncoderModel):
     Class attributes:
         parameter_names: where its parts are.
         module_table: the modules that hold them.
+
+    Attributes:
+        built_shape: its sizes and what it computes, as it was built.
     """
 
     parameter_names: ClassVar[ParameterNames] = ParameterNames()
@@ -57,6 +60,8 @@ class NamedEncoder(EncoderModel):
     def __init__(self, config: Any, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         names, shape = self.parameter_names, self.encoder_shape()
+        # What a configuration says later changes no module, so that it changes no result either.
+        self.built_shape = shape
         self.build_tables(shape)
         parts.build_layers(self, names, shape, self.make_branch)
         if names.pooler is not None:
@@ -76,11 +81,11 @@ class NamedEncoder(EncoderModel):
         kind = self.module_table.classes.get(path)
         if kind is None:
             return parts.bare(path, layer)
-        branch: nn.Module = kind(self.config, self.encoder_shape(), layer)
+        branch: nn.Module = kind(self.config, self.built_shape, layer)
         return branch
 
     def encoder_shape(self) -> EncoderShape:
-        """Read the sizes from the configuration."""
+        """Read the sizes from the configuration, once, when the model is built."""
         raise NotImplementedError
 
     def build_tables(self, shape: EncoderShape) -> None:
@@ -94,19 +99,27 @@ class NamedEncoder(EncoderModel):
 
     def tables(self) -> EmbeddingTables:
         """Read the embedding tables."""
-        return parts.read_tables(self, self.parameter_names, self.encoder_shape())
+        return parts.read_tables(self, self.parameter_names, self.built_shape)
+
+    def longest(self) -> int:
+        """Count the tokens for which the table of positions that stands there has room."""
+        absolute = self.built_shape.position_type == "absolute"
+        table = parts.find(self, self.parameter_names.position) if absolute else None
+        weight = getattr(table, "weight", None)
+        rows = len(weight) if isinstance(weight, Tensor) else self.built_shape.positions
+        return rows - self.first_position
 
     def first_block(self) -> Block | None:
         """Read the first layer that has the parts that were built; None where there is none."""
-        names, shape = self.parameter_names, self.encoder_shape()
+        names, shape = self.parameter_names, self.built_shape
         for layer in range(parts.layer_count(self, names)):
             if parts.complete(self, names, layer):
                 return parts.read_block(self, names, shape, layer)
         return None
 
     def traits(self) -> Traits:
-        """Return what the choice of kernels depends on, as the configuration says or as it is."""
-        shape, block = self.encoder_shape(), self.first_block()
+        """Return what the choice of kernels depends on, as the model was built or as it is."""
+        shape, block = self.built_shape, self.first_block()
         return Traits(
             num_heads=shape.heads if block is None else block.num_heads,
             head_dim=shape.head_dim,
@@ -119,7 +132,7 @@ class NamedEncoder(EncoderModel):
 
     def blocks(self) -> Sequence[Block]:
         """Read all layers."""
-        names, shape = self.parameter_names, self.encoder_shape()
+        names, shape = self.parameter_names, self.built_shape
         count = parts.layer_count(self, names)
         return [parts.read_block(self, names, shape, layer) for layer in range(count)]
 
@@ -189,7 +202,7 @@ class NamedEncoder(EncoderModel):
     def _layers(self, regions: dict[tuple[Region, int | None], str]) -> Layers:
         if ("encoder", None) in regions:
             return CalledStack(self.call_stack, self._stack_projects())
-        names, shape = self.parameter_names, self.encoder_shape()
+        names, shape = self.parameter_names, self.built_shape
         every = ("layer", None) in regions
         return [
             CalledLayer(functools.partial(self.call_layer, layer))

@@ -153,6 +153,8 @@ def build_layers(
         raise ValueError(
             f"{type(root).__name__} has no cross-attention; leave add_cross_attention False."
         )
+    if names.embedding_projection is not None and shape.projected:
+        plant(root, names.embedding_projection, Linear(shape.width, shape.hidden), make=make)
     for path in _layer_paths(names, shape):
         head, below, _ = path.partition(f".{LAYER}")
         if below and find(root, head) is None:
@@ -166,8 +168,6 @@ def build_layers(
         plant(root, names.output_norm, LayerNorm(shape.hidden, shape.norm_eps), layer, make)
     if names.position_bias is not None:
         plant(root, names.position_bias, _table(shape.buckets, shape.heads), make=make)
-    if names.embedding_projection is not None and shape.projected:
-        plant(root, names.embedding_projection, Linear(shape.width, shape.hidden), make=make)
 
 
 def _layer_paths(names: ParameterNames, shape: EncoderShape) -> Iterator[str]:

@@ -45,17 +45,19 @@ class NamedVocabularyHead(tasks.VocabularyHead):
         head_names: where the parts are. Which of them are one with others stands in
             `_tied_weights_keys`.
         head_classes: path of a branch -> its class, which is called with the activation.
+        head_order: of the parts among the model's parameters.
     """
 
     head_names: ClassVar[VocabularyNames]
     head_classes: ClassVar[Mapping[str, Callable[[str | Activation], nn.Module]]] = {}
+    head_order: ClassVar[tuple[str, ...]] = ("dense", "norm", "decoder")
 
     def head_width(self) -> int:
         """Width between dense and decoder."""
         return int(self.config.hidden_size)
 
     def head_activation(self) -> str | Activation:
-        """Return the activation behind dense."""
+        """Return the activation behind dense; asked when the head is built."""
         return str(self.config.hidden_act)
 
     def head_eps(self) -> float:
@@ -65,14 +67,19 @@ class NamedVocabularyHead(tasks.VocabularyHead):
     def build_head(self, config: Any) -> None:
         """Build the parts where the checkpoints have them."""
         names, width = self.head_names, self.head_width()
+        self._built_activation = self.head_activation()
 
         def make(path: str, layer: int | None) -> nn.Module:
             kind = self.head_classes.get(path)
-            return bare(path, layer) if kind is None else kind(self.head_activation())
+            return bare(path, layer) if kind is None else kind(self._built_activation)
 
-        plant(self, names.dense, Linear(config.hidden_size, width), make=make)
-        plant(self, names.norm, LayerNorm(width, self.head_eps()), make=make)
-        plant(self, names.decoder, Linear(width, config.vocab_size), make=make)
+        made = {
+            "dense": (names.dense, Linear(config.hidden_size, width)),
+            "norm": (names.norm, LayerNorm(width, self.head_eps())),
+            "decoder": (names.decoder, Linear(width, config.vocab_size)),
+        }
+        for part_name in self.head_order:
+            plant(self, *made[part_name], make=make)
         if names.bias is not None:
             bias = nn.Parameter(torch.zeros(config.vocab_size, device=weights_device()))
             plant(self, names.bias, bias, make=make)
@@ -132,7 +139,7 @@ class NamedVocabularyHead(tasks.VocabularyHead):
             hidden,
             encoding.plan,
             part(Linear, self, names.dense),
-            self.head_activation(),
+            self._built_activation,
             part(LayerNorm, self, names.norm),
             part(Linear, self, names.decoder),
         )

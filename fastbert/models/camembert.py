@@ -35,7 +35,7 @@ class CamembertModel(CamembertPreTrainedModel, roberta.RobertaModel):
     module_table = bert_modules(embeddings=CamembertEmbeddings, layer=CamembertLayer)
 
 
-class _CamembertHead(CamembertPreTrainedModel):
+class _CamembertHead(roberta.HeadFirst, CamembertPreTrainedModel):
     encoder_class = CamembertModel
 
 

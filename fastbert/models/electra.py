@@ -141,13 +141,11 @@ class ElectraForPreTraining(_ElectraHead):
 
     def build_head(self, config: ElectraConfig) -> None:
         """Build `discriminator_predictions`."""
-        hidden = config.hidden_size
+        hidden, self._built_activation = config.hidden_size, config.hidden_act
 
-        def make(path: str, layer: int | None) -> Any:
-            return ElectraDiscriminatorPredictions(config.hidden_act)
-
-        parts.plant(self, _DENSE, Linear(hidden, hidden), make=make)
-        parts.plant(self, _SCORE, Linear(hidden, 1), make=make)
+        made = ElectraDiscriminatorPredictions(self._built_activation)
+        parts.plant(self, _DENSE, Linear(hidden, hidden), make=lambda *_: made)
+        parts.plant(self, _SCORE, Linear(hidden, 1))
 
     def forward(
         self,
@@ -202,7 +200,7 @@ class ElectraForPreTraining(_ElectraHead):
     def _scores(self, encoding: Encoding) -> Tensor:
         """Score the computed tokens: (tokens,)."""
         dense, last = (parts.part(Linear, self, path) for path in (_DENSE, _SCORE))
-        hidden = project(dense, encoding.packed, encoding.plan, self.config.hidden_act)
+        hidden = project(dense, encoding.packed, encoding.plan, self._built_activation)
         return project(last, hidden, encoding.plan)[..., 0]
 
 
@@ -215,6 +213,7 @@ class _ElectraVocabulary(_ElectraHead, NamedVocabularyHead):
         decoder="generator_lm_head",
     )
     head_classes = {"generator_predictions": ElectraGeneratorPredictions}
+    head_order = ("norm", "dense", "decoder")
     _tied_weights_keys = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
 
     def head_activation(self) -> str:
@@ -280,8 +279,8 @@ class ElectraForMultipleChoice(_ElectraHead, tasks.ForMultipleChoice):
 
     def encode(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         """Run the encoder, on padding too unless the first token alone is looked at."""
-        first = self._head_built.why(self, "sequence_summary") is None
-        if not first or self.config.summary_type != "first":
+        summary = self.sequence_summary
+        if self._head_built.why(self, "sequence_summary") or summary.summary_type != "first":
             wanted = replace(wanted, keep_padding=True)
         return super().encode(inputs, wanted)
 

@@ -11,7 +11,7 @@ from fastbert.branches.bert import (
     BertCrossAttention,
     BertEmbeddings,
     BertLayer,
-    BertSelfAttention,
+    DroppingByModule,
     bert_modules,
 )
 from fastbert.branches.heads import BertOnlyMLMHead, RemBertLMPredictionHead
@@ -64,19 +64,12 @@ class RemBertEmbeddings(BertEmbeddings):
     """BERT's tables, with a width of their own."""
 
 
-class RemBertSelfAttention(BertSelfAttention):
+class RemBertSelfAttention(DroppingByModule):
     """BERT's attention, whose module of dropout decides by itself."""
 
-    def dropped(self, weights: Tensor) -> Tensor:
-        """Drop attention weights as `self.dropout` does."""
-        out: Tensor = self.dropout(weights)
-        return out
 
-
-class RemBertCrossAttention(BertCrossAttention):
+class RemBertCrossAttention(DroppingByModule, BertCrossAttention):
     """The same for attention to another encoder's hidden states."""
-
-    dropped = RemBertSelfAttention.dropped
 
 
 class RemBertLayer(BertLayer):
@@ -127,6 +120,7 @@ class _RemBertVocabulary(_RemBertHead, NamedVocabularyHead):
         decoder="cls.predictions.decoder",
     )
     head_classes = {"cls": BertOnlyMLMHead, "cls.predictions": RemBertLMPredictionHead}
+    head_order = ("dense", "decoder", "norm")
 
     def head_width(self) -> int:
         """Return the width that the decoder reads."""

@@ -5,7 +5,7 @@ It is the root of the families that share its graph, such as CamemBERT.
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from fastbert.modeling.counted_positions import (
     positions_of_ids,
 )
 from fastbert.modeling.encoding import Options
+from fastbert.modeling.parameter_names import EncoderShape
 from fastbert.modeling.vocabulary_head import NamedVocabularyHead, VocabularyNames
 from fastbert.outputs import MultipleChoiceModelOutput
 
@@ -69,6 +70,7 @@ class RobertaConfig(PreTrainedConfig):
 class RobertaEmbeddings(BertEmbeddings):
     """RoBERTa's tables, and the rules by which tokens get their positions."""
 
+    settings = ("absolute", "padding_idx")
     create_position_ids_from_input_ids = staticmethod(positions_of_ids)
     create_position_ids_from_inputs_embeds = staticmethod(positions_of_columns)
 
@@ -96,6 +98,22 @@ class RobertaModel(RobertaPreTrainedModel, CountedPositions):
     """The encoder (or, with is_decoder, decoder) without a head."""
 
     module_table = bert_modules(embeddings=RobertaEmbeddings, layer=RobertaLayer)
+
+    def build_tables(self, shape: EncoderShape) -> None:
+        """Build the tables, that of positions last, as in transformers."""
+        super().build_tables(shape)
+        held = self.get_submodule("embeddings")._modules
+        held["position_embeddings"] = held.pop("position_embeddings")
+
+
+class HeadFirst(RobertaPreTrainedModel):
+    """A head whose parameters come before the encoder's, since optimizers know them by number."""
+
+    def build_head(self, config: Any) -> None:
+        """Build the head's modules, and put the encoder behind them."""
+        head: Any = super()
+        head.build_head(config)
+        self._modules[self.base_model_prefix] = self._modules.pop(self.base_model_prefix)
 
 
 class _RobertaHead(RobertaPreTrainedModel, tasks.HeadModel):

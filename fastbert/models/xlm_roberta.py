@@ -35,7 +35,7 @@ class XLMRobertaModel(XLMRobertaPreTrainedModel, roberta.RobertaModel):
     module_table = bert_modules(embeddings=XLMRobertaEmbeddings, layer=XLMRobertaLayer)
 
 
-class _XLMRobertaHead(XLMRobertaPreTrainedModel):
+class _XLMRobertaHead(roberta.HeadFirst, XLMRobertaPreTrainedModel):
     encoder_class = XLMRobertaModel
 
 

@@ -451,3 +451,47 @@ def test_a_compiled_model_answers_the_same() -> None:
     replaced(ours)
     same(asked(theirs), asked(compiled))
     assert not reasons(ours)
+
+
+@pytest.mark.parametrize("table", ["word_embeddings", "position_embeddings"])
+def test_precisions_that_torch_mixes_go_to_the_original(table: str) -> None:
+    original, model = pair(HEAD)
+    served(model)
+    for one in (original, model):
+        getattr(one.bert.embeddings, table).bfloat16()
+    same(asked(original), asked(model), 1e-2)
+    assert any("torch.bfloat16" in reason for reason in reasons(model))
+
+
+def test_gradients_of_each_sample() -> None:
+    """A transform sees every operation of the original."""
+    found = []
+    for model in pair("BertModel"):
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+
+        def loss(weights: Any, ids: torch.Tensor, model: Any = model) -> torch.Tensor:
+            return torch.func.functional_call(model, weights, (ids[None],))[0].square().sum()
+
+        found.append(torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, IDS))
+    for name, expected in found[0].items():
+        torch.testing.assert_close(found[1][name], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_class_that_another_library_made() -> None:
+    """As fully_shard of torch makes one."""
+    original, model = pair("BertModel")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kind = type(model)
+        model.__class__ = type("Sharded" + kind.__name__, (kind,), {})
+        same(asked(original), asked(model))
+
+
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel"])
+def test_layers_that_torch_quantised_see_all_rows(name: str) -> None:
+    """They scale by the largest value of a batch, padding too."""
+    original, model = pair(name)
+    for one in (original, model):
+        torch.ao.quantization.quantize_dynamic(one, {nn.Linear}, inplace=True)
+    same(asked(original), asked(model), 1e-6)
+    assert any("quantised by torch" in reason for reason in reasons(model))

@@ -44,6 +44,13 @@ def test_classes_answer_as_those_of_transformers(name: str) -> None:
     assert set(ours.tied_weights()) == set(ours._keys_to_ignore_on_save or ())
 
 
+@pytest.mark.parametrize("name", oracle.CLASSES)
+def test_parameters_come_in_the_order_of_transformers(name: str) -> None:
+    """By which optimizers know them, and parameters_to_vector."""
+    theirs, ours = oracle.shared_pair(name)
+    assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
+
+
 def test_checkpointing_of_an_old_configuration_is_obeyed() -> None:
     config = fastbert.BertConfig(**oracle.FAMILIES["Bert"], gradient_checkpointing=True)
     assert fastbert.BertForMaskedLM(config).is_activation_checkpointing
@@ -170,6 +177,19 @@ def test_one_mask_for_all_texts(name: str) -> None:
             found = model(**row, attention_mask=given)
             pairs = zip(wanted.to_tuple(), found.to_tuple(), strict=True)
             assert all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
+
+
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel", "MPNetModel", "RemBertModel"])
+@pytest.mark.parametrize("heads", [1, oracle.HEADS])
+def test_masks_for_all_queries(name: str, heads: int) -> None:
+    """(batch, heads, 1, keys): what get_extended_attention_mask makes."""
+    theirs, ours = oracle.shared_pair(name)
+    mask = oracle.padded_mask()
+    wide = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(mask == 0, -1e30)
+    wide = wide[:, None, None].expand(-1, heads, -1, -1)
+    with torch.no_grad():
+        expected, found = (m(IDS, attention_mask=wide)[0] for m in (theirs, ours))
+    torch.testing.assert_close(found, expected)
 
 
 # Other ways to run a model

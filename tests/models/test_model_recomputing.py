@@ -107,3 +107,35 @@ def test_apertus(reentrant: bool) -> None:
 def test_flauberts_layers_are_no_modules_to_recompute() -> None:
     with pytest.raises(ValueError, match="does not support"):
         oracle.pair("FlaubertModel")[1].gradient_checkpointing_enable()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", ["BertModel", "DistilBertModel", "ElectraModel", "MPNetModel"])
+def test_hooks_on_a_recomputed_layer_run_once(name: str, reentrant: bool) -> None:
+    """And see hidden states that have gradients, as in transformers."""
+    found = []
+    for kwargs in (None, {"use_reentrant": reentrant}):
+        model = oracle.pair(name, **dropless(name))[1].train()
+        if kwargs is not None:
+            model.gradient_checkpointing_enable(kwargs)
+        layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+        seen: list[torch.Tensor] = []
+
+        def keep(_: object, __: object, out: Any, seen: list[torch.Tensor] = seen) -> None:
+            hidden = out[0] if isinstance(out, tuple) else out
+            hidden.retain_grad()
+            seen.append(hidden)
+
+        layers[0].register_forward_hook(keep)
+        model(oracle.random_ids())[0].square().mean().backward()
+        assert len(seen) == 1
+        found.append([seen[0].grad, *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+def dropless(name: str) -> dict[str, float]:
+    if name == "DistilBertModel":
+        return {"dropout": 0.0, "attention_dropout": 0.0}
+    return {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -137,7 +137,7 @@ def class_swapped(model: Any) -> None:
 
 def replaced_config(model: Any) -> None:
     model.bert.config = copy.deepcopy(model.config)
-    model.bert.config.hidden_act = "relu"
+    model.bert.config.is_decoder = True
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
@@ -176,7 +176,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "pre-hook": lambda m: part(m).register_forward_pre_hook(lambda _m, a: (2 * a[0], *a[1:])),
     "forward": lambda m: setattr(part(m), "forward", lambda x, *_, **__: torch.ones_like(x)),
     "eps": lambda m: setattr(m.bert.encoder.layer[0].output.LayerNorm, "eps", 0.5),
-    "config": lambda m: setattr(m.config, "hidden_act", "relu"),
+    "config": lambda m: setattr(m.config, "is_decoder", True),
     "another config": replaced_config,
     "parametrized": parametrized,
     "parametrized, then written": parametrized_then_written,

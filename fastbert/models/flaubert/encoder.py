@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
-from fastbert.layers.called import LayerInputs
+from fastbert.layers.called import CalledStack, LayerInputs
 from fastbert.layers.calling import call, hidden_of, tell
-from fastbert.layers.embeddings import EmbeddingInput
+from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
+from fastbert.layers.encoder import Layers
 from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.masks import Layout, for_all, lay_out
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderPass, keeps_padding
 from fastbert.modeling.encoding import EncoderInputs, RareOptions
-from fastbert.modeling.module_table import Difference
+from fastbert.modeling.module_table import Difference, Region
 from fastbert.modeling.named_encoder import NamedEncoder
 from fastbert.modeling.parameter_names import AttentionNames, EncoderShape, ParameterNames
 from fastbert.modeling.parts import build_tables
@@ -159,6 +160,8 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
 
     def __init__(self, config: FlaubertConfig) -> None:
         super().__init__(config)
+        self.causal = config.causal
+        self.pad_index = config.pad_index
         if config.sinusoidal_embeddings:
             self.position_embeddings.weight.requires_grad_(False)
 
@@ -213,9 +216,9 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         """Call the modules of a layer as torch would, on (batch, length, emb_dim)."""
         kinds = ("attentions", "layer_norm1", "ffns", "layer_norm2")
         attention, norm, feed, last = (self._modules[kind][layer] for kind in kinds)  # type: ignore
-        first = self.config.pre_norm
+        first = self.pre_norm
         visible = given.mask == 0
-        mask = visible[:, 0] if self.config.causal else visible[:, 0, 0]
+        mask = visible[:, 0] if self.causal else visible[:, 0, 0]
         answer = call(
             attention,
             norm(hidden) if first else hidden,
@@ -263,6 +266,31 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
     def layerdrop(self, value: float) -> None:
         self._dropouts = (*self._dropouts[:2], value)
 
+    @property
+    def pre_norm(self) -> bool:
+        """Whether norms come before attention and feed-forward part; may be set."""
+        return self.built_shape.pre_norm
+
+    @pre_norm.setter
+    def pre_norm(self, value: bool) -> None:
+        self.built_shape = replace(self.built_shape, pre_norm=value)
+        self.encoder_cache.clear()
+
+    @property
+    def n_layers(self) -> int:
+        """How many of the layers are computed; may be set."""
+        return self.built_shape.layers
+
+    @n_layers.setter
+    def n_layers(self, value: int) -> None:
+        self.built_shape = replace(self.built_shape, layers=value)
+        self.encoder_cache.clear()
+
+    def _layers(self, regions: dict[tuple[Region, int | None], str]) -> Layers:
+        layers = super()._layers(regions)
+        assert not isinstance(layers, CalledStack)  # no module holds the layers
+        return layers[: self.n_layers]
+
     def own_differences(self) -> Iterator[Difference]:
         """Name the layers as no longer what was built where `dropout` was set."""
         layer = self._built.get("ffns.N")
@@ -300,7 +328,7 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         if lengths is None:
             if input_ids is None:
                 return None
-            lengths = (input_ids != self.config.pad_index).sum(dim=1)
+            lengths = (input_ids != self.pad_index).sum(dim=1)
         return torch.arange(shape[1], device=lengths.device) < lengths[:, None]
 
     def arrange(
@@ -344,19 +372,21 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
             return self.over_grid(grid, device, None if indices is None else indices[:, new])
 
         positions = chosen(position_ids)
-        self.check_positions(positions, batch, length)
+        tables = snapshot.tables
+        if isinstance(tables, EmbeddingTables):
+            self.check_positions(positions, batch, length, tables)
         return EmbeddingInput(
             chosen(inputs.input_ids),
             positions,
             chosen(inputs.token_type_ids),
-            chosen(langs) if self._has_languages() else None,
+            chosen(langs) if self.built_shape.languages else None,
             None if embeds is None else embeds.to(device, snapshot.dtype),
         )
 
     def _cache(self, cache: Any) -> tuple[Cache | None, int]:
         if cache is None:
             return None, 0
-        if not self.config.causal:
+        if not self.causal:
             raise ValueError(
                 "A cache needs causal=True in the configuration: without it, earlier tokens would "
                 "have to see later ones."
@@ -375,10 +405,10 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
         batch_size, length = shape
         new = length - past
         device, scale = self.device, None
-        if mask is not None and (keep_padding or self.config.causal):
+        if mask is not None and (keep_padding or self.causal):
             scale = (mask[:, past:] != 0).to(device, self.dtype).reshape(-1, 1)
             scale = None if bool(scale.all()) else scale
-        if not self.config.causal:
+        if not self.causal:
             return lay_out(mask, shape, device, dtype=self.dtype, keep_padding=keep_padding), scale
         # Causal FlauBERT hides later tokens and nothing else: padding is seen, as zero rows.
         keys = PackedBatch.dense(batch_size, length, device) if cached else None
