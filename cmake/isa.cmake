@@ -35,7 +35,7 @@ set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments 
 
 # VNNI adds integer products (vec/dot.h), AMX products of matrices (vec/tile_amx.h), and nothing
 # else: where avx512 is compiled as well, all but these ops are its own code, under another name.
-set(FASTBERT_PRODUCT_OPS gemm peak)
+set(FASTBERT_PRODUCT_OPS gemm peak attention)
 
 function(fastbert_ops_shared_by isa result)
   set(shared "")
