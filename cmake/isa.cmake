@@ -35,13 +35,17 @@ set(FASTBERT_OPS vec_math layer_norm act embed attention gemm quantize segments 
 
 # VNNI adds integer products (vec/dot.h), AMX products of matrices (vec/tile_amx.h), and nothing
 # else: where avx512 is compiled as well, all but these ops are its own code, under another name.
-set(FASTBERT_PRODUCT_OPS gemm peak attention)
+set(FASTBERT_PRODUCT_OPS gemm peak)  # of both
+set(FASTBERT_TILE_OPS attention)     # of AMX alone
 
 function(fastbert_ops_shared_by isa result)
   set(shared "")
   if(isa MATCHES "^(avx512_vnni|amx)$" AND "avx512" IN_LIST FASTBERT_ISAS)
     set(shared ${FASTBERT_OPS})
     list(REMOVE_ITEM shared ${FASTBERT_PRODUCT_OPS})
+    if(isa STREQUAL amx)
+      list(REMOVE_ITEM shared ${FASTBERT_TILE_OPS})
+    endif()
   endif()
   set(${result} ${shared} PARENT_SCOPE)
 endfunction()

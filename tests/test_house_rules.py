@@ -345,10 +345,11 @@ def included_by(path: Path) -> set[Path]:
 def test_what_vnni_and_amx_share_with_avx512_has_neither() -> None:
     """cmake/isa.cmake compiles an op once for all, unless it multiplies matrices (vec/dot.h)."""
     build = (ROOT / "cmake" / "isa.cmake").read_text(encoding="utf-8")
-    ops, own = (
+    ops, products, tiles = (
         set(re.search(rf"set\(FASTBERT_{name} ([^)]*)\)", build)[1].split())  # type: ignore[index]
-        for name in ("OPS", "PRODUCT_OPS")
+        for name in ("OPS", "PRODUCT_OPS", "TILE_OPS")
     )
+    own = products | tiles
     vec = CSRC / "cpu" / "vec"
 
     def naming(macro: str) -> set[Path]:

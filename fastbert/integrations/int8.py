@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastbert.engine.cpu_support import on_cpu
@@ -44,7 +45,9 @@ class Int8Copy:
         """
         if self._made is None or not self._holds():
             self._made = None  # its memory goes before the new one's comes
-            self._made = self._make()
+            # Tensors of inference mode have no versions: all bytes would be compared every time.
+            with torch.inference_mode(False):
+                self._made = self._make()
         return self._made
 
     def _weights(self) -> list[Tensor]:

@@ -22,6 +22,7 @@ from fastbert.engine import cpu_encoder
 from fastbert.integrations import int8
 from fastbert.integrations.accelerate import accelerated_in
 from fastbert.layers.linear import Int8Linear
+from fastbert.runtime import versions
 
 IDS = torch.arange(3, 23).reshape(2, 10)
 
@@ -135,3 +136,18 @@ def test_biases_are_those_of_the_model(change: Any, gone: bool, name: str) -> No
     assert not torch.equal(found, old)
     fastbert.restore(model)
     assert torch.equal(found, computed(accelerated(model))[0])
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_no_bytes_are_compared_in_inference_mode(
+    monkeypatch: pytest.MonkeyPatch, quantization: str | None
+) -> None:
+    """What is kept is made outside of it: tensors of inference mode have no versions to compare."""
+    model = fastbert.accelerate(accelerating.plain("BertModel"), quantization=quantization)
+    read: list[Tensor] = []
+    original = versions._bytes_of
+    monkeypatch.setattr(versions, "_bytes_of", lambda t: (read.append(t), original(t))[1])
+    with torch.inference_mode():
+        for _ in range(3):
+            model(IDS)
+    assert read == []
