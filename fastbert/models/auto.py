@@ -74,7 +74,7 @@ def _family(model_type: str | None, source: Any) -> tuple[str, str]:
             f"The config.json of {source} has no model_type, so that no class can be chosen by it; "
             "name the class, as in BertModel.from_pretrained, or add model_type to the file."
         )
-    if not isinstance(model_type, str) or model_type not in _FAMILIES:
+    if model_type not in _FAMILIES:
         known = _FAMILIES.keys() | {name for name, _ in _REGISTERED}
         raise ValueError(
             f"{source} is of model type {model_type!r}, which fastbert does not have; it has "
@@ -122,7 +122,10 @@ def _check_kind(argument: str, given: Any, base: type) -> None:
 
 def _stored_type(path: Any, hub: dict[str, Any]) -> str:
     values, _ = PreTrainedConfig.get_config_dict(path, **hub)
-    return values.get("model_type") or ""
+    stored = values.get("model_type") or ""
+    if not isinstance(stored, str):
+        raise ValueError(f"The config.json of {path} names the model type {stored!r}, not a text.")
+    return stored
 
 
 def _hub(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "padding before": (with_values(pad_token_id=-(10**6)), "pad_token_id is -1000000"),
     "labels as a list": (with_values(id2label=["no", "yes"]), "a name for each number"),
     "labels by name": (with_values(id2label={"no": "no"}), "a name for each number"),
-    "two types": (with_values(model_type=["bert"]), "which fastbert does not have"),
+    "two types": (with_values(model_type=["bert"]), "names the model type"),
 }
 
 
