@@ -406,13 +406,79 @@ def test_a_signal_leaves_the_former_file_and_no_scraps(checkpoint: Path, tmp_pat
         assert names(folder) == ["out"] and (folder / "out").read_bytes() == b"old"
 
 
+def test_the_file_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli._parser()
+    for words, file in (
+        (["embed", "m", "texts"], "texts"),
+        (["embed", "m", "--normalize", "-o", "out", "texts"], "texts"),
+        (["embed", "--normalize", "m", "-o", "out", "texts"], "texts"),
+        (["embed", "m", "-o", "out"], "-"),
+        (["embed", "m", "-o", "out", "-"], "-"),
+        (["run", "--task", "fill-mask", "texts", "--model", "m"], "texts"),
+    ):
+        assert cli._parsed(parser, words).file == file
+    for words in (
+        ["embed", "m", "texts", "-o", "out", "more"],
+        ["embed", "m", "-", "-o", "out", "more"],
+        ["embed", "m", "-o", "out", "texts", "more"],
+        ["embed", "m", "--wrong"],
+        ["verify", "m", "more"],
+    ):
+        with pytest.raises(SystemExit):
+            cli._parsed(parser, words)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_blanks_are_no_part_of_labels() -> None:
+    assert cli._labels("red, blue wine ,,green") == ["red", "blue wine", "green"]
+    assert cli._labels(" , ") is None and cli._labels(None) is None
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(checkpoint)
+    assert cli.main(["embed", "", os.devnull]) == 2
+    assert "name is empty" in capsys.readouterr().err
+    assert cli.main(["embed", ".", os.devnull]) == 0
+
+
+def test_too_little_memory_is_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def short(*arguments: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "_embed", short)
+    assert cli.main(["embed", "model"]) == 2
+    assert "too little memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "task", ["token-classification", "question-answering", "text-classification"]
+)
+def test_a_head_without_weights_is_refused(
+    checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], task: str
+) -> None:
+    (tmp_path / "in").write_text("a\tb\n")
+    command = ["--model", str(checkpoint), str(tmp_path / "in")]
+    assert cli.main(["run", "--task", task, *command]) == 2
+    told = capfd.readouterr()
+    assert not told.out and "Answers would be random" in told.err
+    assert cli.main(["run", "--task", "feature-extraction", *command]) == 0
+
+
 def test_options_that_fit_no_line_are_no_bad_lines(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    config = fastbert.AutoConfig.from_pretrained(checkpoint)
+    fastbert.BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    for name in small_models.TOKENIZER_FILES:
+        (tmp_path / "model" / name).write_bytes((checkpoint / name).read_bytes())
     source = tmp_path / "in"
     source.write_text("x\n")
     command = ["run", "--task", "zero-shot-classification", "--labels", "a", str(source)]
-    assert cli.main([*command, "--model", str(checkpoint)]) == 2
+    assert cli.main([*command, "--model", str(tmp_path / "model")]) == 2
     told = capsys.readouterr().err
     assert "entail" in told and not named(told)
     assert run.BLOCK_LINES > 1

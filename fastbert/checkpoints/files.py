@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, Unpack, overload
@@ -30,6 +30,7 @@ CONFIG_NAME = transaction.CONFIG_NAME
 SAFE_WEIGHTS = "model.safetensors"
 TORCH_WEIGHTS = "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 # Weights of other programs, which a folder may hold in place of ours, and the way out.
 _OTHERS = {
     "tf_model.h5": "weights of TensorFlow: load them in transformers 4 with from_tf=True and "
@@ -98,7 +99,12 @@ def resolve_file(
 
     Raises:
         FileNotFoundError: when the path does not exist or lacks the file.
+        ValueError: for an empty name, which would be the current folder.
     """
+    if name_or_path == "":
+        raise ValueError(
+            f"The model's name is empty; give the folder that holds {CONFIG_NAME} and the weights."
+        )
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():
         path = transaction.find(folder, filename, subfolder or "")
@@ -106,7 +112,9 @@ def resolve_file(
             return path
         inner = folder / (subfolder or "")
         listing = ", ".join(_names_in(inner)[:12]) or "nothing"
-        raise FileNotFoundError(f"{inner} has no {filename}; it holds {listing}.")
+        raise FileNotFoundError(
+            f"{inner} has no {filename}; it holds {listing}.{_of_others(_names_in(inner))}"
+        )
     text = str(name_or_path)
     if folder.exists() or text.count("/") > 1 or text.startswith((".", "/", "~")):
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -205,7 +213,8 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: when there are no weights, or a shard of the index is missing.
-            ValueError: when a file is damaged, or shards are of different checkpoints.
+            ValueError: when a file is damaged, shards are of different checkpoints, or an adapter
+                stands beside the weights, which transformers would add to them.
         """
         folder = local_folder(name_or_path, options.get("subfolder", ""))
         if folder is None:
@@ -220,6 +229,12 @@ class Checkpoint:
         )
         if doubt is not None:
             warnings.warn(doubt, stacklevel=6)
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise ValueError(
+                f"{folder} holds an adapter of PEFT ({ADAPTER_CONFIG}) beside the weights, which "
+                "would be read without it; move the adapter's files into a folder of their own, "
+                "and use peft.PeftModel.from_pretrained(model, that folder)."
+            )
         return checkpoint
 
     @classmethod
@@ -349,17 +364,24 @@ def _doubt(folder: Path, checkpoint: Checkpoint) -> str | None:
     )
 
 
+def _of_others(names: Sequence[str]) -> str:
+    """Return a sentence about a file of another program among these, or nothing."""
+    return next((f" {name} is {what}." for name, what in _OTHERS.items() if name in names), "")
+
+
 def _other_weights(source: str | os.PathLike[str], options: FileOptions) -> str:
     """Return a sentence about weights that a folder holds for other programs, or nothing."""
     folder = local_folder(source, options.get("subfolder", ""))
     present = [] if folder is None else _names_in(folder)
-    for name, what in _OTHERS.items():
-        if name in present:
-            return f" {name} is {what}."
+    if told := _of_others(present):
+        return told
     gguf = next((name for name in present if name.endswith(".gguf")), None)
     if gguf is not None:
         return f" {gguf} is of a format that is not read here: take the original checkpoint."
     ours = [name for name in present if name.endswith((".safetensors", ".bin"))]
+    unread = [name for name in ours if folder is not None and not (folder / name).is_file()]
+    if unread:
+        return f" {unread[0]} is a folder, or a link to nothing; download the checkpoint again."
     if ours:
         return f" It holds {', '.join(ours[:5])}; see use_safetensors and variant, or rename it."
     return ""

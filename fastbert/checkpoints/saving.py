@@ -119,10 +119,10 @@ def _safetensors_of(folder: Path, whole: str, index: str) -> set[str]:
 
 
 def _parse_size(size: int | str) -> int:
-    if isinstance(size, int):
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-    text = size.strip().upper()
+    text = size.strip().upper() if isinstance(size, str) else ""
     for unit in sorted(units, key=len, reverse=True):
         if text.endswith(unit) and text[: -len(unit)].strip().replace(".", "", 1).isdigit():
             return int(float(text[: -len(unit)]) * units[unit])

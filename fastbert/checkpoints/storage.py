@@ -22,6 +22,22 @@ _NAMES = {dict: "object", list: "array"}
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
+def folder_to_save_in(name: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder that a save names.
+
+    Raises:
+        ValueError: for an empty name, which would be the current folder, or the name of something
+            that is no folder.
+    """
+    if os.fspath(name) == "":
+        raise ValueError("The folder's name is empty; give the folder that save_pretrained fills.")
+    folder = Path(name)
+    if folder.exists() and not folder.is_dir():
+        what = "a file" if folder.is_file() else "no folder"
+        raise ValueError(f"{folder} is {what}; save_pretrained needs a folder.")
+    return folder
+
+
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from fastbert.checkpoints.files import SAFE_WEIGHTS
 from fastbert.checkpoints.saving import SaveOptions
-from fastbert.checkpoints.storage import json_text
+from fastbert.checkpoints.storage import folder_to_save_in, json_text
 from fastbert.checkpoints.tensor_files import save_safetensors
 from fastbert.checkpoints.transaction import Staging
 from fastbert.embedding.activations import activation_named
@@ -103,7 +102,7 @@ def save_parts(
         directory: the folder, made when it is not there.
         parts: the rest.
     """
-    folder = Path(directory)
+    folder = folder_to_save_in(directory)
 
     def beside(staging: Staging) -> None:
         tokenizer.save_pretrained(staging.folder)

@@ -24,7 +24,7 @@ def likeliest(scores: Tensor) -> Tensor:
     vocabulary = scores.shape[-1]
     if scores.device.type != "cpu" or vocabulary % _BLOCK or vocabulary == 0:
         return scores.argmax(dim=-1)
-    blocks = scores.unflatten(-1, (vocabulary // _BLOCK, _BLOCK))
+    blocks = scores.reshape(*scores.shape[:-1], vocabulary // _BLOCK, _BLOCK)
     block = blocks.amax(dim=-1).argmax(dim=-1, keepdim=True)
     inside = torch.take_along_dim(blocks, block[..., None], dim=-2).squeeze(-2).argmax(dim=-1)
     return block.squeeze(-1) * _BLOCK + inside

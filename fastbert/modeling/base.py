@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
 import torch
@@ -446,7 +445,7 @@ class PreTrainedModel(Described, Trainable, Parent):
         options = SaveOptions(max_shard_size, safe_serialization, variant)
         keywords.check_saving(type(self), push_to_hub, kwargs)
         if is_main_process:
-            saving.save(self, Path(save_directory), state_dict, options)
+            saving.save(self, save_directory, state_dict, options)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Older versions saved position_ids and token_type_ids, which are computed here.

@@ -32,7 +32,7 @@ import torch
 
 from fastbert.checkpoints import transaction
 from fastbert.checkpoints.files import CONFIG_NAME, HUB_OPTIONS, local_folder, resolve_file
-from fastbert.checkpoints.storage import read_json, write_text
+from fastbert.checkpoints.storage import folder_to_save_in, read_json, write_text
 from fastbert.modeling import keywords
 
 ConfigT = TypeVar("ConfigT", bound="PreTrainedConfig")
@@ -73,6 +73,21 @@ def _values_of(given: Any, kind: type[PreTrainedConfig]) -> dict[str, Any]:
             f"a {type(given).__name__}."
         )
     return dict(given)
+
+
+def _as_labels(given: Any) -> dict[int, str]:
+    """Return the names of labels by their numbers.
+
+    Raises:
+        ValueError: for what is no mapping from whole numbers.
+    """
+    try:
+        return {int(key): label for key, label in given.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"id2label must give a name for each number, such as {{0: 'no', 1: 'yes'}}, not "
+            f"{str(given)[:80]}."
+        ) from None
 
 
 @dataclass_transform(kw_only_default=False)
@@ -149,6 +164,11 @@ class PreTrainedConfig:
             value = getattr(self, name)
             if isinstance(value, str) and isinstance(default, int | float):
                 raise ValueError(f"{name} must be a {type(default).__name__}, not {value!r}.")
+            if value is None and isinstance(default, float | str):
+                raise ValueError(
+                    f"{name} must be a {type(default).__name__}, not null; leave it out of the "
+                    f"configuration for its default, {default!r}."
+                )
         self._settle_labels(num_labels)
 
     def _warn_of_near_names(self, given: Iterable[str]) -> None:
@@ -173,7 +193,7 @@ class PreTrainedConfig:
         if self.id2label is None:
             self.num_labels = 2 if num_labels is None else num_labels
         else:
-            self.id2label = {int(key): label for key, label in self.id2label.items()}
+            self.id2label = _as_labels(self.id2label)
             if self.label2id is None:
                 self.label2id = {label: key for key, label in self.id2label.items()}
             if num_labels is not None and num_labels != len(self.id2label):
@@ -433,7 +453,7 @@ class PreTrainedConfig:
             TypeError: for an unknown argument.
         """
         keywords.check_saving(type(self), push_to_hub, kwargs)
-        folder = prepared_folder(Path(save_directory))
+        folder = prepared_folder(save_directory)
         self.to_json_file(folder / CONFIG_NAME)
 
     def push_to_hub(self, repo_id: str, **_: Any) -> None:
@@ -484,17 +504,16 @@ class PreTrainedConfig:
             setattr(self, name, _parse_as(name, text, getattr(self, name)))
 
 
-def prepared_folder(directory: Path) -> Path:
+def prepared_folder(directory: str | os.PathLike[str]) -> Path:
     """Make the folder of a checkpoint where it is not there, and finish what was begun in it.
 
     Raises:
-        ValueError: for a file in the folder's place.
+        ValueError: for an empty name, or a file in the folder's place.
     """
-    if directory.is_file():
-        raise ValueError(f"{directory} is a file; save_pretrained needs a folder.")
-    directory.mkdir(parents=True, exist_ok=True)
-    transaction.recover(directory)
-    return directory
+    folder = folder_to_save_in(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    transaction.recover(folder)
+    return folder
 
 
 # The name that transformers had before, and still takes.

@@ -21,6 +21,10 @@ COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "original_inv_freq")
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
+class UntrainedWeights(UserWarning):
+    """Says that a checkpoint lacks weights, which are random until somebody trains them."""
+
+
 @dataclass
 class Match:
     """Which stored tensor goes where.
@@ -184,6 +188,7 @@ def judge(
             f"{checkpoint.source} has no weights for {', '.join(sorted(match.missing))}: in this "
             f"{type(model).__name__} they are random, or as their constructors made them, and need "
             "training.",
+            UntrainedWeights,
             stacklevel=4,
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def save(
     model: PreTrainedModel,
-    directory: Path,
+    directory: str | os.PathLike[str],
     state_dict: Mapping[str, Tensor] | None,
     options: SaveOptions,
     beside: Callable[[Staging], None] | None = None,

@@ -37,3 +37,18 @@ def check_sizes(config: PreTrainedConfig) -> None:
                 f"{name} is {size!r}, but it is a whole number from {least} to {most}; correct it "
                 "in the configuration."
             )
+    _check_padding(config)
+
+
+def _check_padding(config: PreTrainedConfig) -> None:
+    """Refuse a pad_token_id that is no row of the table; -1 is the last one, as torch counts.
+
+    Raises:
+        ValueError: for an index that the table of words does not have.
+    """
+    padding, rows = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    if is_count(padding) and is_count(rows) and not -rows <= padding < rows:
+        raise ValueError(
+            f"pad_token_id is {padding}, but the vocabulary has {rows} tokens (vocab_size); "
+            "correct one of the two in the configuration."
+        )

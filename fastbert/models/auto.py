@@ -74,7 +74,7 @@ def _family(model_type: str | None, source: Any) -> tuple[str, str]:
             f"The config.json of {source} has no model_type, so that no class can be chosen by it; "
             "name the class, as in BertModel.from_pretrained, or add model_type to the file."
         )
-    if model_type not in _FAMILIES:
+    if not isinstance(model_type, str) or model_type not in _FAMILIES:
         known = _FAMILIES.keys() | {name for name, _ in _REGISTERED}
         raise ValueError(
             f"{source} is of model type {model_type!r}, which fastbert does not have; it has "

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from tokenizers import AddedToken
 
 from fastbert.checkpoints.files import HUB_OPTIONS
-from fastbert.checkpoints.storage import write_json, write_text
+from fastbert.checkpoints.storage import folder_to_save_in, write_json, write_text
 from fastbert.tokenizers import files
 from fastbert.tokenizers.chat import Chatting, as_templates, read_templates
 from fastbert.tokenizers.engines.rust import RustEngine
@@ -151,6 +151,21 @@ class Tokenizer(Chatting):
         self.specials.additional = list({token.content: token for token in additional}.values())
         engine.bind(self.specials)
         self._add_initial(added_tokens_decoder or {})
+        if engine.from_file and not any(map(engine.num_special_tokens_to_add, (False, True))):
+            self._surround()
+
+    def _surround(self) -> None:
+        """Put the family's special tokens around texts, since its tokenizer.json puts none there.
+
+        Such files are what training a vocabulary leaves, and what transformers 5 saves of a RemBERT
+        without tokenizer.json; transformers 5 puts the family's own tokens there too.
+        """
+        names = {slot for slot in self.template.pair if slot not in "AB"}
+        if isinstance(self.engine, RustEngine) and all(map(self.specials.name_of, names)):
+            self._set_template(self.engine)
+
+    def _set_template(self, engine: RustEngine) -> None:
+        engine.set_template(self.template, self.specials)
 
     def _in_file(self, token: TokenLike | None) -> TokenLike | None:
         """Return None for a token that nobody named and that a tokenizer.json does not have."""
@@ -302,11 +317,14 @@ class Tokenizer(Chatting):
 
         Raises:
             NotADirectoryError: for a file in the folder's place.
-            ValueError: for legacy_format=False where the tokenizer does not run in Rust.
+            ValueError: for an empty name, or for legacy_format=False where the tokenizer does not
+                run in Rust.
         """
-        folder = Path(save_directory)
-        if folder.is_file():
-            raise NotADirectoryError(f"'{folder}' is a file; save_pretrained needs a folder.")
+        if Path(save_directory).is_file():
+            raise NotADirectoryError(
+                f"'{save_directory}' is a file; save_pretrained needs a folder."
+            )
+        folder = folder_to_save_in(save_directory)
         if legacy_format is False and not isinstance(self.engine, RustEngine):
             raise ValueError(
                 f"legacy_format=False writes tokenizer.json, which {type(self).__name__} does not "

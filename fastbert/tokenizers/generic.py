@@ -95,6 +95,9 @@ class PreTrainedTokenizerFast(Tokenizer):
             first, last = (self._end(name) if ends[name] else None for name in ends)
             engine.set_ends(first, last)
 
+    def _surround(self) -> None:
+        """Do nothing: the file alone says which special tokens stand around texts."""
+
     def _end(self, setting: str) -> str | None:
         """Return the token that a setting puts at an end; None, with a warning, without one."""
         role = setting.removeprefix("add_")

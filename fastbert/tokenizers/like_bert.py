@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tokenizers import processors
-
 from fastbert.tokenizers.bert import BertTokenizer
 from fastbert.tokenizers.engines.rust import RustEngine
-from fastbert.tokenizers.roberta import FAIRSEQ_TEMPLATE
+from fastbert.tokenizers.roberta import FAIRSEQ_TEMPLATE, surround
 from fastbert.tokenizers.special import Default, DefaultMask, TokenLike
 
 
@@ -76,11 +74,10 @@ class MPNetTokenizer(BertTokenizer):
         )
         if isinstance(self.engine, RustEngine) and not self.engine.from_file:
             # It leaves the space that a mask stands for out of offsets.
-            sep, cls = str(self.sep_token), str(self.cls_token)
-            ids = [self.convert_tokens_to_ids(token) for token in (sep, cls)]
-            self.engine.backend.post_processor = processors.RobertaProcessing(
-                (sep, ids[0]), (cls, ids[1]), trim_offsets=True, add_prefix_space=False
-            )
+            surround(self.engine, self.specials, add_prefix_space=False)
+
+    def _set_template(self, engine: RustEngine) -> None:
+        surround(engine, self.specials, add_prefix_space=False)
 
 
 DistilBertTokenizerFast = DistilBertTokenizer

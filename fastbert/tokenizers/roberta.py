@@ -15,7 +15,7 @@ from fastbert.tokenizers.engines import holes
 from fastbert.tokenizers.engines.rust import RustEngine
 from fastbert.tokenizers.engines.template import SpecialTokensTemplate
 from fastbert.tokenizers.engines.tokenizer_json import engine_of
-from fastbert.tokenizers.special import Default, DefaultMask, TokenLike, content
+from fastbert.tokenizers.special import Default, DefaultMask, SpecialSet, TokenLike, content
 from fastbert.tokenizers.strategies import check_flags
 
 FAIRSEQ_TEMPLATE = SpecialTokensTemplate(
@@ -114,6 +114,9 @@ class RobertaTokenizer(Tokenizer):
         )
         self._disobeyed = disobeyed
 
+    def _set_template(self, engine: RustEngine) -> None:
+        surround(engine, self.specials)
+
     @classmethod
     def _enough(cls, arguments: set[str]) -> bool:
         both = {"vocab_file", "vocab"} & arguments and {"merges_file", "merges"} & arguments
@@ -131,6 +134,26 @@ class RobertaTokenizer(Tokenizer):
 
 
 RobertaTokenizerFast = RobertaTokenizer
+
+
+def surround(
+    engine: RustEngine, specials: SpecialSet, add_prefix_space: bool | None = None
+) -> None:
+    """Put RoBERTa's special tokens around texts, and leave spaces out of offsets.
+
+    Args:
+        engine: of a vocabulary that has the tokens.
+        specials: the tokens' names.
+        add_prefix_space: whether texts begin with a space; None for what the engine's steps say.
+    """
+    if add_prefix_space is None:
+        add_prefix_space = getattr(engine.backend.pre_tokenizer, "add_prefix_space", False)
+    vocab = engine.vocab()
+    sep, cls = ((name, vocab[name]) for name in map(str, map(specials.name_of, ("sep", "cls"))))
+    engine.backend.post_processor = processors.RobertaProcessing(
+        sep, cls, trim_offsets=True, add_prefix_space=add_prefix_space
+    )
+
 
 _HINT = "RobertaTokenizer needs vocab_file= and merges_file=, or from_pretrained(folder)."
 

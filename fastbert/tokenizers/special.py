@@ -241,6 +241,10 @@ class SpecialTokens:
         ids: list[int] = self.convert_tokens_to_ids(self.additional_special_tokens)
         return ids
 
+    # The names of transformers 5.
+    extra_special_tokens = additional_special_tokens
+    extra_special_tokens_ids = additional_special_tokens_ids
+
     @property
     def all_special_tokens_extended(self) -> list[AddedToken]:
         """Every special token once, in the order of the attributes."""

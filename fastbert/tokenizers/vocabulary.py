@@ -258,15 +258,17 @@ class Vocabulary(SpecialTokens):
     def add_special_tokens(
         self,
         special_tokens_dict: dict[str, TokenLike | Sequence[TokenLike]],
-        replace_additional_special_tokens: bool = True,
+        replace_extra_special_tokens: bool = True,
+        replace_additional_special_tokens: bool | None = None,
     ) -> int:
         """Set special tokens, and add to the vocabulary those that it lacks.
 
         Args:
             special_tokens_dict: tokens by the names of their attributes: "pad_token",
                 "additional_special_tokens" and so on.
-            replace_additional_special_tokens: whether the additional special tokens given replace
-                the present ones, or join them.
+            replace_extra_special_tokens: whether the additional special tokens given replace the
+                present ones, or join them.
+            replace_additional_special_tokens: the older name of it.
 
         Returns:
             How many were not in the vocabulary.
@@ -275,13 +277,16 @@ class Vocabulary(SpecialTokens):
             TypeError: for a value that is no token or no list of tokens.
             ValueError: for a name that is none of a special token.
         """
+        replaces = replace_extra_special_tokens
+        if replace_additional_special_tokens is not None:
+            replaces = replace_additional_special_tokens
         tokens: list[TokenLike] = []
         for name, value in special_tokens_dict.items():
             if name in (ADDITIONAL, "extra_special_tokens"):
                 if isinstance(value, (str, AddedToken)):
                     raise TypeError(f"{name} must be a list of tokens, not {value!r}.")
                 extra = [as_added_token(token, special=True) for token in value]
-                if replace_additional_special_tokens:
+                if replaces:
                     self.specials.additional = list(extra)
                 else:
                     known = set(self.additional_special_tokens)

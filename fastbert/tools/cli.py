@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _prepare_streams()
-    options = _parser().parse_args(arguments)
+    options = _parsed(_parser(), arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         if sys.stdout is None and getattr(options, "output", None) in (None, "-"):
@@ -65,10 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Stopped as stopped:
         return stopped.status
+    except MemoryError:
+        print(
+            "fastbert: there is too little memory; see ulimit -v and the model's size.",
+            file=sys.stderr,
+        )
+        return ERROR_STATUS
     except USER_ERRORS as error:
         print(f"fastbert: {_sentence(error)}", file=sys.stderr)
         _drop_output()
         return ERROR_STATUS
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the words; argparse alone finds the file beside the model, not behind options."""
+    options, rest = parser.parse_known_args(arguments)
+    if getattr(options, "file", "") is None:
+        behind = len(rest) == 1 and (rest[0] == "-" or not rest[0].startswith("-"))
+        options.file = rest.pop() if behind else "-"
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _prepare_streams() -> None:
@@ -136,6 +153,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     embed.set_defaults(command=_embed)
 
+    rank = commands.add_parser("rank", help="the score of every pair of texts, by a CrossEncoder")
+    _model_options(rank)
+    _stream_options(rank, lines="query, tab, passage a line, or JSON; - is standard input")
+    rank.add_argument(
+        "--query", type=_text, metavar="TEXT", help="one query for all lines, which are passages"
+    )
+    rank.add_argument(
+        "--top-k", type=_positive, metavar="N", help="the N best passages of --query, best first"
+    )
+    rank.set_defaults(command=_rank)
+
     verify = commands.add_parser("verify", help="every backend against the reference path")
     _model_options(verify, backend=False)
     verify.set_defaults(command=_verify)
@@ -186,15 +214,24 @@ def _positive(text: str) -> int:
 _positive.__name__ = "whole number of at least 1"
 
 
+def _text(text: str) -> str:
+    """Read a text; bytes that are not UTF-8 would make half characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("it is not UTF-8 text") from error
+    return text
+
+
 def _model_options(parser: argparse.ArgumentParser, backend: bool = True) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's folder, or a hub id")
     _compute_options(parser, backend)
 
 
-def _stream_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="one text a line; - is standard input"
-    )
+def _stream_options(
+    parser: argparse.ArgumentParser, lines: str = "one text a line; - is standard input"
+) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help=lines)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="replaced once all is done; default: standard output"
     )
@@ -257,6 +294,29 @@ def _embed(options: argparse.Namespace) -> int:
     return _status(problems)
 
 
+def _rank(options: argparse.Namespace) -> int:
+    if options.top_k and options.query is None:
+        raise ValueError("--top-k ranks the passages of one query; name it with --query.")
+    problems = Problems()
+    with opened_input(options.file) as source, opened_output(options.output) as target:
+        from fastbert.embedding.cross_encoder import CrossEncoder
+        from fastbert.tools import rank
+
+        loading = _loading(options)
+        if options.device:
+            loading["device"] = options.device
+        encoder = CrossEncoder.from_pretrained(options.model, **loading)
+        if options.top_k and encoder.num_labels != 1:
+            raise ValueError(
+                f"--top-k needs a model with one score a pair, but this one has "
+                f"{encoder.num_labels} labels."
+            )
+        score = rank.scoring(encoder, options.query)
+        scored = rank.all_scored(blocks(source, rank.BLOCK_LINES), score, problems)
+        rank.write(scored, options.top_k, target, problems)
+    return _status(problems)
+
+
 def _status(problems: Problems) -> int:
     return BAD_LINES_STATUS if problems.count else 0
 
@@ -301,8 +361,14 @@ def _continue(
     return _status(problems)
 
 
+def _labels(text: str | None) -> list[str] | None:
+    """Read the names between commas; blanks around them are no part of them, as in Python."""
+    names = [name for part in (text or "").split(",") if (name := part.strip())]
+    return names or None
+
+
 def _run(options: argparse.Namespace) -> int:
-    labels = options.labels.split(",") if options.labels else None
+    labels = _labels(options.labels)
     problems = Problems()
     with opened_input(options.file) as source, opened_output(options.output) as target:
         from fastbert.tools import run

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastbert.pipelines import pipeline
 from fastbert.pipelines.text_generation import TextPieces
+from fastbert.tools.untrained import untrained_refused
 
 
 def continuing(
@@ -31,11 +32,12 @@ def continuing(
         ValueError, and has written nothing, where a prompt cannot be continued.
 
     Raises:
-        ValueError: for options of other tasks.
+        ValueError: for options of other tasks, or a checkpoint without weights for the head.
     """
     if labels is not None or top_k is not None:
         raise ValueError("--labels and --top-k mean nothing for text-generation.")
-    continued = pipeline("text-generation", model=path, **loading)
+    with untrained_refused():
+        continued = pipeline("text-generation", model=path, **loading)
 
     def answers(lines: list[str]) -> list[str]:
         for line in lines:

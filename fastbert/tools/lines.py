@@ -112,6 +112,15 @@ def answered(
             them cannot be answered.
         problems: where bad lines are reported.
     """
+    return [found for _, found in numbered(lines, answer, problems)]
+
+
+def numbered(
+    lines: Sequence[Line],
+    answer: Callable[[list[str]], Sequence[AnswerT]],
+    problems: Problems,
+) -> list[tuple[Line, AnswerT]]:
+    """Do what `answered` does, and return each answer with its line."""
     bad = {line.number: line.problem for line in lines if line.problem}
     found = _halved([line for line in lines if not line.problem], answer, bad)
     for number, sentence in sorted(bad.items()):
@@ -121,12 +130,12 @@ def answered(
 
 def _halved(
     lines: list[Line], answer: Callable[[list[str]], Sequence[AnswerT]], bad: dict[int, str]
-) -> list[AnswerT]:
+) -> list[tuple[Line, AnswerT]]:
     """Answer lines together; where that fails, answer either half by itself."""
     if not lines:
         return []
     try:
-        return list(answer([line.text for line in lines]))
+        return list(zip(lines, answer([line.text for line in lines]), strict=True))
     except ValueError as error:
         if len(lines) == 1:
             bad[lines[0].number] = " ".join(str(error).split())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastbert.pipelines import Pipeline, pipeline
+from fastbert.tools.untrained import untrained_refused
 
 # Lines that are answered together; the fewer, the sooner the first answer.
 BLOCK_LINES = 32
@@ -48,10 +50,13 @@ def answering(
         a ValueError where a line cannot be answered.
 
     Raises:
-        ValueError: when options do not fit the task or the model.
+        ValueError: when options do not fit the task or the model, or where the checkpoint has no
+            weights for the task's head.
     """
     options = _options(task, top_k, labels)
-    answer = pipeline(task, model=path, **loading)
+    # Features are hidden states, which no head changes.
+    with contextlib.nullcontext() if task == "feature-extraction" else untrained_refused():
+        answer = pipeline(task, model=path, **loading)
     if truncate:
         options |= _TRUNCATION.get(task, {})
     answer([], **options)  # refuses options that do not fit the model
