@@ -202,7 +202,7 @@ def changed(made: BertModel, name: str) -> None:
     layer = made.encoder.layer[1]
     match name:
         case "config":
-            made.config.hidden_act = "relu"
+            made.config.is_decoder = True
         case "eps":
             layer.output.LayerNorm.eps = 0.5
         case "in place":
