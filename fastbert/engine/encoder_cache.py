@@ -385,6 +385,14 @@ class EncoderCache(Kept):
                 self._view = None
         return StaleModel()
 
+    def outdated(self) -> bool:
+        """Return whether the view holds no more; then the next one is new."""
+        view = self._view
+        if view is None or view.holds():
+            return False
+        self.stale(view)
+        return True
+
     def clear(self) -> None:
         """Forget the view and the packed weights."""
         with self._lock:
@@ -523,9 +531,21 @@ def _served(view: ModelSnapshot, plan: Plan) -> EncoderParts | None:
 
 
 def retrying(
-    model: nn.Module, run: Callable[[Inputs, Form], Result], inputs: Inputs, form: Form
+    model: nn.Module,
+    run: Callable[[Inputs, Form], Result],
+    inputs: Inputs,
+    form: Form,
+    outdated: Callable[[], bool] | None = None,
 ) -> Result:
     """Call run(inputs, form), again when the model turns out to have changed since it was read.
+
+    Args:
+        model: for the error.
+        run: computes; raises StaleModel where it finds that the model has changed.
+        inputs: of the pass.
+        form: of its results.
+        outdated: whether what was read holds no more. Asked where inputs were refused: they may fit
+            the model as it is now.
 
     Raises:
         RuntimeError: when it changes again and again meanwhile.
@@ -535,6 +555,9 @@ def retrying(
             return run(inputs, form)
         except StaleModel:
             continue
+        except (ValueError, IndexError):
+            if outdated is None or not outdated():
+                raise
     raise RuntimeError(
         f"This {type(model).__name__} changes while it runs: another thread writes to its weights "
         "or replaces its parts. Run it, or change it, one at a time."

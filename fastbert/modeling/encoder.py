@@ -210,7 +210,7 @@ class EncoderModel(PreTrainedModel):
             # Without gradients one native call does it all, and there is nothing to trace.
             grad = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
             return self.compute(inputs, wanted) if grad else _untraced(self, inputs, wanted)
-        return retrying(self, self.compute, inputs, wanted)
+        return retrying(self, self.compute, inputs, wanted, self.encoder_cache.outdated)
 
     def compute(self, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
         """Do what encode() does, on a snapshot of the model that may turn out to be stale.
@@ -230,19 +230,13 @@ class EncoderModel(PreTrainedModel):
                 "all weights at once, so load the model without offloading."
             )
         snapshot = context.snapshot
-        try:
-            given = self.arrange(inputs, shape, snapshot, wanted)
-            batch = given.layout.batch
-            every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
-            if every:
-                # Whatever is called may look at any token.
-                given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))
-            lookup = self.look_up(inputs, shape, given, snapshot)
-        except (ValueError, IndexError):
-            if snapshot.holds():
-                raise
-            # What was refused may fit the model as it is now.
-            raise self.encoder_cache.stale(snapshot) from None
+        given = self.arrange(inputs, shape, snapshot, wanted)
+        batch = given.layout.batch
+        every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
+        if every:
+            # Whatever is called may look at any token.
+            given = self.arrange(inputs, shape, snapshot, replace(wanted, keep_padding=True))
+        lookup = self.look_up(inputs, shape, given, snapshot)
         asked = self._forward_options(given, options, chunks, context)
         output = self._run(lookup, given.layout.batch, asked, wanted, context)
         if every:
@@ -514,7 +508,7 @@ def checked_input(name: str, source: Any, kind: str, shape: str) -> Tensor:
 
 @untraced
 def _untraced(model: EncoderModel, inputs: EncoderInputs, wanted: Wanted) -> Encoding:
-    return retrying(model, model.compute, inputs, wanted)
+    return retrying(model, model.compute, inputs, wanted, model.encoder_cache.outdated)
 
 
 def _context(model: EncoderModel, inputs: Sequence[Tensor | None]) -> ForwardContext:

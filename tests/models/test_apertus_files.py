@@ -256,7 +256,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "num_attention_heads": {"num_attention_heads": 3, "hidden_size": 33, "num_key_value_heads": 2},
     "multiple of num_attention_heads": {"hidden_size": 66, "num_attention_heads": 4},
     "rotated in pairs": {"hidden_size": 36},
-    "no vocabulary of 3 words": {"vocab_size": 3},
+    "vocabulary has 3 tokens": {"vocab_size": 3},
     "vocab_size": {"vocab_size": None},
     "hidden_size is 32.0": {"hidden_size": 32.0},
     "hidden_act is one of": {"hidden_act": torch.tanh},
