@@ -69,9 +69,9 @@ environment:
 # The next edit's most probable mistakes: no sanitizers, GPU emulation, Triton, torch.compile, packaging,
 # benchmarks, real or full-size models, nor float16 again, which kernels compute as float32. `make test`
 # runs all of that as well.
-FAST_SKIPS := bench cuda integrations triton models/test_model_transaction.py \
+FAST_SKIPS := bench cuda integrations triton models/test_model_transaction.py models/test_model_registered.py \
     ops/test_registration.py tokenizers/test_tok_cost.py tokenizers/test_tok_v4.py test_cli.py \
-    test_cli_streams.py test_compile.py test_forks.py test_fuzz.py \
+    test_cli_streams.py test_cli_rank.py test_compile.py test_forks.py test_fuzz.py \
     test_hub.py test_import_cost.py test_int8_accuracy.py test_packaging.py test_readme.py \
     test_sharing.py test_tolerance_bites.py test_unbuilt.py weights/test_weights_changes.py \
     weights/test_weights_optimizers.py weights/test_weights_raw.py
