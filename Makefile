@@ -78,7 +78,7 @@ FAST_SKIPS := bench cuda integrations triton models/test_model_transaction.py mo
 FAST_NAMES := float16 full_size loading_holds place_in_memory not_finite finite_differences compiled \
     any_batch
 
-test-fast: $(VENV)/.requirements-test $(INSTALLED)  ## the short tests, in less than three minutes
+test-fast: $(VENV)/.requirements-test $(INSTALLED)  ## the short tests, in about three minutes
 	$(PYTEST) -q -m "not slow" $(FAST_SKIPS:%=--ignore=tests/%) \
 	    -k "not ($(subst $(space),$(space)or$(space),$(FAST_NAMES)))"
 
