@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -213,7 +212,7 @@ def _scoring_model() -> Iterator[str]:
             path, num_labels=1
         ).save_pretrained(folder)
         transformers.AutoTokenizer.from_pretrained(path).save_pretrained(folder)
-        yield str(Path(folder))
+        yield folder
 
 
 def _states(model: Any, **inputs: Tensor) -> Callable[[], Tensor]:

@@ -106,7 +106,10 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     (tmp_path / "in").write_text("a\n")
     three = classifier(tmp_path / "three", source, 3)
+    named = {"architectures": ["BertForSequenceClassification"]}
+    headless = edited(source, tmp_path / "headless", "config.json", lambda c: c | named)
     cases = [
+        ([str(headless), "--query", "x"], "Answers would be random"),
         ([str(model), "--top-k", "2"], "--query"),
         ([str(three), "--query", "x", "--top-k", "2"], "3 labels"),
         ([str(source), "--query", "x"], "no head that scores pairs"),

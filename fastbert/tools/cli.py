@@ -301,11 +301,13 @@ def _rank(options: argparse.Namespace) -> int:
     with opened_input(options.file) as source, opened_output(options.output) as target:
         from fastbert.embedding.cross_encoder import CrossEncoder
         from fastbert.tools import rank
+        from fastbert.tools.untrained import untrained_refused
 
         loading = _loading(options)
         if options.device:
             loading["device"] = options.device
-        encoder = CrossEncoder.from_pretrained(options.model, **loading)
+        with untrained_refused():
+            encoder = CrossEncoder.from_pretrained(options.model, **loading)
         if options.top_k and encoder.num_labels != 1:
             raise ValueError(
                 f"--top-k needs a model with one score a pair, but this one has "
