@@ -7,6 +7,7 @@ FASTBERT_FUZZ_COUNT=1 draws it again, a larger count looks further than the suit
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import random
 from collections.abc import Callable
@@ -179,16 +180,25 @@ def eager_result(spec: Op, given: dict[str, Any]) -> Any:
     return spec.reference(**{**given, **wide})[:rows]
 
 
-@pytest.mark.parametrize("op", KINDS)
-def test_kernels_on_whatever_comes(op: str, isa: str) -> None:
-    spec, kernel = ALL[op], kernels.kernel("cpu", op)
+@functools.lru_cache(maxsize=1)  # all instruction sets of an op come one after the other
+def drawn(op: str) -> list[tuple[int, torch.dtype, dict[str, Any], Any, Any]]:
+    """(number, dtype, arguments, exact result, eager result) of every case."""
+    spec, out = ALL[op], []
     for number in range(FIRST, FIRST + COUNT):
         draw = Draw(number)
         given = KINDS[op](draw)
-        exact, eager = spec.reference(**to_float64(given)), eager_result(spec, given)
+        exact = spec.reference(**to_float64(given))
+        out.append((number, draw.dtype, given, exact, eager_result(spec, given)))
+    return out
+
+
+@pytest.mark.parametrize("op", KINDS)
+def test_kernels_on_whatever_comes(op: str, isa: str) -> None:
+    spec, kernel = ALL[op], kernels.kernel("cpu", op)
+    for number, dtype, given, exact, eager in drawn(op):
         with torch.no_grad(), poisoned_empty():
             result = kernel(**given)
-        verdict = gate(result, exact, eager, draw.dtype, spec.tolerances[draw.dtype])
+        verdict = gate(result, exact, eager, dtype, spec.tolerances[dtype])
         assert verdict.ok, f"{op}, case {number} on {isa}: {verdict.reason}"
 
 

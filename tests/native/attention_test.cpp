@@ -101,35 +101,73 @@ struct Problem {
         return to_float(out[1 + row * args.out_row_stride + column]);
     }
 
-    // Checks every element against float64, and that nothing else was written.
-    void check(const std::string& name) const {
-        const double rounding = sizeof(T) == 4              ? 0x1p-23
-                                : args.dtype == DType::bf16 ? 0x1p-8
-                                                            : 0x1p-11;
+    // As it was before anything was computed.
+    void forget_output() {
+        std::fill(out.begin(), out.end(), from_float<T>(std::numeric_limits<float>::quiet_NaN()));
+    }
+
+    // What the definition says in float64, and how far from it each element may be. It takes longer
+    // than the kernels, so one is made for all instruction sets.
+    struct Expected {
+        std::vector<double> value, bound;  // (total_q, heads * head_dim)
+    };
+
+    Expected expected() const {
+        const std::vector<double> queries = widened(q), rows = widened(kv);
+        Expected e;
+        const auto size = static_cast<std::size_t>(args.total_q * args.num_heads * args.head_dim);
+        e.value.resize(size);
+        e.bound.resize(size);
         for (index_t b = 0; b < args.batch; ++b) {
             for (index_t i = 0; i < cu_q[b + 1] - cu_q[b]; ++i) {
-                for (index_t h = 0; h < args.num_heads; ++h) check_row(name, b, i, h, rounding);
-                for (index_t g = 0; g < kGuard; ++g) {
-                    CHECK(std::isnan(output(cu_q[b] + i, args.num_heads * args.head_dim + g)));
-                }
+                for (index_t h = 0; h < args.num_heads; ++h) expect_row(e, queries, rows, b, i, h);
             }
+        }
+        return e;
+    }
+
+    // Checks every element, and that nothing else was written.
+    void check(const Expected& e, const std::string& name) const {
+        const index_t width = args.num_heads * args.head_dim;
+        for (index_t row = 0; row < args.total_q; ++row) {
+            for (index_t c = 0; c < width; ++c) {
+                const auto at = static_cast<std::size_t>(row * width + c);
+                const double error = std::abs(output(row, c) - e.value[at]);
+                CHECK_MSG(error <= e.bound[at], name + ": error " + std::to_string(error) + " > " +
+                                                    std::to_string(e.bound[at]) + " at query row " +
+                                                    std::to_string(row) + ", column " +
+                                                    std::to_string(c));
+            }
+            for (index_t g = 0; g < kGuard; ++g) CHECK(std::isnan(output(row, width + g)));
         }
     }
 
-    void check_row(const std::string& name, index_t b, index_t i, index_t h,
-                   double rounding) const {
+  private:
+    static std::vector<double> widened(const std::vector<T>& values) {
+        std::vector<double> wide;
+        wide.reserve(values.size());
+        for (T x : values) wide.push_back(to_float(x));
+        return wide;
+    }
+
+    void expect_row(Expected& e, const std::vector<double>& queries,
+                    const std::vector<double>& rows, index_t b, index_t i, index_t h) const {
+        const double rounding = sizeof(T) == 4              ? 0x1p-23
+                                : args.dtype == DType::bf16 ? 0x1p-8
+                                                            : 0x1p-11;
         const index_t d = args.head_dim, width = args.num_heads * d;
-        const index_t keys = cu_k[b + 1] - cu_k[b], queries = cu_q[b + 1] - cu_q[b];
+        const index_t keys = cu_k[b + 1] - cu_k[b], total = cu_q[b + 1] - cu_q[b];
+        const double* const query = queries.data() + 1 + (cu_q[b] + i) * width + h * d;
+        const double* const first_key = rows.data() + 1 + cu_k[b] * 2 * width + h * d;
         std::vector<double> p(keys, -kInfinity);
         double high = -kInfinity, size = 0.0;  // size: of the terms that make up a score
         for (index_t j = 0; j < keys; ++j) {
-            if (args.causal && j > i + keys - queries) continue;
+            if (args.causal && j > i + keys - total) continue;
+            const double* const key = first_key + j * 2 * width;
             double score = 0.0, absolute = 0.0;
             for (index_t c = 0; c < d; ++c) {
-                const double x = to_float(q[1 + (cu_q[b] + i) * width + h * d + c]);
-                const double y = to_float(kv[1 + (cu_k[b] + j) * 2 * width + h * d + c]);
-                score += x * y;
-                absolute += std::abs(x * y);
+                score += query[c] * key[c];
+                absolute += std::abs(query[c] * key[c]);
             }
             score *= args.scale;
             if (args.key_bias != nullptr) score += args.key_bias[cu_k[b] + j];
@@ -144,21 +182,19 @@ struct Problem {
         }
         double sum = 0.0;
         for (double& x : p) sum += x = high == -kInfinity ? 0.0 : std::exp(x - high);
-        for (index_t c = 0; c < d; ++c) {
-            double expected = 0.0, absolute = 0.0;
-            for (index_t j = 0; j < keys; ++j) {
-                if (p[j] == 0.0) continue;
-                const double v = to_float(kv[1 + (cu_k[b] + j) * 2 * width + width + h * d + c]);
-                expected += p[j] / sum * v;
-                absolute += p[j] / sum * std::abs(v);
+        double* const value = e.value.data() + (cu_q[b] + i) * width + h * d;
+        double* const bound = e.bound.data() + (cu_q[b] + i) * width + h * d;
+        for (index_t j = 0; j < keys; ++j) {
+            if (p[j] == 0.0) continue;
+            const double* const v = first_key + j * 2 * width + width;
+            for (index_t c = 0; c < d; ++c) {
+                value[c] += p[j] / sum * v[c];
+                bound[c] += p[j] / sum * std::abs(v[c]);
             }
-            // Probabilities and the result are rounded once each; scores carry float32 errors.
-            const double bound = (2.0 * rounding + 0x1p-22 * (4.0 + size)) * absolute + 1e-30;
-            const double error = std::abs(output(cu_q[b] + i, h * d + c) - expected);
-            CHECK_MSG(error <= bound, name + ": error " + std::to_string(error) + " > " +
-                                          std::to_string(bound) + " at sequence " +
-                                          std::to_string(b) + ", query " + std::to_string(i) +
-                                          ", column " + std::to_string(c));
+        }
+        // Probabilities and the result are rounded once each; scores carry float32 errors.
+        for (index_t c = 0; c < d; ++c) {
+            bound[c] = (2.0 * rounding + 0x1p-22 * (4.0 + size)) * bound[c] + 1e-30;
         }
     }
 };
@@ -230,12 +266,17 @@ void attend_among_nans(const Problem<T>& problem) {
 }
 
 template <class T>
-void against_reference(Isa isa) {
+void against_reference() {
     unsigned seed = 1;
     for (const Case& c : cases()) {
         Problem<T> problem(c, seed++);
-        attend_among_nans(problem);
-        problem.check(std::string(name_of(isa)) + " case " + std::to_string(seed - 2));
+        const auto expected = problem.expected();
+        test::for_each_isa([&](Isa isa) {
+            problem.forget_output();
+            attend_among_nans(problem);
+            problem.check(expected,
+                          std::string(name_of(isa)) + " case " + std::to_string(seed - 2));
+        });
     }
 }
 
@@ -245,39 +286,42 @@ void bit_identity(index_t head_dim) {
     Case c{{130, 1, 77, 0, 16, 300}, {130, 1, 77, 0, 16, 300}};
     c.heads = 3;
     c.head_dim = head_dim;
-    set_max_threads(1);
-    Problem<T> batch(c, 7);
-    attention_varlen(batch.args);
-    for (int threads : {2, 3, 7}) {
-        set_max_threads(threads);
-        Problem<T> again(c, 7);
-        attention_varlen(again.args);
-        CHECK(same_bits(batch.out, again.out));
-    }
-    set_max_threads(2);
-    for (std::size_t b = 0; b < c.len_q.size(); ++b) {
-        Problem<T> alone(c, 7);
-        const std::vector<int> cu{0, c.len_q[b]};
-        const index_t first = alone.cu_q[b], width = c.heads * c.head_dim;
-        // Zero biases, such as another sequence of the batch may ask for, change nothing either.
-        const std::vector<float> zeros(c.len_q[b] + 1, 0.0f);
-        alone.args.key_bias = zeros.data();
-        alone.args.q = alone.q.data() + 1 + first * width;
-        alone.args.k = alone.kv.data() + 1 + first * 2 * width;
-        alone.args.v = alone.kv.data() + 1 + first * 2 * width + width;
-        alone.args.out = alone.out.data() + 1 + first * alone.args.out_row_stride;
-        alone.args.cu_seqlens_q = alone.args.cu_seqlens_k = cu.data();
-        alone.args.batch = 1;
-        alone.args.total_q = alone.args.total_k = c.len_q[b];
-        attention_varlen(alone.args);
-        bool same = true;
-        for (index_t i = 0; i < c.len_q[b]; ++i) {
-            for (index_t n = 0; n < width; ++n) {
-                same = same && alone.output(first + i, n) == batch.output(first + i, n);
-            }
+    Problem<T> p(c, 7);
+    const auto run = [&](const AttentionArgs& args) {
+        p.forget_output();
+        attention_varlen(args);
+        return p.out;
+    };
+    test::for_each_isa([&](Isa) {
+        set_max_threads(1);
+        const std::vector<T> together = run(p.args);
+        for (int threads : {2, 3, 7}) {
+            set_max_threads(threads);
+            CHECK(same_bits(together, run(p.args)));
         }
-        CHECK(same);
-    }
+        set_max_threads(2);
+        for (std::size_t b = 0; b < c.len_q.size(); ++b) {
+            const std::vector<int> cu{0, c.len_q[b]};
+            const index_t first = p.cu_q[b], width = c.heads * c.head_dim;
+            // Zero biases, such as another sequence of the batch may ask for, change nothing
+            // either.
+            const std::vector<float> zeros(c.len_q[b] + 1, 0.0f);
+            AttentionArgs alone = p.args;
+            alone.key_bias = zeros.data();
+            alone.q = p.q.data() + 1 + first * width;
+            alone.k = p.kv.data() + 1 + first * 2 * width;
+            alone.v = p.kv.data() + 1 + first * 2 * width + width;
+            alone.out = p.out.data() + 1 + first * alone.out_row_stride;
+            alone.cu_seqlens_q = alone.cu_seqlens_k = cu.data();
+            alone.batch = 1;
+            alone.total_q = alone.total_k = c.len_q[b];
+            const auto rows_of_it = [&](const std::vector<T>& out) {
+                const auto from = out.begin() + 1 + first * alone.out_row_stride;
+                return std::vector<T>(from, from + c.len_q[b] * alone.out_row_stride);
+            };
+            CHECK(same_bits(rows_of_it(together), rows_of_it(run(alone))));
+        }
+    });
 }
 
 // Every element of sequence b is the mean of its values, and zero where `hidden`.
@@ -329,7 +373,7 @@ void special_values() {
         std::fill(late.key_bias.begin() + 4, late.key_bias.begin() + 1000, value);
         late.args.key_bias = late.key_bias.data();
         attention_varlen(late.args);
-        late.check("first block masked");
+        late.check(late.expected(), "first block masked");
     }
 
     // NaN shows in its own query, or as a key in its own sequence, and nowhere else.
@@ -386,22 +430,18 @@ void refusals() {
 }  // namespace
 
 TEST(attention_agrees_with_float64) {
-    test::for_each_isa([](Isa isa) {
-        against_reference<float>(isa);
-        against_reference<bf16_t>(isa);
-        against_reference<f16_t>(isa);
-    });
+    against_reference<float>();
+    against_reference<bf16_t>();
+    against_reference<f16_t>();
 }
 
 TEST(attention_is_bit_identical_in_any_batch) {
     const int threads = max_threads();
-    test::for_each_isa([](Isa) {
-        // A scale that is a power of two, and one that is not.
-        for (const index_t head_dim : {64, 24}) {
-            bit_identity<float>(head_dim);
-            bit_identity<bf16_t>(head_dim);
-        }
-    });
+    // A scale that is a power of two, and one that is not.
+    for (const index_t head_dim : {64, 24}) {
+        bit_identity<float>(head_dim);
+        bit_identity<bf16_t>(head_dim);
+    }
     set_max_threads(threads);
 }
 

@@ -2,6 +2,7 @@
 // ends (so that the address sanitizer sees any read beyond), and its result in float64.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -116,19 +117,26 @@ class Matrix {
             std::memcpy(p, &h, 2);
         }
     }
+    // All elements, row by row. References read these: at() costs more than the sum it is for.
+    std::vector<double> values() const {
+        std::vector<double> all;
+        all.reserve(static_cast<std::size_t>(rows_ * columns_));
+        for (index_t r = 0; r < rows_; ++r) {
+            for (index_t c = 0; c < columns_; ++c) all.push_back(at(r, c));
+        }
+        return all;
+    }
     // True when nothing outside the matrix was written.
     bool gaps_untouched() const {
-        std::vector<bool> inside(bytes_.size(), false);
         const index_t size = size_of(dtype_);
+        auto gap = bytes_.begin();
+        const auto untouched = [](std::uint8_t byte) { return byte == 0xff; };
         for (index_t r = 0; r < rows_; ++r) {
-            for (index_t b = 0; b < columns_ * size; ++b) {
-                inside[static_cast<std::size_t>((1 + r * stride_) * size + b)] = true;
-            }
+            const auto row = bytes_.begin() + (1 + r * stride_) * size;
+            if (!std::all_of(gap, row, untouched)) return false;
+            gap = row + columns_ * size;
         }
-        for (std::size_t i = 0; i < bytes_.size(); ++i) {
-            if (!inside[i] && bytes_[i] != 0xff) return false;
-        }
-        return true;
+        return std::all_of(gap, bytes_.end(), untouched);
     }
     const std::vector<std::uint8_t>& bytes() const { return bytes_; }
 

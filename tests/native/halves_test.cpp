@@ -39,44 +39,49 @@ Halves halve(Matrix& x, index_t rows, index_t k, DType dtype, const InputColumns
     return h;
 }
 
-// By the definition, in float64, which holds every step exactly.
+// By the definition, in float64, which holds every step exactly; on every instruction set.
 void check_halves(Matrix& x, index_t rows, index_t k, DType dtype) {
-    const Halves h = halve(x, rows, k, dtype);
+    const std::vector<double> values = x.values();
+    std::vector<double> levels, scales;  // of a row that is not finite: zeros, and a NaN
     for (index_t r = 0; r < rows; ++r) {
+        const double* const row = values.data() + r * k;
         double largest = 0;
         bool finite = true;
         for (index_t i = 0; i < k; ++i) {
-            finite &= std::isfinite(x.at(r, i));
-            largest = std::max(largest, std::fabs(x.at(r, i)));
-        }
-        const auto row = static_cast<std::size_t>(r);
-        if (!finite) {
-            CHECK(std::isnan(h.scale[row]));
-            for (index_t i = 0; i < k; ++i) CHECK(h.level(r, i) == 0);
-            continue;
+            finite &= std::isfinite(row[i]);
+            largest = std::max(largest, std::fabs(row[i]));
         }
         int e = -134;
-        while (std::ldexp(32639, e - 15) < largest) ++e;
-        CHECK(h.scale[row] == std::ldexp(1, e - 7));
-        index_t wrong = 0;
+        while (finite && std::ldexp(32639, e - 15) < largest) ++e;
+        scales.push_back(finite ? std::ldexp(1, e - 7) : NAN);
+        const double step = std::ldexp(1, 15 - e);
         for (index_t i = 0; i < k; ++i) {
-            wrong += h.level(r, i) != std::nearbyint(std::ldexp(x.at(r, i), 15 - e));
+            levels.push_back(finite ? std::nearbyint(row[i] * step) : 0);
         }
-        CHECK(wrong == 0);
     }
+    test::for_each_isa([&](Isa isa) {
+        const Halves h = halve(x, rows, k, dtype);
+        index_t wrong = 0;
+        for (index_t r = 0; r < rows; ++r) {
+            const auto row = static_cast<std::size_t>(r);
+            CHECK(std::isnan(scales[row]) ? std::isnan(h.scale[row]) : h.scale[row] == scales[row]);
+            for (index_t i = 0; i < k; ++i) {
+                wrong += h.level(r, i) != levels[static_cast<std::size_t>(r * k + i)];
+            }
+        }
+        CHECK_MSG(wrong == 0, name_of(isa));
+    });
 }
 
 TEST(halves_of_every_length) {
-    test::for_each_isa([&](Isa) {
-        for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-            for (index_t k = 0; k <= 70; ++k) {
-                Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
-                check_halves(x, 3, k, dtype);
-            }
-            Matrix long_rows = Matrix::random(50, 3072, 3075, dtype, 5);
-            check_halves(long_rows, 50, 3072, dtype);
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        for (index_t k = 0; k <= 70; ++k) {
+            Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
+            check_halves(x, 3, k, dtype);
         }
-    });
+        Matrix long_rows = Matrix::random(50, 3072, 3075, dtype, 5);
+        check_halves(long_rows, 50, 3072, dtype);
+    }
 }
 
 TEST(halves_of_special_rows) {
@@ -107,13 +112,11 @@ TEST(halves_of_special_rows) {
         [](index_t i) { return i == 0 ? 32000.0f : float(i - 18) * 128.0f + 127.5f; },
     };
     const index_t k = 37, rows = static_cast<index_t>(kinds.size());
-    test::for_each_isa([&](Isa) {
-        Matrix x(rows, k, k, DType::f32);
-        for (index_t r = 0; r < rows; ++r) {
-            for (index_t i = 0; i < k; ++i) x.set(r, i, kinds[static_cast<std::size_t>(r)](i));
-        }
-        check_halves(x, rows, k, DType::f32);
-    });
+    Matrix x(rows, k, k, DType::f32);
+    for (index_t r = 0; r < rows; ++r) {
+        for (index_t i = 0; i < k; ++i) x.set(r, i, kinds[static_cast<std::size_t>(r)](i));
+    }
+    check_halves(x, rows, k, DType::f32);
 }
 
 TEST(halves_with_a_factor_and_repeated_columns) {
@@ -212,10 +215,12 @@ struct Problem {
     // The one sequence of float operations, over exact integers.
     float exact(const Halves& h, index_t r, index_t j) const {
         std::int64_t high = 0, low = 0;
+        const std::int8_t* const weights = w.data() + j * k;
+        const std::uint8_t *const highs = h.q.data() + 2 * r * k, *const lows = highs + k;
         for (index_t i = 0; i < k; ++i) {
-            const std::int64_t weight = w[static_cast<std::size_t>(j * k + i)];
-            high += (h.q[static_cast<std::size_t>(2 * r * k + i)] - kHalfZero) * weight;
-            low += (h.q[static_cast<std::size_t>((2 * r + 1) * k + i)] - kHalfZero) * weight;
+            const std::int64_t weight = weights[i];
+            high += (highs[i] - kHalfZero) * weight;
+            low += (lows[i] - kHalfZero) * weight;
         }
         const auto column = static_cast<std::size_t>(j);
         const float sum = std::fma(static_cast<float>(low), 1.0f / 256, static_cast<float>(high));
@@ -224,45 +229,47 @@ struct Problem {
     }
 };
 
+// One problem on every instruction set. All halve alike (check_halves), so the levels are scalar's.
 void check_exact(Problem&& p) {
+    set_active(Isa::scalar);
     const Halves h = halve(p.x, p.rows, p.k, p.dtype);
-    const Matrix out = p.run(Activation::none, DType::f32, 0, p.rows);
-    index_t wrong = 0;
+    std::vector<float> want;
     for (index_t r = 0; r < p.rows; ++r) {
-        for (index_t j = 0; j < p.n; ++j) wrong += out.at(r, j) != p.exact(h, r, j);
+        for (index_t j = 0; j < p.n; ++j) want.push_back(p.exact(h, r, j));
     }
-    CHECK_MSG(wrong == 0, std::to_string(p.rows) + " rows, " + std::to_string(p.n) + " columns");
+    test::for_each_isa([&](Isa isa) {
+        const std::vector<double> got = p.run(Activation::none, DType::f32, 0, p.rows).values();
+        CHECK_MSG(std::equal(want.begin(), want.end(), got.begin(), got.end()),
+                  std::string(name_of(isa)) + ": " + std::to_string(p.rows) + " rows, " +
+                      std::to_string(p.n) + " columns");
+    });
 }
 
 TEST(halves_of_every_tile_are_joined_exactly) {
-    test::for_each_isa([&](Isa) {
-        for (index_t rows = 0; rows <= 40; ++rows) check_exact({rows, 35, 11, DType::f32, 1});
-        for (index_t n = 1; n <= 140; ++n) check_exact({1 + n % 5, n, 9, DType::bf16, 2});
-        for (index_t k = 1; k <= 70; ++k) check_exact({6, 33, k, DType::f16, 3});
-        check_exact({1, 32 * 9 + 18, 70, DType::f32, 4});
-        check_exact({30, 43, 1024, DType::f32, 5});
-        check_exact({20, 40, 4096, DType::f32, 6});
-        check_exact({251, 40, 61, DType::f32, 7});
-        check_exact({3, 5, kMaxInt8K, DType::f32, 8});
-        check_exact({17, 300, 2100, DType::f32, 9});  // K in chunks, over two groups of panels
-    });
+    for (index_t rows = 0; rows <= 40; ++rows) check_exact({rows, 35, 11, DType::f32, 1});
+    for (index_t n = 1; n <= 140; ++n) check_exact({1 + n % 5, n, 9, DType::bf16, 2});
+    for (index_t k = 1; k <= 70; ++k) check_exact({6, 33, k, DType::f16, 3});
+    check_exact({1, 32 * 9 + 18, 70, DType::f32, 4});
+    check_exact({30, 43, 1024, DType::f32, 5});
+    check_exact({20, 40, 4096, DType::f32, 6});
+    check_exact({251, 40, 61, DType::f32, 7});
+    check_exact({3, 5, kMaxInt8K, DType::f32, 8});
+    check_exact({17, 300, 2100, DType::f32, 9});  // K in chunks, over two groups of panels
 }
 
 // The largest levels times the largest weights, over the longest rows.
 TEST(halves_extremes_do_not_overflow) {
-    test::for_each_isa([&](Isa) {
-        for (std::int8_t weight : {std::int8_t{-128}, std::int8_t{127}}) {
-            for (float value : {32639.0f, -32639.0f, -32640.0f, 127.0f, -128.0f}) {
-                Problem p(2, 2, kMaxInt8K, DType::f32, 9);
-                std::fill(p.w.begin(), p.w.end(), weight);
-                for (index_t i = 0; i < p.k; ++i) {
-                    p.x.set(0, i, value);
-                    p.x.set(1, i, i == 0 ? 32000.0f : value);
-                }
-                check_exact(std::move(p));
+    for (std::int8_t weight : {std::int8_t{-128}, std::int8_t{127}}) {
+        for (float value : {32639.0f, -32639.0f, -32640.0f, 127.0f, -128.0f}) {
+            Problem p(2, 2, kMaxInt8K, DType::f32, 9);
+            std::fill(p.w.begin(), p.w.end(), weight);
+            for (index_t i = 0; i < p.k; ++i) {
+                p.x.set(0, i, value);
+                p.x.set(1, i, i == 0 ? 32000.0f : value);
             }
+            check_exact(std::move(p));
         }
-    });
+    }
 }
 
 TEST(halves_bits_are_the_same_everywhere) {
@@ -293,9 +300,7 @@ TEST(halves_bits_are_the_same_everywhere) {
     set_max_threads(threads);
 }
 
-TEST(halves_of_more_rows_than_a_block) {
-    test::for_each_isa([&](Isa) { check_exact({1050, 37, 45, DType::bf16, 12}); });
-}
+TEST(halves_of_more_rows_than_a_block) { check_exact({1050, 37, 45, DType::bf16, 12}); }
 
 TEST(halves_rows_that_are_not_finite_come_out_as_nan) {
     test::for_each_isa([&](Isa) {

@@ -1,7 +1,9 @@
 #include "harness.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <utility>
 
@@ -64,22 +66,34 @@ double unit_roundoff(fastbert::DType dtype) {
 
 }  // namespace test
 
-// With arguments: only the tests whose name contains one of them.
+// With arguments: only the tests whose name contains one of them. --durations, before the names,
+// also says how long each took, the longest last.
 int main(int argc, char** argv) {
+    const bool with_durations = argc > 1 && std::strcmp(argv[1], "--durations") == 0;
+    const int first_name = with_durations ? 2 : 1;
+    std::vector<std::pair<double, std::string>> durations;
     int passed = 0, failed = 0;
     for (const auto& [name, fn] : test::tests()) {
-        bool wanted = argc < 2;
-        for (int i = 1; i < argc; ++i) wanted |= name.find(argv[i]) != std::string::npos;
+        bool wanted = argc == first_name;
+        for (int i = first_name; i < argc; ++i) wanted |= name.find(argv[i]) != std::string::npos;
         if (!wanted) continue;
         test::failures_of_current = 0;
+        const std::clock_t start = std::clock();
         try {
             fn();
         } catch (const std::exception& error) {
             test::report_failure(name.c_str(), 0, std::string("unexpected: ") + error.what());
         }
+        durations.emplace_back(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, name);
         const int failures = test::failures_of_current;
         if (failures > 0) std::printf("FAILED %s (%d checks)\n", name.c_str(), failures);
         (failures > 0 ? failed : passed) += 1;
+    }
+    std::sort(durations.begin(), durations.end());
+    if (with_durations) {
+        for (const auto& [seconds, name] : durations) {
+            std::printf("%8.2f s of CPU time  %s\n", seconds, name.c_str());
+        }
     }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed > 0 || passed == 0;

@@ -37,14 +37,17 @@ void report_failure(const char* file, int line, const std::string& what);
         }                                                                                         \
     } while (false)
 
-// Runs body(isa) with every instruction set of this machine made active in turn.
+// Runs body(isa) with every instruction set of this machine made active in turn. What is the same
+// for all of them, as operands and float64 references are, is better made once, outside of it.
 template <typename Body>
 void for_each_isa(Body&& body) {
+    struct Restored {
+        ~Restored() { fastbert::set_active(fastbert::detected()); }
+    } restored;  // where body throws, too
     for (fastbert::Isa isa : fastbert::usable_isas()) {
         fastbert::set_active(isa);
         body(isa);
     }
-    fastbert::set_active(fastbert::detected());
 }
 
 // The message with which fn() threw, "" if it did not.

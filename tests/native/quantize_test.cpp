@@ -40,23 +40,8 @@ Quantised formula(const Matrix& x, index_t r, index_t k) {
     return result;
 }
 
+// On every instruction set.
 void check(Matrix& x, index_t rows, index_t k, DType dtype, const InputColumns& columns = {}) {
-    const index_t width = k + columns.repeats;
-    std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * width));
-    std::vector<float> scale(static_cast<std::size_t>(rows), NAN);
-    std::vector<std::int32_t> zero(static_cast<std::size_t>(rows), -1);
-    QuantizeArgs a;
-    a.x = x.data();
-    a.dtype = dtype;
-    a.rows = rows;
-    a.k = k;
-    a.x_stride = x.stride();
-    a.q = q.data();
-    a.q_stride = width;
-    a.columns = columns;
-    a.scale = scale.data();
-    a.zero_point = zero.data();
-    quantize_rows(a);
     Matrix product(rows, k, k, DType::f32);
     for (index_t r = 0; r < rows; ++r) {
         for (index_t i = 0; i < k; ++i) {
@@ -64,30 +49,48 @@ void check(Matrix& x, index_t rows, index_t k, DType dtype, const InputColumns& 
             product.set(r, i, columns.factor == nullptr ? v : v * columns.factor[i]);
         }
     }
-    for (index_t r = 0; r < rows; ++r) {
-        const auto row = static_cast<std::size_t>(r);
-        const Quantised want = formula(product, r, k);
-        CHECK(scale[row] == want.scale || (std::isnan(scale[row]) && std::isnan(want.scale)));
-        CHECK(zero[row] == want.zero_point);
-        CHECK(std::equal(want.q.begin(), want.q.end(), q.begin() + r * width));
-        for (index_t i = 0; i < columns.repeats; ++i) {
-            CHECK(q[static_cast<std::size_t>(r * width + k + i)] ==
-                  want.q[static_cast<std::size_t>(columns.repeated[i])]);
+    std::vector<Quantised> expected;
+    for (index_t r = 0; r < rows; ++r) expected.push_back(formula(product, r, k));
+    test::for_each_isa([&](Isa) {
+        const index_t width = k + columns.repeats;
+        std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * width));
+        std::vector<float> scale(static_cast<std::size_t>(rows), NAN);
+        std::vector<std::int32_t> zero(static_cast<std::size_t>(rows), -1);
+        QuantizeArgs a;
+        a.x = x.data();
+        a.dtype = dtype;
+        a.rows = rows;
+        a.k = k;
+        a.x_stride = x.stride();
+        a.q = q.data();
+        a.q_stride = width;
+        a.columns = columns;
+        a.scale = scale.data();
+        a.zero_point = zero.data();
+        quantize_rows(a);
+        for (index_t r = 0; r < rows; ++r) {
+            const auto row = static_cast<std::size_t>(r);
+            const Quantised& want = expected[row];
+            CHECK(scale[row] == want.scale || (std::isnan(scale[row]) && std::isnan(want.scale)));
+            CHECK(zero[row] == want.zero_point);
+            CHECK(std::equal(want.q.begin(), want.q.end(), q.begin() + r * width));
+            for (index_t i = 0; i < columns.repeats; ++i) {
+                CHECK(q[static_cast<std::size_t>(r * width + k + i)] ==
+                      want.q[static_cast<std::size_t>(columns.repeated[i])]);
+            }
         }
-    }
+    });
 }
 
 TEST(quantize_rows_every_length) {
-    test::for_each_isa([&](Isa) {
-        for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-            for (index_t k = 0; k <= 70; ++k) {
-                Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
-                check(x, 3, k, dtype);
-            }
-            Matrix long_rows = Matrix::random(50, 3072, 3075, dtype, 5);
-            check(long_rows, 50, 3072, dtype);
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        for (index_t k = 0; k <= 70; ++k) {
+            Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
+            check(x, 3, k, dtype);
         }
-    });
+        Matrix long_rows = Matrix::random(50, 3072, 3075, dtype, 5);
+        check(long_rows, 50, 3072, dtype);
+    }
 }
 
 double rounding_error(const Matrix& x, index_t r, index_t k, float scale, const float* most) {
@@ -159,43 +162,39 @@ TEST(quantize_rows_special_rows) {
         [](index_t i) { return i == 0 ? 1e6f : float(i); },
     };
     const index_t k = 37;
-    test::for_each_isa([&](Isa) {
-        Matrix x(static_cast<index_t>(kinds.size()), k, k, DType::f32);
-        for (std::size_t r = 0; r < kinds.size(); ++r) {
-            for (index_t i = 0; i < k; ++i) x.set(static_cast<index_t>(r), i, kinds[r](i));
-        }
-        check(x, static_cast<index_t>(kinds.size()), k, DType::f32);
-    });
+    Matrix x(static_cast<index_t>(kinds.size()), k, k, DType::f32);
+    for (std::size_t r = 0; r < kinds.size(); ++r) {
+        for (index_t i = 0; i < k; ++i) x.set(static_cast<index_t>(r), i, kinds[r](i));
+    }
+    check(x, static_cast<index_t>(kinds.size()), k, DType::f32);
 }
 
 TEST(quantize_rows_with_a_factor_and_repeated_columns) {
-    test::for_each_isa([&](Isa) {
-        for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-            for (index_t k : {1, 7, 16, 33, 384, 1000}) {
-                Random random(static_cast<std::uint64_t>(k));
-                std::vector<float> factor;
-                for (index_t i = 0; i < k; ++i) factor.push_back(std::exp(random.normal()));
-                std::vector<std::int32_t> repeated;
-                for (index_t i = 0; i < 19; ++i) {
-                    repeated.push_back(static_cast<std::int32_t>(i * 13 % k));
-                }
-                Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
-                check(x, 3, k, dtype, {factor.data(), nullptr, 0});
-                check(x, 3, k, dtype, {nullptr, repeated.data(), 19});
-                check(x, 3, k, dtype, {factor.data(), repeated.data(), 19});
+    for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+        for (index_t k : {1, 7, 16, 33, 384, 1000}) {
+            Random random(static_cast<std::uint64_t>(k));
+            std::vector<float> factor;
+            for (index_t i = 0; i < k; ++i) factor.push_back(std::exp(random.normal()));
+            std::vector<std::int32_t> repeated;
+            for (index_t i = 0; i < 19; ++i) {
+                repeated.push_back(static_cast<std::int32_t>(i * 13 % k));
             }
+            Matrix x = Matrix::random(3, k, k + 1, dtype, static_cast<std::uint64_t>(k));
+            check(x, 3, k, dtype, {factor.data(), nullptr, 0});
+            check(x, 3, k, dtype, {nullptr, repeated.data(), 19});
+            check(x, 3, k, dtype, {factor.data(), repeated.data(), 19});
         }
-        // Products that overflow, and a NaN, are those of the row itself.
-        Matrix odd(3, 5, 5, DType::f32);
-        for (index_t i = 0; i < 5; ++i) {
-            odd.set(0, i, i == 2 ? NAN : 1.0f);
-            odd.set(1, i, i == 2 ? 1e38f : 1.0f);
-            odd.set(2, i, i == 2 ? 1e-30f : 0.0f);
-        }
-        const float factor[] = {1.0f, 2.0f, 64.0f, 0.5f, 3.0f};
-        const std::int32_t repeated[] = {2, 0};
-        check(odd, 3, 5, DType::f32, {factor, repeated, 2});
-    });
+    }
+    // Products that overflow, and a NaN, are those of the row itself.
+    Matrix odd(3, 5, 5, DType::f32);
+    for (index_t i = 0; i < 5; ++i) {
+        odd.set(0, i, i == 2 ? NAN : 1.0f);
+        odd.set(1, i, i == 2 ? 1e38f : 1.0f);
+        odd.set(2, i, i == 2 ? 1e-30f : 0.0f);
+    }
+    const float factor[] = {1.0f, 2.0f, 64.0f, 0.5f, 3.0f};
+    const std::int32_t repeated[] = {2, 0};
+    check(odd, 3, 5, DType::f32, {factor, repeated, 2});
 }
 
 TEST(quantize_rows_refuses_columns_that_are_not_there) {
@@ -209,22 +208,20 @@ TEST(quantize_rows_refuses_columns_that_are_not_there) {
 
 // The reciprocal and its correction must give division's result: many values close to ties.
 TEST(quantize_rows_divides_exactly) {
-    test::for_each_isa([&](Isa) {
-        Random random(3);
-        Matrix x(64, 512, 512, DType::f32);
-        for (index_t r = 0; r < 64; ++r) {
-            const float scale = 0.001f + std::fabs(random.normal());
-            for (index_t i = 0; i < 512; ++i) {
-                const float tie = (static_cast<float>(i % 250) + 0.5f) * scale;
-                const int nudge = static_cast<int>(random.bits() % 5) - 2;
-                float v = tie;
-                for (int n = 0; n < std::abs(nudge); ++n) v = std::nextafter(v, nudge * 1e30f);
-                x.set(r, i, v);
-            }
-            x.set(r, 0, 255.0f * scale);
+    Random random(3);
+    Matrix x(64, 512, 512, DType::f32);
+    for (index_t r = 0; r < 64; ++r) {
+        const float scale = 0.001f + std::fabs(random.normal());
+        for (index_t i = 0; i < 512; ++i) {
+            const float tie = (static_cast<float>(i % 250) + 0.5f) * scale;
+            const int nudge = static_cast<int>(random.bits() % 5) - 2;
+            float v = tie;
+            for (int n = 0; n < std::abs(nudge); ++n) v = std::nextafter(v, nudge * 1e30f);
+            x.set(r, i, v);
         }
-        check(x, 64, 512, DType::f32);
-    });
+        x.set(r, 0, 255.0f * scale);
+    }
+    check(x, 64, 512, DType::f32);
 }
 
 }  // namespace
