@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +24,25 @@ def pytest_report_header() -> str:
     """Say which kernels are tested: a build may hold fewer instruction sets than there are."""
     held = ", ".join(native.library.build_info()["isas"])
     return f"kernels: {held}; this machine runs {', '.join(native.usable_isas())}"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what is imported out of every later garbage collection.
+
+    torch, transformers and ten thousand tests are a million objects that stay. Each full collection
+    went through all of them, and importing them caused many.
+    """
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the end of the process see all objects again: triton's bindings count what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture(params=ISAS)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import fastbert
 from fastbert.layers.linear import Int8Linear
+from fastbert.tools import cli
 
 # Files of tests are imported by their paths, so their helpers are found through this one's.
 sys.path.append(str(Path(__file__).parent))
@@ -92,17 +94,32 @@ def test_images_and_texts(tmp_path: Path) -> None:
     assert {answer["label"] for answer in names["answers"]} == {"cat", "dog"}  # type: ignore
 
 
-def test_command_line(checkpoint: Path) -> None:
+@pytest.fixture
+def command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[str], str], tuple[int, str, str]]:
+    """(words, a line of text) -> status, output and errors; test_cli.py starts processes for it."""
+
+    def run(words: list[str], line: str) -> tuple[int, str, str]:
+        given = tmp_path / "given.txt"
+        given.write_text(f"{line}\n", encoding="utf-8")
+        capsys.readouterr()
+        with given.open(encoding="utf-8") as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            return cli.main(words), *capsys.readouterr()
+
+    return run
+
+
+def test_command_line(checkpoint: Path, command: Any) -> None:
     (line,) = re.findall(r"^echo .*fastbert run.*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    said, _, command = line.partition(" | ")
-    words = shlex.split(command.replace(IDS[0], str(checkpoint)))
+    said, _, called = line.partition(" | ")
+    words = shlex.split(called.replace(IDS[0], str(checkpoint)))
     text = shlex.split(said)[1]
     assert words[0] == "fastbert"
-    done = subprocess.run(
-        [sys.executable, "-m", *words], input=f"{text}\n", capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
+    status, out, errors = command(words[1:], text)
+    assert status == 0, errors
+    answers = json.loads(out)
     assert answers == fastbert.pipeline("fill-mask", model=checkpoint)(text)
 
 
@@ -154,18 +171,16 @@ def test_every_block_is_run() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there(checkpoint: Path) -> None:
+def test_a_device_that_is_not_there(checkpoint: Path, command: Any) -> None:
     with pytest.raises(ValueError, match=r"cuda:0.*no CUDA device.*device=-1"):
         fastbert.pipeline("fill-mask", model=checkpoint, device=0)
     with pytest.raises(ValueError, match="no CUDA device"):
         fastbert.AutoModel.from_pretrained(checkpoint, device="cuda")
     with pytest.raises(ValueError, match="no CUDA device"):
         fastbert.AutoModel.from_pretrained(checkpoint, device_map="cuda:1")
-    command = [sys.executable, "-m", "fastbert", "run", "--task", "fill-mask", "--device", "0"]
-    done = subprocess.run(
-        [*command, "--model", str(checkpoint)], input="<mask>\n", capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    (told,) = done.stderr.splitlines()
+    words = ["run", "--task", "fill-mask", "--device", "0", "--model", str(checkpoint)]
+    status, _, errors = command(words, "<mask>")
+    assert status == 2
+    (told,) = errors.splitlines()
     assert told.startswith("fastbert: cuda:0") and "no CUDA device" in told
     assert fastbert.pipeline("fill-mask", model=checkpoint, device="-1").model.device.type == "cpu"

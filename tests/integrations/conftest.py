@@ -23,9 +23,10 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _little_to_collect() -> Iterator[None]:
-    """Each run of a Trainer collects garbage: 0.3 s, unless what is imported is left out."""
+def _little_to_collect() -> None:
+    """Each run of a Trainer collects garbage: 0.3 s, unless what is imported is left out.
+
+    Most was left out when the tests were collected (tests/conftest.py), and this adds the rest.
+    """
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
