@@ -57,10 +57,14 @@ def add_layer_norm(
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise over the last dimension; where x and weight differ in dtype, in the wider one."""
-    return F.layer_norm(
-        x.to(torch.promote_types(x.dtype, weight.dtype)), (x.shape[-1],), weight, bias, eps
-    )
+    """Normalise over the last dimension; where x and weight differ in dtype, in the wider one.
+
+    Of a narrower x, as autocast makes it and norms kept in float32 meet it, torch rounds the result
+    to x.dtype on a CPU, and to none elsewhere.
+    """
+    wide = torch.promote_types(x.dtype, weight.dtype)
+    out = F.layer_norm(x.to(wide), (x.shape[-1],), weight, bias, eps)
+    return out.to(x.dtype) if x.device.type == "cpu" else out
 
 
 class RowNormOperands(NamedTuple):
