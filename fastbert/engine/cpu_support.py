@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from fastbert.layers.hooks import forward_hooked
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.activations import unsupported_activation
+from fastbert.ops.operands import short
 from fastbert.runtime.plan import Plan
 
 _OPS = ("attention_varlen", "add_layer_norm")
@@ -21,7 +22,8 @@ _OPS = ("attention_varlen", "add_layer_norm")
 
 def supports(blocks: Sequence[Block], plan: Plan) -> str | None:
     """Return None when the blocks can be prepared for this plan, else the reason."""
-    return _plan_reason(blocks, plan) or _block_reason(blocks)
+    reason = _plan_reason(blocks, plan) or _block_reason(blocks)
+    return reason or mixture(_modules(blocks), plan.dtype)
 
 
 def supports_tables(tables: EmbeddingTables, plan: Plan) -> str | None:
@@ -41,14 +43,28 @@ def supports_tables(tables: EmbeddingTables, plan: Plan) -> str | None:
     if projection is not None and (reason := _projection_reason(projection, plan)):
         return reason
     modules = [*present, tables.norm, *([] if projection is None else [projection])]
-    return _part_reason(modules)
+    return _part_reason(modules) or mixture(modules, plan.dtype)
 
 
 def supports_pooler(pooler: nn.Module, plan: Plan) -> str | None:
     """Return None when the pooler can be computed in the same call, else the reason."""
     if type(pooler) is Int8Linear:
         return "the pooler's weights are int8"
-    return _projection_reason(pooler, plan) or _part_reason([pooler])
+    reason = _projection_reason(pooler, plan) or _part_reason([pooler])
+    return reason or mixture([pooler], plan.dtype)
+
+
+def mixture(modules: Iterable[nn.Module], dtype: torch.dtype) -> str | None:
+    """Return a clause on a weight of another precision than the pass; None where there is none.
+
+    Packing would round it. Norms may be float32 in any model: as torch takes them, they are read.
+    """
+    for module in modules:
+        allowed = (dtype, torch.float32) if isinstance(module, LayerNorm) else (dtype,)
+        for parameter in module.parameters(recurse=False):
+            if parameter.dtype not in allowed:
+                return f"a {type(module).__name__} is {short(parameter.dtype)}, not {short(dtype)}"
+    return None
 
 
 def _projection_reason(part: nn.Module, plan: Plan) -> str | None:

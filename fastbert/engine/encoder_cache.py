@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from fastbert.engine.adjoining import adjoin, read_in_place
 from fastbert.engine.cpu_encoder import CpuEncoder
 from fastbert.engine.cpu_sources import in_place
-from fastbert.engine.cpu_support import on_cpu, supports, supports_pooler, supports_tables
+from fastbert.engine.cpu_support import mixture, on_cpu, supports, supports_pooler, supports_tables
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.engine.reading import Reading
@@ -168,6 +168,8 @@ class ModelSnapshot:
             yield f"{why}, which is called for its product"
         if any(block.distances is not None for block in self.blocks):
             yield "relative positions are scored by torch"
+        if (why := mixture(self._parts(), self.dtype)) is not None:
+            yield f"{why}, so torch computes with it"
 
     def versions(self) -> list[int]:
         """Return how often each copied tensor was written to."""

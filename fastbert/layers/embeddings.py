@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear, project
 from fastbert.layers.norm import LayerNorm
+from fastbert.ops.operands import batched
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -130,14 +132,19 @@ def _padding(table: nn.Embedding | None) -> int:
     return -1 if index is None else index
 
 
+def _readable(indices: Tensor | None) -> TypeGuard[Tensor]:
+    """Return whether there are indices whose values can be looked at without waiting."""
+    if indices is None or indices.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not batched(indices)
+
+
 def check_indices(name: str, indices: Tensor | None, table: nn.Embedding | None, what: str) -> None:
     """Refuse indices that lie outside a table, in a sentence.
 
     On an accelerator nothing is checked, since looking at the values would wait for the device.
     """
-    if indices is None or table is None or indices.device.type != "cpu" or indices.numel() == 0:
-        return
-    if torch.compiler.is_compiling():
+    if table is None or not _readable(indices) or indices.numel() == 0:
         return
     low, high = (int(value) for value in torch.aminmax(indices))
     if low < 0 or high >= table.num_embeddings:
@@ -156,9 +163,7 @@ def check_no_indices(name: str, indices: Tensor | None) -> None:
     Raises:
         IndexError: naming the argument.
     """
-    if indices is None or indices.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    if bool(indices.any()):
+    if _readable(indices) and bool(indices.any()):
         raise IndexError(
             f"{name} other than 0 were given, but this model has no table for them; leave them out."
         )

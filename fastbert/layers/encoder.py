@@ -24,6 +24,7 @@ from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
 from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.recomputed_cache import RecomputedCache
 from fastbert.layers.recomputing import Recompute, recomputing
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
@@ -170,6 +171,8 @@ def encode(
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []
     given = None
+    if options.recompute is not None and options.cache is not None:
+        options = replace(options, cache=RecomputedCache(options.cache))
     for index, layer in enumerate(layers):
         if options.layer_dropout > 0.0 and float(torch.rand([])) < options.layer_dropout:
             continue

@@ -362,17 +362,25 @@ class Cache:
         k, v = own.update(keys, values, layer)
         return k, v
 
+    def stored(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Return what a layer holds for self-attention; None where there is nothing."""
+        own = getattr(self.store, "self_attention_cache", self.store)
+        layers = getattr(own, "layers", ())
+        held = layers[layer] if layer < len(layers) else None
+        if held is None or getattr(held, "keys", None) is None or not held.keys.numel():
+            return None
+        return held.keys, held.values
+
     def check(self, keys: Tensor, layer: int) -> None:
         """Refuse new keys (batch, heads, tokens, head_dim) that cannot stand behind the stored.
 
         Raises:
             ValueError: for a cache of another number of texts, or of another model's heads.
         """
-        own = getattr(self.store, "self_attention_cache", self.store)
-        layers = getattr(own, "layers", ())
-        stored = getattr(layers[layer], "keys", None) if layer < len(layers) else None
-        if stored is None or not stored.numel():
+        held = self.stored(layer)
+        if held is None:
             return
+        stored = held[0]
         if (*stored.shape[:2], stored.shape[3]) != (*keys.shape[:2], keys.shape[3]):
             raise ValueError(
                 f"The cache holds keys of shape {tuple(stored.shape)} (batch, heads, tokens, "

@@ -99,6 +99,8 @@ class Prepacked(Kept):
         kept = self._kept
         if kept is None or not kept.serves(op, weight, choice, adapted):
             self._kept = None  # its memory goes before the new one's comes
+            if weight.is_floating_point() and weight.dtype is not plan.dtype:
+                return None  # the op says what it makes of two precisions
             if obstacle(weight, memory=False) is not None:
                 return None
             name = f"The weight {tuple(weight.shape)} of a Linear"

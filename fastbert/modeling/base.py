@@ -75,7 +75,7 @@ class PreTrainedModel(Described, Trainable, Parent):
         self.config: PreTrainedConfig = config
         if config._attn_implementation is None:
             # As libraries expect; see set_attn_implementation.
-            config._attn_implementation = "sdpa"
+            config._attn_implementation = {"": "sdpa"}
         self.name_or_path = config.name_or_path
         self.backend = "auto"
         self.strict = False

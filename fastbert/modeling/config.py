@@ -268,6 +268,23 @@ class PreTrainedConfig:
         return self.return_dict
 
     @property
+    def _attn_implementation(self) -> str | None:
+        """Name of the attention, of this configuration and, once set, of those within it."""
+        found: str | None = vars(self).get("_attn_implementation")
+        return found
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict[str, Any] | None) -> None:
+        names = ("", *self.sub_configs)
+        chosen = value if isinstance(value, dict) else dict.fromkeys(names, value)
+        if "" in chosen:
+            vars(self)["_attn_implementation"] = chosen[""]
+        for name in self.sub_configs:
+            part = getattr(self, name, None)
+            if name in chosen and isinstance(part, PreTrainedConfig):
+                part._attn_implementation = chosen[name]
+
+    @property
     def torch_dtype(self) -> torch.dtype | None:
         """Old name of dtype."""
         return self.dtype

@@ -25,7 +25,7 @@ from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
-from fastbert.ops.operands import NotPlain
+from fastbert.ops.operands import NotPlain, transformed
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, tell_of_torch
 from fastbert.runtime.tracing import refuse_export, untraced
@@ -438,7 +438,7 @@ class EncoderModel(PreTrainedModel):
             raise self.encoder_cache.stale(snapshot)
         if self.strict or self.batch_invariant:
             self._tell_of_torch(snapshot, options, context.plan)
-        if prepared and context.differentiable and not (traced or self.training):
+        if prepared and context.differentiable and not (traced or self.training or transformed()):
             kernels = ForwardContext(snapshot, _plan(self, snapshot, needs_grad=False))
             with suppress(NotPlain):
                 output = recomputed_pass(

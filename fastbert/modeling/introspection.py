@@ -22,14 +22,16 @@ ATTENTIONS = (
 )
 
 
-def check_attention(name: str | dict[str, str] | None) -> None:
+def check_attention(name: str | dict[str, Any] | None) -> None:
     """Refuse the name of an attention implementation that does not exist.
 
     Raises:
         ValueError: naming those that do.
     """
-    names = name.values() if isinstance(name, dict) else [name]
-    for one in names:
+    for one in name.values() if isinstance(name, dict) else [name]:
+        if isinstance(one, dict):
+            check_attention(one)
+            continue
         # Kernels of the hub are named by their repositories.
         if one is not None and one not in ATTENTIONS and "/" not in one:
             raise ValueError(
@@ -139,10 +141,14 @@ class Described(nn.Module):
     def _can_set_experts_implementation(cls) -> bool:
         return False
 
-    def set_attn_implementation(self, attn_implementation: str | dict[str, str], **_: Any) -> None:
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], **_: Any) -> None:
         """Set the name in the configuration, for compatibility with transformers.
 
         Nothing else changes: the Plan chooses the implementation, and all choices compute the same.
+
+        Args:
+            attn_implementation: for the configuration and all within it; or names by part, such as
+                {"text_config": "eager"}, with "" for the configuration itself.
 
         Raises:
             ValueError: for a name that transformers does not have either.

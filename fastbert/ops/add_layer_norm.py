@@ -13,7 +13,15 @@ from torch import Tensor
 from fastbert.ops._op import STANDARD_TOLERANCES, Arguments, Case, Mutation, Op, Traits
 from fastbert.ops._sample import Sampler
 from fastbert.ops.activations import IDENTITY, KernelActivation
-from fastbert.ops.operands import Target, by_rows, matrix, operand, two_dimensional, vector
+from fastbert.ops.operands import (
+    Target,
+    by_rows,
+    matrix,
+    operand,
+    refuse_mixture,
+    two_dimensional,
+    vector,
+)
 
 
 def add_layer_norm(
@@ -57,10 +65,19 @@ def add_layer_norm(
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise over the last dimension; where x and weight differ in dtype, in the wider one."""
-    return F.layer_norm(
-        x.to(torch.promote_types(x.dtype, weight.dtype)), (x.shape[-1],), weight, bias, eps
-    )
+    """Normalise over the last dimension; where x and weight differ in dtype, in the wider one.
+
+    Of a narrower x, as autocast makes it and norms kept in float32 meet it, torch rounds the result
+    to x.dtype on a CPU, and to none elsewhere.
+
+    Raises:
+        TypeError: for a weight that is narrower than x, or differs from the bias, as torch does.
+    """
+    wide = torch.promote_types(x.dtype, weight.dtype)
+    if wide is not weight.dtype or bias.dtype is not weight.dtype:
+        refuse_mixture("layer norm", x, weight=weight, bias=bias)
+    out = F.layer_norm(x.to(wide), (x.shape[-1],), weight, bias, eps)
+    return out.to(x.dtype) if x.device.type == "cpu" else out
 
 
 class RowNormOperands(NamedTuple):

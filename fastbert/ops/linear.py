@@ -27,6 +27,7 @@ from fastbert.ops.operands import (
     by_rows,
     matrix,
     operand,
+    refuse_mixture,
     two_dimensional,
     vector,
     weight_rows,
@@ -54,7 +55,12 @@ def linear(
 
     Returns:
         (rows, N), x.dtype.
+
+    Raises:
+        TypeError: for operands of several precisions, unless autocast converts them.
     """
+    if x.dtype is not weight.dtype or (bias is not None and bias.dtype is not weight.dtype):
+        refuse_mixture("linear", x, weight=weight, bias=bias)
     out = activate(F.linear(x, weight, bias), activation)
     return out if residual is None else out + residual
 

@@ -25,8 +25,26 @@ _PLAIN = (Tensor, nn.Parameter)
 _wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
+def batched(x: Tensor) -> bool:
+    """Return whether torch.vmap maps over a tensor, so that no value of it can be looked at."""
+    while _wrapped(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return True
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
+
+
+def transformed() -> bool:
+    """Return whether this is called within a transform of torch.func."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class NotPlain(TypeError):
     """An operand whose values do not lie at its address, so that only torch can compute with it."""
+
+
+class Mixed(NotPlain):
+    """An operand of another precision than the first; torch says what it computes of the two."""
 
 
 class Target(NamedTuple):
@@ -234,9 +252,29 @@ def wrong_kind(
         return ValueError(f"{op}: {name} is on {x.device}, expected {device} like the others.")
     if x.layout is not torch.strided:
         return NotPlain(f"{op}: {name} is {x.layout}; pass {name}.to_dense().")
-    return TypeError(
-        f"{op}: {name} is {short(x.dtype)}, expected {short(dtype)}; convert it first."
-    )
+    kind = Mixed if x.is_floating_point() and dtype.is_floating_point else TypeError
+    return kind(f"{op}: {name} is {short(x.dtype)}, expected {short(dtype)}; convert it first.")
+
+
+def refuse_mixture(op: str, x: Tensor, **others: Tensor | None) -> None:
+    """Refuse operands that torch multiplies with none of another precision.
+
+    Under autocast, torch converts them itself.
+
+    Raises:
+        TypeError: saying which differs, and what to do.
+    """
+    for name, other in others.items():
+        if other is None or other.dtype is x.dtype or not x.is_floating_point():
+            continue
+        kind = x.device.type
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+            raise TypeError(
+                f"{op}: x is {short(x.dtype)}, but {name} {tuple(other.shape)} is "
+                f"{short(other.dtype)}. The parts of a model share one precision: convert the "
+                f"whole model, such as model.to(torch.{short(x.dtype)}), or call it under "
+                "torch.autocast."
+            )
 
 
 def short(dtype: torch.dtype) -> str:

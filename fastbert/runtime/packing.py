@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.ops.operands import batched
 from fastbert.runtime.devices import capturing
 from fastbert.runtime.tracing import untraced
 
@@ -111,6 +112,12 @@ class PackedBatch:
         if torch.compiler.is_compiling():
             return _untraced_from_mask(cls, mask, batch_size, seqlen, device, keep_first_column)
         _check_mask(mask, batch_size, seqlen)
+        if batched(mask):
+            raise NotImplementedError(
+                "torch.vmap maps over attention_mask, so that each text would have another number "
+                "of tokens; map over texts of one length without a mask, or give the whole batch "
+                "to one call."
+            )
         if mask.device.type == "cpu" and bool(mask.all()):
             return cls.dense(batch_size, seqlen, device)
         kept = visible = mask != 0

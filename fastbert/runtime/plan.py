@@ -42,7 +42,7 @@ from fastbert.ops import (
     xielu,
 )
 from fastbert.ops.activations import Activation, activate, unsupported_activation
-from fastbert.ops.operands import NotPlain, obstacle, unreadable
+from fastbert.ops.operands import Mixed, NotPlain, obstacle, unreadable
 from fastbert.runtime.tracing import untraced
 
 __all__ = [
@@ -585,19 +585,26 @@ def _entry(op: str, backend: str) -> Callable[..., Any]:
         # torch's dispatcher costs 2 to 6 us a call; only tracing and autograd need to see the call.
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
-        if not torch.is_grad_enabled():
-            operands = check(target, *args, **kwargs)
-            if obstacle(operands) is None:
-                return function(operands)
-            error = unreadable(op, operands._asdict())
-            if not isinstance(error, NotPlain):
-                raise error
-            _announce(f"{op} on the reference for such a tensor: {error}")
-            return reference(*args, **kwargs)
-        if odd := obstacle(args, tuple(kwargs.values()), memory=False):
-            _announce(f"{op} on the reference for {odd}")
-            return reference(*args, **kwargs)
-        return registered(*map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()})
+        try:
+            if torch.is_grad_enabled():
+                odd = obstacle(args, tuple(kwargs.values()), memory=False)
+                if odd is None:
+                    return registered(
+                        *map(_plain, args), **{k: _plain(v) for k, v in kwargs.items()}
+                    )
+                told = f"for {odd}"
+            else:
+                operands = check(target, *args, **kwargs)
+                if obstacle(operands) is None:
+                    return function(operands)
+                error = unreadable(op, operands._asdict())
+                if not isinstance(error, NotPlain):
+                    raise error
+                told = f"for such a tensor: {error}"
+        except Mixed as mixture:
+            told = f"for several precisions: {mixture}"
+        _announce(f"{op} on the reference {told}")
+        return reference(*args, **kwargs)
 
     return call
 

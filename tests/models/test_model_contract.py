@@ -4,7 +4,10 @@ The names and answers are those of transformers' own model tests. Not of our con
 that ask for its class of layers (GradientCheckpointingLayer; test_model_recomputing.py asks for
 what it does), for a line of its own logger where shapes differ (a warning here), for an error
 under a meta device (weights are loaded into memory) or for a model out of a file without any of
-its weights (refused here), and those that hand a configuration of ours to its AutoModel.
+its weights (refused here), and those that hand a configuration of ours to its AutoModel. Of
+Apertus, rope_type "dynamic" is refused, since its angles depend on the longest text of a batch.
+ALIGN fails those that transformers' own ALIGN fails: its outputs hold no hidden states and no loss
+where they look for them.
 """
 
 from __future__ import annotations
@@ -283,3 +286,23 @@ def test_offloaded_weights_end_in_a_sentence() -> None:
     accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
     with torch.no_grad(), pytest.raises(NotImplementedError, match="without offloading"):
         model(IDS)
+
+
+def test_the_attention_of_a_part_is_named_by_its_part() -> None:
+    """As transformers spreads a name over configurations within one, or takes names by part."""
+
+    def named(config: Any) -> list[str | None]:
+        parts = (config, config.text_config, config.vision_config)
+        return [part._attn_implementation for part in parts]
+
+    config = fastbert.AlignConfig(attn_implementation="eager")
+    assert named(config) == named(transformers.AlignConfig(attn_implementation="eager"))
+    model = fastbert.AlignTextModel(config.text_config)
+    model.set_attn_implementation({"": "sdpa"})
+    assert named(config) == ["eager", "sdpa", "eager"]
+    other = transformers.AlignConfig()
+    for chosen in ("eager", {"": "sdpa"}, {"text_config": "sdpa"}, "flex_attention"):
+        config._attn_implementation = other._attn_implementation = chosen
+        assert named(config) == named(other)
+    with pytest.raises(ValueError, match="is not supported"):
+        model.set_attn_implementation({"text_config": {"": "spda"}})

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastbert.layers.kv_cache import DynamicCache, EncoderDecoderCache
+
 FAMILIES = [f for f in oracle.FAMILIES if f != "Flaubert"]
 CHECKED = [*(f"{family}Model" for family in FAMILIES), "BertForMaskedLM"]
 
@@ -139,3 +141,51 @@ def dropless(name: str) -> dict[str, float]:
     if name == "DistilBertModel":
         return {"dropout": 0.0, "attention_dropout": 0.0}
     return {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertLMHeadModel", "RemBertModel", "ElectraModel"])
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("crossed", [False, True])
+def test_a_prefix_is_found_again_where_layers_are_recomputed(
+    name: str, reentrant: bool, crossed: bool
+) -> None:
+    """A cache grows when a layer is computed, and must not when that is done once more.
+
+    transformers drops the cache under gradient checkpointing; here the numbers are those of the
+    same model without checkpointing.
+    """
+    ids = oracle.random_ids()
+    settings: dict[str, Any] = {"is_decoder": True, "add_cross_attention": crossed}
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    found = []
+    for checkpointed in (False, True):
+        model = oracle.pair(name, **settings)[1].train()
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        generator = torch.Generator().manual_seed(3)
+        shape = (oracle.BATCH, oracle.HEADS, 3, oracle.HIDDEN // oracle.HEADS)
+        prefix = [
+            [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+            for _ in range(oracle.LAYERS)
+        ]
+        for tensor in (tensor for pair in prefix for tensor in pair):
+            tensor.requires_grad_()
+        own = DynamicCache()
+        for layer, (keys, values) in enumerate(prefix):
+            own.update(keys, values, layer)
+        given: dict[str, Any] = {"past_key_values": own}
+        if crossed:
+            given["past_key_values"] = EncoderDecoderCache(own)
+            wide = torch.randn(oracle.BATCH, 5, oracle.HIDDEN, generator=generator)
+            given["encoder_hidden_states"] = wide.double()
+        output = model(ids, **given)
+        output[0].pow(2).mean().backward()
+        assert own.get_seq_length() == 3 + oracle.LENGTH
+        gradients = {n: p.grad for n, p in model.named_parameters()}
+        gradients |= {f"{i}": t.grad for i, pair in enumerate(prefix) for t in pair}
+        found.append({"output": output[0].detach(), **gradients})
+    for key, value in found[0].items():
+        if value is None:
+            assert found[1][key] is None
+        else:
+            assert torch.allclose(found[1][key], value, rtol=1e-9, atol=1e-12), key

@@ -203,11 +203,14 @@ class AlignConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        attention = kwargs.pop("attn_implementation", None)
         super().__init__(*args, **kwargs)
         for name, kind in self.sub_configs.items():
             given = getattr(self, name)
             if given is None or isinstance(given, Mapping):
                 setattr(self, name, kind(**(given or {})))
+        if attention is not None:
+            self._attn_implementation = attention
 
     @classmethod
     def from_text_vision_configs(
