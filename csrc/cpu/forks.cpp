@@ -1,24 +1,16 @@
 #include "cpu/forks.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
+
+#include "cpu/openmp.h"
 
 namespace fastbert {
 namespace {
 
-using OmpPause = int (*)(int);
-constexpr int omp_pause_soft = 1;
-
 // The threads of GNU's OpenMP do not exist in a child, whose first parallel loop would wait for
 // them for ever: in torch's operators, which stand around the kernels, and in whatever a caller's
 // own layers compute. Without a pool there is nobody to wait for, and both processes start a new
-// one when they need it. Within a parallel loop this does nothing. (LLVM's OpenMP forks safely
-// by itself, and loses nothing by this.)
-void end_openmp_threads() {
-    const auto pause = reinterpret_cast<OmpPause>(dlsym(RTLD_DEFAULT, "omp_pause_resource_all"));
-    if (pause != nullptr) pause(omp_pause_soft);
-}
-
+// one when they need it. (LLVM's OpenMP forks safely by itself, and loses nothing by this.)
 void before_fork() {
     end_openmp_threads();
     fork_safe_mutex().lock();

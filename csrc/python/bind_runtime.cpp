@@ -2,6 +2,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/openmp.h"
 #include "cpu/threads.h"
 #include "isa_table.h"
 #include "python/bind.h"
@@ -52,6 +53,17 @@ void bind_runtime(py::module_& m) {
         "Use another instruction set from now on. ValueError if unknown or not usable here.");
     m.def("num_threads", max_threads, "Threads a call may use, the caller included.");
     m.def("set_num_threads", set_max_threads, py::arg("threads"), "ValueError below 1.");
+    m.def(
+        "use_one_loop_thread",
+        [] {
+            const LoopThreads former = use_one_loop_thread();
+            return py::make_tuple(former.openmp, former.mkl);
+        },
+        "Let loops of OpenMP and MKL run on the calling thread alone; returns what was set "
+        "before.");
+    m.def(
+        "set_loop_threads", [](int openmp, int mkl) { set_loop_threads({openmp, mkl}); },
+        py::arg("openmp"), py::arg("mkl"), "Set what use_one_loop_thread returned.");
 }
 
 }  // namespace fastbert

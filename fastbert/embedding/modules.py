@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastbert.embedding.activations import ALONG_ROWS, activated, fused
 from fastbert.embedding.pooling import check_modes, pool
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.linear import Linear, alone, project
 from fastbert.layers.norm import LayerNorm
 from fastbert.ops.activations import unsupported_activation
@@ -289,5 +290,6 @@ class Dropout(SentenceModule):
 
 def normalize(vectors: Tensor) -> Tensor:
     """Divide vectors (..., dimension) by their Euclidean lengths; zeros stay zeros."""
-    lengths = (vectors * vectors).sum(dim=-1, keepdim=True).sqrt()
-    return vectors / lengths.clamp(min=1e-12)
+    with on_one_thread(vectors):
+        lengths = (vectors * vectors).sum(dim=-1, keepdim=True).sqrt()
+        return vectors / lengths.clamp(min=1e-12)

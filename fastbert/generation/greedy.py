@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastbert.kernels.openmp import on_one_thread
+
 _BLOCK = 256
 
 
@@ -25,6 +27,7 @@ def likeliest(scores: Tensor) -> Tensor:
     if scores.device.type != "cpu" or vocabulary % _BLOCK or vocabulary == 0:
         return scores.argmax(dim=-1)
     blocks = scores.reshape(*scores.shape[:-1], vocabulary // _BLOCK, _BLOCK)
-    block = blocks.amax(dim=-1).argmax(dim=-1, keepdim=True)
-    inside = torch.take_along_dim(blocks, block[..., None], dim=-2).squeeze(-2).argmax(dim=-1)
+    with on_one_thread(scores):
+        block = blocks.amax(dim=-1).argmax(dim=-1, keepdim=True)
+        inside = torch.take_along_dim(blocks, block[..., None], dim=-2).squeeze(-2).argmax(dim=-1)
     return block.squeeze(-1) * _BLOCK + inside

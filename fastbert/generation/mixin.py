@@ -17,6 +17,7 @@ from fastbert.generation.greedy import likeliest
 from fastbert.generation.logits_processors import LogitsProcessor, processors
 from fastbert.generation.logits_warpers import warpers
 from fastbert.generation.stopping import Decoder, MaxTime, StopStrings
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.kv_cache import DynamicCache, as_cache
 from fastbert.outputs import ModelOutput
 
@@ -299,8 +300,8 @@ class _Generation:
     criteria: Sequence[StoppingCriterion]
     generator: torch.Generator | None
 
-    def scores(self, ids: Tensor) -> Tensor:
-        """Score the next token for ids (rows, length): float32 (rows, vocabulary)."""
+    def logits(self, ids: Tensor) -> Tensor:
+        """Score the next token for ids (rows, length): (rows, vocabulary), of the model's dtype."""
         output = self.model(
             **self.model.generation_inputs(ids, self.state),
             logits_to_keep=1,
@@ -309,7 +310,16 @@ class _Generation:
             output_hidden_states=False,
         )
         self.state.grow()
-        scores: Tensor = output.logits[:, -1].float()
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def scores(self, ids: Tensor, logits: Tensor, *, log: bool = False) -> Tensor:
+        """Process logits, or their log: returns float32 (rows, vocabulary)."""
+        scores = logits.float()
+        if log:
+            scores = scores.log_softmax(dim=-1)
+        for processor in self.processors:
+            scores = processor(ids, scores)
         return scores
 
     def sample(self, ids: Tensor, streamer: Streamer | None) -> GenerateOutput:
@@ -322,16 +332,16 @@ class _Generation:
         if streamer is not None:
             streamer.put(ids.cpu())
         while ids.shape[1] < self.limit and not bool(done.all()):
-            scores = self.scores(ids)
-            for processor in self.processors:
-                scores = processor(ids, scores)
+            logits = self.logits(ids)
+            with on_one_thread(logits):
+                scores = self.scores(ids, logits)
+                if settings.do_sample:
+                    token = torch.multinomial(scores.softmax(-1), 1, generator=self.generator)
+                    token = token.squeeze(1)
+                else:
+                    token = likeliest(scores)
             if settings.output_scores:
                 kept.append(scores)
-            if settings.do_sample:
-                token = torch.multinomial(scores.softmax(-1), 1, generator=self.generator)
-                token = token.squeeze(1)
-            else:
-                token = likeliest(scores)
             token = torch.where(done, torch.full_like(token, filler), token)
             ids = torch.cat([ids, token[:, None]], dim=1)
             if streamer is not None:
@@ -356,12 +366,12 @@ class _Generation:
         )
         kept: list[Tensor] = []
         while not beams.finished():
-            scores = self.scores(beams.ids).log_softmax(dim=-1)
-            for processor in self.processors:
-                scores = processor(beams.ids, scores)
+            logits = self.logits(beams.ids)
+            with on_one_thread(logits):
+                scores = self.scores(beams.ids, logits, log=True)
+                rows = beams.step(scores, settings.do_sample, self.generator, self.criteria)
             if settings.output_scores:
                 kept.append(scores)
-            rows = beams.step(scores, settings.do_sample, self.generator, self.criteria)
             self.state.reorder(rows)
         sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
         return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastbert.engine.decoder import DecoderInput, DecoderWanted
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.cache_places import CacheSizes, unwritable
 from fastbert.layers.decoder_block import DecoderBlock
 from fastbert.layers.masks import for_all
@@ -111,7 +112,8 @@ def decoder_input(
     ids, embeds = inputs.input_ids, inputs.inputs_embeds
     if embeds is not None and embeds.dtype != dtype:
         return "the given embeddings have another precision than the model"
-    cos, sin = rotary.halves(positions.reshape(-1))
+    with on_one_thread(positions):
+        cos, sin = rotary.halves(positions.reshape(-1))
     source = DecoderInput(
         None if ids is None else batch.pack(ids.to(torch.long)),
         None if embeds is None else batch.pack(embeds),
