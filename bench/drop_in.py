@@ -1,16 +1,18 @@
 """Time other libraries' models before and after ``accelerate``: ``python -m bench.drop_in --help``.
 
-Parts: `sentences`, 512 texts through sentence-transformers with the real MiniLM; `pairs`, one query
-and 100 passages through its CrossEncoder, MiniLM with a random head; `encoder`, BertModel at
-8 x 128; `attention`, `attn_implementation="fastbert"` beside "sdpa" in a family that has no kernels
-of ours. All engines of a part and a precision take turns in one process. No speed is printed of one
-whose numbers are wrong.
+Parts: `sentences`, 512 texts through sentence-transformers with the real MiniLM, its OpenVINO
+backend too where optimum-intel is installed; `pairs`, one query and 100 passages through its
+CrossEncoder, MiniLM with a random head; `encoder`, BertModel at 8 x 128; `attention`,
+`attn_implementation="fastbert"` beside "sdpa" in a family that has no kernels of ours. All engines
+of a part and a precision take turns in one process. No speed is printed of one whose numbers are
+wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,11 +54,18 @@ def sentences(precision: str) -> Engines:
     )
     ours.max_seq_length = _MAX_TOKENS
     theirs, fast = load(), _accelerated(load(), precision)
-    return {
+    engines: Engines = {
         "sentence-transformers": lambda: _floats(theirs.encode(texts)),
         "the same, accelerated": lambda: _floats(fast.encode(texts)),
         "fastbert.SentenceEncoder": lambda: _floats(ours.encode(texts)),
     }
+    if precision == "fp32" and _installed("optimum.intel"):
+        # Its own choice is bfloat16, where the processor has it.
+        exact = {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}
+        other = SentenceTransformer(path, device="cpu", backend="openvino", model_kwargs=exact)
+        other.max_seq_length = _MAX_TOKENS
+        engines["its OpenVINO backend"] = lambda: _floats(other.encode(texts))
+    return engines
 
 
 def pairs(precision: str) -> Engines:
@@ -190,6 +199,15 @@ def _measure(
             told += ["gate", "-", "-"]
         rows.append(told)
     return rows, len(right) == len(engines)
+
+
+def _installed(module: str) -> bool:
+    """Return whether a module can be imported; its package itself is imported for that."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True
 
 
 def _quantization(precision: str) -> str | None:

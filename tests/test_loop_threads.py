@@ -133,3 +133,20 @@ def test_generating_starts_no_thread(dtype: torch.dtype, options: dict[str, floa
     ids = torch.randint(4, 100, (8, 5))
     model.generate(ids, max_new_tokens=2, **options)  # the kernels' own threads are there now
     assert started(lambda: model.generate(ids, max_new_tokens=3, **options)) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passes_op_by_op_start_no_thread(dtype: torch.dtype) -> None:
+    config = fastbert.MPNetConfig(
+        vocab_size=100,
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=12,
+        intermediate_size=64,
+    )
+    model = fastbert.MPNetModel(config).to(dtype).eval()
+    ids = torch.randint(4, 100, (8, 64))
+    mask = (torch.arange(64) < torch.tensor([64, 3, 17, 40, 1, 9, 33, 64])[:, None]).long()
+    with torch.inference_mode():
+        model(ids, attention_mask=mask)
+        assert started(lambda: model(ids, attention_mask=mask)) == 0

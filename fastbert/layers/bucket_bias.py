@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.attention import columns
 from fastbert.runtime.packing import PackedBatch
 
@@ -55,6 +56,13 @@ def bucket_bias(table: nn.Embedding, batch: PackedBatch) -> Tensor:
         places = torch.arange(batch.max_seqlen, device=batch.cu_seqlens.device)[None]
     else:
         places = columns(batch)
+    if torch.compiler.is_compiling():
+        return _between(table, places)
+    with on_one_thread(places):
+        return _between(table, places)
+
+
+def _between(table: nn.Embedding, places: Tensor) -> Tensor:
     buckets = bucket_of(places[:, None, :] - places[:, :, None])
     bias: Tensor = table(buckets).permute(0, 3, 1, 2)
     return bias.contiguous()

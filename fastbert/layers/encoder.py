@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
 from fastbert.layers.called import (
@@ -171,6 +172,11 @@ def encode(
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []
     given = None
+    added = options.position_bias
+    if added is not None and not options.differentiable and not plan.by_reference:
+        # What kernels read: converted once, not in every layer.
+        with on_one_thread(added):
+            options = replace(options, position_bias=added.float())
     if options.recompute is not None and options.cache is not None:
         options = replace(options, cache=RecomputedCache(options.cache))
     for index, layer in enumerate(layers):
@@ -233,7 +239,7 @@ def _layer_inputs(hidden: Tensor, batch: PackedBatch, options: ForwardOptions) -
         None if options.cache is None else options.cache.store,
         options.head_mask,
         options.attentions,
-        options.position_bias,
+        None if options.position_bias is None else options.position_bias.to(hidden.dtype),
     )
 
 
