@@ -237,7 +237,10 @@ def _train_on_one_of_two(rank: int, folder: str, port: int) -> None:
         state = [value.double().sum().item() for value in made.model.state_dict().values()]
         result = {"loss": training.logged(made, "grad_norm"), "eval": loss, "state": state}
         (Path(folder) / f"{name}-{rank}.json").write_text(json.dumps(result))
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    # Nothing is taken down: torch 2.13 joins gloo's threads while it holds Python's lock, which one
+    # of them may be waiting for, and then neither goes on.
+    os._exit(0)
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
