@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor
 
 from fastbert.kernels import native
@@ -14,22 +15,28 @@ from fastbert.kernels import native
 _MOST = 1 << 22
 
 
-@contextmanager
-def on_one_thread(x: Tensor) -> Iterator[None]:
+def on_one_thread(x: Tensor) -> AbstractContextManager[None]:
     """Let torch's operators take one thread of the CPU, so that they wake no other.
 
-    Threads of OpenMP spin for milliseconds after a loop (7 on the machine of docs/performance.md),
-    on the cores that the kernels' own threads need for the next pass. On two cores a token of
-    Apertus 0.5B in int8 took 14.7 ms instead of 10.3 when one operator in each step ran on both.
+    Threads of OpenMP spin for milliseconds after a loop, on the cores that the kernels' own threads
+    need for the next pass: on two cores of a Zen 5, Apertus 0.5B in int8 went from 52 to 71 tokens
+    a second (``python -m bench.decode --cases decode-1``) when the operators of a step left them
+    asleep.
 
-    Only the calling thread's numbers change, and they are set back in the end.
+    Only the calling thread's numbers change, and they are set back in the end. No operator of ours
+    belongs inside, since it would take as many threads as torch does.
 
     Args:
-        x: what is worked on; nothing changes for very many elements or on other devices.
+        x: what is worked on; nothing changes for very many elements, on other devices, or in a
+            traced pass.
     """
-    if x.device.type != "cpu" or x.numel() > _MOST or native.reason() is not None:
-        yield
-        return
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() > _MOST:
+        return nullcontext()
+    return nullcontext() if native.reason() is not None else _alone()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
     former = native.library.use_one_loop_thread()
     try:
         yield

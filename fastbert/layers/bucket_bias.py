@@ -56,16 +56,10 @@ def bucket_bias(table: nn.Embedding, batch: PackedBatch) -> Tensor:
         places = torch.arange(batch.max_seqlen, device=batch.cu_seqlens.device)[None]
     else:
         places = columns(batch)
-    if torch.compiler.is_compiling():
-        return _between(table, places)
     with on_one_thread(places):
-        return _between(table, places)
-
-
-def _between(table: nn.Embedding, places: Tensor) -> Tensor:
-    buckets = bucket_of(places[:, None, :] - places[:, :, None])
-    bias: Tensor = table(buckets).permute(0, 3, 1, 2)
-    return bias.contiguous()
+        buckets = bucket_of(places[:, None, :] - places[:, :, None])
+        bias: Tensor = table(buckets).permute(0, 3, 1, 2)
+        return bias.contiguous()
 
 
 def _runs(batch: PackedBatch) -> bool:

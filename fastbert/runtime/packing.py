@@ -210,16 +210,10 @@ class PackedBatch:
                 f"{tuple(x.shape)}."
             )
         if self.indices is not None:
-            if torch.compiler.is_compiling():
-                x = self._padded(x, self.indices, fill)
-            else:
-                with on_one_thread(x):
-                    x = self._padded(x, self.indices, fill)
+            with on_one_thread(x):
+                grid = x.new_full((self.batch_size * self.seqlen, *x.shape[1:]), fill)
+                x = grid.index_copy(0, self.indices, x)
         return x.reshape(self.batch_size, self.seqlen, *x.shape[1:])
-
-    def _padded(self, x: Tensor, indices: Tensor, fill: float) -> Tensor:
-        grid = x.new_full((self.batch_size * self.seqlen, *x.shape[1:]), fill)
-        return grid.index_copy(0, indices, x)
 
     def first_token_rows(self) -> Tensor:
         """Return the index of every sequence's first token in a packed tensor, int64 (batch,).
