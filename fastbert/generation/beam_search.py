@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# A function of (ids so far, None) that says whether to stop: one bool, or one for each row.
-StoppingCriterion = Callable[[Tensor, None], bool | Tensor]
+# A function of ids so far that says whether to stop: one bool, or one for each row.
+_Criterion = Callable[[Tensor], bool | Tensor]
 
 # Stands for minus infinity where sums of scores must stay finite.
 _NEVER = -1.0e9
+
+
+_Entry = tuple[float, list[int], list[int]]
+
+
+class Best(NamedTuple):
+    """The best texts of all prompts.
+
+    Attributes:
+        ids: int64 (batch * count, length).
+        scores: float32 (batch * count,).
+        rows: int64 (batch * count, steps), the row that each token was chosen from; -1 behind the
+            end of a text.
+    """
+
+    ids: Tensor
+    scores: Tensor
+    rows: Tensor
 
 
 class _Finished:
@@ -19,13 +38,13 @@ class _Finished:
 
     Attributes:
         capacity: how many are kept.
-        entries: (score, ids) of each, the best first.
+        entries: (score, ids, rows) of each, the best first; see Best.
         closed: whether the search has ended for this prompt.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.entries: list[tuple[float, list[int]]] = []
+        self.entries: list[_Entry] = []
         self.closed = False
 
     @property
@@ -33,9 +52,9 @@ class _Finished:
         """Whether as many are finished as are kept."""
         return len(self.entries) >= self.capacity
 
-    def add(self, score: float, ids: list[int]) -> None:
+    def add(self, entry: _Entry) -> None:
         """Take in a continuation, and drop the worst where there are too many."""
-        self.entries.append((score, ids))
+        self.entries.append(entry)
         # Stable: of equal scores the earlier one stays in front.
         self.entries.sort(key=lambda entry: -entry[0])
         del self.entries[self.capacity :]
@@ -75,6 +94,8 @@ class Beams:
         self._scores = torch.zeros(self.batch, width, device=ids.device)
         # All beams of a prompt are alike at first: only one may bring forth candidates.
         self._scores[:, 1:] = _NEVER
+        # The rows (batch * width, steps so far) that the tokens of every beam were chosen from.
+        self._rows = torch.empty(ids.shape[0], 0, dtype=torch.long, device=ids.device)
         self._done = [_Finished(width) for _ in range(self.batch)]
         self._exhausted = False
 
@@ -89,7 +110,7 @@ class Beams:
         log_probs: Tensor,
         sample: bool,
         generator: torch.Generator | None,
-        criteria: Sequence[StoppingCriterion],
+        criteria: Sequence[_Criterion],
     ) -> Tensor:
         """Extend every beam by a token.
 
@@ -97,7 +118,7 @@ class Beams:
             log_probs: (batch * width, vocabulary), of the next token.
             sample: draw candidates rather than take the best.
             generator: source of random numbers for drawing.
-            criteria: functions of (ids so far, None) that return whether to stop.
+            criteria: functions of ids so far that return whether to stop.
 
         Returns:
             int64 (batch * width,): the former row of each beam that goes on.
@@ -115,17 +136,21 @@ class Beams:
         texts = torch.cat([self.ids[rows], tokens[..., None]], dim=2)
         over = torch.isin(tokens, self._ends) | (texts.shape[2] >= self.limit)
         for criterion in criteria:
-            verdict = torch.as_tensor(criterion(texts.flatten(0, 1), None), device=over.device)
+            verdict = torch.as_tensor(criterion(texts.flatten(0, 1)), device=over.device)
             over = over | (verdict.reshape(over.shape) if verdict.dim() else verdict)
-        self._collect(texts, scores, over)
+        paths = torch.cat([self._rows[rows], rows[..., None]], dim=2)
+        self._collect(texts, paths, scores, over)
         going = scores + over * _NEVER
         self._scores, chosen = going.topk(self.width)
-        self.ids = texts.gather(1, chosen[..., None].expand(-1, -1, texts.shape[2])).flatten(0, 1)
+        self.ids, self._rows = (
+            x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2])).flatten(0, 1)
+            for x in (texts, paths)
+        )
         self._close()
         self._exhausted = bool(over.all())
         return rows.gather(1, chosen).flatten()
 
-    def _collect(self, texts: Tensor, scores: Tensor, over: Tensor) -> None:
+    def _collect(self, texts: Tensor, paths: Tensor, scores: Tensor, over: Tensor) -> None:
         """Keep the finished among the best `width` candidates of each prompt."""
         norm = (texts.shape[2] - self.prompt) ** self.length_penalty
         for item, pool in enumerate(self._done):
@@ -133,7 +158,8 @@ class Beams:
                 continue
             for rank in range(self.width):
                 if bool(over[item, rank]):
-                    pool.add(float(scores[item, rank]) / norm, texts[item, rank].tolist())
+                    text, path = texts[item, rank].tolist(), paths[item, rank].tolist()
+                    pool.add((float(scores[item, rank]) / norm, text, path))
 
     def _close(self) -> None:
         """Stop a prompt whose running beams will not beat its finished ones."""
@@ -145,28 +171,32 @@ class Beams:
             if pool.full and best <= pool.entries[-1][0]:
                 pool.closed = True
 
-    def best(self, count: int, filler: int) -> tuple[Tensor, Tensor]:
+    def best(self, count: int, filler: int) -> Best:
         """Return the best texts of each prompt.
 
         Args:
             count: texts of each prompt; running ones fill up where too few are finished.
             filler: the token that pads shorter texts behind their end.
-
-        Returns:
-            int64 (batch * count, length), and the scores, float32 (batch * count,).
         """
-        chosen: list[tuple[float, list[int]]] = []
+        chosen: list[_Entry] = []
         for item, pool in enumerate(self._done):
             entries = list(pool.entries)
             for beam in range(self.width):
                 if len(entries) < count:
                     row = item * self.width + beam
-                    entries.append((float(self._scores[item, beam]), self.ids[row].tolist()))
+                    path = self._rows[row].tolist()
+                    score = float(self._scores[item, beam])
+                    entries.append((score, self.ids[row].tolist(), path))
             chosen += entries[:count]
-        longest = max(len(text) for _, text in chosen)
+        scores, texts, paths = zip(*chosen, strict=True)
         device = self.ids.device
-        texts = [text + [filler] * (longest - len(text)) for _, text in chosen]
-        return (
-            torch.tensor(texts, device=device),
-            torch.tensor([score for score, _ in chosen], device=device),
+        return Best(
+            torch.tensor(_filled(texts, filler), device=device),
+            torch.tensor(scores, device=device),
+            torch.tensor(_filled(paths, -1), device=device),
         )
+
+
+def _filled(rows: Sequence[list[int]], filler: int) -> list[list[int]]:
+    longest = max(map(len, rows))
+    return [row + [filler] * (longest - len(row)) for row in rows]

@@ -10,10 +10,13 @@ from typing import Any, Self, Unpack
 
 from fastbert.checkpoints.files import FileOptions, resolve_file
 from fastbert.checkpoints.storage import json_text, read_json, write_text
+from fastbert.generation.elsewhere import asks
 
 GENERATION_CONFIG = "generation_config.json"
-# Values of settings that switch a rule of transformers off.
-_NOTHING: tuple[Any, ...] = (None, False, 0, 1.0, [], {})
+# Settings that generate() returns more for; in a model's configuration they ask for that, too.
+_RETURNED = ("output_attentions", "output_hidden_states")
+# What None as an argument of generate() means where it is not the default: no such rule.
+_OFF = {"top_k": 0}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class GenerationConfig:
         max_length: tokens of prompt and continuation together; None for prompt + 20.
         max_new_tokens: tokens of the continuation, before max_length.
         min_length: no end before so many tokens, the prompt included.
-        min_new_tokens: no end before so many tokens of the continuation.
+        min_new_tokens: no end before so many tokens of the continuation; min_length then counts
+            no more.
         do_sample: draw tokens rather than take the likeliest.
         temperature: scores are divided by it before tokens are drawn.
         top_k: tokens are drawn from so many of the likeliest; 0 keeps all.
@@ -60,6 +64,9 @@ class GenerationConfig:
         bos_token_id: the prompt where none is given.
         pad_token_id: fills a text behind its end; in a prompt it stands for no token.
         output_scores: whether the scores of every step are returned too.
+        output_logits: likewise what the model scored, before any change.
+        output_attentions: likewise its attention weights.
+        output_hidden_states: likewise its hidden states.
         return_dict_in_generate: whether a GenerateOutput is returned rather than the ids alone.
     """
 
@@ -97,7 +104,21 @@ class GenerationConfig:
     max_time: float | None = None
     pad_token_id: int | None = None
     output_scores: bool = False
+    output_logits: bool = False
+    output_attentions: bool = False
+    output_hidden_states: bool = False
     return_dict_in_generate: bool = False
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Note which settings are given, so that others may be taken from elsewhere."""
+        made = super().__new__(cls)
+        default = {field.name: field.default for field in fields(cls)}
+        given = {**dict(zip(default, args, strict=False)), **values}
+        # dataclasses.replace() gives every field, and so says of none that somebody chose it.
+        whole = given.keys() >= default.keys()
+        stated = {n for n, v in given.items() if v is not None and not (whole and v == default[n])}
+        object.__setattr__(made, "_stated", frozenset(stated))
+        return made
 
     def __post_init__(self) -> None:
         """Take None for the default where a setting has one, as transformers does."""
@@ -106,13 +127,44 @@ class GenerationConfig:
                 object.__setattr__(self, field.name, field.default)
 
     @classmethod
+    def of(cls, given: Any) -> Self:
+        """Return given settings: those of this class as they are, those of transformers as ours.
+
+        Raises:
+            TypeError: for an object of another class.
+            ValueError: where transformers' ask for what generate() does not have.
+        """
+        if isinstance(given, cls):
+            return given
+        kind = type(given)
+        if kind.__module__.partition(".")[0] != "transformers" or not hasattr(given, "to_dict"):
+            raise TypeError(
+                "generation_config is a fastbert.GenerationConfig or transformers' one, not "
+                f"{kind.__module__}.{kind.__name__}; give its values as arguments of generate, or "
+                "as fastbert.GenerationConfig(...)."
+            )
+        values: dict[str, Any] = given.to_dict()
+        known = {field.name for field in fields(cls)}
+        beyond = sorted(n for n, v in values.items() if n not in known and asks(n, v))
+        if beyond:
+            raise ValueError(
+                f"generation_config asks for {', '.join(beyond)}, which generate does not have; "
+                "take that out."
+            )
+        return cls(**{n: v for n, v in values.items() if n in known})
+
+    @classmethod
     def from_model_config(cls, config: object) -> Self:
-        """Return the defaults, with the special tokens of a model's configuration."""
-        return cls(
-            bos_token_id=getattr(config, "bos_token_id", None),
-            eos_token_id=getattr(config, "eos_token_id", None),
-            pad_token_id=getattr(config, "pad_token_id", None),
-        )
+        """Return the defaults, with what a model's configuration says of generating.
+
+        Files of old versions hold such settings, such as num_beams, in config.json.
+        """
+        values = {field.name: getattr(config, field.name, None) for field in fields(cls)}
+        if any(values[name] for name in _RETURNED):
+            values["return_dict_in_generate"] = True
+        # False of these is said by every configuration, and of None no one needs to hear.
+        said = {n: v for n, v in values.items() if v is not None and (v or n not in _RETURNED)}
+        return cls(**said)
 
     @classmethod
     def from_checkpoint(
@@ -125,38 +177,51 @@ class GenerationConfig:
 
         Args:
             path: a folder or a hub id.
-            config: the model's configuration, for the defaults.
+            config: the model's configuration: all settings where there is no file, otherwise the
+                special tokens that the file does not name.
             **hub: those of resolve_file.
 
         Raises:
             ValueError: when the file is not a JSON object.
         """
-        defaults = cls.from_model_config(config)
         file = resolve_file(path, GENERATION_CONFIG, optional=True, **hub)
         if file is None:
-            return defaults
+            return cls.from_model_config(config)
         values = read_json(file, dict)
         known = {field.name for field in fields(cls)}
-        left = sorted(k for k, v in values.items() if _asks(k, v) and k not in known)
+        left = sorted(k for k, v in values.items() if k not in known and asks(k, v))
         if left:
             warnings.warn(
                 f"{file} asks for {', '.join(left)}, which generate() does not have: its texts may "
                 "differ from those of transformers.",
                 stacklevel=5,
             )
-        stated = {k: v for k, v in values.items() if k in known}
-        config = replace(defaults, **stated)
-        # What a file says may be what would be taken without it; whoever has other defaults asks.
-        object.__setattr__(config, "_stated", frozenset(stated))
-        return config
+        tokens = {n: getattr(config, n, None) for n in known if n.endswith("os_token_id")}
+        tokens["pad_token_id"] = getattr(config, "pad_token_id", None)
+        return cls(**{**tokens, **{k: v for k, v in values.items() if k in known}})
 
     def stated(self) -> frozenset[str]:
         """Return the names of the settings that the file, or whoever made this, has set."""
-        found: frozenset[str] | None = vars(self).get("_stated")
-        if found is not None:
-            return found
-        plain = asdict(GenerationConfig())
-        return frozenset(name for name, value in asdict(self).items() if value != plain[name])
+        found: frozenset[str] = vars(self)["_stated"]
+        return found
+
+    def over(self, other: GenerationConfig) -> Self:
+        """Return these settings, with those of another for what nobody has set here."""
+        mine = {name: getattr(self, name) for name in self.stated()}
+        return replace(self, **{**vars_of(other), **mine})._saying(self.stated() | other.stated())
+
+    def changed(self, **settings: Any) -> Self:
+        """Return these settings with some others, as arguments of generate() have them.
+
+        Args:
+            **settings: by name; None switches a setting off.
+        """
+        values = {n: _OFF.get(n) if v is None else v for n, v in settings.items()}
+        return replace(self, **values)._saying(self.stated() | settings.keys())
+
+    def _saying(self, stated: frozenset[str]) -> Self:
+        object.__setattr__(self, "_stated", stated)
+        return self
 
     def to_json_string(self) -> str:
         """Return what stands in generation_config.json: the values that are not the defaults."""
@@ -180,6 +245,13 @@ class GenerationConfig:
         )
 
 
-def _asks(name: str, value: object) -> bool:
-    """Return whether an entry of generation_config.json asks for something."""
-    return not name.startswith("_") and name != "transformers_version" and value not in _NOTHING
+def vars_of(settings: GenerationConfig) -> dict[str, Any]:
+    """Return the values by name, without copies."""
+    return {field.name: getattr(settings, field.name) for field in fields(settings)}
+
+
+def left_in(config: Any) -> dict[str, Any]:
+    """Return what a model's configuration says of generating beside the fields it declares."""
+    declared = type(config).default_config_fields()
+    names = {field.name for field in fields(GenerationConfig)} - declared.keys()
+    return {n: v for n, v in vars(config).items() if n in names and v is not None}

@@ -44,7 +44,8 @@ def processors(
         words = _words(settings.bad_words_ids)
         # A text may always end.
         steps.append(SequenceBias({w: -math.inf for w in words if w not in {(e,) for e in ends}}))
-    least = max(settings.min_length, prompt + (settings.min_new_tokens or 0))
+    new = settings.min_new_tokens
+    least = settings.min_length if new is None else prompt + new
     if least > prompt and ends:
         steps.append(lambda ids, scores: _forbid_ends(ids, scores, ends, least))
     first, last = settings.forced_bos_token_id, settings.forced_eos_token_id

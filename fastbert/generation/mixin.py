@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from dataclasses import fields
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastbert.generation.beam_search import Beams, StoppingCriterion
-from fastbert.generation.config import GenerationConfig
-from fastbert.generation.greedy import likeliest
+from fastbert.generation.config import GenerationConfig, left_in
+from fastbert.generation.elsewhere import asks, is_known
 from fastbert.generation.logits_processors import LogitsProcessor, processors
 from fastbert.generation.logits_warpers import warpers
-from fastbert.generation.stopping import Decoder, MaxTime, StopStrings
-from fastbert.kernels.openmp import on_one_thread
+from fastbert.generation.outputs import GenerateOutput, transition_scores
+from fastbert.generation.steps import Generation, GenerationState, Streamer
+from fastbert.generation.stopping import Decoder, MaxTime, StoppingCriterion, StopStrings
 from fastbert.layers.kv_cache import DynamicCache, as_cache
-from fastbert.outputs import ModelOutput
 
 __all__ = ["GenerateOutput", "GenerationConfig", "GenerationMixin", "GenerationState", "Streamer"]
-
-
-class Streamer(Protocol):
-    """The interface through which generate() reports growing texts.
-
-    A TextStreamer of transformers has it.
-    """
-
-    def put(self, value: Tensor) -> None:
-        """Take the prompts (rows, length), then the tokens of every step (rows,)."""
-
-    def end(self) -> None:
-        """Take notice that nothing follows."""
-
-
-@dataclass
-class GenerateOutput(ModelOutput):
-    """The result of generate().
-
-    Attributes:
-        sequences: int64 (batch * num_return_sequences, length), prompts included.
-        scores: float32 (rows, vocabulary) of every step, where asked for.
-        sequences_scores: float32 (batch * num_return_sequences,) from beam search.
-    """
-
-    sequences: Tensor | None = None
-    scores: tuple[Tensor, ...] | None = None
-    sequences_scores: Tensor | None = None
 
 
 class GenerationMixin:
@@ -88,6 +58,16 @@ class GenerationMixin:
         """Return the inputs as they are: peft asks for this method, generate() for the next."""
         return {"input_ids": input_ids, **inputs}
 
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Return the score of every token that was written; see transition_scores."""
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
+
     def most_tokens(self) -> int | None:
         """Return how many tokens a text may have; None where positions have no end."""
         return int(self.base_model.longest())
@@ -122,6 +102,7 @@ class GenerationMixin:
         token_type_ids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
         logits_processor: Sequence[LogitsProcessor] | None = None,
         stopping_criteria: Sequence[StoppingCriterion] | None = None,
         streamer: Streamer | None = None,
@@ -141,16 +122,19 @@ class GenerationMixin:
                 token. None for zeros.
             encoder_hidden_states: (batch, encoder length, hidden), for cross-attention.
             encoder_attention_mask: (batch, encoder length), zero for padding.
+            past_key_values: the cache of the first tokens of input_ids, which are not computed
+                again; it is grown. With one text for each prompt only.
             logits_processor: functions of (ids so far, scores) that return new scores, run behind
                 those of the configuration and before temperature, top_k and what else drawing asks.
-            stopping_criteria: functions of (ids so far, None) that return whether to stop, one bool
-                or one a row.
+            stopping_criteria: functions of (ids so far, scores of all steps) that return whether to
+                stop, one bool or one a row; without output_scores, None stands for the scores.
             streamer: told of texts as they grow: put(ids) gets the prompts (rows, length), then the
                 tokens of every step (rows,), on the CPU; end() says that nothing follows. Not with
                 beam search.
             tokenizer: the model's, for stop_strings.
             generator: source of random numbers for sampling.
-            **kwargs: fields of GenerationConfig.
+            **kwargs: fields of GenerationConfig, and `inputs` for input_ids. What transformers
+                has beside these is taken where it asks for nothing.
 
         Returns:
             int64 (batch * num_return_sequences, length), prompts included, filled with padding
@@ -161,6 +145,7 @@ class GenerationMixin:
             ValueError: for settings that contradict each other, or a length beyond the positions.
         """
         _check_adapter(self)
+        input_ids = _prompts(input_ids, kwargs)
         settings = self._settings(generation_config, kwargs)
         if streamer is not None:
             _check_streamer(streamer, settings)
@@ -178,8 +163,14 @@ class GenerationMixin:
         limit = self._limit(settings, attention_mask)
         rows = _repeats(settings)
         cached = settings.use_cache and self.caches()
+        if past_key_values is not None and not cached:
+            raise ValueError(
+                "past_key_values are given, but no cache is used: that takes use_cache=True and a "
+                "model whose configuration says is_decoder=True."
+            )
+        cross = encoder_hidden_states is not None
         state = GenerationState(
-            as_cache(None, encoder_hidden_states is not None) if cached else None,
+            self._cache(past_key_values, cross, input_ids, rows) if cached else None,
             attention_mask.repeat_interleave(rows, dim=0),
             _repeated(token_type_ids, rows),
             _repeated(encoder_hidden_states, rows),
@@ -198,7 +189,7 @@ class GenerationMixin:
             process.append(lambda _, scores: scores.log_softmax(dim=-1))
         criteria = [*_ends(settings, tokenizer), *(stopping_criteria or ())]
         ids = input_ids.repeat_interleave(rows, dim=0)
-        generation = _Generation(self, state, settings, limit, process, criteria, generator)
+        generation = Generation(self, state, settings, limit, process, criteria, generator)
         if settings.num_beams == 1:
             output = generation.sample(ids, streamer)
         else:
@@ -211,19 +202,38 @@ class GenerationMixin:
     def _settings(self, given: object, more: dict[str, Any]) -> GenerationConfig:
         """Return the given settings, or the model's own, with the arguments in `more`."""
         known = {field.name for field in fields(GenerationConfig)}
-        if set(more) - known:
+        beyond = sorted(n for n in more if n not in known and (asks(n, more[n]) or not is_known(n)))
+        if beyond:
             raise TypeError(
-                f"generate has no argument {', '.join(sorted(set(more) - known))}; it takes "
+                f"generate has no argument {', '.join(beyond)}; it takes "
                 f"{', '.join(sorted(known | _ARGUMENTS))}."
             )
-        settings = self.generation_config if given is None else given
-        if not isinstance(settings, GenerationConfig):
-            raise TypeError(
-                "generation_config is a fastbert.GenerationConfig, not "
-                f"{type(settings).__module__}.{type(settings).__name__}; give its values as "
-                "arguments of generate, or as fastbert.GenerationConfig(...)."
+        settings = self.generation_config
+        if given is not None:
+            settings = GenerationConfig.of(given).over(settings)
+        elif "_generation_config" in vars(self) and (left := left_in(self.config)):
+            raise ValueError(
+                f"model.config says {', '.join(f'{n}={v!r}' for n, v in sorted(left.items()))}, "
+                "which generate does not read there; set model.generation_config, or give it as "
+                "arguments."
             )
-        return replace(settings, **more)
+        return settings.changed(**{n: v for n, v in more.items() if n in known})
+
+    def _cache(self, given: Any, cross: bool, ids: Tensor, rows: int) -> Any:
+        """Return the cache to start with: a new one, or the caller's."""
+        cache = as_cache(given, cross)
+        held = cache.get_seq_length()
+        if held and rows > 1:
+            raise ValueError(
+                f"past_key_values hold one text for each prompt, but {rows} are to be written; "
+                "repeat the prompts and the cache, or leave the cache out."
+            )
+        if held >= ids.shape[1]:
+            raise ValueError(
+                f"past_key_values hold {held} tokens, and input_ids has {ids.shape[1]}: give the "
+                "whole text, which ends with at least one token that is not in the cache."
+            )
+        return cache
 
     def _limit(self, settings: GenerationConfig, mask: Tensor) -> int:
         """Return the length at which every text ends; padding before a prompt takes no position."""
@@ -250,131 +260,15 @@ class GenerationMixin:
         return limit
 
 
+def _prompts(ids: Tensor | None, more: dict[str, Any]) -> Tensor | None:
+    """Return input_ids, which transformers calls `inputs`; takes those out of `more`."""
+    inputs: Tensor | None = more.pop("inputs", None)
+    if inputs is not None and ids is not None:
+        raise TypeError("inputs is another name of input_ids; give one of the two.")
+    return ids if inputs is None else inputs
+
+
 _ARGUMENTS = set(inspect.signature(GenerationMixin.generate).parameters) - {"self", "kwargs"}
-
-
-@dataclass
-class GenerationState:
-    """Inputs of a model that it is given again at every step.
-
-    Attributes:
-        cache: keys and values of earlier tokens, None where the model keeps none.
-        mask: (rows, length), zero for padding; grows with the text.
-        token_type_ids: (rows, length) or None; grows with the text.
-        encoder_hidden_states: (rows, encoder length, hidden) or None.
-        encoder_attention_mask: (rows, encoder length) or None.
-    """
-
-    cache: Any
-    mask: Tensor
-    token_type_ids: Tensor | None = None
-    encoder_hidden_states: Tensor | None = None
-    encoder_attention_mask: Tensor | None = None
-
-    def grow(self) -> None:
-        """Make room for one more token in every row."""
-        self.mask = F.pad(self.mask, (0, 1), value=1)
-        types = self.token_type_ids
-        self.token_type_ids = None if types is None else torch.cat([types, types[:, -1:]], dim=1)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order.
-
-        The encoder's inputs stay: they are alike for all beams of a text.
-        """
-        self.mask = self.mask[rows]
-        self.token_type_ids = None if self.token_type_ids is None else self.token_type_ids[rows]
-        if self.cache is not None:
-            self.cache.reorder_cache(rows)
-
-
-@dataclass
-class _Generation:
-    """One call of generate()."""
-
-    model: Any
-    state: GenerationState
-    settings: GenerationConfig
-    limit: int
-    processors: Sequence[LogitsProcessor]
-    criteria: Sequence[StoppingCriterion]
-    generator: torch.Generator | None
-
-    def logits(self, ids: Tensor) -> Tensor:
-        """Score the next token for ids (rows, length): (rows, vocabulary), of the model's dtype."""
-        output = self.model(
-            **self.model.generation_inputs(ids, self.state),
-            logits_to_keep=1,
-            return_dict=True,
-            output_attentions=False,
-            output_hidden_states=False,
-        )
-        self.state.grow()
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    def scores(self, ids: Tensor, logits: Tensor, *, log: bool = False) -> Tensor:
-        """Process logits, or their log: returns float32 (rows, vocabulary)."""
-        scores = logits.float()
-        if log:
-            scores = scores.log_softmax(dim=-1)
-        for processor in self.processors:
-            scores = processor(ids, scores)
-        return scores
-
-    def sample(self, ids: Tensor, streamer: Streamer | None) -> GenerateOutput:
-        """Append one token a step, the likeliest or a drawn one."""
-        settings = self.settings
-        ends = torch.tensor(settings.ends(), device=ids.device)
-        filler = _filler(settings)
-        done = torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
-        kept: list[Tensor] = []
-        if streamer is not None:
-            streamer.put(ids.cpu())
-        while ids.shape[1] < self.limit and not bool(done.all()):
-            logits = self.logits(ids)
-            with on_one_thread(logits):
-                scores = self.scores(ids, logits)
-                if settings.do_sample:
-                    token = torch.multinomial(scores.softmax(-1), 1, generator=self.generator)
-                    token = token.squeeze(1)
-                else:
-                    token = likeliest(scores)
-            if settings.output_scores:
-                kept.append(scores)
-            token = torch.where(done, torch.full_like(token, filler), token)
-            ids = torch.cat([ids, token[:, None]], dim=1)
-            if streamer is not None:
-                streamer.put(token.cpu())
-            done = done | torch.isin(token, ends)
-            for criterion in self.criteria:
-                done = done | torch.as_tensor(criterion(ids, None), device=ids.device)
-        if streamer is not None:
-            streamer.end()
-        return GenerateOutput(ids, tuple(kept) if settings.output_scores else None)
-
-    def beam_search(self, ids: Tensor) -> GenerateOutput:
-        """Keep the num_beams best continuations of each prompt at every step."""
-        settings = self.settings
-        beams = Beams(
-            ids,
-            settings.num_beams,
-            settings.ends(),
-            self.limit,
-            settings.length_penalty,
-            settings.early_stopping,
-        )
-        kept: list[Tensor] = []
-        while not beams.finished():
-            logits = self.logits(beams.ids)
-            with on_one_thread(logits):
-                scores = self.scores(beams.ids, logits, log=True)
-                rows = beams.step(scores, settings.do_sample, self.generator, self.criteria)
-            if settings.output_scores:
-                kept.append(scores)
-            self.state.reorder(rows)
-        sequences, values = beams.best(settings.num_return_sequences, _filler(settings))
-        return GenerateOutput(sequences, tuple(kept) if settings.output_scores else None, values)
 
 
 def _ends(settings: GenerationConfig, tokenizer: Decoder | None) -> list[StoppingCriterion]:
@@ -427,9 +321,3 @@ def _mask_of(ids: Tensor, settings: GenerationConfig) -> Tensor:
     if pad is None or pad in settings.ends():
         return torch.ones_like(ids)
     return (ids != pad).long()
-
-
-def _filler(settings: GenerationConfig) -> int:
-    if settings.pad_token_id is not None:
-        return settings.pad_token_id
-    return settings.ends()[0] if settings.ends() else 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+# A function of (ids so far, the scores of all steps or None) that says whether to stop: one bool,
+# or one for each row.
+StoppingCriterion = Callable[[Tensor, tuple[Tensor, ...] | None], bool | Tensor]
 
 # What decoders give for bytes that are no whole character yet.
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -52,7 +56,7 @@ class StopStrings:
         # A token holds at least one byte of the text, but for the ones before its first character.
         self._window = max(len(s.encode()) for s in self._strings) + _MARGIN
 
-    def __call__(self, ids: Tensor, scores: None) -> Tensor:
+    def __call__(self, ids: Tensor, scores: object) -> Tensor:
         """Say for each row of ids (rows, length) whether it ends: bool (rows,)."""
         ended = [self._ends(row) for row in ids[:, -self._window :].tolist()]
         return torch.tensor(ended, dtype=torch.bool, device=ids.device)
@@ -82,6 +86,6 @@ class MaxTime:
             raise ValueError(f"max_time is a number of seconds above 0, not {seconds!r}.")
         self._end = time.monotonic() + seconds
 
-    def __call__(self, ids: Tensor, scores: None) -> bool:
+    def __call__(self, ids: Tensor, scores: object) -> bool:
         """Say whether the time is over."""
         return time.monotonic() >= self._end

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastbert.checkpoints import transaction
 from fastbert.checkpoints.files import HUB_OPTIONS, Checkpoint, local_folder
-from fastbert.generation.config import GenerationConfig
+from fastbert.generation.config import GenerationConfig, left_in
 from fastbert.generation.mixin import GenerationMixin
 from fastbert.layers.linear import FLOAT32_BUFFERS, Int8Linear
 from fastbert.layers.unfilled import unfilled
@@ -101,6 +101,8 @@ def load(
         generation = None
         if path is not None and issubclass(cast(type[object], cls), GenerationMixin):
             generation = GenerationConfig.from_checkpoint(path, settings, **hub)
+            for name in left_in(settings):
+                delattr(settings, name)
         return settings, checkpoint, generation
 
     folder = local_folder(path, hub.get("subfolder", ""))

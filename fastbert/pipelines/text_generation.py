@@ -184,7 +184,9 @@ class TextGeneration(Pipeline):
         """
         model: Any = self.model
         given = generation.pop("generation_config", None)
-        settings: GenerationConfig = model.generation_config if given is None else given
+        settings: GenerationConfig = model.generation_config
+        if given is not None:
+            settings = GenerationConfig.of(given).over(settings)
         named = {n: v for n, v in generation.items() if n not in _OTHERS}
         others = {n: v for n, v in generation.items() if n not in named}
         stated = settings.stated() | named.keys()
@@ -195,7 +197,7 @@ class TextGeneration(Pipeline):
                 usual["max_new_tokens"] = named.get("max_new_tokens")
         if named.get("do_sample", settings.do_sample if "do_sample" in stated else True) is False:
             usual.pop("temperature", None)
-        settings = replace(settings, **{**usual, **named})
+        settings = settings.changed(**{**usual, **named})
         if prefix and settings.max_new_tokens is None and settings.max_length is not None:
             settings = replace(settings, max_length=settings.max_length + prefix)
         return replace(settings, return_dict_in_generate=False), others

@@ -158,9 +158,8 @@ def test_streamers_of_transformers(minilm_tokenizer: Any) -> None:
         ("penalty_alpha", 0.6),
         ("num_beam_groups", 2),
         ("assistant_model", "small"),
-        ("output_attentions", True),
-        ("past_key_values", None),
-        ("position_ids", None),
+        ("position_ids", torch.zeros(1, 4)),
+        ("max_tokens", None),
     ],
 )
 def test_no_argument_is_swallowed(name: str, value: Any) -> None:
@@ -177,8 +176,15 @@ def test_an_empty_prompt_is_refused() -> None:
 
 def test_settings_of_another_library_are_refused() -> None:
     _, ours = oracle.shared_pair("BertLMHeadModel")
-    with pytest.raises(TypeError, match=r"fastbert\.GenerationConfig, not transformers\..*Config"):
-        ours.generate(prompts(), generation_config=transformers.GenerationConfig())
+    for given in ({"max_new_tokens": 3}, 3, object()):
+        with pytest.raises(
+            TypeError, match=r"fastbert\.GenerationConfig or transformers' one, not"
+        ):
+            ours.generate(prompts(), generation_config=given)
+    for beyond in ({"penalty_alpha": 0.6}, {"guidance_scale": 2.0}, {"num_beam_groups": 2}):
+        given = transformers.GenerationConfig(**beyond)
+        with pytest.raises(ValueError, match=f"asks for {next(iter(beyond))}, which generate"):
+            ours.generate(prompts(), generation_config=given)
 
 
 def test_settings_of_a_file_that_mean_nothing_here_are_named(tmp_path: Path) -> None:
