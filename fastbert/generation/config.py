@@ -10,11 +10,14 @@ from typing import Any, Self, Unpack
 
 from fastbert.checkpoints.files import FileOptions, resolve_file
 from fastbert.checkpoints.storage import json_text, read_json, write_text
-from fastbert.generation.elsewhere import asks
+from fastbert.generation.elsewhere import asks, is_known
 
 GENERATION_CONFIG = "generation_config.json"
 # Settings that generate() returns more for; in a model's configuration they ask for that, too.
 _RETURNED = ("output_attentions", "output_hidden_states")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# Of a configuration, what concerns models with an encoder of their own.
+_UNREAD = ("decoder_start_token_id", "encoder_no_repeat_ngram_size")
 # What None as an argument of generate() means where it is not the default: no such rule.
 _OFF = {"top_k": 0}
 
@@ -151,7 +154,7 @@ class GenerationConfig:
                 f"generation_config asks for {', '.join(beyond)}, which generate does not have; "
                 "take that out."
             )
-        return cls(**{n: v for n, v in values.items() if n in known})
+        return cls(**{n: v for n, v in values.items() if n in known and v is not None})
 
     @classmethod
     def from_model_config(cls, config: object) -> Self:
@@ -185,19 +188,21 @@ class GenerationConfig:
             ValueError: when the file is not a JSON object.
         """
         file = resolve_file(path, GENERATION_CONFIG, optional=True, **hub)
-        if file is None:
-            return cls.from_model_config(config)
-        values = read_json(file, dict)
         known = {field.name for field in fields(cls)}
+        if file is None:
+            values = {n: v for n, v in vars(config).items() if is_known(n) and n not in _UNREAD}
+        else:
+            values = read_json(file, dict)
         left = sorted(k for k, v in values.items() if k not in known and asks(k, v))
         if left:
             warnings.warn(
-                f"{file} asks for {', '.join(left)}, which generate() does not have: its texts may "
-                "differ from those of transformers.",
+                f"{file or path} asks for {', '.join(left)}, which generate() does not have: its "
+                "texts may differ from those of transformers.",
                 stacklevel=5,
             )
-        tokens = {n: getattr(config, n, None) for n in known if n.endswith("os_token_id")}
-        tokens["pad_token_id"] = getattr(config, "pad_token_id", None)
+        if file is None:
+            return cls.from_model_config(config)
+        tokens = {n: getattr(config, n, None) for n in _TOKENS}
         return cls(**{**tokens, **{k: v for k, v in values.items() if k in known}})
 
     def stated(self) -> frozenset[str]:

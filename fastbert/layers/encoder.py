@@ -22,7 +22,7 @@ from fastbert.layers.called import (
 )
 from fastbert.layers.calling import listening
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
-from fastbert.layers.kv_cache import Cache
+from fastbert.layers.kv_cache import Cache, check_grown
 from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.recomputed_cache import RecomputedCache
@@ -369,12 +369,9 @@ class _Layer:
         )
         keys = batch if options.keys is None else options.keys
         if options.cache is not None:
-            k, v = (
-                _from_cache(part)
-                for part in options.cache.update(
-                    _to_cache(k, batch), _to_cache(v, batch), self.index
-                )
-            )
+            grown = options.cache.update(_to_cache(k, batch), _to_cache(v, batch), self.index)
+            check_grown(grown[0], keys.seqlen)
+            k, v = map(_from_cache, grown)
         bias = options.bias
         if options.position_bias is not None:
             added = options.position_bias

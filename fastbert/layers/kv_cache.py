@@ -402,6 +402,20 @@ class Cache:
             self.store.is_updated[layer] = True
 
 
+def check_grown(keys: Tensor, tokens: int) -> None:
+    """Refuse what a cache returned, keys (batch, heads, tokens, head_dim), if it is not all tokens.
+
+    Raises:
+        ValueError: for a cache that returns more than it holds, such as transformers' StaticCache.
+    """
+    if keys.shape[2] != tokens:
+        raise ValueError(
+            f"The cache returned keys of shape {tuple(keys.shape)} (batch, heads, tokens, "
+            f"head_dim) where it holds {tokens} tokens; use a DynamicCache, which grows with every "
+            "token."
+        )
+
+
 def as_cache(past_key_values: Any, cross: bool) -> Any:
     """Turn what a caller passed as past_key_values into a cache object.
 

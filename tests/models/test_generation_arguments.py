@@ -21,9 +21,11 @@ import transformers
 
 import fastbert
 from fastbert.generation.elsewhere import asks, is_known
+from fastbert.layers.kv_cache import StaticCache
 
 ENDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 50, "pad_token_id": 1}
-SETTINGS = transformers.GenerationConfig().to_dict().keys() - {"transformers_version"}
+THEIRS = transformers.GenerationConfig().to_dict().keys()
+SETTINGS = {n for n in THEIRS if n != "transformers_version" and not n.startswith("_")}
 OWN = {field.name for field in dataclasses.fields(fastbert.GenerationConfig)}
 # What a value beside None would ask for.
 ASKING: dict[str, Any] = {"cache_implementation": "static", "disable_compile": "all"}
@@ -100,6 +102,16 @@ def test_settings_of_an_old_config_are_those_of_transformers(
     ours.save_pretrained(tmp_path / "again")
     again = fastbert.BertLMHeadModel.from_pretrained(tmp_path / "again")
     assert again.generation_config == ours.generation_config
+
+
+def test_what_an_old_config_asks_in_vain_is_named(tmp_path: Path) -> None:
+    oracle.pair("BertLMHeadModel", **ENDS)[1].save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    values = json.loads((tmp_path / "config.json").read_text())
+    asked = {"penalty_alpha": 0.6, "num_beam_groups": 1, "decoder_start_token_id": 2}
+    (tmp_path / "config.json").write_text(json.dumps({**values, **asked}))
+    with pytest.warns(UserWarning, match=r"asks for penalty_alpha, which generate\(\) does not"):
+        fastbert.BertLMHeadModel.from_pretrained(tmp_path)
 
 
 def test_settings_written_into_the_config_of_a_model_are_refused(tmp_path: Path) -> None:
@@ -240,3 +252,18 @@ def test_stopping_criteria_see_the_scores(beams: int) -> None:
         seen.append(heard)
     assert seen[1][-2:] == [1, 2] and seen[1][0] is None
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["BertLMHeadModel", "RemBertForCausalLM", "ApertusForCausalLM"])
+def test_a_cache_that_returns_what_it_does_not_hold_is_refused(name: str, masked: bool) -> None:
+    """transformers' StaticCache returns all its memory, which only a mask of its length hides."""
+    theirs, ours = models(name)
+    mask = torch.ones_like(prompts()) if masked else None
+    cache = transformers.StaticCache(config=theirs.config, max_cache_len=20)
+    with torch.no_grad(), pytest.raises(ValueError, match="4 tokens; use a DynamicCache"):
+        ours(prompts(), attention_mask=mask, past_key_values=cache)
+    asked: dict[str, Any] = {"max_new_tokens": 4, "eos_token_id": None}
+    wanted = ours.generate(prompts(), **asked)
+    for given in (transformers.DynamicCache(), StaticCache(max_cache_len=20)):
+        assert torch.equal(ours.generate(prompts(), past_key_values=given, **asked), wanted)

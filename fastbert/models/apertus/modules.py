@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastbert.layers.activation import XIELU, NamedActivation
 from fastbert.layers.decoder_block import DecoderBlock
 from fastbert.layers.grouped_attention import Attending, attend
-from fastbert.layers.kv_cache import Cache
+from fastbert.layers.kv_cache import Cache, check_grown
 from fastbert.layers.linear import Linear, plan_of_pass, project
 from fastbert.layers.parent import Parent
 from fastbert.layers.rms_norm import RMSNorm, add_norm, untouched
@@ -154,15 +154,10 @@ class ApertusAttention(Parent):
 
     def _cached(self, k: Tensor, v: Tensor, store: Any, past: int) -> tuple[Tensor, Tensor]:
         """Append keys and values (batch, length, kv_heads, head_dim); return all of them."""
-        wanted = (k.shape[0], k.shape[2], past + k.shape[1], k.shape[3])
         cache = Cache(store)
         cache.check(k.transpose(1, 2), self.layer_idx)
         keys, values = cache.update(k.transpose(1, 2), v.transpose(1, 2), self.layer_idx)
-        if keys.shape != wanted:
-            raise ValueError(
-                f"The cache returned keys of shape {tuple(keys.shape)} for {wanted[2]} tokens, "
-                f"where {wanted} was expected; use a DynamicCache, which grows with every token."
-            )
+        check_grown(keys, past + k.shape[1])
         return keys.transpose(1, 2), values.transpose(1, 2)
 
 
