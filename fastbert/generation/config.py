@@ -19,7 +19,7 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Of a configuration, what concerns models with an encoder of their own.
 _UNREAD = ("decoder_start_token_id", "encoder_no_repeat_ngram_size")
 # What None as an argument of generate() means where it is not the default: no such rule.
-_OFF = {"top_k": 0}
+_OFF: dict[str, Any] = {"top_k": 0}
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,20 @@ class GenerationConfig:
         Args:
             **settings: by name; None switches a setting off.
         """
-        values = {n: _OFF.get(n) if v is None else v for n, v in settings.items()}
+        values: dict[str, Any] = {n: _OFF.get(n) if v is None else v for n, v in settings.items()}
         return replace(self, **values)._saying(self.stated() | settings.keys())
 
     def _saying(self, stated: frozenset[str]) -> Self:
         object.__setattr__(self, "_stated", stated)
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all settings by name."""
+        return asdict(self)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Return what was set, by name: pipelines of transformers ask for this."""
+        return {name: getattr(self, name) for name in sorted(self.stated())}
 
     def to_json_string(self) -> str:
         """Return what stands in generation_config.json: the values that are not the defaults."""

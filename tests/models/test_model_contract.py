@@ -118,6 +118,22 @@ def test_the_feature_extraction_of_transformers_runs(batch_size: int) -> None:
     assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]), atol=1e-6)
 
 
+@pytest.mark.parametrize("given", [{}, {"num_beams": 2}, {"batch_size": 2}, {"do_sample": True}])
+@pytest.mark.parametrize("name", ["BertLMHeadModel", "ElectraForCausalLM"])
+def test_the_text_generation_of_transformers_runs(name: str, given: dict[str, Any]) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(56))]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    found = []
+    for model in oracle.pair(name, eos_token_id=9, pad_token_id=0):
+        tokenizer = transformers.BertTokenizer(vocab=vocabulary)
+        write = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+        own = transformers.GenerationConfig(max_new_tokens=5, do_sample=False, num_beams=3)
+        torch.manual_seed(0)
+        asked = {"max_new_tokens": 6, "do_sample": False, **given}
+        found.append([write(["w3 w4", "w5"], **asked), write("w3", generation_config=own)])
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("name", ["BertModel", "CamembertModel", "FlaubertModel", "RemBertModel"])
 def test_states_and_attentions_keep_their_gradients(name: str) -> None:
     mask = torch.ones_like(IDS)
