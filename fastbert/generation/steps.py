@@ -118,10 +118,13 @@ class Generation:
             self._keep("scores", scores)
         return scores
 
-    def output(self, ids: Tensor, **more: Tensor) -> GenerateOutput:
+    def output(
+        self, ids: Tensor, sequences_scores: Tensor | None = None, beams: Tensor | None = None
+    ) -> GenerateOutput:
         """Return texts with all that was kept beside them."""
-        kept = {name: tuple(values) for name, values in self.kept.items()}
-        return GenerateOutput(ids, **kept, **more, past_key_values=self.state.cache)
+        kept: dict[str, Any] = {name: tuple(values) for name, values in self.kept.items()}
+        kept |= {"sequences_scores": sequences_scores, "beam_indices": beams}
+        return GenerateOutput(ids, **kept, past_key_values=self.state.cache)
 
     def sample(self, ids: Tensor, streamer: Streamer | None) -> GenerateOutput:
         """Append one token a step, the likeliest or a drawn one."""
@@ -170,7 +173,7 @@ class Generation:
                 rows = beams.step(scores, settings.do_sample, self.generator, criteria)
             self.state.reorder(rows)
         best = beams.best(settings.num_return_sequences, _filler(settings))
-        return self.output(best.ids, sequences_scores=best.scores, beam_indices=best.rows)
+        return self.output(best.ids, best.scores, best.rows)
 
 
 def _asked(

@@ -59,7 +59,7 @@ def test_settings_stand_over_those_of_the_model(library: Any) -> None:
 
 
 def test_settings_know_what_was_set() -> None:
-    config = fastbert.GenerationConfig
+    config: Any = fastbert.GenerationConfig
     given = config(None, 5, do_sample=False, top_k=None)
     assert given.stated() == pickle.loads(pickle.dumps(given)).stated()
     assert given.stated() == {"max_new_tokens", "do_sample"}
@@ -91,9 +91,9 @@ def test_settings_of_an_old_config_are_those_of_transformers(
     if written:
         transformers.GenerationConfig(max_new_tokens=3, **ENDS).save_pretrained(tmp_path)
     ids = prompts()[:1]
-    wanted = transformers.BertLMHeadModel.from_pretrained(tmp_path).generate(ids)
-    ours = fastbert.BertLMHeadModel.from_pretrained(tmp_path)
-    found = ours.generate(ids)
+    theirs: Any = transformers.BertLMHeadModel.from_pretrained(tmp_path)
+    ours: Any = fastbert.BertLMHeadModel.from_pretrained(tmp_path)
+    wanted, found = theirs.generate(ids), ours.generate(ids)
     assert isinstance(found, torch.Tensor) == isinstance(wanted, torch.Tensor)
     if not isinstance(wanted, torch.Tensor):
         assert len(found.hidden_states) == len(wanted.hidden_states)
