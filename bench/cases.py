@@ -127,6 +127,17 @@ def _with_pause(case: Case) -> tuple[Case, Case]:
 # The seed whose 32 lengths fill 36 % of their padded batch.
 RAGGED_SEED = 0
 
+
+def _family(name: str) -> tuple[Case, Case]:
+    """Return a family at base size, with texts of one length and with ragged ones."""
+    model = f"{name}-base"
+    lengths = tuple(ragged_lengths(32, RAGGED_SEED))
+    return (
+        _uniform(name, model, 8, 128, "families"),
+        Case(f"{name}-ragged", model, lengths, group="families"),
+    )
+
+
 CASES = {
     case.name: case
     for case in (
@@ -140,8 +151,9 @@ CASES = {
         _uniform("flaubert-large", "flaubert-large", 8, 128, "large"),
         _uniform("rembert", "rembert", 8, 128, "large"),
         *(
-            _uniform(name, f"{name}-base", 8, 128, "families")
-            for name in ("roberta", "xlm-roberta", "distilbert", "electra", "mpnet")
+            case
+            for family in ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "mpnet")
+            for case in _family(family)
         ),
         *(
             case

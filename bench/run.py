@@ -79,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if engine.unavailable() is None:
             results.versions |= engine.versions()
     timed = [_measure(case, engines, settings, results, path) for case in cases]
+    if sum(timed) > 1:
+        print(table.shares(results, [case.name for case in cases]), end="\n\n")
     if any(timed):
         print(f"written to {path}")
     measured = {case.name for case in cases}

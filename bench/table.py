@@ -19,6 +19,28 @@ def render(results: Results, cases: Sequence[str]) -> str:
     return "\n\n".join(_block(case, results) for case in cases)
 
 
+def shares(results: Results, cases: Sequence[str]) -> str:
+    """Write fastbert's medians of these cases side by side, a column a precision.
+
+    In brackets stands the lower bound as a share of the median: how near a case is to what the
+    processor can do, and so whether one model falls behind another.
+    """
+    timed = [row for case in cases for row in results.of(case) if row.ours and row.time]
+    precisions = list(dict.fromkeys(row.precision for row in timed))
+    cells = [["fastbert, ms (bound)", *precisions]]
+    for case in dict.fromkeys(row.case for row in timed):
+        found = {row.precision: _share(row, results) for row in timed if row.case == case}
+        cells.append([f"  {case}", *(found.get(precision, "-") for precision in precisions)])
+    return table(cells)
+
+
+def _share(row: Row, results: Results) -> str:
+    bound = results.lower_bound(row)
+    told = "-" if bound is None else f"{bound / row.median:.0%}"
+    digits = 0 if row.median >= 100 else 1
+    return f"{row.median:.{digits}f} ({told})"
+
+
 def _block(case: str, results: Results) -> str:
     rows, circumstances = results.of(case), results.cases[case]
     cells = [[case, *_HEADER]]

@@ -490,6 +490,10 @@ class EncoderInput:
         seqlen: int,
         token_indices: int = ...,
         key_bias: int = ...,
+        bias: int = ...,
+        bias_batch_stride: int = ...,
+        bias_head_stride: int = ...,
+        bias_query_stride: int = ...,
     ) -> None: ...
 
 @final

@@ -91,6 +91,11 @@ struct EncoderInput {
     // token_indices, or it is of no concern (hidden states in, rows out).
     const std::int64_t* token_indices = nullptr;
     const float* key_bias = nullptr;  // (total) or null
+    // Added to the scores of every block, or null: of sequence b, head h, query i and key j, both
+    // counted within their sequence, bias[b * bias_batch_stride + h * bias_head_stride +
+    // i * bias_query_stride + j]. Strides are 0 where it is broadcast, and may be negative.
+    const float* bias = nullptr;
+    index_t bias_batch_stride = 0, bias_head_stride = 0, bias_query_stride = 0;
 };
 
 struct EncoderOutput {

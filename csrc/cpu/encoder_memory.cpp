@@ -92,6 +92,10 @@ Buffers::Buffers(const Weights& weights, const EncoderInput& input, bool pooled,
     a.max_seqlen_q = a.max_seqlen_k = input.max_seqlen;
     a.scale = shape.scale;
     a.key_bias = input.key_bias;
+    a.bias = input.bias;
+    a.bias_batch_stride = input.bias_batch_stride;
+    a.bias_head_stride = input.bias_head_stride;
+    a.bias_query_stride = input.bias_query_stride;
     attention_workspace = place(attention_workspace_bytes(a, threads));
     if (pooled) {
         const DType dtype = weights.pooler->operand_dtype();

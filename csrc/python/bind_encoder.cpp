@@ -91,6 +91,10 @@ void add_arguments(py::module_& m) {
                                   FIELD(seqlen, true),
                                   FIELD(token_indices, false),
                                   FIELD(key_bias, false),
+                                  FIELD(bias, false),
+                                  FIELD(bias_batch_stride, false),
+                                  FIELD(bias_head_stride, false),
+                                  FIELD(bias_query_stride, false),
                               });
 #undef FIELD
 #define FIELD(member, required) FASTBERT_FIELD(EncoderOutput, #member, member, required)

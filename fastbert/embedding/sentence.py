@@ -356,7 +356,7 @@ class SentenceEncoder(EncoderMethods):
                 "encode() takes a text or any number of them, once, as inputs= (or sentences=, "
                 "texts=)."
             )
-        items = checked([given[0]] if isinstance(given[0], str) else given[0])
+        items = [given[0]] if isinstance(given[0], str) else checked(given[0])
         request = Request(
             self._prefix(prompt, prompt_name),
             *self._lengths(task, processing_kwargs),
@@ -418,6 +418,9 @@ class SentenceEncoder(EncoderMethods):
                     progress.advance(len(batch))
             if request.output_value != SENTENCE:
                 return parts
+            if len(parts) == 1:
+                only: Tensor = parts[0]
+                return only.contiguous()
             return torch.cat([torch.empty(0, width, device=self.device), *parts])
 
     def _lengths(self, task: str | None, given: object) -> tuple[int, TextOptions]:

@@ -216,12 +216,17 @@ def grids(batch: Sequence[Tokens]) -> tuple[Tensor, Tensor | None, Tensor]:
 
     Where no token stands there is a zero.
     """
+    if len(batch) == 1:
+        # A query: its ids are the grid.
+        ids, types = torch.tensor([batch[0].ids], dtype=torch.int64), batch[0].types
+        real = torch.ones(ids.shape, dtype=torch.bool)
+        return ids, None if types is None else torch.tensor([types], dtype=torch.int64), real
     lengths = np.array([len(tokens) for tokens in batch])
-    real = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    types = None
+    kept = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    grid = None
     if batch and batch[0].types is not None:
-        types = _grid([tokens.types or [] for tokens in batch], real)
-    return _grid([tokens.ids for tokens in batch], real), types, torch.from_numpy(real)
+        grid = _grid([tokens.types or [] for tokens in batch], kept)
+    return _grid([tokens.ids for tokens in batch], kept), grid, torch.from_numpy(kept)
 
 
 def _grid(lists: Sequence[Sequence[int]], real: np.ndarray) -> Tensor:

@@ -24,6 +24,7 @@ from fastbert.engine.cpu_sources import (
 )
 from fastbert.engine.encoder import ForwardContext, Wanted
 from fastbert.kernels import cpu, native
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.block import Block
 from fastbert.layers.embeddings import (
     EmbeddingInput,
@@ -33,7 +34,9 @@ from fastbert.layers.embeddings import (
 )
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Linear
+from fastbert.layers.score_bias import ScoreBias
 from fastbert.ops.activations import kernel_activation
+from fastbert.ops.attention_varlen import score_bias
 from fastbert.ops.operands import obstacle, unreadable
 from fastbert.runtime.packing import PackedBatch
 
@@ -73,6 +76,7 @@ class CpuEncoder:
         cpu.use_torch_threads()
         first = blocks[0]
         self.hidden = first.q.in_features
+        self._heads = first.num_heads
         self.attention = torch.float32 if _exact_attention(blocks) else torch.bfloat16
         # While this is a list, every pass appends the times of its steps.
         self.record: list[list[StepTime]] | None = None
@@ -135,7 +139,12 @@ class CpuEncoder:
         return self.pooled is not None
 
     def encode(
-        self, inputs: EmbeddingInput, batch: PackedBatch, wanted: Wanted, context: ForwardContext
+        self,
+        inputs: EmbeddingInput,
+        batch: PackedBatch,
+        wanted: Wanted,
+        context: ForwardContext,
+        bias: ScoreBias | None = None,
     ) -> EncoderOutput | None:
         """Compute one pass; see `fastbert.engine.encoder.Encoder.encode`."""
         snapshot = context.snapshot
@@ -154,6 +163,7 @@ class CpuEncoder:
                 grid=wanted.padded,
                 pooled=wanted.first_column and self.pooled is not None,
                 watch=snapshot.watch,
+                bias=bias,
             )
         except IndexError:
             # In the caller's words rather than the table's.
@@ -209,6 +219,7 @@ class CpuEncoder:
         pooled: bool = False,
         times: list[StepTime] | None = None,
         watch: _C.Watch | None = None,
+        bias: ScoreBias | None = None,
     ) -> EncoderOutput | None:
         """Compute one pass in one native call.
 
@@ -223,6 +234,7 @@ class CpuEncoder:
             pooled: return the pooler's result too.
             times: where the time of every step is appended.
             watch: tells whether what this encoder was made from has changed.
+            bias: added to the attention scores of every block.
 
         Returns:
             None, and nothing was computed, when the watch saw a change, or the instruction set is
@@ -238,6 +250,8 @@ class CpuEncoder:
             self.record.append(times)
         total, hidden = batch.total, self.hidden
         operands = {**vars(batch), **({"x": source} if torch.is_tensor(source) else vars(source))}
+        if bias is not None:
+            operands["bias"] = bias.rows
         if obstacle(*operands.values()) is not None:
             raise unreadable("encoder", operands)
         shape = (batch.batch_size, batch.seqlen, hidden) if grid else (total, hidden)
@@ -247,9 +261,9 @@ class CpuEncoder:
             first = torch.empty((batch.batch_size, self.pooled or 0), dtype=dtype, device=_CPU)
         alive: list[Tensor] = []
         if isinstance(source, Tensor):
-            given = self._hidden_states(source, batch, total, alive)
+            given = self._hidden_states(source, batch, total, bias, alive)
         else:
-            given = self._lookups(source, batch, total, alive)
+            given = self._lookups(source, batch, total, bias, alive)
         results = native.library.EncoderOutput(
             out=out.data_ptr(),
             dtype=DTYPES[dtype],
@@ -276,7 +290,12 @@ class CpuEncoder:
         ]
 
     def _hidden_states(
-        self, rows: Tensor, batch: PackedBatch, total: int, alive: list[Tensor]
+        self,
+        rows: Tensor,
+        batch: PackedBatch,
+        total: int,
+        bias: ScoreBias | None,
+        alive: list[Tensor],
     ) -> _C.EncoderInput:
         if rows.device.type != "cpu" or rows.dtype not in DTYPES:
             raise ValueError(
@@ -291,6 +310,7 @@ class CpuEncoder:
         rows = rows if rows.stride(1) == 1 and rows.stride(0) >= self.hidden else rows.contiguous()
         alive.append(rows)
         cu_seqlens, token_indices, key_bias = _batch_addresses(batch, total, alive)
+        added = _NO_BIAS if bias is None else self._bias(bias, batch, alive)
         return native.library.EncoderInput(
             x=rows.data_ptr(),
             dtype=DTYPES[rows.dtype],
@@ -302,10 +322,19 @@ class CpuEncoder:
             seqlen=batch.seqlen,
             token_indices=token_indices,
             key_bias=key_bias,
+            bias=added.address,
+            bias_batch_stride=added.over_batch,
+            bias_head_stride=added.over_heads,
+            bias_query_stride=added.over_queries,
         )
 
     def _lookups(
-        self, source: EmbeddingInput, batch: PackedBatch, total: int, alive: list[Tensor]
+        self,
+        source: EmbeddingInput,
+        batch: PackedBatch,
+        total: int,
+        bias: ScoreBias | None,
+        alive: list[Tensor],
     ) -> _C.EncoderInput:
         width = self._width
         if width is None:
@@ -322,6 +351,7 @@ class CpuEncoder:
             alive.append(embeds)
             address = embeds.data_ptr()
         cu_seqlens, token_indices, key_bias = _batch_addresses(batch, total, alive)
+        added = _NO_BIAS if bias is None else self._bias(bias, batch, alive)
         languages = source.languages
         return native.library.EncoderInput(
             word=_index_grid(None if embeds is not None else source.ids, shape, alive),
@@ -337,7 +367,37 @@ class CpuEncoder:
             seqlen=batch.seqlen,
             token_indices=token_indices,
             key_bias=key_bias,
+            bias=added.address,
+            bias_batch_stride=added.over_batch,
+            bias_head_stride=added.over_heads,
+            bias_query_stride=added.over_queries,
         )
+
+    def _bias(self, bias: ScoreBias, batch: PackedBatch, alive: list[Tensor]) -> _BiasPlace:
+        shape = (batch.batch_size, self._heads, batch.max_seqlen, batch.max_seqlen)
+        with on_one_thread(bias.rows):
+            rows, (over_batch, over_heads, over_queries) = score_bias(
+                "encoder", bias.rows, shape, _CPU
+            )
+        alive.append(rows)
+        address = rows.data_ptr()
+        if not bias.backwards or not batch.max_seqlen:
+            return _BiasPlace(address, over_batch, over_heads, over_queries)
+        last = address + (batch.max_seqlen - 1) * over_queries * rows.element_size()
+        return _BiasPlace(last, over_batch, over_heads, -over_queries)
+
+
+@dataclass(frozen=True)
+class _BiasPlace:
+    """Where native code finds a bias of the scores; address 0 for none."""
+
+    address: int = 0
+    over_batch: int = 0
+    over_heads: int = 0
+    over_queries: int = 0
+
+
+_NO_BIAS = _BiasPlace()
 
 
 def _done(result: EncoderOutput | None) -> EncoderOutput:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fastbert.layers.embeddings import EmbeddingInput
 from fastbert.layers.encoder import EncoderOutput
+from fastbert.layers.score_bias import ScoreBias
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -60,7 +61,12 @@ class Encoder(Protocol):
         """Whether it computes the pooler too."""
 
     def encode(
-        self, inputs: EmbeddingInput, batch: PackedBatch, wanted: Wanted, context: ForwardContext
+        self,
+        inputs: EmbeddingInput,
+        batch: PackedBatch,
+        wanted: Wanted,
+        context: ForwardContext,
+        bias: ScoreBias | None = None,
     ) -> EncoderOutput | None:
         """Compute embeddings, all layers and, where the encoder has it, the pooler.
 
@@ -69,6 +75,8 @@ class Encoder(Protocol):
             batch: the tokens of that grid which are computed.
             wanted: the form of the result.
             context: the snapshot that the encoder was made from.
+            bias: added to the attention scores of all layers, where `EncoderCache.computes` allows
+                one.
 
         Returns:
             The result, or None, with nothing computed, when the model has changed since.

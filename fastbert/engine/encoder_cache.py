@@ -419,12 +419,20 @@ class EncoderCache(Kept):
         return encoder
 
     @staticmethod
-    def computes(options: ForwardOptions) -> bool:
-        """Return whether a prepared encoder does all that is asked for, gradients apart."""
+    def computes(options: ForwardOptions, device: torch.device) -> bool:
+        """Return whether a prepared encoder does all that is asked for, gradients apart.
+
+        Those for a GPU add nothing to the scores; nor do passes with gradients, which what is added
+        may want too.
+        """
+        bias = options.bias
+        plain = bias is None and options.position_bias is None
+        constant = not options.differentiable and not (
+            bias is not None and bias.requires_grad and torch.is_grad_enabled()
+        )
         return (
-            options.keys is None
-            and options.bias is None
-            and options.position_bias is None
+            (plain or (constant and on_cpu(device)))
+            and options.keys is None
             and options.head_mask is None
             and options.cross is None
             and options.cache is None

@@ -26,6 +26,7 @@ from fastbert.layers.embeddings import EmbeddingInput, embed_and_project
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.linear import Int8Linear, Linear, Projection
 from fastbert.layers.norm import LayerNorm
+from fastbert.layers.score_bias import ScoreBias
 from fastbert.ops.activations import Activation
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
@@ -135,12 +136,25 @@ class GpuEncoder:
         return False
 
     def encode(
-        self, inputs: EmbeddingInput, batch: PackedBatch, wanted: Wanted, context: ForwardContext
+        self,
+        inputs: EmbeddingInput,
+        batch: PackedBatch,
+        wanted: Wanted,
+        context: ForwardContext,
+        bias: ScoreBias | None = None,
     ) -> EncoderOutput | None:
         """See Encoder.encode.
 
         The hidden states are packed, whatever form is wanted.
+
+        Raises:
+            ValueError: where something is to be added to the scores.
         """
+        if bias is not None:
+            raise ValueError(
+                "The prepared encoder of a GPU adds nothing to attention scores; compute such a "
+                "pass op by op."
+            )
         snapshot = context.snapshot
         if not snapshot.holds(contents=True):
             return None

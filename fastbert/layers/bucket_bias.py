@@ -7,12 +7,14 @@ Distances share a number by buckets, exact ones near and wider ones far away (Ra
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.attention import columns
+from fastbert.layers.score_bias import ScoreBias
 from fastbert.runtime.packing import PackedBatch
 
 BUCKETS, FARTHEST = 32, 128
@@ -52,7 +54,7 @@ def bucket_bias(table: nn.Embedding, batch: PackedBatch) -> Tensor:
         (1 or batch, heads, batch.max_seqlen, batch.max_seqlen), by positions within a sequence, one
         for all sequences where every one of them is a run of columns.
     """
-    if batch.indices is None or _runs(batch):
+    if _runs(batch):
         places = torch.arange(batch.max_seqlen, device=batch.cu_seqlens.device)[None]
     else:
         places = columns(batch)
@@ -62,13 +64,45 @@ def bucket_bias(table: nn.Embedding, batch: PackedBatch) -> Tensor:
         return bias.contiguous()
 
 
+@dataclass(frozen=True)
+class DistanceBias:
+    """What the distances between the tokens of a batch add to the scores of every layer.
+
+    It is computed when it is asked for, in the form that is asked for.
+
+    Attributes:
+        table: (buckets, heads).
+        batch: the tokens.
+    """
+
+    table: nn.Embedding
+    batch: PackedBatch
+
+    def scores(self) -> Tensor:
+        """Compute it whole; see `bucket_bias`."""
+        return bucket_bias(self.table, self.batch)
+
+    def score_bias(self) -> ScoreBias:
+        """Compute the same numbers as kernels read them, where possible each distance's once."""
+        longest = self.batch.max_seqlen
+        if not longest or not _runs(self.batch):
+            return ScoreBias(self.scores())
+        distances = torch.arange(1 - longest, longest, device=self.batch.cu_seqlens.device)
+        with on_one_thread(distances):
+            by_head = self.table(bucket_of(distances)).t().float().contiguous()
+        # Row r begins at distance r + 1 - longest: that of key 0 from query longest - 1 - r.
+        return ScoreBias(by_head.unfold(1, longest, 1)[None], backwards=True)
+
+
 def _runs(batch: PackedBatch) -> bool:
     """Return whether the tokens of every sequence stand in columns without a hole between them.
 
     False where finding out would cost more than it saves: on a GPU, and in a traced pass.
     """
     indices = batch.indices
-    if indices is None or indices.device.type != "cpu" or torch.compiler.is_compiling():
+    if indices is None:
+        return True
+    if indices.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     steps = torch.diff(indices)
     starts = batch.cu_seqlens[1:-1].long()

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
+from fastbert.layers.bucket_bias import DistanceBias
 from fastbert.layers.called import (
     CalledEmbeddings,
     CalledLayer,
@@ -27,6 +28,7 @@ from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.recomputed_cache import RecomputedCache
 from fastbert.layers.recomputing import Recompute, recomputing
+from fastbert.layers.score_bias import ScoreBias
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
 
@@ -67,8 +69,7 @@ class ForwardOptions:
         recompute: how layers are recomputed in the backward pass, None where they are not.
         differentiable: gradients will flow.
         past: number of tokens in the cache.
-        position_bias: (batch or 1, heads, queries, keys), what distances add to the scores of every
-            layer.
+        position_bias: what distances add to the scores of every layer.
     """
 
     keys: PackedBatch | None = None
@@ -87,7 +88,31 @@ class ForwardOptions:
     recompute: Recompute | None = None
     differentiable: bool = False
     past: int = 0
-    position_bias: Tensor | None = None
+    position_bias: DistanceBias | None = None
+
+    def whole_bias(self, by_kernels: bool) -> Tensor | None:
+        """Compute what is added to the scores of every layer.
+
+        Args:
+            by_kernels: whether kernels read it, for which it is converted here rather than in every
+                layer.
+
+        Returns:
+            (batch or 1, heads or 1, queries, keys); None where there is nothing to add.
+        """
+        if self.position_bias is None:
+            return self.bias
+        added = self.position_bias.scores()
+        with on_one_thread(added):
+            added = added.float() if by_kernels else added
+            return added if self.bias is None else self.bias + added
+
+    def score_bias(self) -> ScoreBias | None:
+        """Compute the same, as a prepared encoder takes it."""
+        if self.bias is None and self.position_bias is not None:
+            return self.position_bias.score_bias()
+        whole = self.whole_bias(by_kernels=True)
+        return None if whole is None else ScoreBias(whole)
 
 
 @dataclass
@@ -171,12 +196,10 @@ def encode(
     states: list[Tensor] = []
     weights: list[Tensor] = []
     cross_weights: list[Tensor] = []
-    given = None
-    added = options.position_bias
-    if added is not None and not options.differentiable and not plan.by_reference:
-        # What kernels read: converted once, not in every layer.
-        with on_one_thread(added):
-            options = replace(options, position_bias=added.float())
+    asked, given = options, None
+    if options.position_bias is not None:
+        by_kernels = not options.differentiable and not plan.by_reference
+        options = replace(options, bias=options.whole_bias(by_kernels), position_bias=None)
     if options.recompute is not None and options.cache is not None:
         options = replace(options, cache=RecomputedCache(options.cache))
     for index, layer in enumerate(layers):
@@ -186,7 +209,7 @@ def encode(
             hidden = _record(states, hidden, batch, options)
         run: _Layer | _Called
         if isinstance(layer, CalledLayer):
-            given = _layer_inputs(hidden, batch, options) if given is None else given
+            given = _layer_inputs(hidden, batch, asked) if given is None else given
             run = _Called(layer, index, batch, plan, options, given)
         else:
             run = _Layer(layer, index, batch, plan, options)
@@ -239,7 +262,7 @@ def _layer_inputs(hidden: Tensor, batch: PackedBatch, options: ForwardOptions) -
         None if options.cache is None else options.cache.store,
         options.head_mask,
         options.attentions,
-        None if options.position_bias is None else options.position_bias.to(hidden.dtype),
+        None if options.position_bias is None else options.position_bias.scores().to(hidden.dtype),
     )
 
 
@@ -373,9 +396,6 @@ class _Layer:
             check_grown(grown[0], keys.seqlen)
             k, v = map(_from_cache, grown)
         bias = options.bias
-        if options.position_bias is not None:
-            added = options.position_bias
-            bias = added if bias is None else bias + added
         if block.distances is not None:
             distances = distance_bias(q, k, batch, keys, block.distances, block.scale)
             bias = distances if bias is None else bias + distances

@@ -31,3 +31,18 @@ def parameters_within(module: nn.Module) -> Iterator[Tensor]:
             if tensor is not None and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield tensor
+
+
+def first_parameter_within(module: nn.Module) -> Tensor | None:
+    """Return the first parameter of a module or a replica, as parameters_within() orders them.
+
+    That takes 70 calls to the first one, since torch notes all modules and tensors on its way.
+    """
+    for tensor in parameters_held(module).values():
+        if tensor is not None:
+            return tensor
+    for part in module._modules.values():
+        found = None if part is None else first_parameter_within(part)
+        if found is not None:
+            return found
+    return None

@@ -11,11 +11,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from fastbert.engine.cpu_support import on_cpu
 from fastbert.engine.encoder import PACKED, ForwardContext, Wanted
 from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
 from fastbert.engine.reading import Reading
 from fastbert.engine.recompute import recomputed_pass
-from fastbert.layers.bucket_bias import bucket_bias
+from fastbert.layers.bucket_bias import DistanceBias
 from fastbert.layers.called import CalledStack
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, Layers, encode_inputs
@@ -100,6 +101,15 @@ class EncoderModel(PreTrainedModel):
     def torch_parts(self) -> list[str]:
         """Say, in clauses, what torch computes in every pass, whatever the Plan says."""
         return list(ModelSnapshot(self).torch_parts())
+
+    def how_passes_run(self) -> str | None:
+        """Say, for `explain`, why even a plain pass goes op by op; None where it is one call."""
+        if on_cpu(self.device) or self.read().position_bias is None:
+            return None
+        return (
+            "goes op by op: each layer's attention adds what distances say, for which the prepared "
+            f"encoder of a {self.device.type} device has no room"
+        )
 
     def beside(self) -> Sequence[nn.Module]:
         """Return modules that no pass calls, and whose changes make it read the model again."""
@@ -394,7 +404,7 @@ class EncoderModel(PreTrainedModel):
             recompute=self._recompute if training and self.gradient_checkpointing else None,
             differentiable=context.differentiable,
             past=given.past,
-            position_bias=None if buckets is None else bucket_bias(buckets, layout.batch),
+            position_bias=None if buckets is None else DistanceBias(buckets, layout.batch),
         )
 
     def _tell_of_torch(self, snapshot: ModelSnapshot, options: ForwardOptions, plan: Plan) -> None:
@@ -425,12 +435,14 @@ class EncoderModel(PreTrainedModel):
         snapshot = context.snapshot
         traced = torch.compiler.is_compiling()
         called = snapshot.reading.called
-        prepared = not called and self.encoder_cache.computes(options)
+        prepared = not called and self.encoder_cache.computes(options, snapshot.device)
         if prepared and not context.differentiable:
             encoder = self.encoder_cache.encoder(snapshot, context.plan)
             if encoder is not None:
+                adds = options.bias is not None or options.position_bias is not None
+                bias = options.score_bias() if adds else None
                 with suppress(NotPlain):  # op by op; their ops say which is not
-                    output = encoder.encode(inputs, batch, wanted, context)
+                    output = encoder.encode(inputs, batch, wanted, context, bias)
                     if output is None:
                         raise self.encoder_cache.stale(snapshot)
                     return output

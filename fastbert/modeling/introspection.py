@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.linear import Int8Linear
-from fastbert.layers.replicas import parameters_within
+from fastbert.layers.replicas import first_parameter_within, parameters_within
 from fastbert.modeling.config import PreTrainedConfig
 
 # All of them name the same result here: the Plan chooses what computes it.
@@ -58,7 +58,8 @@ class Described(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return next(parameters_within(self)).device
+        first = first_parameter_within(self)
+        return next(parameters_within(self)).device if first is None else first.device
 
     @property
     def dtype(self) -> torch.dtype:

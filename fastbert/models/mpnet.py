@@ -113,13 +113,6 @@ class MPNetModel(MPNetPreTrainedModel, CountedPositions):
         """Return False: every token sees all others, whatever the configuration says."""
         return False
 
-    def how_passes_run(self) -> str:
-        """Say, for `explain`, how a pass is computed."""
-        return (
-            "goes op by op: each layer's attention adds what distances say, for which a whole pass "
-            "in one call has no room"
-        )
-
     def prune(self, heads_to_prune: dict[int, Sequence[int]]) -> None:
         """Refuse to remove heads.
 

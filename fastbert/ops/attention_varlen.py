@@ -342,14 +342,14 @@ def checked_attention(
         key_bias = vector(op, "key_bias", key_bias, total_k, torch.float32, device)
     strides = (0, 0, 0)
     if bias is not None:
-        bias, strides = _score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
+        bias, strides = score_bias(op, bias, (batch, heads, max_seqlen_q, max_seqlen_k), device)
     return AttentionOperands(
         code, total_q, total_k, heads, kv_heads, dim, batch, q, k, v, cu_seqlens_q, cu_seqlens_k,
         max_seqlen_q, max_seqlen_k, scale, causal, key_bias, bias, strides,
     )  # fmt: skip
 
 
-def _score_bias(
+def score_bias(
     op: str, bias: object, shape: tuple[int, int, int, int], device: torch.device
 ) -> tuple[Tensor, tuple[int, int, int]]:
     """Return a bias of attention scores as float32 with adjacent keys, and its strides.

@@ -80,11 +80,10 @@ def _of_encoder(path: str, module: Any, server: Any) -> list[str]:
 
 
 def _whole_passes(model: Any) -> list[str]:
-    """Say how a decoder's passes run, which its Plan, a list of ops, does not tell."""
-    decoder = getattr(model, "base_model", model)
-    if not hasattr(decoder, "how_passes_run"):
-        return []
-    return [f"{'a pass':<16}  {decoder.how_passes_run()}"]
+    """Say how passes run where the Plan, a list of ops, does not tell."""
+    base = getattr(model, "base_model", model)
+    told = base.how_passes_run() if hasattr(base, "how_passes_run") else None
+    return [] if told is None else [f"{'a pass':<16}  {told}"]
 
 
 def _training(model: Any, plan: Plan) -> list[str]:

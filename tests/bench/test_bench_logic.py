@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 
-from bench import baselines, build, cases, exact, gate, results, run, table, texts
+from bench import baselines, build, cases, exact, gate, models, results, run, table, texts
 from bench.baselines import Baseline, Padded
 from fastbert.kernels import native
 from fastbert.tools import timing
@@ -123,6 +123,41 @@ def test_ragged_case_is_the_one_of_the_table() -> None:
     assert sorted(itertools.chain(*found["sorted"])) == found["arrival"][0] == list(range(32))
     padded = sum(8 * max(case.lengths[i] for i in batch) for batch in found["sorted"])
     assert 1868 / padded == pytest.approx(0.75, abs=0.01)
+
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "electra", "mpnet")
+
+
+def test_families_are_measured_beside_bert_on_both_kinds_of_texts() -> None:
+    found = {case.name: case for case in cases.chosen("families")}
+    assert list(found) == [name for family in FAMILIES for name in (family, f"{family}-ragged")]
+    for name in FAMILIES:
+        even, ragged = found[name], found[f"{name}-ragged"]
+        assert even.lengths == cases.CASES["8x128"].lengths and not even.ragged
+        assert ragged.lengths == cases.CASES["ragged32"].lengths
+        assert even.model == ragged.model == f"{name}-base"
+        # Every engine of ours takes each family: none is left out silently.
+        ours = [engine for engine in baselines.BASELINES.values() if engine.ours]
+        assert len(ours) == 3
+        for case in (even, ragged):
+            assert not any(run._refusal(engine, case) for engine in ours)
+
+
+@pytest.mark.parametrize("name", [f"{family}-base" for family in FAMILIES])
+def test_checkpoints_are_of_the_families_and_sizes_that_they_say(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fastbert
+
+    small = cases.Shape(name, 2, 48, 96, 4, 60)
+    monkeypatch.setattr(models, "CACHE", tmp_path)
+    monkeypatch.setitem(cases.SHAPES, name, small)
+    made = fastbert.AutoModel.from_pretrained(models.checkpoint(name)).eval()
+    assert made.config.model_type == name.removesuffix("-base")
+    blocks = list(made.blocks())
+    layers = [p for block in blocks for p in (block.q, block.k, block.v, block.out)]
+    layers += [p for block in blocks for p in (block.up, block.down)]
+    assert sum(part.weight.numel() for part in layers) == small.weights
 
 
 def test_operations_are_counted_from_the_weights() -> None:
@@ -276,6 +311,21 @@ def test_the_table_compares_and_prints_no_speed_on_a_red_gate() -> None:
     assert wrong.split() == ["wrong", "gate:", "nan"]
     ours = next(line for line in text.splitlines() if line.startswith("  fastbert int8 "))
     assert "50%" in ours
+
+
+def test_shares_of_the_bound_stand_side_by_side() -> None:
+    found = some_results()
+    found.begin("other", Peak(2, 5e11, None, None, 4e10)).lower_bounds = {"fp32": 900.0}
+    found.rows += [
+        results.Row("other", "fastbert fp32", "fp32", "arrival", 1e-2, True, summary(1200.0)),
+        results.Row("other", "fastbert bf16", "bf16", "arrival", 1e-2, True, summary(7.0)),
+        results.Row("other", "fastbert int8", "int8", "arrival", 1.0, False, None, "gate: 1"),
+        results.Row("red", "fastbert int8", "int8", "arrival", 1.0, False, None, "gate: 1"),
+    ]
+    header, first, second = table.shares(found, ["case", "other", "red"]).splitlines()
+    assert header.split()[-3:] == ["int8", "fp32", "bf16"]
+    assert first.split() == ["case", "2.0", "(50%)", "-", "-"]
+    assert second.split() == ["other", "-", "1200", "(75%)", "7.0", "(-)"]
 
 
 def test_results_are_json_with_machine_and_versions(tmp_path: Path) -> None:

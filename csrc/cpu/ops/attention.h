@@ -33,7 +33,8 @@ struct AttentionArgs {
     bool causal;            // key j is visible to query i iff j <= i + len_k - len_q
     const float* key_bias;  // (total_k) or null
     const float* bias;      // (batch | 1, num_heads | 1, max_seqlen_q, max_seqlen_k) or null
-    index_t bias_batch_stride, bias_head_stride, bias_query_stride;  // 0 where broadcast
+    // 0 where it is broadcast; they may be negative.
+    index_t bias_batch_stride, bias_head_stride, bias_query_stride;
 };
 
 // A slice of the queries of one sequence, for some heads: what one thread does at a time.

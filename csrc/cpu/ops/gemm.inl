@@ -104,6 +104,7 @@ class RangeGemm {
         const index_t planes = integer ? gemm_planes(g_) : 1;
         const index_t rows = (row_end - row_begin) * planes;
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
+        short_ = tiles > 1 && tiles <= kSharing && rows - (tiles - 2) * D::kRows <= 2 * kShort;
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
             if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
@@ -126,33 +127,46 @@ class RangeGemm {
     }
 
   private:
+    static constexpr int kShort = 9, kSharing = 4;
+
     static int tile_rows(index_t rest, index_t tiles_left) {
         if (tiles_left > 2) return D::kRows;
         return static_cast<int>(tiles_left == 2 ? (rest + 1) / 2 : rest);
     }
 
-    // More than a few rows have the last of their tiles bring the next panel. Where no cache holds
-    // the weights, and halves double the tiles, it waits for memory: the last two share the panel.
-    // One tile alone takes them a page ahead, over the end of the panel into the next. Weights that
-    // are in L2 anyway are left alone: there it costs more than it brings.
+    // More than a few rows have the last of their tiles bring the next panel. A tile of at most
+    // kShort rows is done before so much is there, so several share the panel; so do the last two
+    // where no cache holds the weights, and halves double the tiles. One tile alone takes the
+    // weights a page ahead, over the end of the panel into the next. Weights that are in L2 anyway
+    // are left alone: there it costs more than it brings. docs/lab/small-batches.md has the times.
     void prefetch(index_t panel, int x_rows, index_t tiles, index_t left) {
         constexpr index_t page = 4096, cached = index_t{8} << 20;
         constexpr index_t vector = index_t{D::kLanes} * D::kLaneBytes;
+        constexpr bool lines = 2 * vector > 64;  // a word of a panel is two of them
         const bool halves = integer && g_.x_halves;
         const bool streamed = halves || bytes_ > cached;
         const std::uint8_t* own = panels_ + panel * tile_.panel_bytes;
         const bool more = panel + 1 < panel_end_;
         tile_.prefetch = own;
         tile_.prefetch_half = false;
+        tile_.prefetch_step = 2 * vector;
         if (tiles == 1 && (halves || x_rows < 5)) {
             tile_.prefetch = streamed ? own + page : nullptr;
         } else if (x_rows < 5) {
             tile_.prefetch = nullptr;
-        } else if (more && streamed && tiles > 1 && left <= 2 && 2 * vector > 64) {
-            tile_.prefetch = own + tile_.panel_bytes + (left - 1) * vector;
+        } else if (!more) {
+            return;
+        } else if (lines && short_ && !integer) {
+            // All of them: one piece each, a line a word, of which those of four tiles overlap.
+            tile_.prefetch += tile_.panel_bytes;
+            tile_.prefetch += (tiles - left) * (2 * tile_.words / tiles) * vector;
             tile_.prefetch_half = true;
-        } else if (more && left == 1) {
-            tile_.prefetch = own + tile_.panel_bytes;
+            tile_.prefetch_step = vector;
+        } else if (lines && (short_ || streamed) && tiles > 1 && left <= 2) {
+            tile_.prefetch += tile_.panel_bytes + (left - 1) * vector;
+            tile_.prefetch_half = true;
+        } else if (left == 1) {
+            tile_.prefetch += tile_.panel_bytes;
         }
     }
 
@@ -179,6 +193,7 @@ class RangeGemm {
     const std::uint8_t* panels_;
     index_t bytes_;
     TileArgs tile_{};
+    bool short_ = false;  // whether the last two tiles have at most kShort rows
 };
 
 }  // namespace

@@ -18,7 +18,8 @@ struct TileArgs {
     index_t panel_bytes;
     const std::uint8_t* prefetch;  // what to bring into L2 meanwhile, of each panel; null where few
                                    // rows are to leave that to the hardware
-    bool prefetch_half;            // only one of the two vectors of a word
+    bool prefetch_half;            // one vector a word, rather than two
+    index_t prefetch_step;         // bytes a word
     std::uint8_t* sums;            // (rows, panels * 2 * kLanes) 4-byte sums, written
 };
 
@@ -45,7 +46,8 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
         for (int j = 0; j < vectors; ++j) acc[i][j] = D::zero();
     }
     const std::uint8_t* w = t.panel + first_word * 2 * vector_bytes;
-    const std::uint8_t* ahead = prefetch ? t.prefetch + first_word * 2 * vector_bytes : nullptr;
+    const index_t step = t.prefetch_step;
+    const std::uint8_t* ahead = prefetch ? t.prefetch + first_word * step : nullptr;
     for (index_t k = 0; k < words; ++k) {
         typename D::Right right[vectors];
         FASTBERT_UNROLL
@@ -61,7 +63,7 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
                     if (!t.prefetch_half) __builtin_prefetch(line + vector_bytes, 0, 2);
                 }
             }
-            ahead += 2 * vector_bytes;
+            ahead += step;
         }
         FASTBERT_UNROLL
         for (int i = 0; i < rows; ++i) {
