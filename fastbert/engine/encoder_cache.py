@@ -546,8 +546,8 @@ def retrying(
         run: computes; raises StaleModel where it finds that the model has changed.
         inputs: of the pass.
         form: of its results.
-        outdated: whether what was read holds no more. Asked where inputs were refused: they may fit
-            the model as it is now.
+        outdated: whether what was read holds no more. Asked where inputs were refused, which may
+            fit the model as it is now, and where a part lacks what it had.
 
     Raises:
         Changing: when it changes again and again meanwhile.
@@ -557,7 +557,7 @@ def retrying(
             return run(inputs, form)
         except StaleModel:
             continue
-        except (ValueError, IndexError):
+        except (AttributeError, IndexError, ValueError):
             if outdated is None or not outdated():
                 raise
     raise Changing(

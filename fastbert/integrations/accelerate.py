@@ -32,8 +32,8 @@ def accelerate(
     adapters and training loops are transformers' own, and its parameters are the only copy beside
     what kernels pack. What they cannot serve goes to the original forward, and
     `fastbert.explain(model)` says what and why. `restore` undoes it all. Called again, it forgets
-    what was packed, as is needed after raw writes, which torch does not count (`weight.data[...] =`,
-    NumPy, DLPack, a storage).
+    what was packed, as is needed after raw writes, which torch does not count:
+    `weight.data[0] = x`, NumPy, DLPack, a storage.
 
     Args:
         model: a model of transformers, or whatever holds one: a pipeline, a SentenceTransformer, a
