@@ -72,7 +72,7 @@ def accelerate(
         present = server_of(module)
         fits = present is not None and present.choices == choices
         server = present if present is not None and fits else Server(choices)
-        server.refresh()
+        server.repack()
         server.prepare(module)
         made.append((module, server))
     for module, server in made:

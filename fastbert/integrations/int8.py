@@ -50,10 +50,15 @@ class Int8Copy:
                 self._made = self._make()
         return self._made
 
+    def _weights(self) -> list[Tensor]:
+        return [held["weight"] for held in self._held]
+
     def _holds(self) -> bool:
-        weights = [held.get("weight") for held in self._held]
         # Pruning and parametrizations take a weight away, and compute it in its place.
-        if None in map(type, weights) or _stamps(weights) != self._seen:
+        if any(held.get("weight") is None for held in self._held):
+            return False
+        weights = self._weights()
+        if _stamps(weights) != self._seen:
             return False
         assert self._contents is not None
         return self._contents.same(uncounted(weights))

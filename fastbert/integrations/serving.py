@@ -123,8 +123,15 @@ class Server:
             self._settle(found)
             return found
 
+    def repack(self) -> None:
+        """Forget everything that was packed; the next pass packs it again."""
+        with self._lock:
+            self._int8 = None
+            if self._shell is not None:
+                self._shell.refresh()
+
     def refresh(self) -> None:
-        """Forget everything that was packed."""
+        """Forget everything that was built."""
         with self._lock:
             self._shell = self._int8 = None
 

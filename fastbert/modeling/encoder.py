@@ -223,7 +223,13 @@ class EncoderModel(PreTrainedModel):
         chunks = self._check_options(options, shape[1])
         context = _context(self, (inputs.inputs_embeds, inputs.encoder_hidden_states))
         snapshot = context.snapshot
-        check_devices(inputs, snapshot.device, type(self).__name__)
+        device = snapshot.device
+        elsewhere = device.type == "meta"
+        for tensor in vars(inputs).values():
+            if isinstance(tensor, Tensor) and tensor.device != device:
+                elsewhere = True
+        if elsewhere:
+            check_devices(inputs, device, type(self).__name__)
         given = self.arrange(inputs, shape, snapshot, wanted)
         batch = given.layout.batch
         every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None
