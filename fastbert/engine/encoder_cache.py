@@ -26,7 +26,7 @@ from fastbert.engine.cpu_support import mixture, on_cpu, supports, supports_pool
 from fastbert.engine.encoder import Encoder
 from fastbert.engine.gpu_encoder import GpuEncoder
 from fastbert.engine.reading import Reading
-from fastbert.errors import Unavailable
+from fastbert.errors import Changing, Unavailable
 from fastbert.kernels import native
 from fastbert.layers.embeddings import EmbeddingTables
 from fastbert.layers.encoder import ForwardOptions
@@ -554,21 +554,21 @@ def retrying(
         run: computes; raises StaleModel where it finds that the model has changed.
         inputs: of the pass.
         form: of its results.
-        outdated: whether what was read holds no more. Asked where inputs were refused: they may fit
-            the model as it is now.
+        outdated: whether what was read holds no more. Asked where inputs were refused, which may
+            fit the model as it is now, and where a part lacks what it had.
 
     Raises:
-        RuntimeError: when it changes again and again meanwhile.
+        Changing: when it changes again and again meanwhile.
     """
     for _ in range(_ATTEMPTS):
         try:
             return run(inputs, form)
         except StaleModel:
             continue
-        except (ValueError, IndexError):
+        except (AttributeError, IndexError, ValueError):
             if outdated is None or not outdated():
                 raise
-    raise RuntimeError(
+    raise Changing(
         f"This {type(model).__name__} changes while it runs: another thread writes to its weights "
         "or replaces its parts. Run it, or change it, one at a time."
     )

@@ -31,7 +31,9 @@ def accelerate(
     The model is changed in place and stays what it is: its class, parameters, heads, files,
     adapters and training loops are transformers' own, and its parameters are the only copy beside
     what kernels pack. What they cannot serve goes to the original forward, and
-    `fastbert.explain(model)` says what and why. `restore` undoes it all.
+    `fastbert.explain(model)` says what and why. `restore` undoes it all. Called again, it forgets
+    what was packed, as is needed after raw writes, which torch does not count:
+    `weight.data[0] = x`, NumPy, DLPack, a storage.
 
     Args:
         model: a model of transformers, or whatever holds one: a pipeline, a SentenceTransformer, a
@@ -68,10 +70,11 @@ def accelerate(
     made = []
     for module in found:
         present = server_of(module)
-        if present is None or present.choices != choices:
-            server = Server(choices)
-            server.prepare(module)
-            made.append((module, server))
+        fits = present is not None and present.choices == choices
+        server = present if present is not None and fits else Server(choices)
+        server.repack()
+        server.prepare(module)
+        made.append((module, server))
     for module, server in made:
         swap(module, server)
     return model

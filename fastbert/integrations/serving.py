@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastbert.errors import Unavailable
+from fastbert.errors import Changing, Unavailable
 from fastbert.integrations.families import FAMILIES, Family
 from fastbert.integrations.int8 import Int8Copy
 from fastbert.integrations.readers import ignores_padding
@@ -32,6 +32,8 @@ from fastbert.runtime.tracing import untraced
 # Where an accelerated instance keeps its Server.
 PLACE = "_fastbert"
 _SERVED = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+# Passes begun anew, each on what was built of the original as it was then.
+_ATTEMPTS = 4
 # What changes nothing of what an encoder computes.
 _IDLE = ("num_items_in_batch", "cache_position")
 _ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention",
@@ -121,8 +123,15 @@ class Server:
             self._settle(found)
             return found
 
+    def repack(self) -> None:
+        """Forget everything that was packed; the next pass packs it again."""
+        with self._lock:
+            self._int8 = None
+            if self._shell is not None:
+                self._shell.refresh()
+
     def refresh(self) -> None:
-        """Forget everything that was packed."""
+        """Forget everything that was built."""
         with self._lock:
             self._shell = self._int8 = None
 
@@ -142,11 +151,16 @@ class Server:
         try:
             if given is None:
                 raise NotServed("the arguments do not fit its forward")
-            try:
-                return _served(self, module, given)
-            except Outgrown:
-                self.refresh()
-                return _served(self, module, given)
+            for _ in range(_ATTEMPTS):
+                try:
+                    return _served(self, module, given)
+                except Outgrown:
+                    self.refresh()
+            raise Changing
+        except Changing:
+            # The original computes with whatever it finds at each step.
+            self.note(module, "another thread writes to it or replaces its parts meanwhile")
+            return NotImplemented
         except NotServed as reason:
             self.note(module, str(reason))
             return NotImplemented

@@ -216,7 +216,9 @@ def encode(
         if options.recompute is None or index % options.recompute.every:
             hidden, probs, cross_probs = run(hidden)
         elif isinstance(run, _Called):
-            with recomputing(partial(_again, options.recompute, plan)):
+            # It extends the caller's cache by itself, which a second time would extend again.
+            again = None if options.cache is not None else partial(_again, options.recompute, plan)
+            with recomputing(again):
                 hidden, probs, cross_probs = run(hidden)
         else:
             hidden, probs, cross_probs = options.recompute(run, hidden)

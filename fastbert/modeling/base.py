@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastbert.checkpoints.saving import SaveOptions
@@ -36,6 +37,15 @@ def _no_config(kind: type[PreTrainedModel], given: object) -> str:
     return (
         f"{name} is built from a {wanted.__name__} of {wanted.__module__}, not from {what}; {do}."
     )
+
+
+def _fit_bias(projection: nn.Linear) -> None:
+    """Cut a bias to as many numbers as the weight has rows, or fill it with zeros."""
+    rows, bias = len(projection.weight), projection.bias
+    if bias is not None and len(bias) != rows:
+        # In place: a head may hold the same parameter under another name.
+        bias.data = F.pad(bias.data, (0, rows - len(bias)))
+        projection.out_features = rows
 
 
 class PreTrainedModel(Described, Trainable, Parent):
@@ -135,12 +145,18 @@ class PreTrainedModel(Described, Trainable, Parent):
         return dict(self._tied_weights_keys) if self.config.tie_word_embeddings else {}
 
     def tie_weights(self, **_: Any) -> None:
-        """Make tied parameters the same object."""
+        """Make tied parameters the same object.
+
+        A projection to a vocabulary that has got another size gets a bias of that size too, zero
+        for new words.
+        """
         for target, source in self.tied_weights().items():
             owner, name = target.rpartition(".")[::2]
-            module = self.get_submodule(owner)
+            module: Any = self.get_submodule(owner)
             if isinstance(getattr(module, name), nn.Parameter):
                 setattr(module, name, self.get_parameter(source))
+                if isinstance(module, nn.Linear):
+                    _fit_bias(module)
 
     def refresh(self) -> None:
         """Forget everything packed from the weights; the next pass packs what it needs again.

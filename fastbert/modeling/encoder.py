@@ -25,7 +25,7 @@ from fastbert.layers.linear import Linear, project, running_on
 from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning
 from fastbert.modeling.base import PreTrainedModel
-from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
+from fastbert.modeling.encoding import EncoderInputs, Encoding, Options, check_devices
 from fastbert.ops.operands import NotPlain, transformed
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, tell_of_torch
@@ -232,14 +232,14 @@ class EncoderModel(PreTrainedModel):
         options = inputs.options
         chunks = self._check_options(options, shape[1])
         context = _context(self, (inputs.inputs_embeds, inputs.encoder_hidden_states))
-        source = inputs.inputs_embeds if inputs.input_ids is None else inputs.input_ids
-        if context.snapshot.device.type == "meta" and source is not None and not source.is_meta:
-            raise NotImplementedError(
-                f"The weights of this {type(self).__name__} hold no values (device meta), as "
-                "accelerate's offload hooks leave them until each module is called; kernels read "
-                "all weights at once, so load the model without offloading."
-            )
         snapshot = context.snapshot
+        device = snapshot.device
+        elsewhere = device.type == "meta"
+        for tensor in vars(inputs).values():
+            if isinstance(tensor, Tensor) and tensor.device != device:
+                elsewhere = True
+        if elsewhere:
+            check_devices(inputs, device, type(self).__name__)
         given = self.arrange(inputs, shape, snapshot, wanted)
         batch = given.layout.batch
         every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, TypedDict, TypeVar
 
+import torch
 from torch import Tensor
 
 from fastbert.layers.encoder import EncoderOutput
@@ -158,6 +159,45 @@ class EncoderInputs:
             if value is not None and value.dim() > 2
         }
         return replace(self, **flat)
+
+
+# What must lie where a model does. The small rest, which tokenizers leave on the CPU, is brought.
+_COMPUTED_WITH = ("input_ids", "inputs_embeds", "encoder_hidden_states")
+
+
+def check_devices(inputs: EncoderInputs, device: torch.device, model: str) -> None:
+    """Refuse inputs that lie elsewhere than a model, and what has no values.
+
+    Args:
+        inputs: the arguments of the forward.
+        device: of the model's weights.
+        model: name of its class.
+
+    Raises:
+        ValueError: naming both devices.
+        NotImplementedError: where the weights have no values.
+    """
+    if device.type == "meta":
+        raise NotImplementedError(
+            f"The weights of this {model} hold no values (device meta), as accelerate's offload "
+            "hooks leave them until each module is called, and without values no pass is computed, "
+            "not for its shapes either: it reads the mask and all weights at once. Load the model "
+            "onto a device, without offloading."
+        )
+    for name, given in vars(inputs).items():
+        if not isinstance(given, Tensor) or given.device == device:
+            continue
+        if given.is_meta or name in _COMPUTED_WITH:
+            raise misplaced(name, given.device, device, model)
+
+
+def misplaced(name: str, found: torch.device, device: torch.device, model: str) -> ValueError:
+    """Return the error for an input that does not lie where a model does."""
+    empty = ", where tensors have no values" if found.type == "meta" else ""
+    return ValueError(
+        f"{name} lies on the device {found}{empty}, but the weights of this {model} lie on "
+        f"{device}; make it there, or bring the two together with .to()."
+    )
 
 
 @dataclass

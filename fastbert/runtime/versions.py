@@ -143,7 +143,8 @@ def _warn(name: str) -> None:
         _log.warning(
             "%s was written to in a way that torch does not count (.data, NumPy, DLPack or its "
             "storage). FASTBERT_CHECK_WEIGHTS=1 noticed it; without that, call model.refresh() "
-            "after such a write.",
+            "after such a write, or fastbert.accelerate(model) again where the model is another "
+            "library's.",
             name,
         )
 

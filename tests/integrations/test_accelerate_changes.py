@@ -21,9 +21,13 @@ import torch
 import transformers
 from accelerating import IDS, MASK, asked, pair, plain, reasons, same, served, shells
 from torch import nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import spectral_norm
 
 import fastbert
+from fastbert.engine.encoder_cache import StaleModel
 from fastbert.integrations.serving import server_of
+from fastbert.integrations.shell import Outgrown, Shell
 
 HEAD = "BertForSequenceClassification"
 
@@ -495,3 +499,60 @@ def test_layers_that_torch_quantised_see_all_rows(name: str) -> None:
         torch.ao.quantization.quantize_dynamic(one, {nn.Linear}, inplace=True)
     same(asked(original), asked(model), 1e-6)
     assert any("quantised by torch" in reason for reason in reasons(model))
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("error", [Outgrown, StaleModel])
+@pytest.mark.filterwarnings("ignore:A pass of the accelerated")
+def test_an_encoder_that_changes_during_every_attempt_answers_by_its_own_forward(
+    error: type[Exception], quantization: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another thread swaps layers or loads weights all the time."""
+    theirs, ours = pair(HEAD, quantization=quantization)
+    asked(ours)
+
+    def changing(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Shell, "follow" if error is Outgrown else "compute", changing)
+    server = server_of(ours.bert)
+    assert server is not None
+    server.refresh()
+    same(asked(theirs), asked(ours))
+    assert any("another thread" in reason for reason in reasons(ours))
+    monkeypatch.undo()
+    same(asked(theirs), served(ours), 2e-5 if quantization is None else 0.2)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_raw_writes_are_followed_after_accelerating_again(quantization: str | None) -> None:
+    """A live model of transformers has no refresh()."""
+    theirs, ours = pair(HEAD, quantization=quantization)
+    asked(ours)
+    for model in (theirs, ours):
+        for layer in model.bert.encoder.layer:
+            layer.output.dense.weight.data.neg_()
+    assert fastbert.accelerate(ours, quantization=quantization) is ours
+    same(asked(theirs), served(ours), 2e-5 if quantization is None else 0.2)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("part", ["embeddings.position_embeddings", "encoder.layer.0.output.dense"])
+@pytest.mark.parametrize("pruned", [True, False])
+@pytest.mark.filterwarnings("ignore:A pass of the accelerated")
+def test_a_weight_that_is_computed_from_now_on_is_computed(
+    pruned: bool, part: str, quantization: str | None
+) -> None:
+    """Pruning and parametrizations take the parameter away from a module that was read."""
+    theirs, ours = pair(HEAD, quantization=quantization)
+    asked(ours)
+    for model in (theirs, ours):
+        module = model.bert.get_submodule(part)
+        torch.manual_seed(1)
+        prune.l1_unstructured(module, "weight", 0.4) if pruned else spectral_norm(module)
+    bound = 2e-5 if quantization is None else 0.2
+    same(asked(theirs), asked(ours), bound)
+    if pruned:
+        for model in (theirs, ours):
+            prune.remove(model.bert.get_submodule(part), "weight")
+        same(asked(theirs), served(ours), bound)

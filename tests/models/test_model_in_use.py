@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import align_pair
+import apertus_pair
 import numpy as np
 import oracle
 import pytest
@@ -252,3 +255,33 @@ def test_saving_over_another_format(tmp_path: Path) -> None:
     assert float(read.cls.predictions.bias[0].detach()) == 1.0
     with pytest.raises(ValueError, match="upload_folder"):
         models[0].save_pretrained(tmp_path / "00", push_to_hub=True)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", ["BertModel", "MPNetModel", "FlaubertModel", "ApertusModel"])
+def test_inputs_without_values_end_in_a_sentence(name: str, grad: bool) -> None:
+    """Whichever input lies on the device meta, ids, masks, positions or hidden states."""
+    apertus = name == "ApertusModel"
+    ours: Any = apertus_pair.pair(name)[0] if apertus else oracle.shared_pair(name)[1]
+    table = ours.get_input_embeddings().weight
+    ids = torch.ones(2, 3, dtype=torch.long)
+    given = {
+        "attention_mask": ids, "position_ids": torch.arange(3).expand(2, 3),
+        "token_type_ids": ids * 0, "langs": ids * 0, "lengths": torch.tensor([3, 2]),
+    }  # fmt: skip
+    taken = inspect.signature(ours.forward).parameters
+    embeds = torch.zeros(2, 3, table.shape[1], dtype=table.dtype, device="meta")
+    cases: list[dict[str, Any]] = [{"input_ids": ids.to("meta")}, {"inputs_embeds": embeds}]
+    cases += [{"input_ids": ids, n: t.to("meta")} for n, t in given.items() if n in taken]
+    for case in cases:
+        with torch.set_grad_enabled(grad), pytest.raises(ValueError, match=r"device meta.* on cpu"):
+            ours(**case)
+    with torch.set_grad_enabled(grad), pytest.raises(NotImplementedError, match="hold no values"):
+        copy.deepcopy(ours).to("meta")(ids.to("meta"))
+
+
+def test_images_without_values_end_in_a_sentence(tmp_path: Path) -> None:
+    ours, _ = align_pair.pair(tmp_path)
+    pixels = align_pair.inputs()["pixel_values"].to("meta")
+    with pytest.raises(ValueError, match=r"pixel_values lies on the device meta.* on cpu"):
+        ours.vision_model(pixels)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Unpack
 import torch
 from torch import Tensor, nn
 
-from fastbert.modeling.encoding import Options
+from fastbert.modeling.encoding import Options, misplaced
 from fastbert.models.align.base import AlignPreTrainedModel, chosen
 from fastbert.models.align.config import AlignVisionConfig
 from fastbert.models.align.folding import FoldedTower, Folding, NotFoldable, built
@@ -178,4 +178,6 @@ class AlignVisionModel(AlignPreTrainedModel):
                 f"{shape}."
             )
         config.check_image(*shape[2:])
+        if pixel_values.is_meta:
+            raise misplaced("pixel_values", pixel_values.device, self.device, type(self).__name__)
         return pixel_values.to(self.device, self.dtype)

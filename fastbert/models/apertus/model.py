@@ -27,7 +27,7 @@ from fastbert.layers.rms_norm import RMSNorm
 from fastbert.layers.rotary import RotaryEmbedding
 from fastbert.layers.unfilled import weights_device
 from fastbert.modeling.encoder import checked_input
-from fastbert.modeling.encoding import EncoderInputs, Encoding
+from fastbert.modeling.encoding import EncoderInputs, Encoding, check_devices
 from fastbert.models.apertus.arrange import Arranged, Asked, arranged
 from fastbert.models.apertus.base import ApertusOptions, ApertusPreTrainedModel
 from fastbert.models.apertus.config import ApertusConfig, head_dim
@@ -211,6 +211,7 @@ class ApertusModel(ApertusPreTrainedModel):
         }
         scored = form.scored
         view = self.decoder_cache.decoder_view(self, None if scored is None else scored.head)
+        check_devices(inputs, view.device, type(self).__name__)
         embeds = inputs.inputs_embeds
         differentiable = _differentiable(embeds, view.parameters)
         plan = view.plan(self.backend, self.strict, differentiable, self.batch_invariant)
