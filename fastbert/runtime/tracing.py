@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import torch
 from torch._compile import _disable_dynamo
 
 _Arguments = ParamSpec("_Arguments")
@@ -24,11 +25,19 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
     return _disable_dynamo(function)
 
 
+def exporting() -> bool:
+    """Return whether torch.export records this call.
+
+    torch.compiler.is_exporting() says so too, but in torch 2.11 it is True in everything that
+    torch._dynamo traces, torch.compile included. What it returns elsewhere can be read in both.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def refuse_export() -> None:
     """Refuse torch.export and what builds on it, torch.onnx.export among others.
 
-    Forwards call this while `torch.compiler.is_exporting()`, before anything that torch._dynamo
-    cannot trace.
+    Forwards call this while `exporting()`, before anything that torch._dynamo cannot trace.
 
     Raises:
         NotImplementedError: always.
