@@ -336,6 +336,24 @@ def test_a_build_without_its_packages_says_which(tmp_path: Path) -> None:
 
 
 @needs_bash
+def test_one_library_that_does_not_compile_costs_not_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    for name, does in (("cmake", 'case "$*" in *_cuda*) exit 1;; esac'), ("cp", ""), ("ln", "")):
+        (fake / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/calls\n{does}\n')
+        (fake / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake}:{os.environ['PATH']}")
+    # pybind11 2 is what that machine has.
+    done = script(tmp_path, 'case "$*" in *version_info*) exit 1;; esac', "build")
+    calls = [line.split()[:2] for line in (tmp_path / "calls").read_text().splitlines()]
+    assert [call[0] for call in calls] == ["cmake", "cmake", "cmake", "cp", "ln"], calls
+    assert done.stdout.split("failed:")[1].strip() == "build: CUDA: exit status 1"
+    assert "this pybind11 is older than 3" in done.stderr
+
+
+@needs_bash
 def test_all_of_it_in_an_order_that_loses_least(tmp_path: Path) -> None:
     log = f'[ "$1" = -c ] || echo "$*" >>{tmp_path}/calls'
     script(tmp_path, f"{log}; exit 0", "test", "sanitize", "suite", "report")
@@ -372,7 +390,6 @@ def test_the_first_ten_minutes_come_in_order(tmp_path: Path) -> None:
     # The models are measured with the table, and a hang costs a test, not the run.
     tests = calls[places[-2]]
     assert "--timeout=60 --timeout-method=thread" in tests and "-n 12" in tests
-    assert tests.index("test_on_device") < tests.index("test_gpu_path")
     failed = done.stdout.split("failed:")[1].split("\n")
     assert [line.strip() for line in failed if line] == [
         "build: configure: exit status 1", "ops: attention: exit status 9",

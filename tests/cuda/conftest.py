@@ -140,6 +140,23 @@ def on_the_cpu(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "target", lambda x: (0, 0))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what runs on a device in the order of what it tells: CUDA's kernels, models, Triton's.
+
+    Triton's compile for a long time, and a machine with a GPU may be there for ten minutes. pytest
+    takes folders and files of a command line in an order of its own.
+    """
+
+    def place(item: pytest.Item) -> int:
+        if not item.get_closest_marker("gpu"):
+            return 0
+        spec = getattr(item, "callspec", None)
+        backend = None if spec is None else spec.params.get("backend")
+        return 3 if backend == "triton" else 2 if item.path.name == "test_gpu_path.py" else 1
+
+    items.sort(key=place)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """End a worker whose CUDA context is lost: every later test in it would fail for nothing."""

@@ -155,9 +155,7 @@ def test_no_number_of_chunks_is_compiled_for_itself(arch: int) -> None:
     def call(chunks: int) -> Callable[[], Any]:
         q, keys = torch.zeros(1, 8, 64).half(), torch.zeros(chunks * CHUNK, 2, 64).half()
         cu_q, cu_k = (torch.tensor([0, n], dtype=torch.int32) for n in (1, len(keys)))
-        return lambda: op("attention_grouped")(
-            q, keys, keys, cu_q, cu_k, 1, len(keys), 0.125, True
-        )
+        return lambda: op("attention_grouped")(q, keys, keys, cu_q, cu_k, 1, len(keys), 0.125, True)
 
     found = [forms(call(chunks), arch) for chunks in (2, 16, 17)]
     assert len(found[0]) == 2 and found[0] == found[1] == found[2]
