@@ -294,10 +294,20 @@ def test_a_kernel_that_hangs_costs_its_own_line(
     fine = [sys.executable, "-S", "-c", "print('1 calls, 0 wrong results')"]
     hangs = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     monkeypatch.setattr(once, "commands", lambda _: {"a": fine, "b": hangs, "c": fine})
+    done: list[str] = []
+    judge = once.verdict
+
+    def verdict(command: list[str], seconds: float = once.SECONDS) -> str:
+        done.append(f"{command[-1][:12]} {seconds}")
+        return "right" if "torch" in command[-1] else judge(command, seconds)
+
+    monkeypatch.setattr(once, "verdict", verdict)
     assert once.main(tmp_path / "new" / "kernels.txt", ("cuda",), 3.0) == 1
     lines = (tmp_path / "new" / "kernels.txt").read_text().splitlines()
     assert [line.split()[1] for line in lines] == ["right", "HUNG:", "right"]
     assert "2 of 3 are right" in capsys.readouterr().out
+    # The first process to read torch from disk has time for it, alone.
+    assert done[0] == "import torch 60.0" and len(done) == 4 and done[1].endswith(" 3.0")
 
 
 @needs_kernels
