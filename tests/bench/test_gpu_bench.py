@@ -160,6 +160,14 @@ def test_measured_cases_go_into_the_table_of_the_plan(tmp_path: Path) -> None:
         report.write_measurements(record(dry_run=True), table)
 
 
+def test_the_table_comes_back_with_the_results(tmp_path: Path) -> None:
+    """Its place is in the package, which goes back with a machine that is lent."""
+    path = record(row("ceilings", "copy", "torch", 1.0, 4.0)).save(tmp_path)
+    there = tmp_path / "named"
+    assert main(["--results", str(there), "table", "--record", str(path)]) == 0
+    assert (there / measured.PATH.name).read_bytes() == measured.PATH.read_bytes()
+
+
 def test_lengths_like_those_of_squad() -> None:
     lengths = models.squad_lengths(2000)
     assert abs(sum(lengths) / len(lengths) - 177) < 1.5
