@@ -27,7 +27,7 @@ from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
 from fastbert.modeling.quantization import QuantizationConfig
-from fastbert.runtime.tracing import exporting, untraced
+from fastbert.runtime.tracing import untraced
 
 # Where an accelerated instance keeps its Server.
 PLACE = "_fastbert"
@@ -344,7 +344,7 @@ def _make(base: Any) -> Any:
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         server = vars(self).get(PLACE)
-        if server is None or exporting() or torch._C._get_tracing_state():
+        if server is None or torch.compiler._is_exporting_flag or torch._C._get_tracing_state():
             return original(self, *args, **kwargs)
         first = dict(zip(names, args, strict=False))
         fits = len(args) <= len(names) and not first.keys() & kwargs.keys()

@@ -28,7 +28,7 @@ from fastbert.modeling.encoding import EncoderInputs, Encoding, Options
 from fastbert.ops.operands import NotPlain, transformed
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan, tell_of_torch
-from fastbert.runtime.tracing import exporting, refuse_export, untraced
+from fastbert.runtime.tracing import refuse_export, untraced
 
 # Whether a head that calls its encoder through somebody's wrapper needs the tokens that are masked.
 _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
@@ -36,7 +36,7 @@ _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
 
 def keeps_padding() -> bool:
     """Return whether masked tokens are computed too; the first thing that a forward asks."""
-    if exporting():
+    if torch.compiler._is_exporting_flag:
         refuse_export()
     return _keep_padding.get()
 
@@ -204,7 +204,7 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
-        if exporting():
+        if torch.compiler._is_exporting_flag:
             refuse_export()
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-import torch
 from torch._compile import _disable_dynamo
 
 _Arguments = ParamSpec("_Arguments")
@@ -25,19 +24,12 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
     return _disable_dynamo(function)
 
 
-def exporting() -> bool:
-    """Return whether torch.export records this call.
-
-    torch.compiler.is_exporting() says so too, but in torch 2.11 it is True in everything that
-    torch._dynamo traces, torch.compile included. What it returns elsewhere can be read in both.
-    """
-    return torch.compiler._is_exporting_flag
-
-
 def refuse_export() -> None:
     """Refuse torch.export and what builds on it, torch.onnx.export among others.
 
-    Forwards call this while `exporting()`, before anything that torch._dynamo cannot trace.
+    Forwards call this while `torch.compiler._is_exporting_flag`, before anything that torch._dynamo
+    cannot trace. That is what torch.compiler.is_exporting() returns, which in torch 2.11 is True in
+    everything that torch._dynamo traces, torch.compile included.
 
     Raises:
         NotImplementedError: always.

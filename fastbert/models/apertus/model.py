@@ -47,7 +47,7 @@ from fastbert.ops.operands import NotPlain
 from fastbert.outputs import BaseModelOutputWithPast, finish
 from fastbert.runtime.packing import PackedBatch
 from fastbert.runtime.plan import Plan
-from fastbert.runtime.tracing import exporting, refuse_export, untraced
+from fastbert.runtime.tracing import refuse_export, untraced
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class ApertusModel(ApertusPreTrainedModel):
             The hidden states, or a ScoredEncoding.
         """
         form = Form(wanted, scored)
-        if exporting():
+        if torch.compiler._is_exporting_flag:
             refuse_export()
         if torch.compiler.is_compiling():
             return _untraced(self, inputs, form)
