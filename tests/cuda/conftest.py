@@ -96,7 +96,9 @@ def cuobjdump(option: str) -> str:
     if module is None:
         pytest.skip(reason)
     assert module.__file__ is not None
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    # nvcc's own where it is there: that of triton 3.6 (CUDA 12.8) does not read what nvcc 13 made.
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tool = shutil.which("cuobjdump") or bundled
     done = subprocess.run(
         [tool, option, module.__file__], capture_output=True, text=True, check=True
     )
@@ -127,7 +129,9 @@ def machine_code() -> Callable[[str, str], dict[str, str]]:
             found[arch[1], name[1]] = text
 
     def kernels(architecture: str, part: str) -> dict[str, str]:
-        return {name: s for (a, name), s in found.items() if a == architecture and part in name}
+        mine = {name: s for (a, name), s in found.items() if a == architecture and part in name}
+        assert mine, f"there is no {part} for {architecture}"
+        return mine
 
     return kernels
 
