@@ -62,10 +62,16 @@ step() {
 
 has() { "$PYTHON" -c "import $1" 2>/dev/null || { [ "$1" != pybind11 ] && command -v "$1" >/dev/null; }; }
 
-# The packages a part needs, from FASTBERT_WHEELS where the interpreter lacks them.
+# Whether the interpreter has a package as it is wanted: csrc/python needs pybind11 3.
+fits() {
+    has "$1" && { [ "$1" != pybind11 ] \
+        || "$PYTHON" -c "import pybind11; assert pybind11.version_info[0] >= 3" 2>/dev/null; }
+}
+
+# The packages a part needs, from FASTBERT_WHEELS where the interpreter lacks them or has old ones.
 need() {
     local package missing=()
-    for package in "$@"; do has "$package" || missing+=("$package"); done
+    for package in "$@"; do fits "$package" || missing+=("$package"); done
     [ ${#missing[@]} -eq 0 ] && return 0
     if [ -n "${FASTBERT_WHEELS:-}" ]; then
         "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade \
@@ -73,7 +79,11 @@ need() {
     fi
     local lacking=()
     for package in "${missing[@]}"; do has "$package" || lacking+=("$package"); done
-    [ ${#lacking[@]} -eq 0 ] && return 0
+    if [ ${#lacking[@]} -eq 0 ]; then
+        fits pybind11 || echo "bench/gpu.sh: this pybind11 is older than 3, so _C may not compile;" \
+            "put a newer one's wheel into a folder and name it in FASTBERT_WHEELS" >&2
+        return 0
+    fi
     echo "bench/gpu.sh: $PYTHON lacks ${lacking[*]}; put their wheels into a folder and name it in" \
          "FASTBERT_WHEELS" >&2
     return 1
@@ -109,24 +119,25 @@ write_table() {
     if [ -z "$DRY_RUN" ]; then step 30 "the Plan's table" "$PYTHON" "${BENCH[@]}" table; fi
 }
 
-# What only a GPU shows, those of CUDA first: Triton's compile for a long time. -v: a run that is
-# stopped has named what it did. A test that hangs, or spoils the context, costs its own line: it is
-# ended after a minute, and its process with it (tests/cuda/conftest.py).
+# What only a GPU shows, in the order of tests/cuda/conftest.py. -v: a run that is stopped has named
+# what it did. A test that hangs, or spoils the context, costs its own line: it is ended after a
+# minute, and its process with it (tests/cuda/conftest.py).
 on_the_device() {
     local limits=()
     if has pytest_timeout; then limits=(--timeout=60 --timeout-method=thread); fi
     step "$1" "test: on the device" "$PYTHON" -m pytest -v -p no:cacheprovider -m gpu \
-        "${limits[@]}" $(workers 12) tests/cuda/test_on_device.py \
-        tests/cuda/test_products_on_device.py tests/cuda/test_gpu_path.py tests/cuda
+        "${limits[@]}" $(workers 12) tests/cuda
 }
 
-# build [SECONDS]: for compiling
+# build [SECONDS]: for each library. The GPU's comes first, and what is there when one fails or runs
+# out of its time is put in place: each serves without the other, if slowly.
 part_build() {
     need pybind11 cmake ninja || { failures+=("build: packages are missing"); return 1; }
     step 120 "build: configure" cmake -S . -B build/gpu/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
         -DFASTBERT_CUDA=on -DPython_EXECUTABLE="$(command -v "$PYTHON")" \
         -DFASTBERT_OUTPUT_DIR="$PWD/build/gpu/out" || return
-    step "${1:-520}" "build: compile" cmake --build build/gpu/cmake || return
+    step "${1:-280}" "build: CUDA" cmake --build build/gpu/cmake --target _cuda
+    step "${1:-280}" "build: the rest" cmake --build build/gpu/cmake
     cp build/gpu/out/*.so fastbert/ && ln -sfn ../triton_kernels fastbert/triton_kernels \
         || failures+=("build: the extensions could not be put in place")
 }

@@ -311,6 +311,8 @@ class Pretended:
         patch.setattr(cuda, "device", lambda device: contextlib.nullcontext())
         patch.setattr(cuda, "stream", self.on)
         patch.setattr(cuda, "graph", self.capture)
+        # Else torch would be asked for a generator of a device that is not there.
+        patch.setattr(cuda_graphs, "DRAWS_FOR_ALL", False)
         self.capture_fails = False
 
     def thing(self, name: str, *methods: str) -> Any:

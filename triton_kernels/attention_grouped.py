@@ -105,7 +105,8 @@ def fold_chunk_kernel(
     tl.store(stats_ptr + rows * 2 + 1, mass, mask=row < GROUP)
 
 
-@triton.jit
+# A text that is written on passes every number of chunks; some would be compiled for themselves.
+@triton.jit(do_not_specialize=["chunks"])
 def join_chunks_kernel(
     acc_ptr,  # as fold_chunk_kernel leaves it, with `stats`
     stats_ptr,

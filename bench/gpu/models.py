@@ -282,7 +282,9 @@ def _minilm(models: Models) -> Iterator[list[Row]]:
 
     texts = [sample.text for sample in sentences()]
     vectors = {}
-    for name, options in (("fp32", {}), ("int8", {"quantization": "int8", "dtype": _BF16})):
+    # The folder may hold float16, half of what has to be carried to a machine.
+    kinds = {"fp32": {"dtype": torch.float32}, "int8": {"quantization": "int8", "dtype": _BF16}}
+    for name, options in kinds.items():
         encoder = fastbert.SentenceEncoder.from_pretrained(folder, **options).to(models.device)
         vectors[name] = torch.as_tensor(encoder.encode(texts)).double()
     cosine = torch.nn.functional.cosine_similarity(vectors["fp32"], vectors["int8"])

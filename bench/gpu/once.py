@@ -19,6 +19,15 @@ from fastbert.ops import ALL, DECODING, IMAGES
 # For one process; starting torch, CUDA and Triton takes a good part of it.
 SECONDS = 20.0
 AT_ONCE = min(8, os.cpu_count() or 1)
+# What every process begins with. On a machine that was just started the first one reads gigabytes
+# of libraries from disk, and would be said to hang.
+_BEGIN = """import torch
+if torch.cuda.is_available():
+    torch.ones(1).cuda()
+import triton
+print("started")
+"""
+_BEGIN_SECONDS = 60.0
 # Without a kernel by design.
 _WITHOUT = {
     "triton": ("segment_sums", *IMAGES),
@@ -69,6 +78,11 @@ def verdict(command: Sequence[str], seconds: float = SECONDS) -> str:
     return f"FAILED: {lines[-1][:160]}"
 
 
+def warm_up() -> str:
+    """Do once what every process begins with, and return the verdict."""
+    return verdict([sys.executable, "-c", _BEGIN], _BEGIN_SECONDS)
+
+
 def main(path: Path, backends: Sequence[str], seconds: float = SECONDS) -> int:
     """Run everything, several at a time.
 
@@ -82,6 +96,7 @@ def main(path: Path, backends: Sequence[str], seconds: float = SECONDS) -> int:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     asked = commands(backends)
+    print(f"{'starting':<40} {warm_up()}", flush=True)
     wrong = 0
     with path.open("w", encoding="utf-8") as file, ThreadPoolExecutor(AT_ONCE) as pool:
         verdicts = pool.map(lambda command: verdict(command, seconds), asked.values())

@@ -13,6 +13,7 @@ import torch
 
 from bench.provenance import commit
 from fastbert.checkpoints.storage import write_text
+from fastbert.kernels import native
 
 FORMAT = 1
 
@@ -156,4 +157,6 @@ def _versions() -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
+    # Without it every pass reads its model anew in Python, for milliseconds.
+    versions["_C"] = native.reason() or "built"
     return {name: str(version) for name, version in versions.items()}

@@ -358,7 +358,7 @@ def _make(base: Any) -> Any:
     @functools.wraps(original)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         server = vars(self).get(PLACE)
-        if server is None or torch.compiler.is_exporting() or torch._C._get_tracing_state():
+        if server is None or torch.compiler._is_exporting_flag or torch._C._get_tracing_state():
             return original(self, *args, **kwargs)
         first = dict(zip(names, args, strict=False))
         fits = len(args) <= len(names) and not first.keys() & kwargs.keys()

@@ -277,7 +277,9 @@ def _call_stack(
     return _output(batch.pack(answer.hidden), answer.states, weights.own, weights.cross, options)
 
 
-@dataclass(frozen=True)
+# eq=False, here and below: torch._dynamo of torch 2.11 hashes what it calls, by its address then,
+# since in what it traces the fields are not there yet.
+@dataclass(frozen=True, eq=False)
 class _Called:
     """One layer of one pass that is called as a module, as a function of the hidden states."""
 
@@ -302,7 +304,7 @@ class _Called:
         return hidden, own, cross
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _OnPlan:
     """The forward of a called layer, whose projections take a plan in the backward pass too."""
 
@@ -330,7 +332,7 @@ def _record(
     return batch.pack(padded) if options.differentiable else hidden
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """One block of one pass, as a function of the hidden states alone."""
 

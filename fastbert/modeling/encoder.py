@@ -37,7 +37,7 @@ _keep_padding: ContextVar[bool] = ContextVar("keep padding", default=False)
 
 def keeps_padding() -> bool:
     """Return whether masked tokens are computed too; the first thing that a forward asks."""
-    if torch.compiler.is_exporting():
+    if torch.compiler._is_exporting_flag:
         refuse_export()
     return _keep_padding.get()
 
@@ -214,7 +214,7 @@ class EncoderModel(PreTrainedModel):
             ValueError: for inputs that do not fit together or exceed the model's positions.
             IndexError: for an id outside its table.
         """
-        if torch.compiler.is_exporting():
+        if torch.compiler._is_exporting_flag:
             refuse_export()
         if torch.compiler.is_compiling():
             # Without gradients one native call does it all, and there is nothing to trace.

@@ -27,8 +27,9 @@ def untraced(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 def refuse_export() -> None:
     """Refuse torch.export and what builds on it, torch.onnx.export among others.
 
-    Forwards call this while `torch.compiler.is_exporting()`, before anything that torch._dynamo
-    cannot trace.
+    Forwards call this while `torch.compiler._is_exporting_flag`, before anything that torch._dynamo
+    cannot trace. That is what torch.compiler.is_exporting() returns, which in torch 2.11 is True in
+    everything that torch._dynamo traces, torch.compile included.
 
     Raises:
         NotImplementedError: always.

@@ -96,7 +96,9 @@ def cuobjdump(option: str) -> str:
     if module is None:
         pytest.skip(reason)
     assert module.__file__ is not None
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    # nvcc's own where it is there: that of triton 3.6 (CUDA 12.8) does not read what nvcc 13 made.
+    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tool = shutil.which("cuobjdump") or bundled
     done = subprocess.run(
         [tool, option, module.__file__], capture_output=True, text=True, check=True
     )
@@ -127,7 +129,9 @@ def machine_code() -> Callable[[str, str], dict[str, str]]:
             found[arch[1], name[1]] = text
 
     def kernels(architecture: str, part: str) -> dict[str, str]:
-        return {name: s for (a, name), s in found.items() if a == architecture and part in name}
+        mine = {name: s for (a, name), s in found.items() if a == architecture and part in name}
+        assert mine, f"there is no {part} for {architecture}"
+        return mine
 
     return kernels
 
@@ -138,6 +142,23 @@ def on_the_cpu(emulated: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_native, "load", lambda: (emulated, ""))
     monkeypatch.setattr(_native, "DEVICE", "cpu")
     monkeypatch.setattr(_native, "target", lambda x: (0, 0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what runs on a device in the order of what it tells: CUDA's kernels, models, Triton's.
+
+    Triton's compile for a long time, and a machine with a GPU may be there for ten minutes. pytest
+    takes folders and files of a command line in an order of its own.
+    """
+
+    def place(item: pytest.Item) -> int:
+        if not item.get_closest_marker("gpu"):
+            return 0
+        spec = getattr(item, "callspec", None)
+        backend = None if spec is None else spec.params.get("backend")
+        return 3 if backend == "triton" else 2 if item.path.name == "test_gpu_path.py" else 1
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(hookwrapper=True)

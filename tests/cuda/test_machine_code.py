@@ -54,6 +54,9 @@ def test_activations_branch_once_for_all_elements(
             pieces = 1 if kernel == "bias_act_kernel" else 4
             assert not wide or branches <= 30 * pieces, f"{name}: {branches} branches"
             assert len(re.findall(r"\bCALL\b", sass)) <= 3, f"{name} divides by a subroutine"
+            # 760 to 776 with GELU for 16 bits, 872 to 880 with the erf of float32.
+            count = len(re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/", sass, re.M))
+            assert kernel != "bias_act_kernel" or not wide or count <= 820, f"{name}: {count}"
 
 
 def test_ptx_for_later_architectures_is_there() -> None:

@@ -19,7 +19,9 @@ import torch
 pytest.importorskip("triton", reason="the triton package is not installed")
 
 from fastbert import kernels
+from fastbert.ops import ALL, IMAGES
 from fastbert.testing import triton_aot as aot
+from fastbert.triton_kernels.attention_grouped import CHUNK
 from fastbert.triton_kernels.attention_varlen import HEAD_DIMS
 from fastbert.triton_kernels.configs import FEW_ROWS
 
@@ -110,35 +112,53 @@ def test_attention_options_at_64(option: str, arch: int) -> None:
     assert binary.count(TENSOR_CORE[arch, False]) > 0
 
 
-@pytest.mark.parametrize("name", ["linear", "int8_linear", "bias_act", "attention_varlen"])
+def with_rows(name: str, rows: int) -> Callable[[], Any]:
+    """A call of an op with so many rows; in attention, that many sequences of a token."""
+    x, half = torch.zeros(rows, 768).half(), torch.zeros(768).half()
+    square, integers = torch.zeros(768, 768).half(), torch.zeros(768, 768, dtype=torch.int8)
+    heads, scales, one = x.view(rows, 12, 64), torch.zeros(768), torch.zeros(1).half()
+    angles = torch.zeros(rows, 32)
+    cu = torch.arange(rows + 1, dtype=torch.int32)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "embed_layer_norm": (torch.zeros(rows, dtype=torch.long), square, half, half, 1e-5),
+        "linear": (x, square),
+        "int8_linear": (x, integers, scales),
+        "linear_w8a16": (x, integers, scales),
+        "quantize_rows": (x,),
+        "bias_act": (x, None, "gelu"),
+        "add_layer_norm": (x, half, half, 1e-5, x),
+        "act_layer_norm": (x, half, half, half, 1e-5, "gelu"),
+        "rms_norm": (x, half, 1e-5, x),
+        "xielu": (x, one, one, one, one),
+        "qk_norm_rope": (heads, heads[:, :4], half[:64], half[:64], 1e-5, angles, angles),
+        "attention_varlen": (heads, heads, heads, cu, cu, 1, 1, 0.125),
+        "attention_grouped": (heads, heads[:, :4], heads[:, :4], cu, cu, 1, 1, 0.125),
+    }
+    return lambda: op(name)(*arguments[name])
+
+
+def forms(call: Callable[[], Any], arch: int) -> list[Any]:
+    """What the launches of a call are compiled for."""
+    sources = [aot.source(launch) for launch in aot.recorded(call, arch)]
+    return [(each.signature, each.constants, each.attrs) for each in sources]
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in ("segment_sums", *IMAGES)])
 def test_no_number_of_rows_is_compiled_for_itself(name: str, arch: int) -> None:
-    def call(rows: int) -> Callable[[], Any]:
-        x = torch.zeros(rows, 768).half()
-        cu = torch.arange(rows + 1, dtype=torch.int32)
-        heads = x.view(rows, 12, 64)
-        return {
-            "linear": lambda: linear(x, torch.zeros(768, 768).half()),
-            "int8_linear": lambda: int8_linear(
-                x, torch.zeros(768, 768, dtype=torch.int8), torch.zeros(768)
-            ),
-            "bias_act": lambda: bias_act(x, None, "gelu"),
-            "attention_varlen": lambda: attention_varlen(heads, heads, heads, cu, cu, 1, 1, 0.125),
-        }[name]
-
-    def forms(rows: int) -> list[Any]:
-        sources = [aot.source(launch) for launch in aot.recorded(call(rows), arch)]
-        return [(each.signature, each.constants, each.attrs) for each in sources]
-
-    assert forms(1) == forms(16) == forms(17)
+    found = [forms(with_rows(name, rows), arch) for rows in (1, 16, 17)]
+    assert found[0] and found[0] == found[1] == found[2]
 
 
-def test_attention_in_float32(arch: int) -> None:
-    assert checked(attention(64, torch.float32), arch).count(TENSOR_CORE[arch, False]) == 0
+def test_no_number_of_chunks_is_compiled_for_itself(arch: int) -> None:
+    """A text that is written on passes every number of them, a multiple of 16 among others."""
 
+    def call(chunks: int) -> Callable[[], Any]:
+        q, keys = torch.zeros(1, 8, 64).half(), torch.zeros(chunks * CHUNK, 2, 64).half()
+        cu_q, cu_k = (torch.tensor([0, n], dtype=torch.int32) for n in (1, len(keys)))
+        return lambda: op("attention_grouped")(q, keys, keys, cu_q, cu_k, 1, len(keys), 0.125, True)
 
-def test_two_attention_blocks_share_a_multiprocessor(arch: int) -> None:
-    binary = aot.compiled(aot.recorded(attention(64, torch.float16), arch)[0], arch)
-    assert binary.blocks_per_sm(arch) >= 2
+    found = [forms(call(chunks), arch) for chunks in (2, 16, 17)]
+    assert len(found[0]) == 2 and found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("rows", [FEW_ROWS, FEW_ROWS + 1], ids=["few", "many"])

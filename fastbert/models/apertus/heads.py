@@ -131,7 +131,7 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
         """Say what an engine may score: columns of a number, where nobody changed how."""
         kind = type(self)
         own = kind.score is ApertusForCausalLM.score and kind.scores is ApertusForCausalLM.scores
-        own = own and not vars(self).keys() & {"score", "scores"}
+        own = own and "score" not in vars(self) and "scores" not in vars(self)
         plain = own and type(keep) is int and keep >= 0
         return Scored(self.lm_head, keep if plain else 0, plain)
 

@@ -189,7 +189,7 @@ class ApertusModel(ApertusPreTrainedModel):
             The hidden states, or a ScoredEncoding.
         """
         form = Form(wanted, scored)
-        if torch.compiler.is_exporting():
+        if torch.compiler._is_exporting_flag:
             refuse_export()
         if torch.compiler.is_compiling():
             return _untraced(self, inputs, form)
