@@ -91,6 +91,11 @@ function(fastbert_add_isa_objects target)
       if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         target_compile_options(${objects} PRIVATE -Wno-maybe-uninitialized)
       endif()
+      if(isa STREQUAL "scalar")
+        # Sums are written as integers and floats in the same memory. Vectors may alias all else, plain
+        # numbers may not: GCC 12 (-fipa-modref) left out the stores of join_halves.
+        target_compile_options(${objects} PRIVATE -fno-strict-aliasing)
+      endif()
       target_sources(${target} PRIVATE $<TARGET_OBJECTS:${objects}>)
       fastbert_check_isolation(${objects} ${op}_kernels_${isa})
     endforeach()

@@ -11,6 +11,9 @@ namespace {
 
 constexpr index_t kMaxWidth = index_t{1} << 20;
 
+// Weights of a model that caches are taken to keep from pass to pass.
+constexpr index_t kCached = index_t{16} << 20;
+
 DType packed_dtype(const char* owner, Precision precision) {
     switch (precision) {
         case Precision::f32:
@@ -166,6 +169,7 @@ void PackedMemory::pack(PackedProjection& projection, const ProjectionSource& so
                          "were announced " + std::to_string(room_ - used_) + " are left.");
     }
     projection.pack(source, bytes_.data() + used_);
+    projection.streamed = room_ > kCached;
     used_ += bytes;
 }
 

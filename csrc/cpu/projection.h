@@ -57,6 +57,7 @@ struct PackedProjection {
     Precision precision = Precision::f32;
     index_t packed_size = 0;               // bytes
     const std::uint8_t* packed = nullptr;  // in memory that outlives the projection
+    bool streamed = false;                 // GemmArgs::streamed
     std::vector<float> weight_scale;       // (n), s8 only
     std::vector<Float32Param> biases;      // side by side they are (n); or none
     std::vector<float> factor;             // (width) or empty

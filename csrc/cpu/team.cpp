@@ -70,6 +70,7 @@ GemmArgs gemm_args(const PackedProjection& p, const Operand& x, index_t rows) {
     args.x_zero_point = x.zero_point;
     args.x_halves = p.precision == Precision::w8a16;
     args.packed = p.packed;
+    args.streamed = p.streamed;
     args.w_scale = p.scale();
     if (p.biases.size() == 1) args.bias = p.biases[0].get();
     return args;
@@ -96,7 +97,11 @@ void Team::gemm(const PackedProjection& p, const GemmArgs& args) const {
         return;
     }
     const index_t parts = std::min<index_t>(panels, 2 * threads);
-    parallel_for(parts, threads, [&](index_t part, int w) {
+    parallel_for(parts, threads, [&](index_t task, int w) {
+        // A thread's second part lies behind its first: weights are fetched a page ahead.
+        const index_t part = parts < 2 * threads ? task
+                             : task < threads    ? 2 * task
+                                                 : 2 * (task - threads) + 1;
         range(args, panels * part / parts, panels * (part + 1) / parts,
               gemm_scratch + w * scratch_step);
     });

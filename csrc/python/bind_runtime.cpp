@@ -1,5 +1,7 @@
+#include <cstdint>
 #include <string>
 
+#include "cpu/aligned_bytes.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/openmp.h"
@@ -51,6 +53,13 @@ void bind_runtime(py::module_& m) {
     m.def(
         "set_isa", [](const std::string& name) { set_active(isa_from_name(name)); }, py::arg("isa"),
         "Use another instruction set from now on. ValueError if unknown or not usable here.");
+    m.def(
+        "ask_for_huge_pages",
+        [](std::uintptr_t address, index_t bytes) {
+            ask_for_huge_pages(reinterpret_cast<void*>(address), bytes);
+        },
+        py::arg("address"), py::arg("bytes"),
+        "Have memory that was not written yet taken from huge pages, where the kernel has some.");
     m.def("num_threads", max_threads, "Threads a call may use, the caller included.");
     m.def("set_num_threads", set_max_threads, py::arg("threads"), "ValueError below 1.");
     m.def(

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastbert.layers.cache_room import Room, with_room
 from fastbert.layers.kv_cache import CacheLayer, DynamicCache, StaticCache
 from fastbert.ops.operands import obstacle
+from fastbert.runtime.pages import lasting
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _room_of(layer: CacheLayer, sizes: CacheSizes, capacity: int, at_least: int 
             if (batch, heads, dim) == (shape[0], *shape[2:]) and held >= needed:
                 return room
         layer.room = None  # its memory goes before the new one's comes
-        made = [torch.empty(shape, dtype=sizes.dtype, device="cpu") for _ in range(2)]
+        made = [lasting(shape, sizes.dtype, torch.device("cpu")) for _ in range(2)]
         layer.room = Room(made[0].transpose(1, 2), made[1].transpose(1, 2))
         return layer.room
     if room is not None and room.holds(keys, values, needed):

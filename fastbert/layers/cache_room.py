@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastbert.runtime.pages import lasting
+
 # The least number of tokens that room is made for; it doubles from there.
 LEAST_ROOM = 64
 
@@ -49,7 +51,7 @@ def with_room(old: Tensor, capacity: int) -> Tensor:
     A token's heads stand together in it, as attention reads them.
     """
     batch, heads, tokens, dim = old.shape
-    memory = old.new_empty(batch, capacity, heads, dim).transpose(1, 2)
+    memory = lasting((batch, capacity, heads, dim), old.dtype, old.device).transpose(1, 2)
     memory[:, :, :tokens] = old
     return memory
 
@@ -57,7 +59,7 @@ def with_room(old: Tensor, capacity: int) -> Tensor:
 def with_rows(old: Tensor, rows: Sequence[int], capacity: int) -> Tensor:
     """Copy these sequences of keys or values, in this order, as with_room() copies all."""
     _, heads, tokens, dim = old.shape
-    memory = old.new_empty(len(rows), capacity, heads, dim).transpose(1, 2)
+    memory = lasting((len(rows), capacity, heads, dim), old.dtype, old.device).transpose(1, 2)
     for to, row in enumerate(rows):
         memory[to, :, :tokens] = old[row]
     return memory

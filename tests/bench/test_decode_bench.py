@@ -50,6 +50,18 @@ def test_a_step_reads_weights_and_the_keys_and_values_of_the_text() -> None:
     assert case.bound(shape, found, "fp32") == pytest.approx(0.05 * (4 * shape.weights + 336))
 
 
+def test_two_products_take_twice_the_arithmetic_and_read_no_more() -> None:
+    shape = DecoderShape("one", 3, 4, 8, 2, 1, 10)
+    slow = Peak(1, fp32=1e12, bf16=1e12, int8=1e3, read=1e12)
+    case = Case.of("prefill-7", 5)
+    assert case.bound(shape, slow, "int8", 2) == pytest.approx(
+        2e-3 * shape.prefill_operations(7), rel=1e-9
+    )
+    found = Peak(1, fp32=1e12, bf16=1e12, int8=1e12, read=100.0)
+    step = Case.of("decode-1", 5)
+    assert step.bound(shape, found, "int8", 2) == step.bound(shape, found, "int8")
+
+
 def test_llama_cpp_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTBERT_BENCH_NODE", raising=False)
     reason = llama_cpp_engine.unavailable()

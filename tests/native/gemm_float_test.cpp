@@ -21,6 +21,7 @@ struct FloatCase {
     bool with_bias = true;
     bool with_residual = false;
     index_t x_gap = 3;
+    bool streamed = false;
 };
 
 // The operands of a case, which are the same for every instruction set.
@@ -46,6 +47,7 @@ struct FloatProblem {
         g.x_dtype = c.dtype;
         g.x_stride = x.stride();
         g.packed = packed.data();
+        g.streamed = c.streamed;
         if (c.with_bias) {
             g.bias = bias.data();
             g.bias_dtype = c.dtype;
@@ -194,6 +196,25 @@ TEST(gemm_float_staged_rows) {
         c.x_gap = 16;
         FloatProblem in_place(c);
         test::for_each_isa([&](Isa) { CHECK(staged.run().bytes() == in_place.run().bytes()); });
+    }
+}
+
+// Weights that come from memory are passed a page at a time: same bits as panel by panel.
+TEST(gemm_float_streamed_weights) {
+    for (DType dtype : kTypes) {
+        for (index_t k : {1, 2, 63, 64, 65, 301, 1030}) {
+            for (index_t rows : {1, 2, 3, 5, 14, 15, 29, 43, 56, 57}) {
+                FloatCase c{{rows, 75, k}, dtype, dtype, Activation::relu, true, true};
+                FloatProblem kept(c);
+                c.streamed = true;
+                FloatProblem streamed(c);
+                test::for_each_isa([&](Isa isa) {
+                    CHECK_MSG(streamed.run().bytes() == kept.run().bytes(),
+                              std::string(name_of(isa)) + ": " + std::to_string(rows) +
+                                  " rows, K = " + std::to_string(k));
+                });
+            }
+        }
     }
 }
 

@@ -168,6 +168,7 @@ struct Problem {
     Matrix x, residual;
     std::vector<std::int8_t> w;
     std::vector<float> w_scale, bias;
+    bool streamed = false;
 
     Problem(index_t rows_, index_t n_, index_t k_, DType dtype_, std::uint64_t seed)
         : rows(rows_),
@@ -196,6 +197,7 @@ struct Problem {
         g.x_dtype = dtype;
         g.x_stride = x.stride();
         g.packed = packed.data();
+        g.streamed = streamed;
         g.bias = bias.data();
         g.activation = activation;
         g.activation_params.a = 0.3f;
@@ -238,10 +240,14 @@ void check_exact(Problem&& p) {
         for (index_t j = 0; j < p.n; ++j) want.push_back(p.exact(h, r, j));
     }
     test::for_each_isa([&](Isa isa) {
-        const std::vector<double> got = p.run(Activation::none, DType::f32, 0, p.rows).values();
-        CHECK_MSG(std::equal(want.begin(), want.end(), got.begin(), got.end()),
-                  std::string(name_of(isa)) + ": " + std::to_string(p.rows) + " rows, " +
-                      std::to_string(p.n) + " columns");
+        for (bool streamed : {false, true}) {
+            p.streamed = streamed;
+            const Matrix out = p.run(Activation::none, DType::f32, 0, p.rows);
+            const std::vector<double> got = out.values();
+            CHECK_MSG(std::equal(want.begin(), want.end(), got.begin(), got.end()),
+                      std::string(name_of(isa)) + ": " + std::to_string(p.rows) + " rows, " +
+                          std::to_string(p.n) + " columns" + (streamed ? ", streamed" : ""));
+        }
     });
 }
 

@@ -16,14 +16,23 @@ namespace decode_detail {
 constexpr index_t kBlock = 16;
 static_assert(kBlock % F32::lanes == 0, "a block is whole vectors of scores");
 
-// Brings the row of the next block that stands where this one does.
+// The rows of the same head that are read after those at work: of the next block, or of the values
+// behind the last keys. Into L2, since a block of all heads and the next one fill L1.
 template <typename T>
-inline void prefetch_row(const T* row, index_t head_dim) {
-    const char* const end = reinterpret_cast<const char*>(row + head_dim);
-    for (const char* at = reinterpret_cast<const char*>(row); at < end; at += 64) {
-        __builtin_prefetch(at, 0, 3);
+struct Ahead {
+    const T* rows;  // null: none
+    index_t stride;
+
+    // Brings `count` elements of row j.
+    void fetch(index_t j, index_t first, index_t count) const {
+        if (rows == nullptr) return;
+        const T* const from = rows + j * stride + first;
+        const char* const end = reinterpret_cast<const char*>(from + count);
+        for (const char* at = reinterpret_cast<const char*>(from); at < end; at += 64) {
+            __builtin_prefetch(at, 0, 2);
+        }
     }
-}
+};
 
 // Lane by lane products of `group` queries with one key, which is loaded once.
 template <int group, typename T>
@@ -46,8 +55,9 @@ inline void multiply_key(const float* q, index_t q_stride, const T* key, index_t
 
 // scores[g][j] = scale * <q[g], k[j]> for `group` queries and the keys of a block.
 template <int group, typename T>
-inline void scores_of(const float* q, index_t q_stride, const T* k, index_t stride, index_t keys,
-                      index_t head_dim, float scale, float* scores) {
+inline void scores_of(const float* q, index_t q_stride, const T* k, index_t stride,
+                      const Ahead<T>& ahead, index_t keys, index_t head_dim, float scale,
+                      float* scores) {
     constexpr int lanes = F32::lanes;
     for (index_t first = 0; first < keys; first += lanes) {
         const int count = static_cast<int>(keys - first < lanes ? keys - first : lanes);
@@ -55,9 +65,8 @@ inline void scores_of(const float* q, index_t q_stride, const T* k, index_t stri
         for (int j = 0; j < lanes; ++j) {
             F32 sums[group];
             if (j < count) {
-                const T* const row = k + (first + j) * stride;
-                prefetch_row(row + kBlock * stride, head_dim);
-                multiply_key<group>(q, q_stride, row, head_dim, sums);
+                ahead.fetch(first + j, 0, head_dim);
+                multiply_key<group>(q, q_stride, k + (first + j) * stride, head_dim, sums);
             }
             for (int g = 0; g < group; ++g) products[g][j] = j < count ? sums[g] : zero();
         }
@@ -68,10 +77,13 @@ inline void scores_of(const float* q, index_t q_stride, const T* k, index_t stri
     }
 }
 
-// out[g][columns] += sum_j p[g][j] v[j][columns], of `vectors` vectors of columns.
+// out[g][columns] += sum_j p[g][j] v[j][columns], of `vectors` vectors of columns from `column` on.
 template <int group, int vectors, typename T, typename Extent>
-inline void weigh_columns(const float* p, const T* v, index_t stride, index_t keys, float* out,
-                          index_t out_stride, Extent extent) {
+inline void weigh_columns(const float* p, const T* v, index_t stride, const Ahead<T>& ahead,
+                          index_t keys, index_t column, float* out, index_t out_stride,
+                          Extent extent) {
+    v += column;
+    out += column;
     F32 sums[group][vectors];
     for (int g = 0; g < group; ++g) {
         for (int c = 0; c < vectors; ++c) {
@@ -80,7 +92,7 @@ inline void weigh_columns(const float* p, const T* v, index_t stride, index_t ke
     }
     for (index_t j = 0; j < keys; ++j) {
         const T* const row = v + j * stride;
-        prefetch_row(row + kBlock * stride, vectors * F32::lanes);
+        ahead.fetch(j, column, vectors * F32::lanes);
         F32 values[vectors];
         for (int c = 0; c < vectors; ++c) values[c] = load(row + c * F32::lanes, extent);
         for (int g = 0; g < group; ++g) {
@@ -96,18 +108,18 @@ inline void weigh_columns(const float* p, const T* v, index_t stride, index_t ke
 }
 
 template <int group, typename T>
-inline void weigh(const float* p, const T* v, index_t stride, index_t keys, index_t head_dim,
-                  float* out, index_t out_stride) {
+inline void weigh(const float* p, const T* v, index_t stride, const Ahead<T>& ahead, index_t keys,
+                  index_t head_dim, float* out, index_t out_stride) {
     constexpr int wide = 4;
     index_t i = 0;
     for (; i + wide * F32::lanes <= head_dim; i += wide * F32::lanes) {
-        weigh_columns<group, wide>(p, v + i, stride, keys, out + i, out_stride, Whole{});
+        weigh_columns<group, wide>(p, v, stride, ahead, keys, i, out, out_stride, Whole{});
     }
     for (; i + F32::lanes <= head_dim; i += F32::lanes) {
-        weigh_columns<group, 1>(p, v + i, stride, keys, out + i, out_stride, Whole{});
+        weigh_columns<group, 1>(p, v, stride, ahead, keys, i, out, out_stride, Whole{});
     }
     if (i < head_dim) {
-        weigh_columns<group, 1>(p, v + i, stride, keys, out + i, out_stride,
+        weigh_columns<group, 1>(p, v, stride, ahead, keys, i, out, out_stride,
                                 Part{static_cast<int>(head_dim - i)});
     }
 }
@@ -157,10 +169,11 @@ class Chunk {
 
     void run() const {
         load_queries();
-        each_block(args_.k, args_.k_row_stride, args_.k_head_stride,
-                   [&](index_t head, const T* k, index_t first, index_t keys) {
-                       score(head, k, first, keys);
-                   });
+        const Rows keys = rows(args_.k, args_.k_row_stride, args_.k_head_stride);
+        const Rows values = rows(args_.v, args_.v_row_stride, args_.v_head_stride);
+        each_block(keys, &values,
+                   [&](index_t head, const T* k, const Ahead<T>& ahead, index_t first,
+                       index_t count) { score(head, k, ahead, first, count); });
         for (index_t head = 0; head < task_.heads; ++head) {
             for (index_t g = 0; g < group_; ++g) {
                 float* const part = part_of(head, g);
@@ -168,10 +181,9 @@ class Chunk {
                 std::memset(part + 16, 0, static_cast<std::size_t>(padded_) * sizeof(float));
             }
         }
-        each_block(args_.v, args_.v_row_stride, args_.v_head_stride,
-                   [&](index_t head, const T* v, index_t first, index_t keys) {
-                       add_values(head, v, first, keys);
-                   });
+        each_block(values, nullptr,
+                   [&](index_t head, const T* v, const Ahead<T>& ahead, index_t first,
+                       index_t count) { add_values(head, v, ahead, first, count); });
     }
 
   private:
@@ -198,30 +210,52 @@ class Chunk {
         }
     }
 
-    // body(head, rows, first, keys): the rows of a head, keys [first, first + keys) of the task.
-    template <class Body>
-    void each_block(const void* rows, index_t row_stride, index_t head_stride, Body&& body) const {
+    // The keys or the values of the task.
+    struct Rows {
+        const T* first;  // of the task's first head
+        index_t row_stride, head_stride;
+        const T* at(index_t row, index_t head) const {
+            return first + row * row_stride + head * head_stride;
+        }
+    };
+
+    Rows rows(const void* memory, index_t row_stride, index_t head_stride) const {
         const index_t begin = args_.sequences[task_.sequence].first_key + task_.first;
-        const T* const base = static_cast<const T*>(rows) + task_.first_head * head_stride;
+        const T* const base = static_cast<const T*>(memory);
+        return {base + begin * row_stride + task_.first_head * head_stride, row_stride,
+                head_stride};
+    }
+
+    // body(head, rows, ahead, first, keys): the rows of a head, keys [first, first + keys) of the
+    // task. Those of `next` are read behind the last of them.
+    template <class Body>
+    void each_block(const Rows& rows, const Rows* next, Body&& body) const {
         for (index_t first = 0; first < task_.count; first += kBlock) {
-            const index_t left = task_.count - first;
+            const index_t left = task_.count - first, keys = left < kBlock ? left : kBlock;
             for (index_t head = 0; head < task_.heads; ++head) {
-                body(head, base + (begin + first) * row_stride + head * head_stride, first,
-                     left < kBlock ? left : kBlock);
+                Ahead<T> ahead{nullptr, rows.row_stride};
+                // A last block may have fewer rows than this one: what lies behind is not read.
+                if (left > kBlock) {
+                    ahead.rows = rows.at(first + kBlock, head);
+                } else if (next != nullptr) {
+                    ahead = {next->at(0, head), next->row_stride};
+                }
+                body(head, rows.at(first, head), ahead, first, keys);
             }
         }
     }
 
-    void score(index_t head, const T* k, index_t first, index_t keys) const {
+    void score(index_t head, const T* k, const Ahead<T>& ahead, index_t first, index_t keys) const {
         each_few(group_, [&](auto size, index_t g) {
-            scores_of<size>(query(head, g), padded_, k, args_.k_row_stride, keys, args_.head_dim,
-                            args_.scale, scores(head, g) + first);
+            scores_of<size>(query(head, g), padded_, k, args_.k_row_stride, ahead, keys,
+                            args_.head_dim, args_.scale, scores(head, g) + first);
         });
     }
 
-    void add_values(index_t head, const T* v, index_t first, index_t keys) const {
+    void add_values(index_t head, const T* v, const Ahead<T>& ahead, index_t first,
+                    index_t keys) const {
         each_few(group_, [&](auto size, index_t g) {
-            weigh<size>(scores(head, g) + first, v, args_.v_row_stride, keys, args_.head_dim,
+            weigh<size>(scores(head, g) + first, v, args_.v_row_stride, ahead, keys, args_.head_dim,
                         part_of(head, g) + 16, part_);
         });
     }

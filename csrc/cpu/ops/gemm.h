@@ -62,6 +62,9 @@ struct GemmArgs {
     DType out_dtype = DType::f32;
     index_t out_stride = 0;
 
+    // The weights come from memory: they are part of more than caches keep from call to call.
+    bool streamed = false;
+
     // u8 x s8 only: x ~ x_scale[row] * (q - x_zero_point[row]), W ~ w_scale[column] * qweight.
     const float* x_scale = nullptr;
     const std::int32_t* x_zero_point = nullptr;

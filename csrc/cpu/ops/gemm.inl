@@ -78,6 +78,13 @@ StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
     }
 }
 
+// Weights of one product that a cache is taken to keep from call to call.
+constexpr index_t kCachedProduct = index_t{8} << 20;
+
+// Tiles of rows below which reading weights from memory takes long beside multiplying them. From
+// here on a panel waits in L2 while they pass.
+constexpr index_t kFewTiles = 4;
+
 template <typename D>
 class RangeGemm {
   public:
@@ -90,10 +97,12 @@ class RangeGemm {
         const PackedHeader h = header_of(args.packed);
         column_sums_ = reinterpret_cast<const std::int32_t*>(args.packed + sizeof(PackedHeader));
         panels_ = args.packed + sizeof(PackedHeader) + column_sum_bytes(h);
-        bytes_ = h.bytes;
+        streamed_ = args.streamed || h.bytes > kCachedProduct;
         tile_.panel_bytes = panel_bytes(h);
         tile_.words = args.k / D::kGroup;
         tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (D::kWordBytes / D::kGroup);
+        tile_.begin = 0;
+        tile_.end = tile_.words;
         tile_.sums = sums_;
     }
 
@@ -104,7 +113,12 @@ class RangeGemm {
         const index_t planes = integer ? gemm_planes(g_) : 1;
         const index_t rows = (row_end - row_begin) * planes;
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
-        short_ = tiles > 1 && tiles <= kSharing && rows - (tiles - 2) * D::kRows <= 2 * kShort;
+        if (streamed_ && tiles <= kFewTiles) {
+            for (index_t p = panel_begin_; p < panel_end_; ++p) {
+                stream_panel(p, row_begin, rows, tiles, x);
+            }
+            return;
+        }
         for (index_t p = panel_begin_; p < panel_end_;) {
             int panels = 1;
             if (tiles == 1 && p + panels_at_once<D>(static_cast<int>(rows)) <= panel_end_) {
@@ -112,10 +126,7 @@ class RangeGemm {
             }
             index_t row = 0;
             for (index_t left = tiles; left > 0; --left) {
-                const index_t rest = rows - row;
-                int count = tile_rows(rest, left);
-                // Both halves of a row are summed by the same tile.
-                if (count % planes != 0) ++count;
+                const int count = tile_rows(rows - row, left);
                 tile_.x = x.x + row * x.stride;
                 tile_.x_stride = x.stride;
                 prefetch(p, count, tiles, left);
@@ -127,46 +138,65 @@ class RangeGemm {
     }
 
   private:
-    static constexpr int kShort = 9, kSharing = 4;
+    static constexpr index_t kVector = index_t{D::kLanes} * D::kLaneBytes;
+    static constexpr index_t kPage = 4096;
+    // Eight rows pass a page sooner than memory answers.
+    static constexpr index_t kAhead = 2 * kPage;
 
-    static int tile_rows(index_t rest, index_t tiles_left) {
+    int tile_rows(index_t rest, index_t tiles_left) const {
         if (tiles_left > 2) return D::kRows;
-        return static_cast<int>(tiles_left == 2 ? (rest + 1) / 2 : rest);
+        const int count = static_cast<int>(tiles_left == 2 ? (rest + 1) / 2 : rest);
+        // Both halves of a row are summed by the same tile.
+        return integer && g_.x_halves ? count + count % 2 : count;
     }
 
-    // More than a few rows have the last of their tiles bring the next panel. A tile of at most
-    // kShort rows is done before so much is there, so several share the panel; so do the last two
-    // where no cache holds the weights, and halves double the tiles. One tile alone takes the
-    // weights a page ahead, over the end of the panel into the next. Weights that are in L2 anyway
-    // are left alone: there it costs more than it brings. docs/lab/small-batches.md has the times.
-    void prefetch(index_t panel, int x_rows, index_t tiles, index_t left) {
-        constexpr index_t page = 4096, cached = index_t{8} << 20;
-        constexpr index_t vector = index_t{D::kLanes} * D::kLaneBytes;
-        constexpr bool lines = 2 * vector > 64;  // a word of a panel is two of them
+    // A panel that comes from memory, for a few tiles of rows: a page of it at a time for all of
+    // them, of whom the first brings what lies further on, over the end of the panel. Were whole
+    // panels passed by one tile after the other, memory would wait for the others.
+    void stream_panel(index_t panel, index_t row_begin, index_t rows, index_t tiles,
+                      const StagedRows& x) {
+        constexpr index_t row_sums = index_t{4} * columns;
+        constexpr index_t page_words = kPage / (2 * kVector);
+        // Sums of chunks are added in the order of the chunks, whatever is taken at a time.
+        constexpr index_t least = D::kChunk == kNoChunk ? page_words : D::kChunk;
+        const index_t step = tiles == 1 ? tile_.words : least;
         const bool halves = integer && g_.x_halves;
-        const bool streamed = halves || bytes_ > cached;
+        const TileSums done{sums_, row_sums, row_begin, static_cast<int>(halves ? rows / 2 : rows),
+                            panel * columns};
+        prefetch_out(g_, done, columns);
+        tile_.panel = panels_ + panel * tile_.panel_bytes;
+        tile_.prefetch = tile_.panel + kAhead;
+        tile_.x_stride = x.stride;
+        index_t begin = 0;
+        do {
+            tile_.begin = begin;
+            tile_.end = tile_.words - begin < step ? tile_.words : begin + step;
+            index_t row = 0;
+            for (index_t left = tiles; left > 0; --left) {
+                const int count = tile_rows(rows - row, left);
+                tile_.x = x.x + row * x.stride;
+                tile_.sums = sums_ + row * row_sums;
+                tile_.fetch = row == 0 ? Fetch::near : Fetch::none;
+                Tiles<D>::by_rows[count](tile_);
+                row += count;
+            }
+            begin = tile_.end;
+        } while (begin < tile_.words);
+        finish_panels<integer>(g_, column_sums_, sums_, done, columns, 1);
+    }
+
+    // More than a few rows have the last of their tiles bring the next panel. Where no cache holds
+    // the weights, it waits for memory: the last two share the panel.
+    void prefetch(index_t panel, int x_rows, index_t tiles, index_t left) {
         const std::uint8_t* own = panels_ + panel * tile_.panel_bytes;
-        const bool more = panel + 1 < panel_end_;
-        tile_.prefetch = own;
-        tile_.prefetch_half = false;
-        tile_.prefetch_step = 2 * vector;
-        if (tiles == 1 && (halves || x_rows < 5)) {
-            tile_.prefetch = streamed ? own + page : nullptr;
-        } else if (x_rows < 5) {
-            tile_.prefetch = nullptr;
-        } else if (!more) {
-            return;
-        } else if (lines && short_ && !integer) {
-            // All of them: one piece each, a line a word, of which those of four tiles overlap.
-            tile_.prefetch += tile_.panel_bytes;
-            tile_.prefetch += (tiles - left) * (2 * tile_.words / tiles) * vector;
-            tile_.prefetch_half = true;
-            tile_.prefetch_step = vector;
-        } else if (lines && (short_ || streamed) && tiles > 1 && left <= 2) {
-            tile_.prefetch += tile_.panel_bytes + (left - 1) * vector;
-            tile_.prefetch_half = true;
+        tile_.fetch = Fetch::none;
+        if (x_rows < 5 || panel + 1 == panel_end_) return;
+        tile_.prefetch = own + tile_.panel_bytes;
+        if (streamed_ && tiles > 1 && left <= 2 && 2 * kVector > 64) {
+            tile_.prefetch += (left - 1) * kVector;
+            tile_.fetch = Fetch::half;
         } else if (left == 1) {
-            tile_.prefetch += tile_.panel_bytes;
+            tile_.fetch = Fetch::both;
         }
     }
 
@@ -186,14 +216,13 @@ class RangeGemm {
     }
 
     // Zeroed, since lanes of F32 and of the dot may differ and no read may find what was never set.
-    alignas(64) std::uint8_t sums_[index_t{4} * columns * (D::kRows > 4 ? D::kRows : 4)] = {};
+    alignas(64) std::uint8_t sums_[index_t{4} * columns * kFewTiles * D::kRows] = {};
     const GemmArgs& g_;
     index_t panel_begin_, panel_end_;
     const std::int32_t* column_sums_;
     const std::uint8_t* panels_;
-    index_t bytes_;
+    bool streamed_;
     TileArgs tile_{};
-    bool short_ = false;  // whether the last two tiles have at most kShort rows
 };
 
 }  // namespace

@@ -9,19 +9,27 @@
 namespace fastbert {
 namespace {
 
+// What a tile brings into a cache while it multiplies: of each word of a panel nothing, one of the
+// two vectors or both into L2, or both into L1.
+enum class Fetch { none, half, both, near };
+
 struct TileArgs {
     const std::uint8_t* x;  // first row, already of the dot's element type
     index_t x_stride;       // bytes
     index_t words;          // whole words of K
     int tail_bytes;         // of x in the last, partial word
+    index_t begin, end;     // of the words that are multiplied; the last of them bring the tail
     const std::uint8_t* panel;
     index_t panel_bytes;
-    const std::uint8_t* prefetch;  // what to bring into L2 meanwhile, of each panel; null where few
-                                   // rows are to leave that to the hardware
-    bool prefetch_half;            // one vector a word, rather than two
-    index_t prefetch_step;         // bytes a word
-    std::uint8_t* sums;            // (rows, panels * 2 * kLanes) 4-byte sums, written
+    const std::uint8_t* prefetch;  // in the place of `panel`, where there is something to fetch
+    Fetch fetch;
+    std::uint8_t* sums;  // (rows, panels * 2 * kLanes) 4-byte sums, written; where words before
+                         // `begin` were multiplied, theirs are read
 };
+
+// What becomes of the sums that are there when a chunk begins: nothing; it goes on with them; its
+// own are added to them.
+enum class Before { nothing, resumed, added };
 
 // A compiler must keep acc in registers for the whole loop (28 of 32 for 14 rows on AVX-512): every
 // loop over it is unrolled, and none of its elements is ever addressed.
@@ -33,21 +41,23 @@ struct TileArgs {
 
 template <typename D, int rows, int panels>
 inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_stride,
-                       index_t first_word, index_t words, bool first) {
+                       index_t first_word, index_t words, Before before) {
     constexpr int vectors = 2 * panels;
     constexpr index_t vector_bytes = index_t{D::kLanes} * D::kLaneBytes;
     constexpr index_t sum_bytes = index_t{D::kLanes} * 4;
     // Four panels at once are four streams, which the hardware's own prefetch follows.
-    const bool prefetch = panels < 4 && (rows >= 5 || t.prefetch != nullptr);
+    const bool prefetch = panels < 4 && t.fetch != Fetch::none;
+    const auto sums_at = [&](int i, int j) { return t.sums + (i * vectors + j) * sum_bytes; };
     typename D::Acc acc[rows][vectors];
     FASTBERT_UNROLL
     for (int i = 0; i < rows; ++i) {
         FASTBERT_UNROLL
-        for (int j = 0; j < vectors; ++j) acc[i][j] = D::zero();
+        for (int j = 0; j < vectors; ++j) {
+            acc[i][j] = before == Before::resumed ? D::load(sums_at(i, j)) : D::zero();
+        }
     }
     const std::uint8_t* w = t.panel + first_word * 2 * vector_bytes;
-    const index_t step = t.prefetch_step;
-    const std::uint8_t* ahead = prefetch ? t.prefetch + first_word * step : nullptr;
+    const std::uint8_t* ahead = prefetch ? t.prefetch + first_word * 2 * vector_bytes : nullptr;
     for (index_t k = 0; k < words; ++k) {
         typename D::Right right[vectors];
         FASTBERT_UNROLL
@@ -58,12 +68,19 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
             FASTBERT_UNROLL
             for (int j = 0; j < panels; ++j) {
                 const std::uint8_t* line = ahead + j * t.panel_bytes;
+                if (t.fetch == Fetch::near) {
+                    __builtin_prefetch(line, 0, 3);
+                    if constexpr (2 * vector_bytes > 64) {
+                        __builtin_prefetch(line + vector_bytes, 0, 3);
+                    }
+                    continue;
+                }
                 __builtin_prefetch(line, 0, 2);
                 if constexpr (2 * vector_bytes > 64) {
-                    if (!t.prefetch_half) __builtin_prefetch(line + vector_bytes, 0, 2);
+                    if (t.fetch == Fetch::both) __builtin_prefetch(line + vector_bytes, 0, 2);
                 }
             }
-            ahead += step;
+            ahead += 2 * vector_bytes;
         }
         FASTBERT_UNROLL
         for (int i = 0; i < rows; ++i) {
@@ -80,19 +97,21 @@ inline void tile_chunk(const TileArgs& t, const std::uint8_t* x, index_t x_strid
     for (int i = 0; i < rows; ++i) {
         FASTBERT_UNROLL
         for (int j = 0; j < vectors; ++j) {
-            std::uint8_t* p = t.sums + (i * vectors + j) * sum_bytes;
-            D::store(p, first ? acc[i][j] : D::add(D::load(p), acc[i][j]));
+            std::uint8_t* const p = sums_at(i, j);
+            D::store(p, before == Before::added ? D::add(D::load(p), acc[i][j]) : acc[i][j]);
         }
     }
 }
 
 template <typename D, int rows, int panels>
 void tile(const TileArgs& t) {
-    for (index_t k = 0; k < t.words; k += D::kChunk) {
-        const index_t words = t.words - k < D::kChunk ? t.words - k : D::kChunk;
-        tile_chunk<D, rows, panels>(t, t.x + D::kWordBytes * k, t.x_stride, k, words, k == 0);
+    constexpr Before further = D::kChunk == kNoChunk ? Before::resumed : Before::added;
+    for (index_t k = t.begin; k < t.end; k += D::kChunk) {
+        const index_t words = t.end - k < D::kChunk ? t.end - k : D::kChunk;
+        tile_chunk<D, rows, panels>(t, t.x + D::kWordBytes * k, t.x_stride, k, words,
+                                    k == 0 ? Before::nothing : further);
     }
-    if (t.tail_bytes == 0) return;
+    if (t.end < t.words || t.tail_bytes == 0) return;
     // The last word of a row is completed with zeros here: its own memory may end with the row.
     constexpr int word = D::kWordBytes;
     std::uint8_t tail[rows * word] = {};
@@ -102,7 +121,8 @@ void tile(const TileArgs& t) {
             if (b < t.tail_bytes) tail[word * i + b] = end[b];
         }
     }
-    tile_chunk<D, rows, panels>(t, tail, word, t.words, 1, t.words == 0);
+    tile_chunk<D, rows, panels>(t, tail, word, t.words, 1,
+                                t.words == 0 ? Before::nothing : Before::added);
 }
 
 // Panels taken at once by a tile of this many rows: one row alone has only two chains of sums, and
