@@ -97,7 +97,7 @@ class RangeGemm {
         const PackedHeader h = header_of(args.packed);
         column_sums_ = reinterpret_cast<const std::int32_t*>(args.packed + sizeof(PackedHeader));
         panels_ = args.packed + sizeof(PackedHeader) + column_sum_bytes(h);
-        streamed_ = args.streamed || h.bytes > kCachedProduct;
+        large_ = h.bytes > kCachedProduct;
         tile_.panel_bytes = panel_bytes(h);
         tile_.words = args.k / D::kGroup;
         tile_.tail_bytes = static_cast<int>(args.k % D::kGroup) * (D::kWordBytes / D::kGroup);
@@ -113,7 +113,7 @@ class RangeGemm {
         const index_t planes = integer ? gemm_planes(g_) : 1;
         const index_t rows = (row_end - row_begin) * planes;
         const index_t tiles = (rows + D::kRows - 1) / D::kRows;
-        if (streamed_ && tiles <= kFewTiles) {
+        if (streams(rows, tiles)) {
             for (index_t p = panel_begin_; p < panel_end_; ++p) {
                 stream_panel(p, row_begin, rows, tiles, x);
             }
@@ -140,8 +140,18 @@ class RangeGemm {
   private:
     static constexpr index_t kVector = index_t{D::kLanes} * D::kLaneBytes;
     static constexpr index_t kPage = 4096;
+    static constexpr index_t kShort = 11;
     // Eight rows pass a page sooner than memory answers.
     static constexpr index_t kAhead = 2 * kPage;
+
+    // Whether weights come from memory, and reading them takes long beside multiplying them. 8-bit
+    // rows are multiplied in half the time of others, so that what tall tiles lose between pages
+    // counts for more (docs/lab/small-batches.md).
+    bool streams(index_t rows, index_t tiles) const {
+        if (!(g_.streamed || large_) || tiles > kFewTiles) return false;
+        if (!integer || g_.x_halves || tiles == 1) return true;
+        return tiles < kFewTiles && rows - (tiles - 2) * D::kRows <= 2 * kShort;
+    }
 
     int tile_rows(index_t rest, index_t tiles_left) const {
         if (tiles_left > 2) return D::kRows;
@@ -186,13 +196,15 @@ class RangeGemm {
     }
 
     // More than a few rows have the last of their tiles bring the next panel. Where no cache holds
-    // the weights, it waits for memory: the last two share the panel.
+    // the weights of this product alone, or halves double the tiles, it waits for memory: the last
+    // two share the panel.
     void prefetch(index_t panel, int x_rows, index_t tiles, index_t left) {
         const std::uint8_t* own = panels_ + panel * tile_.panel_bytes;
         tile_.fetch = Fetch::none;
         if (x_rows < 5 || panel + 1 == panel_end_) return;
         tile_.prefetch = own + tile_.panel_bytes;
-        if (streamed_ && tiles > 1 && left <= 2 && 2 * kVector > 64) {
+        const bool shared = large_ || (integer && g_.x_halves);
+        if (shared && tiles > 1 && left <= 2 && 2 * kVector > 64) {
             tile_.prefetch += (left - 1) * kVector;
             tile_.fetch = Fetch::half;
         } else if (left == 1) {
@@ -221,7 +233,7 @@ class RangeGemm {
     index_t panel_begin_, panel_end_;
     const std::int32_t* column_sums_;
     const std::uint8_t* panels_;
-    bool streamed_;
+    bool large_;
     TileArgs tile_{};
 };
 
