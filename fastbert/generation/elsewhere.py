@@ -41,7 +41,6 @@ _ASKS_NOTHING: dict[str, tuple[object, ...]] = {
     "penalty_alpha": (0.0,),
     "position_ids": (),
     "prefill_chunk_size": (),
-    "prefix_allowed_tokens_fn": (),
     "prompt_lookup_num_tokens": (),
     "speculation_type": (),
     "synced_gpus": (False,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,16 @@ from torch import Tensor
 from fastbert.generation.config import GenerationConfig
 
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+# From the number of a prompt and the ids of a text, those of the tokens that may follow.
+PrefixAllowedTokens = Callable[[int, Tensor], Iterable[int]]
 
 
 def processors(
-    settings: GenerationConfig, prompt: int, padding: Tensor, limit: int
+    settings: GenerationConfig,
+    prompt: int,
+    padding: Tensor,
+    limit: int,
+    prefix_allowed_tokens_fn: PrefixAllowedTokens | None = None,
 ) -> list[LogitsProcessor]:
     """List the changes of scores for whichever way a token is chosen, in transformers' order.
 
@@ -24,6 +30,7 @@ def processors(
         prompt: length of the prompts.
         padding: (rows,), columns of padding before each prompt.
         limit: length at which every text ends.
+        prefix_allowed_tokens_fn: says which tokens may follow a text; None allows all.
 
     Returns:
         Functions of ids so far (rows, length) and scores (rows, vocabulary) that return new scores.
@@ -48,6 +55,9 @@ def processors(
     least = settings.min_length if new is None else prompt + new
     if least > prompt and ends:
         steps.append(lambda ids, scores: _forbid_ends(ids, scores, ends, least))
+    if prefix_allowed_tokens_fn is not None:
+        allowed, beams = prefix_allowed_tokens_fn, settings.num_beams
+        steps.append(lambda ids, scores: _only_allowed(ids, scores, allowed, beams))
     first, last = settings.forced_bos_token_id, settings.forced_eos_token_id
     if first is not None:
         steps.append(lambda ids, scores: _force_at(ids, scores, [first], 1))
@@ -165,6 +175,21 @@ def _forbid(scores: Tensor, tokens: list[int]) -> Tensor:
     known = [token for token in tokens if token < scores.shape[1]]
     index = torch.tensor(known, dtype=torch.long, device=scores.device)
     return scores.index_fill(1, index, -math.inf)
+
+
+def _only_allowed(ids: Tensor, scores: Tensor, allowed: PrefixAllowedTokens, beams: int) -> Tensor:
+    kept = torch.full_like(scores, -math.inf)
+    for row, text in enumerate(ids):
+        tokens = [int(token) for token in allowed(row // beams, text)]
+        wrong = [token for token in tokens if not 0 <= token < scores.shape[1]]
+        if wrong or not tokens:
+            raise ValueError(
+                f"prefix_allowed_tokens_fn returned {wrong or 'no tokens'} for prompt "
+                f"{row // beams} behind {len(text)} tokens; expected ids from 0 to "
+                f"{scores.shape[1] - 1}, at least one, such as that of the end of the text."
+            )
+        kept[row, tokens] = 0.0
+    return scores + kept
 
 
 def _force_at(ids: Tensor, scores: Tensor, tokens: list[int], length: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastbert.generation.config import GenerationConfig, left_in
 from fastbert.generation.elsewhere import asks, is_known
-from fastbert.generation.logits_processors import LogitsProcessor, processors
+from fastbert.generation.logits_processors import LogitsProcessor, PrefixAllowedTokens, processors
 from fastbert.generation.logits_warpers import warpers
 from fastbert.generation.outputs import GenerateOutput, transition_scores
 from fastbert.generation.steps import Generation, GenerationState, Streamer
@@ -105,6 +105,7 @@ class GenerationMixin:
         past_key_values: Any = None,
         logits_processor: Sequence[LogitsProcessor] | None = None,
         stopping_criteria: Sequence[StoppingCriterion] | None = None,
+        prefix_allowed_tokens_fn: PrefixAllowedTokens | None = None,
         streamer: Streamer | None = None,
         tokenizer: Decoder | None = None,
         generator: torch.Generator | None = None,
@@ -128,6 +129,8 @@ class GenerationMixin:
                 those of the configuration and before temperature, top_k and what else drawing asks.
             stopping_criteria: functions of (ids so far, scores of all steps) that return whether to
                 stop, one bool or one a row; without output_scores, None stands for the scores.
+            prefix_allowed_tokens_fn: a function of (number of the prompt, ids of a text so far)
+                that returns the tokens which may follow, asked for each text or beam at each step.
             streamer: told of texts as they grow: put(ids) gets the prompts (rows, length), then the
                 tokens of every step (rows,), on the CPU; end() says that nothing follows. Not with
                 beam search.
@@ -181,7 +184,7 @@ class GenerationMixin:
         # Padding before the prompt is no text, so nothing in it counts as repeated.
         padding = (state.mask != 0).int().argmax(dim=1)
         process = [
-            *processors(settings, input_ids.shape[1], padding, limit),
+            *processors(settings, input_ids.shape[1], padding, limit, prefix_allowed_tokens_fn),
             *(logits_processor or ()),
             *(warpers(settings) if settings.do_sample else ()),
         ]

@@ -235,6 +235,31 @@ def test_a_text_goes_on_from_its_cache(name: str) -> None:
         ours.generate(text, use_cache=False, **asked)
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
+)
+@pytest.mark.parametrize("name", ["BertLMHeadModel", "ApertusForCausalLM"])
+def test_only_allowed_tokens_follow(name: str, more: dict[str, Any]) -> None:
+    """A trie of answers, say: other tokens for each prompt, and for each text so far."""
+
+    def allowed(prompt: int, ids: torch.Tensor) -> list[int]:
+        return [2 + prompt, 10 + len(ids), 20 + int(ids[-1]) % 7]
+
+    theirs, ours = models(name)
+    given = {"max_new_tokens": 6, "prefix_allowed_tokens_fn": allowed, "do_sample": False, **more}
+    found = ours.generate(prompts(), **given)
+    assert torch.equal(found, theirs.generate(prompts(), **given))
+    rows = len(found) // 3
+    for row, text in enumerate(found):
+        for at in range(4, len(text)):
+            assert int(text[at]) in (*allowed(row // rows, text[:at]), 1)
+    assert not torch.equal(found, ours.generate(prompts(), max_new_tokens=6, **more))
+    for wrong in ([], [99999], [-1]):
+        given["prefix_allowed_tokens_fn"] = lambda prompt, ids, wrong=wrong: wrong
+        with pytest.raises(ValueError, match="prefix_allowed_tokens_fn returned"):
+            ours.generate(prompts(), **given)
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 def test_stopping_criteria_see_the_scores(beams: int) -> None:
     seen: list[list[Any]] = []

@@ -7,7 +7,7 @@ under a meta device (weights are loaded into memory) or for a model out of a fil
 its weights (refused here), and those that hand a configuration of ours to its AutoModel. Of
 Apertus, rope_type "dynamic" is refused, since its angles depend on the longest text of a batch.
 Of its tests of generation, those fail that give what generate() refuses by name (inputs_embeds,
-position_ids, logits_to_keep, prefix_allowed_tokens_fn, assistants, caches of a fixed size).
+position_ids, logits_to_keep, assistants, caches of a fixed size).
 ALIGN fails those that transformers' own ALIGN fails: its outputs hold no hidden states and no loss
 where they look for them.
 """
