@@ -239,7 +239,7 @@ class EncoderModel(PreTrainedModel):
             if isinstance(tensor, Tensor) and tensor.device != device:
                 elsewhere = True
         if elsewhere:
-            check_devices(inputs, device, type(self).__name__)
+            check_devices(inputs, device, context.plan, type(self).__name__)
         given = self.arrange(inputs, shape, snapshot, wanted)
         batch = given.layout.batch
         every = snapshot.on_grid and not wanted.keep_padding and batch.indices is not None

@@ -165,24 +165,25 @@ class EncoderInputs:
 _COMPUTED_WITH = ("input_ids", "inputs_embeds", "encoder_hidden_states")
 
 
-def check_devices(inputs: EncoderInputs, device: torch.device, model: str) -> None:
+def check_devices(inputs: EncoderInputs, device: torch.device, plan: Plan, model: str) -> None:
     """Refuse inputs that lie elsewhere than a model, and what has no values.
 
     Args:
         inputs: the arguments of the forward.
         device: of the model's weights.
+        plan: what the pass would run on.
         model: name of its class.
 
     Raises:
         ValueError: naming both devices.
         NotImplementedError: where the weights have no values.
     """
-    if device.type == "meta":
+    if device.type == "meta" and plan.by_reference:
         raise NotImplementedError(
             f"The weights of this {model} hold no values (device meta), as accelerate's offload "
             "hooks leave them until each module is called, and without values no pass is computed, "
-            "not for its shapes either: it reads the mask and all weights at once. Load the model "
-            "onto a device, without offloading."
+            "not for its shapes either: it reads the mask and all weights at once; load the model "
+            "without offloading, or bring it to a device by from_pretrained."
         )
     for name, given in vars(inputs).items():
         if not isinstance(given, Tensor) or given.device == device:

@@ -211,10 +211,10 @@ class ApertusModel(ApertusPreTrainedModel):
         }
         scored = form.scored
         view = self.decoder_cache.decoder_view(self, None if scored is None else scored.head)
-        check_devices(inputs, view.device, type(self).__name__)
         embeds = inputs.inputs_embeds
         differentiable = _differentiable(embeds, view.parameters)
         plan = view.plan(self.backend, self.strict, differentiable, self.batch_invariant)
+        check_devices(inputs, view.device, plan, type(self).__name__)
         weights: list[Tensor] | None = [] if asked["output_attentions"] else None
         mask = inputs.attention_mask
         keep = wanted.keep_padding or options.get("keep_padding") or weights is not None
