@@ -79,6 +79,27 @@ def test_good_lines_have_the_scores_of_predict_and_bad_ones_are_named(
     assert [int(line.split()[2][:-1]) for line in named] == [2, 4, 5, 7, 8, 9, 10, 11, 12]
 
 
+@pytest.mark.parametrize(
+    ("line", "pair"),
+    [
+        ('["red",\t"blue"]', ("red", "blue")),
+        ('{"query":\t"red",\t"passage": "blue\\tcat"\t} ', ("red", "blue\tcat")),
+        ('["red"]\tblue', ('["red"]', "blue")),
+        ('["red", "blue"]\t', ('["red", "blue"]', "")),
+        ("[1]\t[2]", ("[1]", "[2]")),
+        ("{\t}", None),
+        ('["red",\t"blue",\t"cat"]', None),
+        ('{"query": "a", "query": "red", "passage": "blue"}', None),
+    ],
+)
+def test_tabs_between_the_parts_of_json_are_blanks(line: str, pair: tuple[str, str] | None) -> None:
+    if pair is None:
+        with pytest.raises(ValueError, match="is no pair: expected query, tab, passage"):
+            rank.pair_of(line)
+    else:
+        assert rank.pair_of(line) == pair
+
+
 def test_the_best_passages_are_those_of_rank(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

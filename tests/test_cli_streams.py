@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fastbert
 from fastbert.tools import cli, embed, lines, output, run
@@ -143,6 +144,52 @@ def test_embed_leaves_bad_lines_out(
     encoder = fastbert.SentenceEncoder.from_pretrained(checkpoint)
     expected = encoder.encode([text.decode("utf-8-sig") for text in texts])
     np.testing.assert_array_equal(np.load(target), expected)
+
+
+@pytest.mark.parametrize("command", [["embed"], ["run", "--task", "fill-mask", "--model"]])
+def test_answers_are_not_added_to_the_file_that_is_read(
+    command: list[str], checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts"
+    texts.write_text(f"{MASKED}\n" * 3)
+    with texts.open("ab") as added:
+        where = ["-o", f"/dev/fd/{added.fileno()}"]
+        assert cli.main([*command, str(checkpoint), str(texts), *where]) == 2
+    assert "end would never be reached" in capfd.readouterr().err
+    assert texts.read_text() == f"{MASKED}\n" * 3
+    # As a name it is replaced, once all is read.
+    assert cli.main([*command, str(checkpoint), str(texts), "-o", str(texts)]) == 0
+    assert len([json.loads(line) for line in texts.read_text().splitlines()]) == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed"],
+        ["embed", "--format", "npy"],
+        ["run", "--task", "fill-mask", "--model"],
+        ["run", "--task", "feature-extraction", "--model"],
+    ],
+)
+def test_what_is_no_finite_number_is_no_answer(
+    command: list[str], checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = fastbert.BertForMaskedLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.bert.embeddings.position_embeddings.weight[12] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+    for name in small_models.TOKENIZER_FILES:
+        (tmp_path / "model" / name).write_bytes((checkpoint / name).read_bytes())
+    (tmp_path / "in").write_text(f"{MASKED}\n{MASKED} It is a very large town.\n{MASKED}\n")
+    out = tmp_path / "out"
+    where = [str(tmp_path / "model"), str(tmp_path / "in"), "-o", str(out)]
+    assert cli.main([*command, *where]) == 1
+    told = capfd.readouterr().err
+    assert named(told) == {2} and "no finite number" in told
+    if "npy" in command:
+        assert np.load(out).shape == (2, 32) and np.isfinite(np.load(out)).all()
+    else:
+        assert "NaN" not in out.read_text() and len(out.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize(

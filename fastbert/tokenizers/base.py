@@ -167,6 +167,27 @@ class Tokenizer(Chatting):
     def _set_template(self, engine: RustEngine) -> None:
         engine.set_template(self.template, self.specials)
 
+    def _unheard(self, given: Mapping[str, Any]) -> list[str]:
+        """Name the special tokens that were given while tokenizer.json puts others in their places.
+
+        Args:
+            given: arguments of the constructor.
+        """
+        if not isinstance(self.engine, RustEngine) or not self.engine.from_file:
+            return []
+        slots = self.engine.layout(False)
+        found = []
+        for name, slot, other in (
+            ("cls_token", slots[:1], self.bos_token_id),
+            ("sep_token", slots[-1:], self.eos_token_id),
+        ):
+            index = getattr(self, f"{name}_id")
+            if index is not None and slot and slot[0].sequence is None:
+                found += [name] if not {index, other} & set(slot[0].ids) else []
+        unknown = getattr(self.engine.backend.model, "unk_token", None)
+        found += ["unk_token"] if unknown not in (None, self.unk_token) else []
+        return [name for name in found if given.get(name) is not None]
+
     def _in_file(self, token: TokenLike | None) -> TokenLike | None:
         """Return None for a token that nobody named and that a tokenizer.json does not have."""
         absent = isinstance(token, Default) and self.engine.token_to_id(str(token)) is None
@@ -268,6 +289,7 @@ class Tokenizer(Chatting):
         tokenizer = cls._from_files({k: v for k, v in paths.items() if k not in kwargs}, arguments)
         rest = {k: v for k, v in config.items() if k not in arguments and v not in ({}, [], "")}
         tokenizer._extra_config = {k: v for k, v in rest.items() if k not in DROPPED}
+        tokenizer._disobeyed += tokenizer._unheard(arguments)
         if refused := sorted(set(tokenizer._disobeyed) & set(kwargs)):
             raise ValueError(
                 f"'{folder}' has a tokenizer.json whose steps cannot be told {', '.join(refused)}; "

@@ -11,12 +11,13 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fastbert import __version__
 from fastbert.tools.lines import Problems, answered, blocks, opened_input
-from fastbert.tools.output import Output, opened_output
+from fastbert.tools.output import Output, check_apart, opened_output
 from fastbert.tools.stopping import Stopped, stoppable
 from fastbert.tools.threads import thread_count
 
@@ -260,6 +261,14 @@ def _loading(options: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
+@contextmanager
+def _streams(source: str, target: str | None) -> Iterator[tuple[int, Output]]:
+    """Open what is read and what is written, which must not be added to one another."""
+    with opened_input(source) as descriptor, opened_output(target) as output:
+        check_apart(descriptor, output)
+        yield descriptor, output
+
+
 def _env(options: argparse.Namespace) -> int:
     from fastbert.tools import env
 
@@ -275,7 +284,7 @@ def _embed(options: argparse.Namespace) -> int:
     terminal = output is None and sys.stdout.isatty()
     form = embedding.output_format(output, options.format, terminal)
     problems = Problems()
-    with opened_input(options.file) as source, opened_output(output) as target:
+    with _streams(options.file, output) as (source, target):
         from fastbert.embedding.sentence import SentenceEncoder
 
         encoder = SentenceEncoder.from_pretrained(options.model, **_loading(options))
@@ -298,7 +307,7 @@ def _rank(options: argparse.Namespace) -> int:
     if options.top_k and options.query is None:
         raise ValueError("--top-k ranks the passages of one query; name it with --query.")
     problems = Problems()
-    with opened_input(options.file) as source, opened_output(options.output) as target:
+    with _streams(options.file, options.output) as (source, target):
         from fastbert.embedding.cross_encoder import CrossEncoder
         from fastbert.tools import rank
         from fastbert.tools.untrained import untrained_refused
@@ -372,7 +381,7 @@ def _labels(text: str | None) -> list[str] | None:
 def _run(options: argparse.Namespace) -> int:
     labels = _labels(options.labels)
     problems = Problems()
-    with opened_input(options.file) as source, opened_output(options.output) as target:
+    with _streams(options.file, options.output) as (source, target):
         from fastbert.tools import run
 
         loading = _loading(options)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastbert.embedding.modules import Normalize
 from fastbert.runtime.progress import Progress
-from fastbert.tools.lines import Line, Problems, answered
+from fastbert.tools.lines import NOT_FINITE, Line, Problems, answered
 from fastbert.tools.output import Output
 
 # Texts held in memory at a time, so that any number of lines streams through.
@@ -69,12 +69,15 @@ def vectors_of(
         float32 (good lines of the block, dimension), for every block with one.
     """
     with Progress(None, shown=shown) as progress:
+
+        def vectors_of_texts(texts: list[str]) -> list[np.ndarray]:
+            found = encoder.encode(texts, show_progress_bar=progress, **arguments)
+            if not np.isfinite(found).all():
+                raise ValueError(NOT_FINITE)
+            return list(found)
+
         for lines in blocks:
-            vectors = answered(
-                lines,
-                lambda texts: list(encoder.encode(texts, show_progress_bar=progress, **arguments)),
-                problems,
-            )
+            vectors = answered(lines, vectors_of_texts, problems)
             if vectors:
                 yield np.stack(vectors)
 

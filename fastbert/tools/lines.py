@@ -17,6 +17,8 @@ AnswerT = TypeVar("AnswerT")
 # A line is held in memory as a whole, so there is a limit to it.
 MOST_BYTES = 1 << 26
 _CHUNK_BYTES = 1 << 16
+# Said of a line for which a model, in too narrow a dtype or with damaged weights, computes nothing.
+NOT_FINITE = "What the model computes for it is no finite number; see the model's dtype."
 _BOM = b"\xef\xbb\xbf"
 
 

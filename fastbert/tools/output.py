@@ -6,6 +6,7 @@ links, with its mode and owner. A device, a pipe or a terminal is written to as 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -79,6 +80,31 @@ def opened_output(name: str | None) -> Iterator[Output]:
         raise IsADirectoryError(f"{name} is a folder; give the name of a file to write.")
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOCTTY), "wb") as file:
         yield Output(file, seekable=False)
+
+
+def check_apart(source: int, output: Output) -> None:
+    """Refuse an output that is added to the file being read, which would never come to its end.
+
+    A file that is replaced is another one until all is read.
+
+    Args:
+        source: the descriptor of the input.
+        output: where answers go.
+
+    Raises:
+        ValueError: where both are one regular file.
+    """
+    if output.seekable:
+        return
+    try:
+        target = os.fstat(output.file.fileno())
+    except io.UnsupportedOperation:  # no descriptor stands behind it, so no file does
+        return
+    if stat.S_ISREG(target.st_mode) and os.path.samestat(os.fstat(source), target):
+        raise ValueError(
+            "The input is the file that answers are written to, so its end would never be reached; "
+            "name it with --output, which replaces it once all is read, or write elsewhere."
+        )
 
 
 def _own_descriptor(path: Path) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastbert.embedding.cross_encoder import CrossEncoder
-from fastbert.tools.lines import Line, Problems, numbered
+from fastbert.tools.lines import NOT_FINITE, Line, Problems, numbered
 from fastbert.tools.output import Output
 
 # Lines held in memory at a time, so that any number of them streams through.
@@ -68,7 +68,7 @@ def scoring(encoder: CrossEncoder, query: str | None) -> Callable[[list[str]], l
         # str() of a float32 is the shortest decimal that reads back as the same float32.
         values = [[float(str(value)) for value in row] for row in found]
         if not all(math.isfinite(value) for row in values for value in row):
-            raise ValueError("The model's score for it is no finite number; see the model's dtype.")
+            raise ValueError(NOT_FINITE)
         return values
 
     return scores
@@ -78,21 +78,18 @@ def pair_of(line: str) -> tuple[str, str]:
     """Read a pair of texts from a line.
 
     Args:
-        line: query, tab, passage; or, without a tab, JSON: a list of both, or an object with one
-            of the pairs of names that this module knows.
+        line: query, tab, passage; or JSON: a list of both, or an object with one of the pairs of
+            names that this module knows.
 
     Raises:
         ValueError: when the line is neither.
     """
+    found = _json(line)
     first, tab, second = line.partition("\t")
-    if tab:
+    if tab and found is None:
         if "\t" in second:
             raise ValueError("It has more than one tab, but is read as query, tab, passage.")
         return first, second
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        found = None
     if isinstance(found, dict):
         present = [names for names in _NAMES if all(name in found for name in names)]
         found = [found[name] for name in present[0]] if len(present) == 1 else None
@@ -104,6 +101,26 @@ def pair_of(line: str) -> tuple[str, str]:
             "passages of one query, name it with --query."
         )
     return found[0], found[1]
+
+
+def _json(line: str) -> Any:
+    """Return the list or object that a line is as a whole; None for any other line.
+
+    Between its parts JSON may have tabs, which then are not those of query, tab, passage.
+    """
+    inner = line.strip(" ")
+    if (inner[:1], inner[-1:]) not in (("[", "]"), ("{", "}")):
+        return None
+    try:
+        return json.loads(inner, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _once(parts: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of names and values; one that gives a name twice has none."""
+    found = dict(parts)
+    return found if len(found) == len(parts) else {}
 
 
 def all_scored(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastbert.pipelines import Pipeline, pipeline
+from fastbert.tools.lines import NOT_FINITE
 from fastbert.tools.untrained import untrained_refused
 
 # Lines that are answered together; the fewer, the sooner the first answer.
@@ -72,9 +73,17 @@ def answering(
             found = list(answer(iter(given), **options))
         except FileNotFoundError as error:  # a line that names no image
             raise ValueError(str(error)) from error
-        return [json.dumps(one, ensure_ascii=False) for one in found]
+        return [_json(one) for one in found]
 
     return answers
+
+
+def _json(answer: Any) -> str:
+    """Return an answer as a line of JSON, which knows finite numbers only."""
+    try:
+        return json.dumps(answer, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ValueError(NOT_FINITE) from None
 
 
 def _options(task: str, top_k: int | None, labels: list[str] | None) -> dict[str, Any]:

@@ -186,3 +186,23 @@ def test_roles_without_a_token(cls: Any, name: str, models: Path, tmp_path: Path
     tok.save_pretrained(tmp_path / "saved")
     again = cls.from_pretrained(tmp_path / "saved")
     assert again.mask_token is None and again("un")["input_ids"] == tok("un")["input_ids"]
+
+
+@pytest.mark.parametrize("role", ["cls_token", "sep_token", "unk_token"])
+def test_tokens_that_tokenizer_json_does_not_use_are_named(
+    role: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un"]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    BertTokenizer(vocab).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    ids = BertTokenizer.from_pretrained(tmp_path)("un zz")["input_ids"]
+    assert ids == [2, 5, 1, 3] and not caplog.text
+    file.write_text(json.dumps(config | {role: "[MASK]"}))
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("un zz")["input_ids"] == ids
+    assert f"does not obey: {role}." in caplog.text
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"cannot be told {role}"):
+        BertTokenizer.from_pretrained(tmp_path, **{role: "[MASK]"})
