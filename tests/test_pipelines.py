@@ -268,6 +268,11 @@ def test_of_overlapping_entities_the_longest_stays_of_equal_ones_the_likeliest()
     [
         ("fill-mask", "no mask here", {}, ValueError, "No mask token"),
         ("fill-mask", MASKED[0], {"topk": 3}, TypeError, "top_k"),
+        ("fill-mask", MASKED[0], {"top_k": 0}, ValueError, "top_k must be at least 1"),
+        ("text-classification", TEXTS[0], {"top_k": -1}, ValueError, "top_k must be at least 1"),
+        ("text-classification", TEXTS[0], {"top_k": 1.5}, ValueError, "whole number, not 1.5"),
+        ("text-classification", TEXTS[0], {"top_k": "2"}, ValueError, "whole number, not '2'"),
+        ("text-classification", TEXTS[0], {"top_k": True}, ValueError, "whole number, not True"),
         ("fill-mask", 3, {}, TypeError, "takes a text"),
         ("text-classification", ["a", 4], {}, TypeError, "text_pair"),
         ("text-classification", "word " * 200, {}, ValueError, "truncat"),

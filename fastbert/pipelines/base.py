@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -273,3 +274,18 @@ def _named(function: Callable[..., Any]) -> list[str]:
         if name not in ("items", "text", "text_pair")
         and parameter.kind is not parameter.VAR_KEYWORD
     ]
+
+
+def check_limit(name: str, value: object) -> None:
+    """Refuse a limit that is no whole number of at least 1.
+
+    Args:
+        name: that of the argument, for the error.
+        value: what was given.
+
+    Raises:
+        ValueError: naming both.
+    """
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not whole or operator.index(cast(Any, value)) < 1:
+        raise ValueError(f"{name} must be at least 1, as a whole number, not {value!r}.")

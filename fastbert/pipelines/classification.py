@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.base import Pipeline, check_limit
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -52,8 +52,11 @@ class TextClassification(Pipeline):
 
         Raises:
             TypeError: for an item that is neither a text nor a pair.
-            ValueError: for an unknown function_to_apply.
+            ValueError: for an unknown function_to_apply, or a top_k that is no number of labels.
         """
+        one = isinstance(top_k, str) and not top_k
+        if not one and top_k is not None:
+            check_limit("top_k", top_k)
         rows = [self._row(item, tokenizer_kwargs) for item in items]
         apply = _FUNCTIONS.get((function_to_apply or self._function()).lower())
         if apply is None:
@@ -65,7 +68,7 @@ class TextClassification(Pipeline):
             scores = apply(logits).tolist()
             ranked = sorted(range(len(scores)), key=lambda index: -scores[index])
             labels = [{"label": self.labels[index], "score": scores[index]} for index in ranked]
-            answers.append(labels[0] if isinstance(top_k, str) else labels[:top_k])
+            answers.append(labels[0] if one else labels[: cast("int | None", top_k)])
         return answers
 
     def _function(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.base import Pipeline, check_limit
 
 _log = logging.getLogger("fastbert")
 
@@ -47,6 +47,7 @@ class FillMask(Pipeline):
         Raises:
             ValueError: for a text without mask, a tokenizer without one, or no usable target.
         """
+        check_limit("top_k", top_k)
         mask_id = self.tokenizer.mask_token_id
         if mask_id is None:
             raise ValueError("fill-mask needs a tokenizer with a mask token; this one has none.")

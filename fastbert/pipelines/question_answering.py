@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastbert.pipelines.base import Pipeline
+from fastbert.pipelines.base import Pipeline, check_limit
 from fastbert.pipelines.spans import Spans, Windows
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 
@@ -104,8 +104,7 @@ class QuestionAnswering(Pipeline):
             ("max_question_len", max_question_len),
             ("max_seq_len", 1 if max_seq_len is None else max_seq_len),
         ):
-            if limit < 1:
-                raise ValueError(f"{name} must be at least 1, not {limit}.")
+            check_limit(name, limit)
         width = min(max_seq_len or _MAX_SEQ_LEN, self.longest)
         questions = [_question(item) for item in items]
         encodings = [self._encode(one, width, doc_stride, max_question_len) for one in questions]
