@@ -192,6 +192,8 @@ def test_a_dry_run_says_that_it_is_one(tmp_path: Path, capsys: Any) -> None:
     capsys.readouterr()
     assert main([*run, "report"]) == 0
     assert capsys.readouterr().out.startswith("DRY RUN")
+    # With kernels.txt of `once` and the Plan's table no more come back than eight files.
+    assert len(list(tmp_path.iterdir())) <= 6
 
 
 def test_without_matplotlib_only_the_plot_is_missing(

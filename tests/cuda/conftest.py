@@ -33,13 +33,21 @@ def cuda_headers() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The extension with every kernel, on an emulated sm_90 (tests/cuda/emulated)."""
-    headers = cuda_headers()
-    compiler = shutil.which("c++")
-    pybind11 = pytest.importorskip("pybind11")
+def host_compiler() -> tuple[str, Path]:
+    """A C++ compiler, and the folder of CUDA's headers."""
+    headers, compiler = cuda_headers(), shutil.which("c++")
     if headers is None or compiler is None:
         pytest.skip("there are no CUDA headers or no C++ compiler on this machine")
+    return compiler, headers
+
+
+@pytest.fixture(scope="session")
+def emulated(
+    tmp_path_factory: pytest.TempPathFactory, host_compiler: tuple[str, Path]
+) -> ModuleType:
+    """The extension with every kernel, on an emulated sm_90 (tests/cuda/emulated)."""
+    compiler, headers = host_compiler
+    pybind11 = pytest.importorskip("pybind11")
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # one for all workers
