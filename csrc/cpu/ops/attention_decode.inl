@@ -17,7 +17,7 @@ constexpr index_t kBlock = 16;
 static_assert(kBlock % F32::lanes == 0, "a block is whole vectors of scores");
 
 // The rows of the same head that are read after those at work: of the next block, or of the values
-// behind the last keys. Into L2, since a block of all heads and the next one fill L1.
+// behind the last keys. Into L2, which has room for a block of all heads and the next one.
 template <typename T>
 struct Ahead {
     const T* rows;  // null: none

@@ -81,8 +81,8 @@ StagedRows rows_for(const GemmArgs& g, index_t row_begin, index_t row_end,
 // Weights of one product that a cache is taken to keep from call to call.
 constexpr index_t kCachedProduct = index_t{8} << 20;
 
-// Tiles of rows below which reading weights from memory takes long beside multiplying them. From
-// here on a panel waits in L2 while they pass.
+// Tiles of rows up to which reading weights from memory takes long beside multiplying them. Beyond,
+// a panel waits in L2 while they pass.
 constexpr index_t kFewTiles = 4;
 
 template <typename D>
