@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
+from fastbert.integrations.behind import swap_back_behind, swap_behind
 from fastbert.integrations.families import FAMILIES
 from fastbert.integrations.holders import modules_of
 from fastbert.integrations.serving import Choices, Server, server_of, swap, swap_back
@@ -77,6 +78,7 @@ def accelerate(
         made.append((module, server))
     for module, server in made:
         swap(module, server)
+    swap_behind(model)
     return model
 
 
@@ -92,6 +94,7 @@ def restore(model: Model) -> Model:
     for _, module in list(modules_of(model)):
         if server_of(module) is not None:
             swap_back(module)
+    swap_back_behind(model)
     return model
 
 

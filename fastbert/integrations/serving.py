@@ -23,6 +23,7 @@ from fastbert.integrations.families import FAMILIES, Family
 from fastbert.integrations.int8 import Int8Copy
 from fastbert.integrations.readers import ignores_padding
 from fastbert.integrations.shell import NotServed, Outgrown, Shell, base_of, shell_over
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
@@ -317,13 +318,15 @@ def _settle_mask(
     Raises:
         NotServed: for a text of which no token is left.
     """
-    real = given["attention_mask"] != 0
-    if bool(real.all()):
+    with on_one_thread(given["attention_mask"]):
+        real = given["attention_mask"] != 0
+        everything, something = bool(real.all()), bool(real.any(dim=1).all())
+    if everything:
         # FlauBERT without a mask looks for padding among the ids.
         if not family.pads_with_zeros:
             del given["attention_mask"]
         return False
-    if not bool(real.any(dim=1).all()):
+    if not something:
         raise NotServed("a text has no token that the attention mask leaves")
     if family.pads_with_zeros:
         return False
