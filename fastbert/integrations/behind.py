@@ -58,7 +58,7 @@ def _make(base: Any) -> Any:
     def forward(self: Any, features: Any, *args: Any, **kwargs: Any) -> Any:
         read = _largest(features)
         # Where gradients are wanted, the layers are operators of torch themselves.
-        if read is None or torch.is_grad_enabled():
+        if read is None or torch.is_grad_enabled() or torch._C._get_tracing_state():
             return original(self, features, *args, **kwargs)
         with on_one_thread(read):
             return original(self, features, *args, **kwargs)

@@ -151,3 +151,18 @@ def test_other_arguments_reach_them(tiny: Path) -> None:
     expected = ends()
     fastbert.accelerate(model)
     assert ends() == expected
+
+
+def test_recording_sees_their_operators_alone(tiny: Path) -> None:
+    model = fastbert.accelerate(embedder(tiny))
+    features = {
+        "token_embeddings": torch.randn(2, 5, sentence_folders.HIDDEN),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]),
+    }
+    with torch.no_grad():
+        expected = model[1](dict(features))["sentence_embedding"]
+        compiled = torch.compile(model[1], backend="eager", fullgraph=True)
+        assert torch.equal(compiled(dict(features))["sentence_embedding"], expected)
+    # Checked by another recording without gradients, whose graph must be the same.
+    traced = torch.jit.trace(model[1], (dict(features),), strict=False)
+    assert torch.equal(traced(dict(features))["sentence_embedding"], expected)
