@@ -314,6 +314,16 @@ def test_decoders_run_on_triton(capability: tuple[int, int], capable: Any) -> No
     assert odd.choice("qk_norm_rope").backend == "triton"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, BF16], ids=str)
+def test_decoders_run_on_cuda_where_it_is_asked_for(dtype: torch.dtype, capable: Any) -> None:
+    capable((9, 0))
+    made = build_plan(DECODER, DEVICE, dtype, backend="cuda", strict=True)
+    assert {choice.backend for choice in made.choices} == {"cuda"}
+    wide = dataclasses.replace(DECODER, head_dim=288)
+    reasons = dict(build_plan(wide, DEVICE, dtype).choice("qk_norm_rope").passed_over)
+    assert "head_dim is 288, the CUDA kernel holds up to 256" in reasons["cuda"]
+
+
 def test_grouped_attention_is_measured_by_its_head_dim() -> None:
     assert backend._size("attention_grouped", DECODER) == 128
     assert backend._size("rms_norm", DECODER) == 4096
