@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastbert.layers.cache_room import LEAST_ROOM, Room, with_room, with_rows
+from fastbert.layers.checked import whole
 
 
 def _in_place(*pairs: tuple[Tensor, Tensor]) -> bool:
@@ -116,23 +117,24 @@ class DynamicCache:
         layers: one CacheLayer for every layer of the model, made with its first update.
         skipped: bool (batch, tokens), where padding stood whose keys were not computed; None where
             there is none.
+        reserved: the number of tokens that room is made for at once.
     """
 
     def __init__(self) -> None:
         self.layers: list[CacheLayer] = []
         self.skipped: Tensor | None = None
-        self._reserved = 0
+        self.reserved = 0
 
     def reserve(self, tokens: int) -> None:
         """Have room made for so many tokens at once, rather than little by little."""
-        self._reserved = tokens
+        self.reserved = tokens
         for layer in self.layers:
             layer.reserved = tokens
 
     def grow(self, count: int) -> None:
         """Make layers up to this number, empty ones."""
         while len(self.layers) < count:
-            self.layers.append(CacheLayer(reserved=self._reserved))
+            self.layers.append(CacheLayer(reserved=self.reserved))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any
@@ -161,7 +163,7 @@ class DynamicCache:
         Raises:
             IndexError: for a sequence that is not there.
         """
-        rows, count = beam_idx.tolist(), self._sequences()
+        rows, count = torch.as_tensor(beam_idx).tolist(), self.batch_size
         if count == 0 or rows == list(range(count)):
             return
         if not all(0 <= row < count for row in rows):
@@ -172,17 +174,48 @@ class DynamicCache:
             self.skipped = self.skipped[rows]
 
     def crop(self, max_length: int) -> None:
-        """Keep the first max_length tokens, or drop the last -max_length when it is negative."""
+        """Keep the first max_length tokens, or drop the last -max_length when it is negative.
+
+        Raises:
+            TypeError: for what is no whole number.
+        """
+        max_length = whole("max_length", max_length)
         keep = max_length if max_length >= 0 else max(self.get_seq_length() + max_length, 0)
         self._change(lambda x: x[:, :, :keep])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every sequence, the copies next to each other."""
+        """Repeat every sequence, the copies next to each other.
+
+        Raises:
+            ValueError: for no repetition at all.
+        """
+        repeats = whole("repeats", repeats, least=1)
         self._change(lambda x: x.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the sequences of the given numbers."""
-        self._change(lambda x: x[indices])
+        """Keep the sequences of the given numbers, or where a mask is True, with their room.
+
+        Raises:
+            IndexError: for a sequence that is not there.
+        """
+        rows = torch.as_tensor(indices)
+        if rows.dtype == torch.bool:
+            rows = torch.arange(self.batch_size)[rows.cpu()]
+        count = self.batch_size
+        self.reorder_cache(torch.where(rows < 0, rows + count, rows))
+
+    def attention_mask(self, new: int = 1) -> Tensor:
+        """Return the mask of a pass that adds `new` tokens to every sequence.
+
+        Returns:
+            int64 (batch, tokens + new), zero where padding stands whose keys were not computed.
+        """
+        held = self.get_seq_length()
+        mask = torch.ones(self.batch_size, held + new, dtype=torch.int64)
+        if self.skipped is not None:
+            mask[:, : self.skipped.shape[1]] = ~self.skipped[:, :held].cpu()
+        keys = self.layers[0].keys if self.layers else None
+        return mask if keys is None else mask.to(keys.device)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -193,7 +226,9 @@ class DynamicCache:
         """Return a tuple over layers of (keys, values), the form of transformers 4.37."""
         return tuple((layer.keys, layer.values) for layer in self.layers)
 
-    def _sequences(self) -> int:
+    @property
+    def batch_size(self) -> int:
+        """The number of sequences; 0 while nothing is stored."""
         stored = [layer.keys for layer in self.layers if layer.keys is not None]
         return stored[0].shape[0] if stored else 0
 
@@ -223,11 +258,13 @@ class StaticCache(DynamicCache):
         max_cache_len: the number of tokens that there is room for.
 
     Raises:
+        TypeError: for what is no whole number.
         ValueError: for a number that is not positive.
     """
 
     def __init__(self, config: Any = None, max_cache_len: int = 0) -> None:
         super().__init__()
+        max_cache_len = whole("max_cache_len", max_cache_len)
         if max_cache_len < 1:
             raise ValueError(
                 f"A StaticCache needs room for at least one token; max_cache_len={max_cache_len} "
@@ -375,7 +412,8 @@ class Cache:
         """Refuse new keys (batch, heads, tokens, head_dim) that cannot stand behind the stored.
 
         Raises:
-            ValueError: for a cache of another number of texts, or of another model's heads.
+            ValueError: for a cache of another number of texts, of another model's heads, or of
+                another precision.
         """
         held = self.stored(layer)
         if held is None:
@@ -386,6 +424,12 @@ class Cache:
                 f"The cache holds keys of shape {tuple(stored.shape)} (batch, heads, tokens, "
                 f"head_dim), and keys of shape {tuple(keys.shape)} cannot follow them; it belongs "
                 "to other texts or another model."
+            )
+        if stored.dtype != keys.dtype:
+            raise ValueError(
+                f"The cache holds keys of {stored.dtype}, and keys of {keys.dtype} cannot follow "
+                "them: it was filled by another model, or before this one was converted; begin "
+                "with a new cache."
             )
 
     def cross_layer(self, layer: int) -> tuple[Tensor, Tensor] | None:
