@@ -128,6 +128,7 @@ class GenerationConfig:
         for field in fields(self):
             if getattr(self, field.name) is None and field.default is not None:
                 object.__setattr__(self, field.name, field.default)
+        object.__setattr__(self, "eos_token_id", _plain(self.eos_token_id))
 
     @classmethod
     def of(cls, given: Any) -> Self:
@@ -221,7 +222,8 @@ class GenerationConfig:
         Args:
             **settings: by name; None switches a setting off.
         """
-        values: dict[str, Any] = {n: _OFF.get(n) if v is None else v for n, v in settings.items()}
+        plain = {n: _plain(v) if n == "eos_token_id" else v for n, v in settings.items()}
+        values: dict[str, Any] = {n: _OFF.get(n) if v is None else v for n, v in plain.items()}
         return replace(self, **values)._saying(self.stated() | settings.keys())
 
     def _saying(self, stated: frozenset[str]) -> Self:
@@ -256,6 +258,13 @@ class GenerationConfig:
         return (
             list(self.eos_token_id) if isinstance(self.eos_token_id, list) else [self.eos_token_id]
         )
+
+
+def _plain(ids: Any) -> Any:
+    """Return ids in a tensor, a tuple or a set as an int or a list of ints; others as they are."""
+    if hasattr(ids, "tolist"):
+        return ids.tolist()
+    return list(ids) if isinstance(ids, tuple | set | frozenset | range) else ids
 
 
 def vars_of(settings: GenerationConfig) -> dict[str, Any]:

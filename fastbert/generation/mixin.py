@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.generation.checks import check_generator, check_prompts, check_settings
 from fastbert.generation.config import GenerationConfig, left_in
 from fastbert.generation.elsewhere import asks, is_known
 from fastbert.generation.logits_processors import LogitsProcessor, PrefixAllowedTokens, processors
@@ -144,18 +145,23 @@ class GenerationMixin:
             behind the end; or GenerateOutput with return_dict_in_generate.
 
         Raises:
-            TypeError: for an argument that generate() does not have; it lists those it has.
-            ValueError: for settings that contradict each other, or a length beyond the positions.
+            TypeError: for an argument that generate() does not have, listing those it has, and for
+                prompts or settings of another kind.
+            ValueError: for settings that contradict each other, a length beyond the positions, or
+                a mask of another shape.
         """
         _check_adapter(self)
         input_ids = _prompts(input_ids, kwargs)
         settings = self._settings(generation_config, kwargs)
+        check_settings(settings)
+        check_generator(generator)
         if streamer is not None:
             _check_streamer(streamer, settings)
         if input_ids is None:
             if settings.bos_token_id is None:
                 raise ValueError("generate needs input_ids, since the model has no bos_token_id.")
             input_ids = torch.tensor([[settings.bos_token_id]], device=self.device)
+        check_prompts(input_ids, attention_mask)
         if not input_ids.shape[-1]:
             raise ValueError(
                 f"The prompt is empty: input_ids has the shape {tuple(input_ids.shape)}; give at "
@@ -163,6 +169,9 @@ class GenerationMixin:
             )
         if attention_mask is None:
             attention_mask = _mask_of(input_ids, settings)
+            check_prompts(input_ids, attention_mask)
+        elif attention_mask.shape[0] != input_ids.shape[0]:
+            attention_mask = attention_mask.expand(input_ids.shape)
         limit = self._limit(settings, attention_mask)
         rows = _repeats(settings)
         cached = settings.use_cache and self.caches()
