@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -71,6 +72,12 @@ class ApertusConfig(PreTrainedConfig):
         """
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"rope_parameters is a dictionary or None, not {given!r}.")
+        if given and all(isinstance(value, Mapping) for value in given.values()):
+            raise ValueError(
+                f"rope_parameters has a dictionary for each of {', '.join(map(str, given))}, but "
+                "all layers of Apertus rotate alike; give one dictionary with rope_type and "
+                "rope_theta."
+            )
         if given is None:
             settled = _default_rope()
             if theta is not None and theta != self.default_theta:
@@ -92,6 +99,8 @@ class ApertusConfig(PreTrainedConfig):
             context = self.max_position_embeddings if outside is None else outside
             name = "original_max_position_embeddings"
             settled[name] = settled.get(name, context) if outside is None else outside
+        if kind == "yarn" and settled.get("factor", 0) is None:
+            settled["factor"] = self.max_position_embeddings / settled[name]
         absent = [name for name in REQUIRED.get(kind, ()) if settled.get(name) is None]
         if absent:
             raise ValueError(
@@ -203,6 +212,14 @@ def _check_heads(config: ApertusConfig) -> None:
             "must be even."
         )
     rope = config.rope_parameters or {}
+    for name in ("rope_theta", *REQUIRED.get(rope.get("rope_type", ""), ())):
+        value = rope.get(name)
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not 0 < value < math.inf
+        ):
+            raise ValueError(f"{name} in rope_parameters must be a number above 0, not {value!r}.")
     if rope.get("rope_type") in REFUSED or rope.get("rope_type") not in REQUIRED:
         return  # refused with its reason where the angles are made
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
