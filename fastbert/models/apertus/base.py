@@ -58,8 +58,8 @@ class ApertusPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
     def is_core(self, name: str) -> bool:
-        """See PreTrainedModel.is_core; without its slopes an activation has those of a new one."""
-        return super().is_core(name) and ".act_fn." not in name
+        """See PreTrainedModel.is_core; the slopes of activations were learned as all else was."""
+        return super().is_core(name) and not name.endswith((".act_fn.beta", ".act_fn.eps"))
 
     def traits(self) -> Traits:
         """See PreTrainedModel.traits."""
