@@ -43,8 +43,9 @@ def join_caches(caches: Sequence[DynamicCache]) -> DynamicCache:
     joined.grow(len(caches[0].layers))
     for index, layer in enumerate(joined.layers):
         _fill(layer, [_of_text(cache, index, row, first) for cache, row, first in texts], longest)
-    lengths = torch.tensor([cache.get_seq_length() - first for cache, _, first in texts])
-    skipped = torch.arange(longest) < longest - lengths[:, None]
+    skipped = torch.zeros(len(texts), longest, dtype=torch.bool, device="cpu")
+    for row, (cache, _, first) in enumerate(texts):
+        skipped[row, : longest - (cache.get_seq_length() - first)] = True
     joined.skipped = skipped if bool(skipped.any()) else None
     return joined
 

@@ -157,13 +157,14 @@ class DynamicCache:
         """Return the number of tokens that a layer holds."""
         return self.layers[layer_idx].get_seq_length() if layer_idx < len(self.layers) else 0
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor | Sequence[int]) -> None:
         """Select the sequences that beam search continues with, in its order (int64 indices).
 
         Raises:
             IndexError: for a sequence that is not there.
         """
-        rows, count = torch.as_tensor(beam_idx).tolist(), self.batch_size
+        rows = beam_idx.tolist() if isinstance(beam_idx, Tensor) else list(beam_idx)
+        count = self.batch_size
         if count == 0 or rows == list(range(count)):
             return
         if not all(0 <= row < count for row in rows):
@@ -192,17 +193,19 @@ class DynamicCache:
         repeats = whole("repeats", repeats, least=1)
         self._change(lambda x: x.repeat_interleave(repeats, dim=0))
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def batch_select_indices(self, indices: Tensor | Sequence[int]) -> None:
         """Keep the sequences of the given numbers, or where a mask is True, with their room.
 
         Raises:
             IndexError: for a sequence that is not there.
         """
-        rows = torch.as_tensor(indices)
-        if rows.dtype == torch.bool:
-            rows = torch.arange(self.batch_size)[rows.cpu()]
+        given = indices.tolist() if isinstance(indices, Tensor) else list(indices)
         count = self.batch_size
-        self.reorder_cache(torch.where(rows < 0, rows + count, rows))
+        if given and all(isinstance(one, bool) for one in given):
+            if len(given) != count:
+                raise IndexError(f"The cache holds {count} sequences, and the mask {len(given)}.")
+            given = [row for row, kept in enumerate(given) if kept]
+        self.reorder_cache([row + count if row < 0 else row for row in given])
 
     def attention_mask(self, new: int = 1) -> Tensor:
         """Return the mask of a pass that adds `new` tokens to every sequence.
@@ -211,7 +214,7 @@ class DynamicCache:
             int64 (batch, tokens + new), zero where padding stands whose keys were not computed.
         """
         held = self.get_seq_length()
-        mask = torch.ones(self.batch_size, held + new, dtype=torch.int64)
+        mask = torch.ones(self.batch_size, held + new, dtype=torch.int64, device="cpu")
         if self.skipped is not None:
             mask[:, : self.skipped.shape[1]] = ~self.skipped[:, :held].cpu()
         keys = self.layers[0].keys if self.layers else None

@@ -35,7 +35,8 @@ def kept(grid: Tensor, keep: Any) -> Tensor:
     if isinstance(keep, slice):
         return grid[:, keep]
     if isinstance(keep, list | tuple | range):
-        keep = torch.tensor(list(keep), dtype=None if len(keep) else torch.int64)
+        dtype = None if len(keep) else torch.int64
+        keep = torch.tensor(list(keep), dtype=dtype, device="cpu")
     if not isinstance(keep, Tensor) or keep.is_floating_point() or keep.is_complex():
         found = keep.dtype if isinstance(keep, Tensor) else type(keep).__name__
         raise TypeError(f"{_FORMS}; {found} was given.")
