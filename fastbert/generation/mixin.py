@@ -38,13 +38,24 @@ class GenerationMixin:
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The settings that generate() starts from; may be set."""
-        stored = vars(self).get("_generation_config")
-        return GenerationConfig.from_model_config(self.config) if stored is None else stored
+        """The settings that generate() starts from; it and each of them may be set."""
+        stored: GenerationConfig | None = vars(self).get("_generation_config")
+        if stored is not None:
+            return stored
+        shown: GenerationConfig | None = vars(self).get("_shown_generation_config")
+        if shown is None or not shown.touched:
+            # The configuration may have changed; what somebody changed here stays.
+            shown = GenerationConfig.from_model_config(self.config)
+            self._shown_generation_config = shown
+        return shown
 
     @generation_config.setter
-    def generation_config(self, value: GenerationConfig) -> None:
-        self._generation_config = value
+    def generation_config(self, value: Any) -> None:
+        if value is None:
+            vars(self).pop("_generation_config", None)
+            vars(self).pop("_shown_generation_config", None)
+        else:
+            self._generation_config = GenerationConfig.of(value)
 
     @classmethod
     def can_generate(cls) -> bool:

@@ -5,7 +5,7 @@ Shapes are those of transformers: keys and values are (batch, heads, tokens, hea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,16 @@ class CacheLayer:
 class DynamicCache:
     """A cache that grows with every update.
 
+    Args:
+        ddp_cache_data: keys and values to begin with, (keys, values) for every layer.
+        config: accepted as in transformers; sizes are those of the first tokens that come.
+        offloading: False: keys and values stay where they are.
+        offload_only_non_sliding: accepted without effect.
+
+    Raises:
+        TypeError: for data that are no keys and values.
+        ValueError: for offloading.
+
     Attributes:
         layers: one CacheLayer for every layer of the model, made with its first update.
         skipped: bool (batch, tokens), where padding stood whose keys were not computed; None where
@@ -120,10 +130,34 @@ class DynamicCache:
         reserved: the number of tokens that room is made for at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        ddp_cache_data: Iterable[Sequence[Tensor]] | None = None,
+        config: Any = None,
+        offloading: bool = False,
+        offload_only_non_sliding: bool = False,
+    ) -> None:
+        if offloading:
+            raise ValueError("A cache's keys and values stay where they are: offloading=False.")
         self.layers: list[CacheLayer] = []
         self.skipped: Tensor | None = None
         self.reserved = 0
+        if ddp_cache_data is None:
+            return
+        if not isinstance(ddp_cache_data, Sequence | Iterator | DynamicCache):
+            raise TypeError(
+                "A cache begins with pairs of keys and values, one for every layer, not with a "
+                f"{type(ddp_cache_data).__name__}; a configuration is given as config=..."
+            )
+        for index, (keys, values, *_) in enumerate(ddp_cache_data):
+            self.update(keys, values, index)
+
+    @staticmethod
+    def from_legacy_cache(
+        past_key_values: Iterable[Sequence[Tensor]] | None = None,
+    ) -> DynamicCache:
+        """Make a cache of a tuple over layers of (keys, values); see to_legacy_cache."""
+        return DynamicCache(past_key_values)
 
     def reserve(self, tokens: int) -> None:
         """Have room made for so many tokens at once, rather than little by little."""
@@ -230,6 +264,19 @@ class DynamicCache:
         return tuple((layer.keys, layer.values) for layer in self.layers)
 
     @property
+    def is_initialized(self) -> bool:
+        """Whether keys and values are stored."""
+        return bool(self.layers) and all(layer.is_initialized for layer in self.layers)
+
+    def get_max_cache_shape(self) -> int:
+        """Return the number of tokens that there is room for; -1, since it grows."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Return how many keys a pass of so many tokens sees, and where they begin."""
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+    @property
     def batch_size(self) -> int:
         """The number of sequences; 0 while nothing is stored."""
         stored = [layer.keys for layer in self.layers if layer.keys is not None]
@@ -259,14 +306,18 @@ class StaticCache(DynamicCache):
     Args:
         config: accepted as in transformers; sizes are those of the first tokens that come.
         max_cache_len: the number of tokens that there is room for.
+        offloading: False: keys and values stay where they are.
+        **_: accepted as in transformers: max_batch_size, device and dtype follow the first tokens.
 
     Raises:
         TypeError: for what is no whole number.
         ValueError: for a number that is not positive.
     """
 
-    def __init__(self, config: Any = None, max_cache_len: int = 0) -> None:
-        super().__init__()
+    def __init__(
+        self, config: Any = None, max_cache_len: int = 0, offloading: bool = False, **_: Any
+    ) -> None:
+        super().__init__(offloading=offloading)
         max_cache_len = whole("max_cache_len", max_cache_len)
         if max_cache_len < 1:
             raise ValueError(

@@ -85,6 +85,11 @@ class ApertusPreTrainedModel(PreTrainedModel):
             ),
         )
 
+    def get_decoder(self) -> nn.Module:
+        """Return the layers without a head."""
+        decoder: nn.Module = self.base_model
+        return decoder
+
     def torch_parts(self) -> list[str]:
         """See PreTrainedModel.torch_parts: the Plan's ops are all there is."""
         return []
