@@ -235,7 +235,9 @@ class ApertusModel(ApertusPreTrainedModel):
         )
         states: list[Tensor] | None = [] if asked["output_hidden_states"] else None
         check_skipped(given.cache, mask)
-        if weights is None and states is None and not (self.training or differentiable):
+        # An engine leaves padding out, also where a cache has room for its keys.
+        padding = bool(keep) and mask is not None
+        if weights is None and states is None and not (self.training or differentiable or padding):
             found = self._prepared(inputs, given, shape, form, view, plan)
             if found is not None:
                 batch, output, logits = found
