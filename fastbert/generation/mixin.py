@@ -200,7 +200,7 @@ class GenerationMixin:
             _repeated(encoder_attention_mask, rows),
         )
         if isinstance(state.cache, DynamicCache):
-            state.cache.reserve(limit)
+            state.cache.reserve(limit - 1)  # the last token is not read
         # Padding before the prompt is no text, so nothing in it counts as repeated.
         padding = (state.mask != 0).int().argmax(dim=1)
         process = [

@@ -338,6 +338,15 @@ class StaticCache(DynamicCache):
         self.check_room(self.get_seq_length(layer_idx) + key_states.shape[2])
         return super().update(key_states, value_states, layer_idx, *rest)
 
+    def reserve(self, tokens: int) -> None:
+        """Make sure that so many tokens fit; all room is made at once.
+
+        Raises:
+            ValueError: for more tokens than there is room for.
+        """
+        self.check_room(tokens)
+        super().reserve(self.max_cache_len)
+
     def check_room(self, tokens: int) -> None:
         """Refuse more tokens than there is room for.
 
@@ -510,7 +519,7 @@ def check_grown(keys: Tensor, tokens: int) -> None:
         raise ValueError(
             f"The cache returned keys of shape {tuple(keys.shape)} (batch, heads, tokens, "
             f"head_dim) where it holds {tokens} tokens; use a DynamicCache, which grows with every "
-            "token."
+            "token, or fastbert.StaticCache."
         )
 
 
