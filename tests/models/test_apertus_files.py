@@ -260,6 +260,14 @@ WRONG: dict[str, dict[str, Any]] = {
     "hidden_act is one of": {"hidden_act": torch.tanh},
     "rms_norm_eps must be": {"rms_norm_eps": None},
     "partial_rotary_factor must be 1": {"partial_rotary_factor": 0.5},
+    "rms_norm_eps must be a number from 0 .* not nan": {"rms_norm_eps": float("nan")},
+    "attention_dropout must be a number from 0 to 1, not 2": {"attention_dropout": 2.0},
+    "initializer_range must be a number from 0": {"initializer_range": -1.0},
+    "head_dim must be a positive integer or None, not '8'": {"head_dim": "8"},
+    "head_dim must be a positive integer": {"head_dim": 8.0},
+    "output_vocab_size must be a positive integer": {"output_vocab_size": 0},
+    "pad_token_id is the id of one token or None, not 1.5": {"pad_token_id": 1.5},
+    "not \\[3\\]": {"pad_token_id": [3]},
     "cannot be tied": {"output_vocab_size": 20, "tie_word_embeddings": True},
 }
 
