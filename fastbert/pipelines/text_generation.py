@@ -45,8 +45,9 @@ class TextGeneration(Pipeline):
         named = options.pop("text_inputs", None)
         if (named is None) == (inputs is None):
             raise TypeError(
-                "text-generation takes a text, a chat or a list of them as its first argument, "
-                "which is also called text_inputs; give it once."
+                "text-generation takes a text, a chat or a list of them, not "
+                f"{'None' if inputs is None else 'two of these'}: give it as the first argument, "
+                "or as text_inputs."
             )
         return super().__call__(named if inputs is None else inputs, **options)
 
