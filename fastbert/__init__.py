@@ -23,7 +23,8 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
         "ElectraForPreTrainingOutput",
     ),
     "generation.config": ("GenerationConfig",),
-    "layers.kv_cache": ("DynamicCache", "EncoderDecoderCache"),
+    "layers.kv_cache": ("DynamicCache", "EncoderDecoderCache", "StaticCache"),
+    "layers.cache_joining": ("join_caches",),
     "runtime.packing": ("PackedBatch",),
     "embedding.cross_encoder": ("CrossEncoder",),
     "embedding.sentence": ("SentenceEncoder",),
@@ -202,9 +203,13 @@ if TYPE_CHECKING:
         accelerate as accelerate,
         restore as restore,
     )
+    from fastbert.layers.cache_joining import (
+        join_caches as join_caches,
+    )
     from fastbert.layers.kv_cache import (
         DynamicCache as DynamicCache,
         EncoderDecoderCache as EncoderDecoderCache,
+        StaticCache as StaticCache,
     )
     from fastbert.modeling.base import (
         PreTrainedModel as PreTrainedModel,

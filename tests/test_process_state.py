@@ -68,6 +68,39 @@ def test_another_default_device_and_dtype(model: fastbert.BertModel, warm: bool)
 
 
 @pytest.mark.usefixtures("own_defaults")
+def test_texts_are_written_under_other_defaults() -> None:
+    """A decoder's caches, columns and masks lie where it does."""
+    config = fastbert.ApertusConfig(
+        vocab_size=60,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        initializer_range=0.2,
+    )
+    decoder = fastbert.ApertusForCausalLM(config).eval()
+    ids, mask = IDS.clamp(min=4, max=59), MASK.flip(1)
+
+    def everything() -> list[Tensor]:
+        found = [
+            decoder.generate(ids, attention_mask=mask, max_new_tokens=5, **options)
+            for options in ({}, {"num_beams": 2}, {"use_cache": False})
+        ]
+        with torch.no_grad():
+            out = decoder(ids, attention_mask=mask, logits_to_keep=1)
+            cache = fastbert.join_caches([out.past_key_values, decoder(ids[:1]).past_key_values])
+            cache.batch_select_indices([2, 0])
+            shown = cache.attention_mask()
+            last = decoder(ids[:2, :1], attention_mask=shown, past_key_values=cache).logits
+            return [*found, out.logits, shown, last, decoder(ids, logits_to_keep=[0, 1]).logits]
+
+    expected = everything()
+    torch.set_default_device("meta")
+    torch.set_default_dtype(torch.float64)
+    assert all(torch.equal(one, other) for one, other in zip(everything(), expected, strict=True))
+
+
+@pytest.mark.usefixtures("own_defaults")
 @pytest.mark.parametrize("op", REGISTRY)
 def test_every_kernel_writes_where_its_operands_are(op: str) -> None:
     case = next(case for case in REGISTRY[op].cases() if "1x1" not in case.name)

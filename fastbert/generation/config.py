@@ -22,9 +22,9 @@ _UNREAD = ("decoder_start_token_id", "encoder_no_repeat_ngram_size")
 _OFF: dict[str, Any] = {"top_k": 0}
 
 
-@dataclass(frozen=True)
+@dataclass
 class GenerationConfig:
-    """The settings of generate(); every one may be given to generate() itself.
+    """The settings of generate(); every one may be given to generate() itself, or set here.
 
     Attributes:
         max_length: tokens of prompt and continuation together; None for prompt + 20.
@@ -128,6 +128,70 @@ class GenerationConfig:
         for field in fields(self):
             if getattr(self, field.name) is None and field.default is not None:
                 object.__setattr__(self, field.name, field.default)
+        object.__setattr__(self, "eos_token_id", _plain(self.eos_token_id))
+        object.__setattr__(self, "_whole", True)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change a setting, which counts as said from now on; None takes that back.
+
+        Raises:
+            AttributeError: for a setting that generate() does not have.
+        """
+        default = _DEFAULTS.get(name, _DEFAULTS)
+        if default is _DEFAULTS:
+            if is_known(name) and not asks(name, value):
+                return
+            raise AttributeError(
+                f"generate() has no setting {name}; it has {', '.join(sorted(_DEFAULTS))}."
+            )
+        if name == "eos_token_id":
+            value = _plain(value)
+        object.__setattr__(self, name, default if value is None else value)
+        if "_whole" in vars(self):
+            said = self.stated() - {name} if value is None else self.stated() | {name}
+            object.__setattr__(self, "_stated", said)
+            object.__setattr__(self, "_touched", True)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **more: Any) -> Self:
+        """Read the generation_config.json of a checkpoint.
+
+        Args:
+            path: a folder or a hub id.
+            **more: settings that stand over those of the file, and the arguments of resolve_file.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+        """
+        settings = {name: more.pop(name) for name in [*more] if name in _DEFAULTS}
+        resolve_file(path, GENERATION_CONFIG, **more)
+        return cls.from_checkpoint(path, cls(), **more).changed(**settings)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], **more: Any) -> Self:
+        """Return the settings with these values.
+
+        Args:
+            values: by name, as `to_dict` returns them; those of transformers, too.
+            **more: settings that stand over them.
+
+        Raises:
+            ValueError: where they ask for what generate() does not have.
+        """
+        given = {**values, **more}
+        beyond = sorted(n for n, v in given.items() if n not in _DEFAULTS and asks(n, v))
+        if beyond:
+            raise ValueError(
+                f"generation_config asks for {', '.join(beyond)}, which generate does not have; "
+                "take that out."
+            )
+        return cls(**{n: v for n, v in given.items() if n in _DEFAULTS and v is not None})
+
+    def update(self, **settings: Any) -> dict[str, Any]:
+        """Change the settings that are known by these names; return the others."""
+        for name in settings.keys() & _DEFAULTS.keys():
+            setattr(self, name, settings[name])
+        return {name: value for name, value in settings.items() if name not in _DEFAULTS}
 
     @classmethod
     def of(cls, given: Any) -> Self:
@@ -147,14 +211,7 @@ class GenerationConfig:
                 "as fastbert.GenerationConfig(...)."
             )
         values: dict[str, Any] = given.to_dict()
-        known = {field.name for field in fields(cls)}
-        beyond = sorted(n for n, v in values.items() if n not in known and asks(n, v))
-        if beyond:
-            raise ValueError(
-                f"generation_config asks for {', '.join(beyond)}, which generate does not have; "
-                "take that out."
-            )
-        return cls(**{n: v for n, v in values.items() if n in known and v is not None})
+        return cls.from_dict(values)
 
     @classmethod
     def from_model_config(cls, config: object) -> Self:
@@ -205,6 +262,11 @@ class GenerationConfig:
         tokens = {n: getattr(config, n, None) for n in _TOKENS}
         return cls(**{**tokens, **{k: v for k, v in values.items() if k in known}})
 
+    @property
+    def touched(self) -> bool:
+        """Whether a setting was changed since this was made."""
+        return "_touched" in vars(self)
+
     def stated(self) -> frozenset[str]:
         """Return the names of the settings that the file, or whoever made this, has set."""
         found: frozenset[str] = vars(self)["_stated"]
@@ -221,7 +283,8 @@ class GenerationConfig:
         Args:
             **settings: by name; None switches a setting off.
         """
-        values: dict[str, Any] = {n: _OFF.get(n) if v is None else v for n, v in settings.items()}
+        plain = {n: _plain(v) if n == "eos_token_id" else v for n, v in settings.items()}
+        values: dict[str, Any] = {n: _OFF.get(n) if v is None else v for n, v in plain.items()}
         return replace(self, **values)._saying(self.stated() | settings.keys())
 
     def _saying(self, stated: frozenset[str]) -> Self:
@@ -256,6 +319,16 @@ class GenerationConfig:
         return (
             list(self.eos_token_id) if isinstance(self.eos_token_id, list) else [self.eos_token_id]
         )
+
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(GenerationConfig)}
+
+
+def _plain(ids: Any) -> Any:
+    """Return ids in a tensor, a tuple or a set as an int or a list of ints; others as they are."""
+    if hasattr(ids, "tolist"):
+        return ids.tolist()
+    return list(ids) if isinstance(ids, tuple | set | frozenset | range) else ids
 
 
 def vars_of(settings: GenerationConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbert.generation.checks import check_generator, check_prompts, check_settings
 from fastbert.generation.config import GenerationConfig, left_in
 from fastbert.generation.elsewhere import asks, is_known
 from fastbert.generation.logits_processors import LogitsProcessor, PrefixAllowedTokens, processors
@@ -37,13 +38,24 @@ class GenerationMixin:
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The settings that generate() starts from; may be set."""
-        stored = vars(self).get("_generation_config")
-        return GenerationConfig.from_model_config(self.config) if stored is None else stored
+        """The settings that generate() starts from; it and each of them may be set."""
+        stored: GenerationConfig | None = vars(self).get("_generation_config")
+        if stored is not None:
+            return stored
+        shown: GenerationConfig | None = vars(self).get("_shown_generation_config")
+        if shown is None or not shown.touched:
+            # The configuration may have changed; what somebody changed here stays.
+            shown = GenerationConfig.from_model_config(self.config)
+            self._shown_generation_config = shown
+        return shown
 
     @generation_config.setter
-    def generation_config(self, value: GenerationConfig) -> None:
-        self._generation_config = value
+    def generation_config(self, value: Any) -> None:
+        if value is None:
+            vars(self).pop("_generation_config", None)
+            vars(self).pop("_shown_generation_config", None)
+        else:
+            self._generation_config = GenerationConfig.of(value)
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -144,18 +156,23 @@ class GenerationMixin:
             behind the end; or GenerateOutput with return_dict_in_generate.
 
         Raises:
-            TypeError: for an argument that generate() does not have; it lists those it has.
-            ValueError: for settings that contradict each other, or a length beyond the positions.
+            TypeError: for an argument that generate() does not have, listing those it has, and for
+                prompts or settings of another kind.
+            ValueError: for settings that contradict each other, a length beyond the positions, or
+                a mask of another shape.
         """
         _check_adapter(self)
         input_ids = _prompts(input_ids, kwargs)
         settings = self._settings(generation_config, kwargs)
+        check_settings(settings)
+        check_generator(generator)
         if streamer is not None:
             _check_streamer(streamer, settings)
         if input_ids is None:
             if settings.bos_token_id is None:
                 raise ValueError("generate needs input_ids, since the model has no bos_token_id.")
             input_ids = torch.tensor([[settings.bos_token_id]], device=self.device)
+        check_prompts(input_ids, attention_mask)
         if not input_ids.shape[-1]:
             raise ValueError(
                 f"The prompt is empty: input_ids has the shape {tuple(input_ids.shape)}; give at "
@@ -163,6 +180,9 @@ class GenerationMixin:
             )
         if attention_mask is None:
             attention_mask = _mask_of(input_ids, settings)
+            check_prompts(input_ids, attention_mask)
+        elif attention_mask.shape[0] != input_ids.shape[0]:
+            attention_mask = attention_mask.expand(input_ids.shape)
         limit = self._limit(settings, attention_mask)
         rows = _repeats(settings)
         cached = settings.use_cache and self.caches()
@@ -180,7 +200,7 @@ class GenerationMixin:
             _repeated(encoder_attention_mask, rows),
         )
         if isinstance(state.cache, DynamicCache):
-            state.cache.reserve(limit)
+            state.cache.reserve(limit - 1)  # the last token is not read
         # Padding before the prompt is no text, so nothing in it counts as repeated.
         padding = (state.mask != 0).int().argmax(dim=1)
         process = [

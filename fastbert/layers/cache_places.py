@@ -116,7 +116,7 @@ def show(cache: DynamicCache, past: int, end: int, first: Tensor | None) -> None
         layer.keys, layer.values = layer.room.show(end)
     skipped = None
     if first is not None:
-        skipped = torch.arange(past, end) < first[:, None]
+        skipped = torch.arange(past, end, device="cpu") < first[:, None]
         for row in torch.nonzero(skipped.any(dim=1)).flatten().tolist():
             for layer in cache.layers:
                 assert layer.keys is not None and layer.values is not None
@@ -126,7 +126,7 @@ def show(cache: DynamicCache, past: int, end: int, first: Tensor | None) -> None
         return
     if skipped is None:
         assert layer.keys is not None
-        skipped = torch.zeros(layer.keys.shape[0], end - past, dtype=torch.bool)
+        skipped = torch.zeros(layer.keys.shape[0], end - past, dtype=torch.bool, device="cpu")
     cache.skipped = torch.cat([skipped_columns(cache, skipped.shape[0], past), skipped], dim=1)
 
 
@@ -134,7 +134,7 @@ def skipped_columns(cache: Any, batch: int, past: int) -> Tensor:
     """Return bool (batch, past), where a cache holds no keys since padding stood there."""
     known = getattr(cache, "skipped", None)
     if known is None:
-        return torch.zeros(batch, past, dtype=torch.bool)
+        return torch.zeros(batch, past, dtype=torch.bool, device="cpu")
     return F.pad(known[:, :past], (0, max(past - known.shape[1], 0)))
 
 

@@ -58,10 +58,14 @@ def lay_out(
         The layout, on the device.
 
     Raises:
-        ValueError: for a mask of another shape.
+        TypeError: for a mask that is no tensor.
+        ValueError: for a mask of another shape, or one to be added where none such can be.
     """
     batch_size, length = shape
     total = length + (past or 0)
+    usual = isinstance(mask, Tensor) and mask.dim() > 1 and not mask.is_floating_point()
+    if mask is not None and not usual:
+        _check_kind(mask)
     if mask is not None and (mask.dim() == 1 or mask.shape[0] != batch_size):
         mask = for_all(mask, batch_size)
     if mask is not None and mask.dim() in (3, 4):
@@ -85,6 +89,22 @@ def lay_out(
         return Layout(PackedBatch.dense(batch_size, length, device), causal=causal)
     batch = PackedBatch.from_mask(mask, batch_size, length, device, keep_first_column)
     return Layout(batch, causal=causal)
+
+
+def _check_kind(mask: Tensor) -> None:
+    """Refuse what is no mask. One that is added to scores would show what it is to hide."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"attention_mask must be a torch tensor, not a {type(mask).__name__}.")
+    if mask.dim() == 0:
+        raise ValueError(
+            "attention_mask (batch, length) has 2 dimensions, or 4, but this one has none."
+        )
+    if mask.is_floating_point() and mask.dim() <= 2 and not bool((mask >= 0).all()):
+        raise ValueError(
+            "An attention_mask (batch, length) holds zero for padding and another number for every "
+            "other token; this one holds negative numbers or NaN, like masks that are added to the "
+            "scores: those have 4 dimensions, (batch, heads, queries, keys)."
+        )
 
 
 def for_all(mask: Tensor, batch_size: int) -> Tensor:
@@ -169,9 +189,16 @@ def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0)
         labels: (batch, length), -100 where there is none; None has no labels.
         mask: (batch, length), zero where a token is removed; other masks remove nothing.
         shift: how many columns later the label of a token stands (1 for next-token prediction).
+
+    Raises:
+        TypeError: for labels or a mask that are no tensors.
+        ValueError: for a mask that is none.
     """
     if labels is None or mask is None:
         return False
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch tensor, not a {type(labels).__name__}.")
+    _check_kind(mask)
     mask = for_all(mask, labels.shape[0])
     if mask.dim() != 2 or mask.shape != labels.shape:
         return False

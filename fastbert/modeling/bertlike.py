@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
+from fastbert.layers.cache_checks import check_layers
 from fastbert.layers.called import CalledEmbeddings
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_no_indices
 from fastbert.layers.encoder import CrossInput
@@ -131,6 +132,7 @@ class BertLikeModel(NamedEncoder):
         # An encoder takes a cache too: the prefix that prompt tuning learned.
         if use_cache or inputs.past_key_values is not None:
             cache = as_cache(inputs.past_key_values, states is not None)
+            check_layers(cache, config.num_hidden_layers)
             past = int(cache.get_seq_length())
         layout = lay_out(
             inputs.attention_mask,

@@ -504,9 +504,22 @@ def _without_padding(output: EncoderOutput, full: PackedBatch, batch: PackedBatc
 
 
 def checked_input(name: str, source: Any, kind: str, shape: str) -> Tensor:
-    """Return `source` if it is a tensor of this kind with as many dimensions."""
+    """Return `source` if it is a tensor of this kind with as many dimensions.
+
+    Args:
+        name: of the argument.
+        source: what was given.
+        kind: "integers" or "floating".
+        shape: names of its dimensions, such as "(batch, length)".
+
+    Raises:
+        TypeError: for what is no dense tensor, or has other values.
+        ValueError: for another number of dimensions.
+    """
     if not isinstance(source, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not a {type(source).__name__}.")
+    if source.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, but its layout is {source.layout}.")
     if source.is_floating_point() != (kind == "floating") or source.dtype is torch.bool:
         raise TypeError(f"{name} must be {kind}, but the tensor holds {source.dtype}.")
     dimensions = shape.count(",") + 1

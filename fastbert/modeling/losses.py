@@ -36,11 +36,7 @@ def token_loss(
         ValueError: for as many labels as there are no logits for.
     """
     flat = logits.reshape(-1, logits.shape[-1])
-    if labels.numel() != flat.shape[0]:
-        raise ValueError(
-            f"labels must hold one class for each of {tuple(logits.shape[:-1])}, but they have the "
-            f"shape {tuple(labels.shape)}."
-        )
+    _check_places(logits, labels)
     return _cross_entropy(
         flat, labels.to(logits.device).reshape(-1), num_items_in_batch, ignore_index
     )
@@ -64,11 +60,12 @@ def next_token_loss(
         ignore_index: label that counts for nothing.
 
     Raises:
-        ValueError: without labels and shift_labels.
+        ValueError: without labels and shift_labels, or for labels of another shape.
     """
     if shift_labels is None:
         if labels is None:
             raise ValueError("The loss needs labels or shift_labels.")
+        _check_places(logits, labels)
         shift_labels = F.pad(labels, (0, 1), value=ignore_index)[..., 1:]
     flat = logits.to(torch.promote_types(logits.dtype, torch.float32))
     flat = flat.reshape(-1, logits.shape[-1])
@@ -157,9 +154,44 @@ def span_loss(
     return (losses[0] + losses[1]) / 2
 
 
+def _check_places(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels that do not stand where the logits do; a flat row of as many is taken.
+
+    Raises:
+        ValueError: for labels of another shape, such as transposed ones.
+    """
+    places = logits.shape[:-1]
+    wide = [[size for size in shape if size != 1] for shape in (labels.shape, places)]
+    if labels.numel() != places.numel() or (len(wide[0]) > 1 and wide[0] != wide[1]):
+        raise ValueError(
+            f"labels must hold one class for each of {tuple(places)}, but they have the shape "
+            f"{tuple(labels.shape)}."
+        )
+
+
+def _check_classes(targets: Tensor, classes: int, ignore_index: int) -> None:
+    """Refuse labels that name no class, in words; on a GPU they would end the process's use of it.
+
+    Raises:
+        TypeError: for labels that are no integers.
+        ValueError: for a class that is not there.
+    """
+    if targets.is_floating_point() or targets.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, but the tensor holds {targets.dtype}.")
+    if torch.compiler.is_compiling() or targets.device.type != "cpu" or not targets.numel():
+        return
+    counted = targets[targets != ignore_index]
+    if counted.numel() and not 0 <= int(counted.min()) <= int(counted.max()) < classes:
+        raise ValueError(
+            f"labels reach from {int(counted.min())} to {int(counted.max())}, but there are "
+            f"{classes} classes, counted from 0; {ignore_index} stands for no label."
+        )
+
+
 def _cross_entropy(
     flat: Tensor, targets: Tensor, count: Count, ignore_index: int = IGNORED
 ) -> Tensor:
+    _check_classes(targets, flat.shape[-1], ignore_index)
     if count is None:
         return F.cross_entropy(flat, targets, ignore_index=ignore_index)
     total = F.cross_entropy(flat, targets, ignore_index=ignore_index, reduction="sum")

@@ -34,6 +34,7 @@ from fastbert.modeling.encoding import (
     counted,
 )
 from fastbert.modeling.head_parts import BuiltHead
+from fastbert.modeling.kept_columns import kept
 from fastbert.modeling.losses import token_loss
 from fastbert.modeling.module_table import head_by_rows
 from fastbert.outputs import (
@@ -224,44 +225,22 @@ class VocabularyHead(HeadModel):
 
         Args:
             encoding: the output of the encoder.
-            keep: 0 for all tokens; n for the last n columns; an int64 tensor (n,) of columns, or
-                (batch, n) of columns for each text; or a bool tensor (batch, length).
+            keep: as for `kept`.
 
         Returns:
             The logits: (batch, length, vocabulary) for all tokens, with zeros where a token was
-            removed; (batch, n, vocabulary) for columns; (selected, vocabulary) for a bool tensor.
+            removed; (batch, n, vocabulary) for columns; (selected, vocabulary) for single tokens.
         """
         batch = encoding.batch
         logits = self.called_scores(encoding)
         if logits is not None:
-            return _kept(logits, keep)
+            return kept(logits, keep)
         share_with(self.get_output_embeddings(), words_adapted(self))
         if isinstance(keep, int) and keep == 0:
             return batch.pad(self.score(encoding.packed, encoding))
-        padded = encoding.padded()
-        if isinstance(keep, int):
-            chosen = padded[:, -keep:]
-        elif keep.dtype == torch.bool:
-            return self.score(padded[keep.to(padded.device)], encoding)
-        elif keep.dim() == 1:
-            chosen = padded[:, keep.to(padded.device)]
-        else:
-            rows = torch.arange(batch.batch_size, device=padded.device)[:, None]
-            chosen = padded[rows, keep.to(padded.device)]
+        chosen = kept(encoding.padded(), keep)
         found = self.score(chosen.reshape(-1, chosen.shape[-1]), encoding)
-        return found.reshape(*chosen.shape[:-1], -1)
-
-
-def _kept(logits: Tensor, keep: Any) -> Tensor:
-    """Select from logits (batch, length, vocabulary); see VocabularyHead.scores."""
-    if isinstance(keep, int):
-        return logits[:, -keep:] if keep else logits
-    keep = keep.to(logits.device)
-    if keep.dtype == torch.bool:
-        return logits[keep]
-    if keep.dim() == 1:
-        return logits[:, keep]
-    return logits[torch.arange(logits.shape[0], device=logits.device)[:, None], keep]
+        return found.reshape(*chosen.shape[:-1], found.shape[-1])
 
 
 class ForMaskedLM(VocabularyHead):
@@ -337,21 +316,11 @@ class ForMaskedLM(VocabularyHead):
         if labels is not None:
             loss = self.loss_function(
                 logits=logits,
-                labels=_labels_of(labels, logits_to_keep),
+                labels=kept(labels, logits_to_keep),
                 vocab_size=self.config.vocab_size,
                 **counted(inputs.options),
             )
         return finish(MaskedLMOutput(loss, logits), encoding)
-
-
-def _labels_of(labels: Tensor, keep: Any) -> Tensor:
-    if isinstance(keep, int):
-        return labels[:, -keep:] if keep else labels
-    if keep.dtype == torch.bool:
-        return labels[keep.to(labels.device)]
-    if keep.dim() == 1:
-        return labels[:, keep.to(labels.device)]
-    return labels.gather(1, keep.to(labels.device))
 
 
 class ForCausalLM(GenerationMixin, VocabularyHead):

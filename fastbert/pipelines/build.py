@@ -171,7 +171,8 @@ def pipeline(
     Raises:
         ValueError: for an unknown task, a model without checkpoint and no tokenizer, or a model
             with another head.
-        TypeError: for an option that the pipeline does not have.
+        TypeError: for an option that the pipeline does not have, or one in model_kwargs that is
+            given as an argument too.
     """
     name = _ALIASES.get(task, task)
     if name not in TASKS:
@@ -188,15 +189,16 @@ def pipeline(
     pipeline_class = TASKS[name]
     loaded: Any = model
     if isinstance(model, (str, os.PathLike)):
-        loaded = getattr(auto, pipeline_class.auto_class).from_pretrained(
-            model,
-            config=config,
-            dtype=torch_dtype if dtype is None else dtype,
-            backend=backend,
-            quantization=quantization,
-            device_map=device_map,
+        loading = {
+            "config": config,
+            "dtype": torch_dtype if dtype is None else dtype,
+            "backend": backend,
+            "quantization": quantization,
+            "device_map": device_map,
             **hub,
-            **(model_kwargs or {}),
+        }
+        loaded = getattr(auto, pipeline_class.auto_class).from_pretrained(
+            model, **_with_more(loading, model_kwargs or {})
         )
     elif not hasattr(model, "base_model"):
         raise ValueError(
@@ -216,6 +218,23 @@ def pipeline(
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer, use_fast=use_fast, **hub)
     return pipeline_class(loaded.eval(), tokenizer, **options)
+
+
+def _with_more(loading: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of from_pretrained, with what model_kwargs say besides.
+
+    Raises:
+        TypeError: for one that is given twice, and not alike.
+    """
+    further = {"dtype" if name == "torch_dtype" else name: v for name, v in more.items()}
+    for name, value in further.items():
+        given = loading.get(name)
+        if given is not None and (name, given) != ("backend", "auto") and given != value:
+            raise TypeError(
+                f"pipeline got {name}={given!r}, and {name}={value!r} in model_kwargs; give one of "
+                "the two."
+            )
+    return {**loading, **further}
 
 
 def _source(model: Any, part: str) -> str | os.PathLike[str]:

@@ -35,6 +35,22 @@ class TextGeneration(Pipeline):
     auto_class = "AutoModelForCausalLM"
     more_options = _OF_GENERATE
 
+    def __call__(self, inputs: Any = None, **options: Any) -> Any:
+        """Continue one prompt, a list of prompts, or an iterator; see Pipeline.
+
+        Args:
+            inputs: the prompts; transformers calls them text_inputs.
+            **options: those of `answer`, batch_size and num_workers.
+        """
+        named = options.pop("text_inputs", None)
+        if (named is None) == (inputs is None):
+            raise TypeError(
+                "text-generation takes a text, a chat or a list of them, not "
+                f"{'None' if inputs is None else 'two of these'}: give it as the first argument, "
+                "or as text_inputs."
+            )
+        return super().__call__(named if inputs is None else inputs, **options)
+
     def answer(
         self,
         items: list[Any],
@@ -53,6 +69,7 @@ class TextGeneration(Pipeline):
         continue_final_message: bool | None = None,
         tools: list[Any] | None = None,
         documents: list[Any] | None = None,
+        padding: bool | str | None = None,
         **generation: Any,
     ) -> list[Any]:
         """Continue every prompt.
@@ -78,6 +95,7 @@ class TextGeneration(Pipeline):
                 the assistant's.
             tools: what the model of a chat may call; see apply_chat_template.
             documents: what the model of a chat may read; likewise.
+            padding: accepted without effect: prompts of a batch are always padded.
             **generation: arguments of the model's generate(), such as max_new_tokens or streamer.
 
         Returns:
@@ -188,6 +206,11 @@ class TextGeneration(Pipeline):
         if given is not None:
             settings = GenerationConfig.of(given).over(settings)
         named = {n: v for n, v in generation.items() if n not in _OTHERS}
+        if asked := [n for n in named if n.startswith("output_") and named[n]]:
+            raise ValueError(
+                f"text-generation returns texts, and nothing of {', '.join(asked)}; call the "
+                "pipeline's model.generate(..., return_dict_in_generate=True) for these."
+            )
         others = {n: v for n, v in generation.items() if n not in named}
         stated = settings.stated() | named.keys()
         usual = {n: v for n, v in _USUAL.items() if n not in stated}

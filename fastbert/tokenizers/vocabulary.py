@@ -39,6 +39,10 @@ class Engine(Protocol):
         ...
 
     @property
+    def cleanable(self) -> bool:
+        """Whether decoding puts spaces between words, rather than taking them from the tokens."""
+
+    @property
     def total_size(self) -> int:
         """The size of the vocabulary with the added tokens."""
         ...
@@ -344,7 +348,7 @@ class Vocabulary(SpecialTokens):
             token_ids: one id, a row of ids, or a batch of rows.
             skip_special_tokens: leave special tokens out.
             clean_up_tokenization_spaces: remove the spaces before English punctuation; None for the
-                tokenizer's own setting.
+                tokenizer's own setting. Byte pairs hold the spaces of the text, which all stay.
             **options: sentencepiece and FlauBERT tokenizers take
                 `spaces_between_special_tokens` (True).
 
@@ -368,7 +372,7 @@ class Vocabulary(SpecialTokens):
         )
         clean = clean_up_tokenization_spaces
         clean = self.clean_up_tokenization_spaces if clean is None else clean
-        return self.clean_up_tokenization(text) if clean else text
+        return self.clean_up_tokenization(text) if clean and self.engine.cleanable else text
 
     def batch_decode(
         self,

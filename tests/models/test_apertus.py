@@ -221,11 +221,28 @@ def test_padding(side: str, cached: bool, dtype: torch.dtype) -> None:
         close(one.logits[0][mask[0] != 0][None], ours(real).logits)
 
 
-def test_labels_on_padding_count() -> None:
-    ours, theirs = pair()
-    batch, mask = ids(2, 7), torch.tensor(PADDED["right"])
-    given = {"attention_mask": mask, "labels": batch, "use_cache": False}
-    close(ours(batch, **given).loss, theirs(batch, **given).loss, 1e-6)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("side", PADDED)
+def test_labels_on_padding_count(side: str, cached: bool, dtype: torch.dtype) -> None:
+    """The loss of an evaluation is that of training, whatever keeps keys and values."""
+    ours, theirs = pair(dtype=dtype)
+    batch, mask = ids(2, 7), torch.tensor(PADDED[side])
+    given = {"attention_mask": mask, "labels": batch, "use_cache": cached}
+    trained = ours(batch, **given)
+    with torch.no_grad():
+        evaluated = ours(batch, **given)
+    close(evaluated.loss, trained.loss, 1e-6)
+    close(evaluated.logits, trained.logits, 1e-5)
+    if side != "left":  # there the first label is that of a token which sees nothing
+        close(evaluated.loss, theirs(batch, **given).loss, 1e-6)
+    tagger, other = pair("ApertusForTokenClassification", dtype=dtype, classifier_dropout=0.0)
+    given["labels"] = batch % 2
+    with torch.no_grad():
+        found = tagger(batch, **given).loss
+    close(found, tagger(batch, **given).loss, 1e-6)
+    if side != "left":
+        close(found, other(batch, attention_mask=mask, labels=batch % 2).loss, 1e-6)
 
 
 def test_a_row_that_is_masked_whole() -> None:

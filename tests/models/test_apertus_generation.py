@@ -218,6 +218,31 @@ def test_pipeline_in_batches(pipelines: tuple[Any, Any]) -> None:
     assert len(long[0]["generated_token_ids"]) <= 64
 
 
+def test_pipeline_takes_its_input_by_name(pipelines: tuple[Any, Any]) -> None:
+    ours, theirs = pipelines
+    for options in ({"text_inputs": "a b"}, {"text_inputs": ["a b", "c"], "padding": True}):
+        assert ours(**options, **GREEDY) == theirs(**options, **GREEDY)
+    for given in ((), ("a b",)):
+        with pytest.raises(TypeError, match=r"not (None|two of these): give it as the first"):
+            ours(*given, **({"text_inputs": "c"} if given else {}))
+    with pytest.raises(ValueError, match="nothing of output_scores"):
+        ours("a b", output_scores=True, return_dict_in_generate=True)
+
+
+def test_pipeline_reads_arguments_of_loading_anywhere(folder: Path) -> None:
+    for more in ({"dtype": "bfloat16"}, {"torch_dtype": torch.bfloat16}):
+        pipe = fastbert.pipeline("text-generation", model=folder, model_kwargs=more)
+        assert pipe.model.dtype is torch.bfloat16
+    pipe = fastbert.pipeline(
+        "text-generation", model=folder, dtype="auto", model_kwargs={"quantization": "int8"}
+    )
+    assert pipe.model.lm_head.qweight.dtype is torch.int8
+    with pytest.raises(TypeError, match="dtype='float32', and dtype='bfloat16' in model_kwargs"):
+        fastbert.pipeline(
+            "text-generation", folder, dtype="float32", model_kwargs={"dtype": "bfloat16"}
+        )
+
+
 def test_streamers(pipelines: tuple[Any, Any], folder: Path) -> None:
     ours, theirs = pipelines
     streamer = transformers.TextStreamer(

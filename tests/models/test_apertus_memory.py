@@ -45,6 +45,24 @@ def test_ten_thousand_tokens_take_no_memory() -> None:
     assert arenas[0] == arenas[1]
 
 
+def test_a_reserved_cache_is_filled_by_generating() -> None:
+    """It is refused before the first step where it is too short, and keeps its memory else."""
+    ours, _ = pair(dtype=torch.float32)
+    prompt = ids(2, 6)
+    short = StaticCache(ours.config, max_cache_len=8)
+    with pytest.raises(ValueError, match="hold 9 tokens, but it was made for 8"):
+        ours.generate(prompt, past_key_values=short, max_new_tokens=4)
+    assert short.get_seq_length() == 0
+    for length in (9, 100):
+        cache = StaticCache(ours.config, max_cache_len=length)
+        found = ours.generate(prompt, past_key_values=cache, max_new_tokens=4)
+        assert torch.equal(found, ours.generate(prompt, max_new_tokens=4))
+        assert cache.layers[0].room.keys.shape[2] == length  # type: ignore[union-attr]
+    placed = addresses(cache)
+    ours.generate(found, past_key_values=cache, max_new_tokens=50)
+    assert addresses(cache) == placed
+
+
 @torch.inference_mode()
 def test_a_growing_cache_takes_what_it_holds() -> None:
     ours, _ = pair(dtype=torch.float32)

@@ -15,6 +15,7 @@ import transformers
 from tokenizers import (
     AddedToken,
     Tokenizer as RustTokenizer,
+    decoders,
     models as rust_models,
     normalizers,
     pre_tokenizers,
@@ -293,3 +294,26 @@ def test_ends_that_cannot_be_had_are_named(
         asked = BertTokenizer.from_pretrained(words, add_eos_token=True)
     assert "of add_eos_token; PreTrainedTokenizerFast obeys that." in caplog.text
     assert asked("un")["input_ids"] == [2, 5, 3]
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_only_words_are_cleaned_up(tmp_path: Path, pairs: bool) -> None:
+    """Byte pairs hold the text's own spaces; a stream of pieces would lose what is taken back."""
+    text = "un , deux ."
+    if pairs:
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        made = RustTokenizer(rust_models.BPE({t: i for i, t in enumerate(letters)}, []))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+    else:
+        made = rust([*BERTISH])
+        made.add_tokens(["."])
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": True}
+    folder(tmp_path, made, None, **settings)
+    ours = AutoTokenizer.from_pretrained(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = ours.encode(text, add_special_tokens=False)
+    for clean in (None, True, False):
+        found = ours.decode(ids, clean_up_tokenization_spaces=clean)
+        assert found == theirs.decode(ids, clean_up_tokenization_spaces=clean)
+        assert found == (text if pairs or clean is False else "un, deux.")

@@ -37,6 +37,7 @@ class Asked:
 
     Attributes:
         shape: (batch, length) of the input.
+        heads: number of the queries' heads.
         dtype: of the hidden states.
         device: where the model computes.
         causal: whether later tokens are hidden.
@@ -45,6 +46,7 @@ class Asked:
     """
 
     shape: tuple[int, int]
+    heads: int
     dtype: torch.dtype
     device: torch.device
     causal: bool
@@ -61,6 +63,7 @@ def arranged(inputs: EncoderInputs, cache: Any, asked: Asked) -> Arranged:
         asked: what decides beside them.
 
     Raises:
+        TypeError: for a mask that is no tensor, or positions that are no integers.
         ValueError: for a mask or positions of another shape, or a cache behind several texts.
     """
     mask = inputs.attention_mask
@@ -81,6 +84,7 @@ def arranged(inputs: EncoderInputs, cache: Any, asked: Asked) -> Arranged:
     )
     if positions is None:
         positions = _counted(mask, past or 0, asked)
+    _check_heads(layout.bias, asked.heads)
     if layout.batch.indices is not None:
         positions = layout.batch.pack(positions.expand(asked.shape))[None]
     return Arranged(layout, Attending.of(layout, asked.weights), positions, cache)
@@ -101,6 +105,10 @@ def _several(starts: Tensor, positions: Tensor, cached: bool, asked: Asked) -> A
 def _given(positions: Tensor | None, asked: Asked) -> Tensor | None:
     if positions is None:
         return None
+    if not isinstance(positions, Tensor):
+        raise TypeError(f"position_ids must be a torch tensor, not a {type(positions).__name__}.")
+    if positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool:
+        raise TypeError(f"position_ids must be integers, but the tensor holds {positions.dtype}.")
     wide = positions.to(asked.device, torch.long)
     wide = wide[None] if wide.dim() == 1 else wide
     batch, length = asked.shape
@@ -110,6 +118,14 @@ def _given(positions: Tensor | None, asked: Asked) -> Tensor | None:
             f"{tuple(positions.shape)}."
         )
     return wide
+
+
+def _check_heads(bias: Tensor | None, heads: int) -> None:
+    if bias is not None and bias.shape[1] not in (1, heads):
+        raise ValueError(
+            f"An attention_mask with four dimensions is for one head or for all {heads}, but this "
+            f"one is for {bias.shape[1]}."
+        )
 
 
 def _starts(positions: Tensor, any_jump: bool) -> Tensor | None:

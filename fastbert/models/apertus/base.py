@@ -58,8 +58,8 @@ class ApertusPreTrainedModel(PreTrainedModel):
             module.reset_parameters()
 
     def is_core(self, name: str) -> bool:
-        """See PreTrainedModel.is_core; without its slopes an activation has those of a new one."""
-        return super().is_core(name) and ".act_fn." not in name
+        """See PreTrainedModel.is_core; the slopes of activations were learned as all else was."""
+        return super().is_core(name) and not name.endswith((".act_fn.beta", ".act_fn.eps"))
 
     def traits(self) -> Traits:
         """See PreTrainedModel.traits."""
@@ -84,6 +84,11 @@ class ApertusPreTrainedModel(PreTrainedModel):
                 "xielu" if plain else "bias_act",
             ),
         )
+
+    def get_decoder(self) -> nn.Module:
+        """Return the layers without a head."""
+        decoder: nn.Module = self.base_model
+        return decoder
 
     def torch_parts(self) -> list[str]:
         """See PreTrainedModel.torch_parts: the Plan's ops are all there is."""

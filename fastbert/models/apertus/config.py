@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from fastbert.layers.rotary import REFUSED, REQUIRED
 from fastbert.modeling.config import PreTrainedConfig
@@ -71,6 +73,12 @@ class ApertusConfig(PreTrainedConfig):
         """
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"rope_parameters is a dictionary or None, not {given!r}.")
+        if given and all(isinstance(value, Mapping) for value in given.values()):
+            raise ValueError(
+                f"rope_parameters has a dictionary for each of {', '.join(map(str, given))}, but "
+                "all layers of Apertus rotate alike; give one dictionary with rope_type and "
+                "rope_theta."
+            )
         if given is None:
             settled = _default_rope()
             if theta is not None and theta != self.default_theta:
@@ -92,6 +100,8 @@ class ApertusConfig(PreTrainedConfig):
             context = self.max_position_embeddings if outside is None else outside
             name = "original_max_position_embeddings"
             settled[name] = settled.get(name, context) if outside is None else outside
+        if kind == "yarn" and settled.get("factor", 0) is None:
+            settled["factor"] = self.max_position_embeddings / settled[name]
         absent = [name for name in REQUIRED.get(kind, ()) if settled.get(name) is None]
         if absent:
             raise ValueError(
@@ -152,6 +162,18 @@ _SIZES = (
 )
 
 
+# Their largest values.
+_NUMBERS = {
+    "rms_norm_eps": sys.float_info.max,
+    "attention_dropout": 1.0,
+    "initializer_range": sys.float_info.max,
+}
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def check_buildable(config: ApertusConfig) -> None:
     """Refuse a configuration from which no network follows.
 
@@ -165,11 +187,18 @@ def check_buildable(config: ApertusConfig) -> None:
     layers = config.num_hidden_layers
     if not isinstance(layers, int) or layers < 0:
         raise ValueError(f"num_hidden_layers must be an integer from 0 on, not {layers!r}.")
-    eps = config.rms_norm_eps
-    if not isinstance(eps, int | float) or eps < 0:
-        raise ValueError(f"rms_norm_eps must be a number from 0 on, not {eps!r}.")
+    for name, most in _NUMBERS.items():
+        value = getattr(config, name)
+        if not _is_number(value) or not 0 <= value <= most:
+            raise ValueError(f"{name} must be a number from 0 to {most:g}, not {value!r}.")
+    for name in ("head_dim", "output_vocab_size"):
+        value = vars(config).get(name)
+        if value is not None and (not _is_number(value) or isinstance(value, float) or value < 1):
+            raise ValueError(f"{name} must be a positive integer or None, not {value!r}.")
     _check_heads(config)
     pad = config.pad_token_id
+    if pad is not None and (not _is_number(pad) or isinstance(pad, float)):
+        raise ValueError(f"pad_token_id is the id of one token or None, not {pad!r}.")
     if pad is not None and not -config.vocab_size <= pad < config.vocab_size:
         raise ValueError(
             f"pad_token_id {pad} stands in no vocabulary of {config.vocab_size} words; give a "
@@ -203,6 +232,10 @@ def _check_heads(config: ApertusConfig) -> None:
             "must be even."
         )
     rope = config.rope_parameters or {}
+    for name in ("rope_theta", *REQUIRED.get(rope.get("rope_type", ""), ())):
+        value = rope.get(name)
+        if not _is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name} in rope_parameters must be a number above 0, not {value!r}.")
     if rope.get("rope_type") in REFUSED or rope.get("rope_type") not in REQUIRED:
         return  # refused with its reason where the angles are made
     if rope.get("partial_rotary_factor", 1.0) != 1.0:

@@ -16,6 +16,7 @@ from fastbert.layers.linear import Int8Linear, Linear, project
 from fastbert.layers.masks import labelled_padding
 from fastbert.modeling import tasks
 from fastbert.modeling.encoding import CausalOptions, EncoderInputs, Encoding, counted
+from fastbert.modeling.kept_columns import kept
 from fastbert.models.apertus.base import ApertusOptions, ApertusPreTrainedModel
 from fastbert.models.apertus.config import output_size
 from fastbert.models.apertus.model import ApertusModel, Scored
@@ -124,7 +125,7 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
             return encoding.logits
         rows = self.rows(encoding, self.lm_head)
         if rows.dim() == 3 and isinstance(keep, int):
-            return self.score(rows[:, -keep:], encoding)
+            return self.score(kept(rows, keep), encoding)
         return super().scores(encoding, keep)
 
     def _scored(self, keep: Any) -> Scored:
@@ -230,6 +231,8 @@ class ApertusForCausalLM(_ApertusHead, GenerationMixin, tasks.VocabularyHead):
 
 
 def _check_labels(logits: Tensor, labels: Tensor | None) -> None:
+    if labels is not None and not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a torch tensor, not a {type(labels).__name__}.")
     if labels is not None and labels.numel() != logits.numel() // max(logits.shape[-1], 1):
         raise ValueError(
             f"labels of shape {tuple(labels.shape)} do not fit logits of shape "

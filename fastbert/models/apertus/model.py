@@ -17,6 +17,7 @@ from fastbert.engine.decoder_cache import DecoderCache, DecoderSnapshot
 from fastbert.engine.encoder import PACKED, Wanted
 from fastbert.engine.encoder_cache import retrying
 from fastbert.layers.activation import XIELU, NamedActivation
+from fastbert.layers.cache_checks import check_layers
 from fastbert.layers.cache_places import check_skipped
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.grouped_attention import Attending
@@ -221,9 +222,10 @@ class ApertusModel(ApertusPreTrainedModel):
         causal = options.get("is_causal")
         given = arranged(
             inputs,
-            self._cache(inputs),
+            self._cache(inputs, every=not view.reading.called),
             Asked(
                 shape,
+                self.config.num_attention_heads,
                 view.dtype if embeds is None else embeds.dtype,
                 view.device if embeds is None else embeds.device,
                 bool(getattr(self.config, "is_causal", True) if causal is None else causal),
@@ -233,7 +235,9 @@ class ApertusModel(ApertusPreTrainedModel):
         )
         states: list[Tensor] | None = [] if asked["output_hidden_states"] else None
         check_skipped(given.cache, mask)
-        if weights is None and states is None and not (self.training or differentiable):
+        # An engine leaves padding out, also where a cache has room for its keys.
+        padding = bool(keep) and mask is not None
+        if weights is None and states is None and not (self.training or differentiable or padding):
             found = self._prepared(inputs, given, shape, form, view, plan)
             if found is not None:
                 batch, output, logits = found
@@ -357,7 +361,7 @@ class ApertusModel(ApertusPreTrainedModel):
 
     def _embedded(self, ids: Tensor) -> Tensor:
         self._check_ids(ids)
-        embedded: Tensor = self.embed_tokens(ids)
+        embedded: Tensor = self.embed_tokens(ids.long())
         return embedded
 
     def _check_ids(self, ids: Tensor) -> None:
@@ -387,13 +391,22 @@ class ApertusModel(ApertusPreTrainedModel):
         else:
             shape = "(batch, length, hidden)"
             given = checked_input("inputs_embeds", embeds, "floating", shape)
+            if given.shape[2] != self.config.hidden_size:
+                raise ValueError(
+                    f"inputs_embeds {shape} has {given.shape[2]} columns, but this model's hidden "
+                    f"size is {self.config.hidden_size}."
+                )
         return given.shape[0], given.shape[1]
 
-    def _cache(self, inputs: EncoderInputs) -> Any:
+    def _cache(self, inputs: EncoderInputs, every: bool) -> Any:
         """Return the cache that the pass extends, None without one.
 
+        Args:
+            inputs: the arguments of the forward.
+            every: see check_layers.
+
         Raises:
-            ValueError: for a cache where layers are computed twice.
+            ValueError: for a cache where layers are computed twice, or that another model filled.
         """
         recomputes = self.training and self.gradient_checkpointing
         if recomputes and inputs.past_key_values is not None:
@@ -404,7 +417,10 @@ class ApertusModel(ApertusPreTrainedModel):
         wanted = self.config.use_cache if inputs.use_cache is None else inputs.use_cache
         if inputs.past_key_values is None and (recomputes or not wanted):
             return None
-        return as_cache(inputs.past_key_values, cross=False)
+        cache = as_cache(inputs.past_key_values, cross=False)
+        if inputs.past_key_values is not None:
+            check_layers(cache, len(self.layers[: self.config.num_hidden_layers]), every)
+        return cache
 
 
 _OWN = (

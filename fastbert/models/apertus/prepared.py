@@ -143,10 +143,11 @@ def last_columns(batch: PackedBatch, count: int) -> tuple[DecoderWanted, Tensor 
     if batch.indices is None:
         if not count:
             return DecoderWanted(scores=True), None
-        grid = torch.arange(batch.total).reshape(batch.batch_size, batch.seqlen)[:, -count:]
+        grid = torch.arange(batch.total, device="cpu")
+        grid = grid.reshape(batch.batch_size, batch.seqlen)[:, -count:]
         return DecoderWanted(grid.reshape(-1), scores=True), None
-    grid = torch.full((batch.batch_size * batch.seqlen,), -1)
-    grid[batch.indices] = torch.arange(batch.total)
+    grid = torch.full((batch.batch_size * batch.seqlen,), -1, device="cpu")
+    grid[batch.indices] = torch.arange(batch.total, device="cpu")
     grid = grid.reshape(batch.batch_size, batch.seqlen)[:, -count:]
     real = grid >= 0
     return DecoderWanted(grid[real], scores=True), real

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
+from fastbert.layers.cache_checks import check_layers
 from fastbert.layers.called import CalledStack, LayerInputs
 from fastbert.layers.calling import call, hidden_of, tell
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
@@ -391,7 +392,9 @@ class FlaubertModel(FlaubertPreTrainedModel, NamedEncoder):
                 "A cache needs causal=True in the configuration: without it, earlier tokens would "
                 "have to see later ones."
             )
-        return Cache(as_cache(cache, cross=False)), int(cache.get_seq_length())
+        store = as_cache(cache, cross=False)
+        check_layers(store, self.n_layers)
+        return Cache(store), int(store.get_seq_length())
 
     def _layout(
         self,

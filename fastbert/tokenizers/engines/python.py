@@ -101,6 +101,11 @@ class PieceEngine:
     # ---- vocabulary ----------------------------------------------------------------------------
 
     @property
+    def cleanable(self) -> bool:
+        """See `Engine`."""
+        return True
+
+    @property
     def vocab_size(self) -> int:
         """The size of the base vocabulary."""
         return self.model.size

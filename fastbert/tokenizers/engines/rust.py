@@ -257,6 +257,11 @@ class RustEngine:
         if backend.encode_special_tokens != split_special_tokens:
             backend.encode_special_tokens = split_special_tokens
 
+    @property
+    def cleanable(self) -> bool:
+        """See `Engine`."""
+        return type(self.backend.model).__name__ != "BPE"
+
     def serialized(self, pretty: bool = True) -> str:
         """Return the content of tokenizer.json, without truncation and padding."""
         with self._lock:
