@@ -37,6 +37,8 @@ class AlignModel(AlignPreTrainedModel):
         temperature: (), what similarities are divided by.
     """
 
+    _no_split_modules = ["AlignTextEmbeddings", "AlignVisionBlock"]
+
     def __init__(self, config: AlignConfig) -> None:
         super().__init__(config)
         config.check_buildable()
@@ -71,6 +73,10 @@ class AlignModel(AlignPreTrainedModel):
     def prune_heads(self, heads_to_prune: dict[int, Sequence[int]]) -> None:
         """Remove heads of the text tower for good; see PreTrainedModel.prune_heads."""
         self.text_model.prune_heads(heads_to_prune)
+
+    def longest(self) -> int:
+        """Return the most tokens of one text."""
+        return self.text_model.longest()
 
     def traits(self) -> Traits:
         """See PreTrainedModel.traits: those of the text tower; images ask for `linear` alone."""
