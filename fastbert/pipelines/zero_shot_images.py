@@ -79,6 +79,12 @@ class ZeroShotImageClassification(Pipeline):
         super().save_pretrained(save_directory)
         self.image_processor.save_pretrained(save_directory)
 
+    @property
+    def longest(self) -> int:
+        """The most tokens of one text; see Pipeline."""
+        model: Any = self.model
+        return int(min(self.tokenizer.model_max_length, model.text_model.longest()))
+
     def answer(
         self,
         items: list[Any],

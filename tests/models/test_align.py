@@ -307,4 +307,3 @@ def test_an_image_tower_of_ones_own(models: Any) -> None:
 def test_names_of_the_whole(models: Any) -> None:
     ours, other = models
     assert set(ours._no_split_modules) == set(other._no_split_modules)
-    assert ours.longest() == TEXT["max_position_embeddings"]

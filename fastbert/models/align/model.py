@@ -74,10 +74,6 @@ class AlignModel(AlignPreTrainedModel):
         """Remove heads of the text tower for good; see PreTrainedModel.prune_heads."""
         self.text_model.prune_heads(heads_to_prune)
 
-    def longest(self) -> int:
-        """Return the most tokens of one text."""
-        return self.text_model.longest()
-
     def traits(self) -> Traits:
         """See PreTrainedModel.traits: those of the text tower; images ask for `linear` alone."""
         return self.text_model.traits()
