@@ -54,6 +54,8 @@ ARRAYS: dict[str, Any] = {
     "float16 planes": np.moveaxis(BYTES / 255.0, -1, 0).astype(np.float16),
     "fractions with opacity": np.dstack([BYTES, BYTES[:, :, :1]]) / 255.0,
     "bytes with opacity": np.dstack([BYTES, BYTES[:, :, :1]]),
+    "grey planes": BYTES[None, :, :, 0],
+    "grey fractions": BYTES[:, :, :1] / 255.0,
     "int16": BYTES.astype(np.int16),
     "zeros and ones": np.round(BYTES / 255.0),
     "tensor of fractions": torch.from_numpy(BYTES / 255.0),
