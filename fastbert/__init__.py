@@ -170,6 +170,7 @@ _EXPORTS: dict[str, tuple[str, ...]] = {
     ),
     "models.auto": (
         "AutoConfig",
+        "AutoImageProcessor",
         "AutoModel",
         "AutoModelForCausalLM",
         "AutoModelForMaskedLM",
@@ -239,6 +240,7 @@ if TYPE_CHECKING:
     )
     from fastbert.models.auto import (
         AutoConfig as AutoConfig,
+        AutoImageProcessor as AutoImageProcessor,
         AutoModel as AutoModel,
         AutoModelForCausalLM as AutoModelForCausalLM,
         AutoModelForMaskedLM as AutoModelForMaskedLM,

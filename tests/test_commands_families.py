@@ -71,6 +71,15 @@ def test_an_image_tower_is_verified(align: Path, tmp_path: Path) -> None:
     assert {line.where for line in report.lines} == {"image output", "image pooler"}
 
 
+@pytest.mark.parametrize("change", [{"hidden_dim": 8}, {"image_size": [64, 48]}], ids=str)
+def test_an_image_tower_is_verified_at_a_size_it_takes(
+    align: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    model: Any = fastbert.AlignVisionModel.from_pretrained(align, **change)
+    model.save_pretrained(tmp_path)
+    assert verify(tmp_path).passed
+
+
 def test_texts_alone_are_embedded_and_timed(
     align: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -400,7 +400,8 @@ class PreTrainedConfig:
         Args:
             config_dict: values by name; or a configuration of transformers of the same model type.
             return_unused_kwargs: return (config, the kwargs that name no attribute of it).
-            **kwargs: values that override those of the dictionary.
+            **kwargs: values that override those of the dictionary; a dictionary for a part that is
+                a configuration itself overrides what it names.
         """
         values = dict(_values_of(config_dict, cls))
         if "num_labels" in kwargs:
@@ -414,6 +415,9 @@ class PreTrainedConfig:
         unused = {}
         for name, value in kwargs.items():
             if hasattr(config, name):
+                part = getattr(config, name)
+                if isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
+                    value = type(part)(**{**part.to_dict(), **value})
                 setattr(config, name, value)
             else:
                 unused[name] = value

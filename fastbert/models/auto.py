@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 from fastbert.checkpoints.files import HUB_OPTIONS
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.config import PreTrainedConfig, of_transformers
-from fastbert.processors import AlignProcessor
+from fastbert.processors import AlignProcessor, EfficientNetImageProcessor
+from fastbert.processors.align import stored_kind
 from fastbert.tokenizers import AutoTokenizer
 
 __all__ = [
     "AutoConfig",
+    "AutoImageProcessor",
     "AutoModel",
     "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
@@ -274,10 +276,44 @@ class AutoProcessor:
         Raises:
             FileNotFoundError: for a checkpoint that lacks a part.
         """
-        path = pretrained_model_name_or_path
-        if _stored_type(path, _hub(kwargs)) in _WITH_IMAGES:
+        path, hub = pretrained_model_name_or_path, _hub(kwargs)
+        if stored_kind(path, **hub) == AlignProcessor.__name__:
+            return AlignProcessor.from_pretrained(path, **kwargs)
+        if _stored_type(path, hub) in _WITH_IMAGES:
             return AlignProcessor.from_pretrained(path, **kwargs)
         return AutoTokenizer.from_pretrained(path, **kwargs)
+
+
+class AutoImageProcessor:
+    """What makes pixel values of images."""
+
+    def __init__(self) -> None:
+        raise TypeError("AutoImageProcessor is used as AutoImageProcessor.from_pretrained(path).")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> EfficientNetImageProcessor:
+        """Load the image processor of a checkpoint.
+
+        Args:
+            pretrained_model_name_or_path: a folder or a hub id.
+            **kwargs: those of EfficientNetImageProcessor.from_pretrained.
+
+        Raises:
+            FileNotFoundError: for a checkpoint that has none.
+            ValueError: for one of another kind.
+        """
+        path = pretrained_model_name_or_path
+        found = EfficientNetImageProcessor.from_pretrained(path, **kwargs)
+        named = str(getattr(found, "image_processor_type", "EfficientNet"))
+        if not named.startswith("EfficientNet"):
+            raise ValueError(
+                f"The images of {path} are for a {named}, which fastbert does not have; it has "
+                "EfficientNetImageProcessor, whose from_pretrained reads these settings all the "
+                "same."
+            )
+        return found
 
 
 class AutoModel(_AutoModel):

@@ -18,6 +18,7 @@ from fastbert.pipelines.question_answering import QuestionAnswering
 from fastbert.pipelines.text_generation import TextGeneration
 from fastbert.pipelines.token_classification import TokenClassification
 from fastbert.pipelines.zero_shot_images import ZeroShotImageClassification
+from fastbert.processors.align import AlignProcessor
 from fastbert.processors.efficientnet import EfficientNetImageProcessor
 from fastbert.runtime.devices import as_device
 from fastbert.tokenizers.base import Tokenizer
@@ -127,6 +128,7 @@ def pipeline(
     tokenizer: TokenizerSource = None,
     *,
     image_processor: ImageSource = None,
+    processor: AlignProcessor | str | os.PathLike[str] | None = None,
     config: PreTrainedConfig | str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -150,6 +152,8 @@ def pipeline(
         tokenizer: a checkpoint or a tokenizer; the model's own checkpoint by default.
         image_processor: a checkpoint or an image processor, for tasks with images; the model's own
             checkpoint by default.
+        processor: tokenizer and image processor in one, or a checkpoint of them, for tasks with
+            images; what is given beside it comes first.
         config: the model's configuration, where `model` is a checkpoint.
         revision: branch, tag or commit of the checkpoints, where they are on the hub.
         token: access token of the hub.
@@ -207,12 +211,17 @@ def pipeline(
     if device is not None:
         loaded.to(as_device(device))
     if issubclass(pipeline_class, ZeroShotImageClassification):
+        if isinstance(processor, (str, os.PathLike)):
+            processor = AlignProcessor.from_pretrained(processor, **hub)
+        if processor is not None:
+            tokenizer = processor.tokenizer if tokenizer is None else tokenizer
+            image_processor = image_processor or processor.image_processor
         found = _source(model, "image_processor") if image_processor is None else image_processor
         if isinstance(found, (str, os.PathLike)):
             found = EfficientNetImageProcessor.from_pretrained(found, **hub)
         options["image_processor"] = found
-    elif image_processor is not None:
-        raise TypeError(f"{name} takes no images, and so no image_processor.")
+    elif image_processor is not None or processor is not None:
+        raise TypeError(f"{name} takes no images, and so no image_processor and no processor.")
     if tokenizer is None:
         tokenizer = _source(model, "tokenizer")
     if isinstance(tokenizer, (str, os.PathLike)):

@@ -7,15 +7,26 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from fastbert.checkpoints.files import HUB_OPTIONS
-from fastbert.checkpoints.storage import json_text, write_text
-from fastbert.processors.efficientnet import PROCESSOR_FILE, EfficientNetImageProcessor
+from fastbert.checkpoints.files import HUB_OPTIONS, resolve_file
+from fastbert.checkpoints.storage import json_text, read_json, write_text
+from fastbert.processors.efficientnet import (
+    IMAGE_FILE,
+    PROCESSOR_FILE,
+    WITHOUT_MEANING,
+    EfficientNetImageProcessor,
+)
 from fastbert.tokenizers.auto import AutoTokenizer
 from fastbert.tokenizers.base import Tokenizer
 from fastbert.tokenizers.batch_encoding import BatchEncoding
 
 _TEXT_DEFAULTS = {"padding": "max_length", "max_length": 64}
-_IMAGE_OPTIONS = (*EfficientNetImageProcessor.DEFAULTS, "do_convert_rgb", "input_data_format")
+_IMAGE_OPTIONS = (
+    *EfficientNetImageProcessor.DEFAULTS,
+    *WITHOUT_MEANING,
+    *("do_convert_rgb", "input_data_format"),
+)
+# Of other processors: transformers' have them all, and only None fits here.
+_ABSENT = ("videos", "audio")
 
 
 class AlignProcessor:
@@ -45,7 +56,7 @@ class AlignProcessor:
     @property
     def model_input_names(self) -> list[str]:
         """The names of what a call returns for texts and images."""
-        return [*self.tokenizer.model_input_names, *self.image_processor.model_input_names]
+        return [*self.image_processor.model_input_names, *self.tokenizer.model_input_names]
 
     def __call__(
         self,
@@ -54,6 +65,7 @@ class AlignProcessor:
         *,
         text_kwargs: dict[str, Any] | None = None,
         images_kwargs: dict[str, Any] | None = None,
+        common_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> BatchEncoding:
         """Make inputs of the model out of images, texts or both.
@@ -64,6 +76,7 @@ class AlignProcessor:
                 padding, max_length or truncation say otherwise.
             text_kwargs: options for the tokenizer alone.
             images_kwargs: options for the image processor alone.
+            common_kwargs: options of both, return_tensors.
             **options: return_tensors, and options of either.
 
         Returns:
@@ -75,11 +88,15 @@ class AlignProcessor:
         """
         if images is None and text is None:
             raise ValueError("You need to provide at least one input to call AlignProcessor.")
+        options = {**(common_kwargs or {}), **options}
         tensors = options.pop("return_tensors", None)
         shared = {} if tensors is None else {"return_tensors": tensors}
         for_images = {name: options.pop(name) for name in _IMAGE_OPTIONS if name in options}
+        for name in _ABSENT:
+            if options.get(name, 0) is None:
+                del options[name]
         known = inspect.signature(self.tokenizer.__call__).parameters
-        unknown = [name for name in options if name not in known]
+        unknown = [name for name in (*options, *(text_kwargs or {})) if name not in known]
         if unknown:
             raise TypeError(
                 f"AlignProcessor has no option {', '.join(unknown)}; it has those of its tokenizer "
@@ -133,11 +150,42 @@ class AlignProcessor:
         images = EfficientNetImageProcessor.from_pretrained(path, **hub)
         return cls(images, AutoTokenizer.from_pretrained(path, **hub))
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write both parts into a folder, which is made when it is not there."""
-        self.tokenizer.save_pretrained(save_directory)
-        values = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return what processor_config.json holds: all but the tokenizer."""
+        return {
             "image_processor": self.image_processor.to_dict(),
             "processor_class": type(self).__name__,
         }
-        write_text(Path(save_directory) / PROCESSOR_FILE, json_text(values))
+
+    def to_json_string(self) -> str:
+        """Return to_dict() as the text of a file."""
+        return json_text(self.to_dict())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}, {self.tokenizer!r}"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> list[str]:
+        """Write both parts into a folder, which is made when it is not there.
+
+        Returns:
+            The paths of the files.
+        """
+        files = [str(file) for file in self.tokenizer.save_pretrained(save_directory)]
+        file = Path(save_directory) / PROCESSOR_FILE
+        write_text(file, self.to_json_string())
+        return [*files, str(file)]
+
+
+def stored_kind(path: str | os.PathLike[str], **hub: Any) -> str | None:
+    """Return the class of processor that a checkpoint's files name, None where they name none.
+
+    Args:
+        path: a folder or a hub id.
+        **hub: where to look, as for a model.
+    """
+    for name in (PROCESSOR_FILE, IMAGE_FILE):
+        file = resolve_file(path, name, optional=True, **hub)
+        found = None if file is None else read_json(file, dict).get("processor_class")
+        if isinstance(found, str):
+            return found
+    return None

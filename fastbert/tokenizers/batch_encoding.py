@@ -283,9 +283,24 @@ class BatchEncoding(UserDict[str, Any]):
             self.data[key] = as_tensor(key, [value] if prepend_batch_axis else value, wanted)
         return self
 
-    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
-        """Move every tensor to a torch device, in place, and return the BatchEncoding itself."""
+    def to(
+        self,
+        device: torch.device | str | int | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        non_blocking: bool = False,
+    ) -> Self:
+        """Move every tensor to a torch device, in place, and return the BatchEncoding itself.
+
+        Args:
+            device: the device; None to leave tensors where they are. A dtype may stand here too.
+            dtype: what floating tensors, such as pixels, become; ids and masks stay as they are.
+            non_blocking: see torch.Tensor.to.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         for key, value in self.data.items():
             if isinstance(value, torch.Tensor):
-                self.data[key] = value.to(device=device, non_blocking=non_blocking)
+                kind = dtype if value.is_floating_point() else None
+                self.data[key] = value.to(device=device, dtype=kind, non_blocking=non_blocking)
         return self

@@ -196,7 +196,9 @@ def _towers(model: Any) -> tuple[Any, Any] | None:
 def _sample_images(tower: Any) -> Inputs:
     settings = tower.config
     generator = torch.Generator().manual_seed(0)
-    size = min(settings.image_size, _PIXELS)
+    # Nothing but a sample reads image_size, which may name two sides, or suit no tower at all.
+    wanted = settings.image_size if isinstance(settings.image_size, int) else _PIXELS
+    size = settings.largest_image(min(wanted, _PIXELS))
     shape = (_IMAGES, settings.num_channels, size, size)
     return {"pixel_values": torch.randn(shape, generator=generator)}
 

@@ -286,3 +286,24 @@ def test_copies_and_pickles_compute(models: Any) -> None:
         expected = ours(**inputs()).logits_per_image
         for again in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
             assert torch.equal(again(**inputs()).logits_per_image, expected)
+
+
+def test_an_image_tower_of_ones_own(models: Any) -> None:
+    """Its output is of another library, and becomes a tuple all the same."""
+
+    class Tower(torch.nn.Module):
+        def forward(self, pixel_values: torch.Tensor, **_: Any) -> Any:
+            pooled = pixel_values.mean((2, 3)).repeat(1, 6)[:, :16]
+            return transformers.modeling_outputs.BaseModelOutputWithPooling(pixel_values, pooled)
+
+    both = [copy.deepcopy(one) for one in models]
+    for one in both:
+        one.vision_model = Tower()
+    with torch.no_grad():
+        found, expected = (one(**inputs()) for one in both)
+    close(found.to_tuple(), expected.to_tuple())
+
+
+def test_names_of_the_whole(models: Any) -> None:
+    ours, other = models
+    assert set(ours._no_split_modules) == set(other._no_split_modules)

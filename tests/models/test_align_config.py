@@ -51,6 +51,17 @@ def test_files_go_both_ways(tmp_path: Path) -> None:
     assert fastbert.AlignTextConfig.from_pretrained(tmp_path / "theirs").vocab_size == 61
 
 
+def test_parts_are_overridden_by_what_is_named(tmp_path: Path) -> None:
+    fastbert.AlignConfig(**WHOLE).save_pretrained(tmp_path)
+    for library in (fastbert, transformers):
+        config = library.AlignConfig.from_pretrained(
+            tmp_path, text_config={"hidden_size": 64}, vision_config={"strides": [1, 1, 1]}
+        )
+        assert type(config.text_config) is library.AlignTextConfig
+        assert (config.text_config.hidden_size, config.text_config.vocab_size) == (64, 61)
+        assert (config.vision_config.strides, config.vision_config.hidden_dim) == ([1, 1, 1], 16)
+
+
 def test_files_of_version_4(tmp_path: Path) -> None:
     old = {"torch_dtype": None, "top_k": 50, "num_beams": 1, "return_dict": True}
     values = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -91,13 +93,24 @@ def test_several_sizes_arrays_and_paths(tmp_path: Path) -> None:
         ([], {}, ValueError, "no image"),
         (3, {}, TypeError, "not a int"),
         ([3], {}, TypeError, "not a int"),
-        (np.zeros((4, 5, 3)), {}, ValueError, "float64"),
+        (np.zeros((4, 5, 3), bool), {}, ValueError, "bool"),
+        (np.full((6, 5, 3), -0.5), {}, ValueError, "fractions from 0 to 1, but .* from -0.5"),
+        (np.full((6, 5, 3), np.nan), {}, ValueError, "from nan"),
+        (np.full((6, 5, 4), 1.5), {}, ValueError, "beside an opacity"),
+        (np.zeros((2, 2, 6, 5, 3), np.uint8), {}, ValueError, r"not \(2, 6, 5, 3\)"),
+        (b"GIF", {}, TypeError, "not a bytes"),
+        (io.BytesIO(b"GIF"), {}, TypeError, "not a BytesIO"),
+        ({"image": 1}, {}, TypeError, "not a dict"),
+        ([[[0, 0], [0, 0]]], {}, TypeError, "not a int"),
+        ("data:image/png;base64,AAAA", {}, ValueError, "no image that Pillow reads"),
+        (Image.new("RGB", (0, 5)), {}, ValueError, "0 x 5 pixels has none"),
         (np.full((6, 5, 3), 300), {}, ValueError, "from 300 to 300"),
         (np.zeros((6, 5, 2), np.uint8), {}, ValueError, "does not tell"),
         (np.zeros((3, 5, 3), np.uint8), {}, ValueError, "input_data_format"),
         (image(), {"return_tensors": "tf"}, ValueError, "return_tensors"),
         (image(), {"sise": 3}, TypeError, "no option sise"),
-        (image(), {"size": {"shortest_edge": 3}}, ValueError, "a height and a width"),
+        (image(), {"size": {"longest_edge": 3}}, ValueError, "a height and a width"),
+        (image(), {"crop_size": {"shortest_edge": 3}}, ValueError, "a height and a width"),
         ([image(), image(9)], {"do_resize": False, "return_tensors": "pt"}, ValueError, "several"),
         ("https://example.com/cat.png", {}, ValueError, "fetches no images"),
         ("nowhere.png", {}, FileNotFoundError, "nowhere.png"),
@@ -192,6 +205,71 @@ def test_the_pipeline_equals(folder: Path, tmp_path: Path) -> None:
             ours(given, **options)
     with pytest.raises(TypeError, match="takes no images"):
         fastbert.pipeline("feature-extraction", model=folder, image_processor=folder)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK", "LAB"])
+def test_the_pipeline_sees_what_theirs_sees(folder: Path, mode: str) -> None:
+    labels = ["cat", "dog", "car"]
+    ours = fastbert.pipeline("zero-shot-image-classification", model=folder)
+    other = transformers.pipeline(
+        "zero-shot-image-classification",
+        model=transformers.AlignModel.from_pretrained(folder),
+        tokenizer=transformers.BertTokenizer.from_pretrained(folder),
+        image_processor=EfficientNetImageProcessorPil.from_pretrained(folder),
+    )
+    given = image(50, 30, "RGB" if mode == "LAB" else mode)
+    if mode == "LAB":
+        given = Image.fromarray(np.array(given), "LAB")
+    if mode == "P":
+        given.info["transparency"] = 3
+    seen: list[torch.Tensor] = []
+    for one in (ours, other):
+        one.model.register_forward_pre_hook(
+            lambda _m, _a, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True
+        )
+    ours.model.get_image_features = lambda pixels, features=ours.model.get_image_features: (
+        seen.append(pixels),
+        features(pixels),
+    )[1]
+    answers = [one(given, candidate_labels=labels) for one in (ours, other)]
+    assert torch.equal(*seen)
+    assert [one["label"] for one in answers[0]] == [one["label"] for one in answers[1]]
+
+
+def test_a_pipeline_is_saved_whole(folder: Path, tmp_path: Path) -> None:
+    ours = fastbert.pipeline("zero-shot-image-classification", model=folder)
+    ours.save_pretrained(tmp_path)
+    again = fastbert.pipeline("zero-shot-image-classification", model=tmp_path)
+    expected = ours(image(), ["cat", "dog"])
+    assert again(image(), ["cat", "dog"]) == expected
+    apart = fastbert.pipeline(
+        "zero-shot-image-classification", model=again.model, processor=tmp_path
+    )
+    assert apart(image(), ["cat", "dog"]) == expected
+    with pytest.raises(TypeError, match="no processor"):
+        fastbert.pipeline("feature-extraction", model=folder, processor=folder)
+
+
+def test_what_the_pipeline_is_called_with(folder: Path, tmp_path: Path) -> None:
+    ours = fastbert.pipeline("zero-shot-image-classification", model=folder)
+    given, labels = image(), ["cat", "dog"]
+    expected = ours(given, labels)
+    array = np.array(given)
+    for one in (array, torch.from_numpy(array)):
+        assert ours(one, labels) == expected and ours([one], labels) == [expected]
+    assert ours(image=given, candidate_labels=np.array(labels), timeout=3.0) == expected
+    assert ours(given, labels, tokenizer_kwargs={"truncation": True}) == expected
+    buffer = io.BytesIO()
+    given.save(buffer, "PNG")
+    assert ours(base64.b64encode(buffer.getvalue()).decode(), labels) == expected
+    for bad in (buffer, b"x", 3, {"image": given}, [None], None):
+        with pytest.raises(TypeError, match=r"image"):
+            ours(bad, labels)
+    with pytest.raises(TypeError, match="takes an image"):
+        ours(given, labels, image=given)
+    for template in ("{} and {}", "{label}", "a {", None):
+        with pytest.raises(ValueError, match="no place for the label"):
+            ours(given, labels, hypothesis_template=template)
 
 
 def test_the_command_line(folder: Path, tmp_path: Path, capsys: Any) -> None:

@@ -162,6 +162,15 @@ class AlignVisionConfig(PreTrainedConfig):
                     "images smaller, or hidden_dim larger."
                 )
 
+    def largest_image(self, most: int) -> int:
+        """Return the most pixels of height and width that the tower takes, or `most` if none.
+
+        Args:
+            most: not to go beyond.
+        """
+        fitting = (s for s in range(most, 0, -1) if 1 <= self._map_size(s) <= self.hidden_dim)
+        return next(fitting, most)
+
     def _map_size(self, size: int) -> int:
         """Return the height or width of the last map; 0 or less where none is left."""
         size, number = (size - 2) // 2 + 1, 0

@@ -37,6 +37,8 @@ class AlignModel(AlignPreTrainedModel):
         temperature: (), what similarities are divided by.
     """
 
+    _no_split_modules = ["AlignTextEmbeddings", "AlignVisionBlock"]
+
     def __init__(self, config: AlignConfig) -> None:
         super().__init__(config)
         config.check_buildable()

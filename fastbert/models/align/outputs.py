@@ -62,7 +62,8 @@ class AlignOutput(ModelOutput):
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the fields that are not None, in order; the towers' outputs as tuples too."""
+        # A tower of one's own returns an output of its own kind.
         return tuple(
-            value.to_tuple() if isinstance(value, ModelOutput) else value
+            value.to_tuple() if hasattr(value, "to_tuple") else value
             for value in super().to_tuple()
         )
