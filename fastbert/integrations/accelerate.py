@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import os
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
+import torch
+
+import fastbert
 from fastbert.integrations.families import FAMILIES
 from fastbert.integrations.holders import modules_of
 from fastbert.integrations.serving import Choices, Server, server_of, swap, swap_back
@@ -121,9 +126,10 @@ def _check(module: Any) -> None:
     method = _method(settings)
     quantised = method is not None or getattr(module, "is_quantized", False)
     if quantised and method != METHOD:
+        by = "" if method is None else f" ({method})"
         raise ValueError(
-            f"The weights of this {kind} were quantised by another library ({method}), and only "
-            "that one reads them; load the model without it and pass quantization='int8' here."
+            f"The weights of this {kind} were quantised by another library{by}, and only that one "
+            "reads them; load the model without it and pass quantization='int8' here."
         )
 
 
@@ -145,5 +151,32 @@ def _no_encoder(model: Any) -> str:
         )
     return (
         f"There is no encoder in this {type(model).__name__} that fastbert has kernels for; "
-        f"accelerate() takes models of transformers, and objects that hold one of {known}."
+        f"{_advice(model)}; accelerate() takes models of transformers, and objects that hold one "
+        f"of {known}."
+    )
+
+
+def _advice(model: Any) -> str:
+    """Say, as a clause, what to do with what is no model that accelerate() serves."""
+    if isinstance(model, type):
+        return f"{model.__name__} is a class: load a model with it first"
+    if isinstance(model, (str, os.PathLike)):
+        return f"load the model that {str(model)!r} names first"
+    if inspect.isroutine(model):
+        return "give the model that it calls"
+    held = [type(module) for _, module in modules_of(model)]
+    recorded = (torch.jit.ScriptModule, torch.fx.GraphModule, torch.export.ExportedProgram)
+    if isinstance(model, recorded) or any(issubclass(kind, recorded) for kind in held):
+        return "torch recorded its operations: accelerate the model itself, and compile that"
+    theirs = [kind for kind in held if kind.__module__.startswith("transformers.models.")]
+    if not theirs:
+        return "give the model itself, once it is loaded"
+    same = [kind.__name__ for kind in theirs if hasattr(fastbert, kind.__name__)]
+    if same:
+        return f"use fastbert.{same[0]} in the place of transformers' class"
+    if not any(getattr(kind, "_supports_sdpa", False) for kind in theirs):
+        return f"the family of {theirs[0].__name__} is none of its own"
+    return (
+        f"of {theirs[0].__name__}, attention alone can run on kernels (register_attention() of "
+        "fastbert.integrations.transformers, and attn_implementation='fastbert')"
     )

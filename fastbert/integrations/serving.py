@@ -27,6 +27,7 @@ from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
 from fastbert.modeling.quantization import QuantizationConfig
+from fastbert.ops.operands import obstacle
 from fastbert.runtime.tracing import untraced
 
 # Where an accelerated instance keeps its Server.
@@ -227,6 +228,8 @@ def _why_not(
         return "hooks of the process look at all modules"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func follows each operation"
+    if torch._C._len_torch_dispatch_stack():
+        return "a mode of torch follows each operation"
     if getattr(config, "is_decoder", False):
         return "it is a decoder"
     if weights:
@@ -257,6 +260,9 @@ def _odd_input(module: Any, family: Family, given: dict[str, Any]) -> str | None
             continue
         if not isinstance(value, Tensor) or value.device != weight.device:
             return f"{name} is no tensor on {weight.device}"
+        kind = obstacle(value, memory=False)
+        if kind is not None:
+            return f"{name} is {kind}"
         dimensions = {"inputs_embeds": 3, "lengths": 1}.get(name, 2)
         if value.dim() != dimensions or not value.numel():
             return f"{name} has the shape {tuple(value.shape)}"
@@ -317,7 +323,10 @@ def _settle_mask(
     Raises:
         NotServed: for a text of which no token is left.
     """
-    real = given["attention_mask"] != 0
+    mask = given["attention_mask"]
+    real = mask != 0
+    if family.pads_with_zeros and bool((real & (mask != 1)).any()):
+        raise NotServed("attention_mask has other numbers than 0 and 1, which scale hidden states")
     if bool(real.all()):
         # FlauBERT without a mask looks for padding among the ids.
         if not family.pads_with_zeros:

@@ -12,7 +12,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,12 @@ _LEAVES: dict[type[nn.Module], type[nn.Module]] = {
     Linear: nn.Linear,
     LayerNorm: nn.LayerNorm,
     nn.Embedding: nn.Embedding,
+}
+# Their parameters, None among them.
+_HELD: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("weight", "bias"),
+    nn.LayerNorm: ("weight", "bias"),
+    nn.Embedding: ("weight",),
 }
 # Attributes of modules that change nothing of what a pass computes, or are followed by themselves.
 _UNCOMPARED = {"training", "gradient_checkpointing", "name_or_path", "warnings_issued"}
@@ -183,8 +189,7 @@ class Shell(NamedEncoder):
 def _take(leaf: _Leaf, theirs: nn.Module | None) -> None:
     """Put a layer of ours over the parameters of theirs; theirs itself where it is no plain one."""
     owner, name, ours = leaf.owner, leaf.name, leaf.ours
-    kind = _LEAVES.get(type(ours))
-    if kind is None or type(theirs) is not kind or hooked(theirs):
+    if not _holdable(theirs, _LEAVES.get(type(ours))):
         if owner._modules.get(name) is not theirs:
             setattr(owner, name, theirs)  # Parent counts this as a write
         return
@@ -196,6 +201,16 @@ def _take(leaf: _Leaf, theirs: nn.Module | None) -> None:
                 torch.autograd.graph.increment_version(tensor)
     vars(ours).update(_parameters=theirs._parameters, _buffers=theirs._buffers)
     owner._modules[name] = ours
+
+
+def _holdable(theirs: nn.Module | None, kind: type[nn.Module] | None) -> TypeGuard[nn.Module]:
+    """Return whether a layer is a plain one of a class, whose parameters one of ours can hold.
+
+    One whose weight was taken away, and is a plain tensor or computed for each pass, is not.
+    """
+    if theirs is None or type(theirs) is not kind or hooked(theirs):
+        return False
+    return all(name in theirs._parameters for name in _HELD[type(theirs)])
 
 
 def shell_over(original: Any) -> Shell:
