@@ -11,10 +11,9 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import fastbert
-from fastbert.integrations.families import FAMILIES
+from fastbert.integrations.families import FAMILIES, family_of, origin_of, own_methods
 from fastbert.integrations.holders import modules_of
 from fastbert.integrations.serving import Choices, Server, server_of, swap, swap_back
-from fastbert.integrations.shell import base_of
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.quantization import METHOD, as_quantization
 from fastbert.runtime.plan import BACKENDS
@@ -103,8 +102,7 @@ def restore(model: Model) -> Model:
 def encoders_of(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the encoders of transformers that have a twin here, by path."""
     for path, module in modules_of(model):
-        base = base_of(type(module))
-        if base.__name__ in FAMILIES and base.__module__.startswith("transformers.models."):
+        if family_of(type(module)) is not None:
             yield path, module
 
 
@@ -168,6 +166,12 @@ def _advice(model: Any) -> str:
     recorded = (torch.jit.ScriptModule, torch.fx.GraphModule, torch.export.ExportedProgram)
     if isinstance(model, recorded) or any(issubclass(kind, recorded) for kind in held):
         return "torch recorded its operations: accelerate the model itself, and compile that"
+    derived = next((kind for kind in held if origin_of(kind) is not None), None)
+    if derived is not None:
+        return (
+            f"{derived.__name__} is a {origin_of(derived).__name__} with "
+            f"{', '.join(own_methods(derived))} of its own"
+        )
     theirs = [kind for kind in held if kind.__module__.startswith("transformers.models.")]
     if not theirs:
         return "give the model itself, once it is loaded"

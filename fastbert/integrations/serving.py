@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.errors import Changing, Unavailable
-from fastbert.integrations.families import FAMILIES, Family
+from fastbert.integrations.families import Family, base_of, family_of
 from fastbert.integrations.int8 import Int8Copy
 from fastbert.integrations.readers import ignores_padding
-from fastbert.integrations.shell import NotServed, Outgrown, Shell, base_of, shell_over
+from fastbert.integrations.shell import NotServed, Outgrown, Shell, shell_over
 from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
@@ -187,7 +187,7 @@ _BY_CHOICE = "training='original' leaves passes with gradients to it"
 
 
 def _served(server: Server, module: Any, given: dict[str, Any]) -> Any:
-    family = FAMILIES.get(base_of(type(module)).__name__)
+    family = family_of(type(module))
     if family is None:
         raise NotServed(f"its class was made a {type(module).__name__}")
     read = given.keys() - set(family.unread)
