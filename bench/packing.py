@@ -93,7 +93,7 @@ def _measure_here(size: str, precision: str, threads: int) -> Packing:
         fastbert.accelerate(_model("tiny", dtype), quantization=quantization)(ids)
         model = _model(size, dtype)
         gc.collect()
-        before = _bytes("VmRSS")
+        before = memory_bytes("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
         begin = time.perf_counter()
         fastbert.accelerate(model, quantization=quantization)
@@ -105,8 +105,8 @@ def _measure_here(size: str, precision: str, threads: int) -> Packing:
     return Packing(
         accelerate=called - begin,
         first_pass=passed - called,
-        peak=1 + (_bytes("VmHWM") - before) / own,
-        kept=1 + (_bytes("VmRSS") - before) / own,
+        peak=1 + (memory_bytes("VmHWM") - before) / own,
+        kept=1 + (memory_bytes("VmRSS") - before) / own,
         weights=sum(p.numel() * p.element_size() for p in projections) / own,
     )
 
@@ -119,7 +119,8 @@ def _model(size: str, dtype: Any) -> Any:
     return transformers.BertModel(transformers.BertConfig(**SIZES[size])).to(dtype).eval()
 
 
-def _bytes(name: str) -> int:
+def memory_bytes(name: str) -> int:
+    """Return a number of bytes of this process by its name in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 

@@ -302,13 +302,26 @@ def test_decoders_run_on_triton(capability: tuple[int, int], capable: Any) -> No
         assert backends[op] == ("reference" if turing else "triton")
         why = dict(made.choice(op).passed_over)
         assert not turing or "no use of the tensor cores" in why["triton"]
-        assert op == "linear" or turing or f"has no {op}" in why["cuda"]
+    # CUDA's were not measured either.
+    for op in DECODER.ops or ():
+        why = dict(made.choice(op).passed_over)["cuda"]
+        assert ("triton goes first by default; not measured" in why) != turing, (op, why)
     # What no kernel holds goes to the reference, and says why.
     odd = build_plan(dataclasses.replace(DECODER, head_dim=48), DEVICE, torch.float16)
     assert odd.choice("attention_grouped").backend == "reference"
     if not turing:
         assert "head_dim is 48" in dict(odd.choice("attention_grouped").passed_over)["triton"]
     assert odd.choice("qk_norm_rope").backend == "triton"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, BF16], ids=str)
+def test_decoders_run_on_cuda_where_it_is_asked_for(dtype: torch.dtype, capable: Any) -> None:
+    capable((9, 0))
+    made = build_plan(DECODER, DEVICE, dtype, backend="cuda", strict=True)
+    assert {choice.backend for choice in made.choices} == {"cuda"}
+    wide = dataclasses.replace(DECODER, head_dim=288)
+    reasons = dict(build_plan(wide, DEVICE, dtype).choice("qk_norm_rope").passed_over)
+    assert "head_dim is 288, the CUDA kernel holds up to 256" in reasons["cuda"]
 
 
 def test_grouped_attention_is_measured_by_its_head_dim() -> None:

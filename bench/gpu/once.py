@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.gpu.drive import DTYPES
-from fastbert.ops import ALL, DECODING, IMAGES
+from fastbert.ops import ALL, IMAGES
 
 # For one process; starting torch, CUDA and Triton takes a good part of it.
 SECONDS = 20.0
@@ -31,7 +31,7 @@ _BEGIN_SECONDS = 60.0
 # Without a kernel by design.
 _WITHOUT = {
     "triton": ("segment_sums", *IMAGES),
-    "cuda": ("segment_sums", *DECODING, *IMAGES),
+    "cuda": ("segment_sums", *IMAGES),
 }
 
 

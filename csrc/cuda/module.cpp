@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "cuda/attention/bindings.h"
+#include "cuda/decoding/bindings.h"
 #include "cuda/gemm/bindings.h"
 #include "cuda/launch.h"
 #include "cuda/ops.h"
@@ -34,6 +35,7 @@ PYBIND11_MODULE(_cuda, m) {
     m.def("unavailable", &cuda::unavailable);
     cuda::bind_gemm(m);
     cuda::bind_attention(m);
+    cuda::bind_decoding(m);
     m.def("row_config", [](index_t rows, index_t width) {
         const cuda::RowConfig config = cuda::row_config("row_config", rows, width);
         return std::make_tuple(config.warps_per_row, config.rows_per_block, config.blocks);

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 import fastbert
+from fastbert.integrations.behind import swap_back_behind, swap_behind
 from fastbert.integrations.families import FAMILIES, family_of, origin_of, own_methods
 from fastbert.integrations.holders import modules_of
 from fastbert.integrations.serving import Choices, Server, server_of, swap, swap_back
@@ -81,6 +82,7 @@ def accelerate(
         made.append((module, server))
     for module, server in made:
         swap(module, server)
+    swap_behind(model)
     return model
 
 
@@ -96,6 +98,7 @@ def restore(model: Model) -> Model:
     for _, module in list(modules_of(model)):
         if server_of(module) is not None:
             swap_back(module)
+    swap_back_behind(model)
     return model
 
 

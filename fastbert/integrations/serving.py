@@ -23,6 +23,7 @@ from fastbert.integrations.families import Family, base_of, family_of
 from fastbert.integrations.int8 import Int8Copy
 from fastbert.integrations.readers import ignores_padding
 from fastbert.integrations.shell import NotServed, Outgrown, Shell, shell_over
+from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
@@ -324,15 +325,18 @@ def _settle_mask(
         NotServed: for a text of which no token is left.
     """
     mask = given["attention_mask"]
-    real = mask != 0
-    if family.pads_with_zeros and bool((real & (mask != 1)).any()):
+    with on_one_thread(mask):
+        real = mask != 0
+        everything, something = bool(real.all()), bool(real.any(dim=1).all())
+        scales = family.pads_with_zeros and bool((real & (mask != 1)).any())
+    if scales:
         raise NotServed("attention_mask has other numbers than 0 and 1, which scale hidden states")
-    if bool(real.all()):
+    if everything:
         # FlauBERT without a mask looks for padding among the ids.
         if not family.pads_with_zeros:
             del given["attention_mask"]
         return False
-    if not bool(real.any(dim=1).all()):
+    if not something:
         raise NotServed("a text has no token that the attention mask leaves")
     if family.pads_with_zeros:
         return False

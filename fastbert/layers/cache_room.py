@@ -44,6 +44,23 @@ class Room:
         self.shown = self.keys[:, :, :end], self.values[:, :, :end]
         return self.shown
 
+    def alone(self) -> bool:
+        """Return whether no tensor but these and those that were last given out has the memory.
+
+        What stands behind the tokens shown may be written then. Whoever kept a longer tensor, a
+        view, an array or a graph's saved tensor of it would see that.
+        """
+        count = getattr(torch._C, "_storage_Use_Count", None)
+        if count is None or self.shown is None:
+            return False
+        for memory in (self.keys, self.values):
+            storage = memory.untyped_storage()
+            # The handle above, this tensor, what it is a view of, and what was given out.
+            known = 3 + (memory._base is not None)
+            if count(storage._cdata) != known:
+                return False
+        return True
+
 
 def with_room(old: Tensor, capacity: int) -> Tensor:
     """Copy keys or values (batch, heads, tokens, head_dim) into memory for `capacity` tokens.

@@ -103,6 +103,19 @@ class CacheLayer:
         self.room = Room(with_rows(keys, rows, capacity), with_rows(values, rows, capacity))
         self.keys, self.values = self.room.show(keys.shape[2])
 
+    def crop(self, tokens: int) -> None:
+        """Keep the first tokens, and the room behind them where nobody else can read it."""
+        keys, values, room = self.keys, self.values, self.room
+        if keys is None or values is None or tokens >= keys.shape[2]:
+            return
+        if room is None or not room.holds(keys, values, keys.shape[2]):
+            self.change(lambda x: x[:, :, :tokens])
+            return
+        del keys, values  # or they would count as somebody else's
+        self.keys, self.values = room.show(tokens)
+        if not room.alone():
+            self.room = None
+
     def change(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace the keys and the values, if there are any, by a function of each."""
         if self.keys is not None and self.values is not None:
@@ -174,7 +187,10 @@ class DynamicCache:
     def crop(self, max_length: int) -> None:
         """Keep the first max_length tokens, or drop the last -max_length when it is negative."""
         keep = max_length if max_length >= 0 else max(self.get_seq_length() + max_length, 0)
-        self._change(lambda x: x[:, :, :keep])
+        for layer in self.layers:
+            layer.crop(keep)
+        if self.skipped is not None:
+            self.skipped = self.skipped[:, :keep]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sequence, the copies next to each other."""

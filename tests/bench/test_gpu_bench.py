@@ -299,7 +299,7 @@ def test_a_kernel_that_hangs_costs_its_own_line(
 ) -> None:
     asked = once.commands(("cuda", "triton"))
     # Every op with a kernel, in three dtypes, on both backends.
-    assert len(asked) == 3 * (len(REGISTRY) - 1) + 3 * (len(REGISTRY) - 1 + len(DECODING))
+    assert len(asked) == 2 * 3 * (len(REGISTRY) - 1 + len(DECODING))
     assert asked["cuda linear bfloat16"][-3:] == ["cuda", "linear", "bfloat16"]
     fine = [sys.executable, "-S", "-c", "print('1 calls, 0 wrong results')"]
     hangs = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastbert.kernels import cuda
-from fastbert.kernels.cuda import _native
+from fastbert.kernels.cuda import _native, attention_grouped
 from fastbert.kernels.cuda.attention_varlen import HEAD_DIMS, supports
 from fastbert.ops._op import Traits
 from fastbert.ops.attention_varlen import check
@@ -63,10 +63,10 @@ def test_every_tile_has_a_slot(lengths: list[int]) -> None:
 def call(**changes: Any) -> None:
     s = SOMEWHERE
     arguments: dict[str, Any] = {
-        "operands": [s, s, s, s], "offsets": [s, s], "key_bias": 0, "bias": 0,
-        "bias_strides": [0, 0, 0], "totals": [4, 4], "strides": [128, 64] * 3, "batch": 1,
-        "heads": 2, "dim": 64, "dtype": BF16, "causal": False, "scale": 0.125, "device": 0,
-        "stream": 0,
+        "op": "attention_varlen", "operands": [s, s, s, s], "offsets": [s, s], "key_bias": 0,
+        "bias": 0, "bias_strides": [0, 0, 0], "totals": [4, 4], "strides": [128, 64] * 3,
+        "batch": 1, "heads": [2, 2], "dim": 64, "dtype": BF16, "causal": False, "scale": 0.125,
+        "singles": (False, False, 1, 0), "device": 0, "stream": 0,
     }  # fmt: skip
     _cuda.attention_varlen(*(arguments | changes).values())
 
@@ -78,7 +78,12 @@ def call(**changes: Any) -> None:
         ({"dtype": 3}, "dtype"),
         ({"scale": 0.0}, "scale is 0"),
         ({"scale": float("nan")}, "scale is -?nan"),
-        ({"heads": 0}, "there are 0 heads"),
+        ({"heads": [0, 1]}, "there are 0 heads"),
+        ({"heads": [6, 4]}, "4 key/value heads, expected a divisor of the 6"),
+        ({"heads": [6, 0]}, "0 key/value heads"),
+        ({"singles": (True, True, 2, 0)}, "the chunks' parts are missing"),
+        ({"singles": (True, True, 65536, SOMEWHERE)}, "65536 chunks of 256 keys"),
+        ({"singles": (True, False, 0, SOMEWHERE)}, "0 chunks"),
         ({"totals": [-1, 4]}, "total_q"),
         ({"totals": [1 << 31, 4]}, "2\\^31 tokens"),
         ({"batch": -1}, "batch"),
@@ -103,6 +108,12 @@ def test_without_a_device_it_says_so() -> None:
 def test_empty_calls_need_no_device() -> None:
     call(totals=[0, 4])
     call(batch=0)
+    call(batch=0, singles=(True, True, 1, 0))
+
+
+def test_the_form_of_single_queries_is_told_its_sizes() -> None:
+    assert _cuda.decode_chunk == attention_grouped.CHUNK
+    assert [_cuda.decode_part_floats(dim) for dim in HEAD_DIMS] == [dim + 2 for dim in HEAD_DIMS]
 
 
 def test_cpu_tensors_are_refused_by_name() -> None:

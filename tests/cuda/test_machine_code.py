@@ -21,7 +21,10 @@ if module is None:
     pytest.skip(reason, allow_module_level=True)
 
 MachineCode = Callable[[str, str], dict[str, str]]
-KERNELS = ("row_norm_kernel", "embed_norm_kernel", "bias_act_kernel", "quantize_rows_kernel")
+KERNELS = (
+    "row_norm_kernel", "embed_norm_kernel", "bias_act_kernel", "quantize_rows_kernel",
+    "rms_norm_kernel", "xielu_kernel", "qk_norm_rope_kernel",
+)  # fmt: skip
 ARCHITECTURES = ("sm_80", "sm_90a")
 # 3 dtypes, each for aligned rows (b1) and for any rows (b0).
 VARIANTS = 6

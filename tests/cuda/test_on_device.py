@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastbert import kernels
-from fastbert.ops import ALL, REGISTRY, Case, Op
+from fastbert.ops import ALL, DECODING, REGISTRY, Case, Op
 from fastbert.testing import parity, poisoned_empty
 
 if not torch.cuda.is_available():
@@ -53,8 +53,10 @@ def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_both_backends_have_kernels() -> None:
-    assert {op for backend, op in KERNELS if backend == "triton"} == set(ALL) - {"segment_sums"}
-    assert any(backend == "cuda" for backend, _ in KERNELS)
+    for name in BACKENDS:
+        assert {op for backend, op in KERNELS if backend == name} == {*REGISTRY, *DECODING} - {
+            "segment_sums"
+        }
 
 
 @pytest.mark.parametrize(("backend", "op", "case", "dtype"), every_case())
@@ -80,6 +82,7 @@ def row_calls(backend: str, dtype: torch.dtype) -> dict[str, Callable[[Tensor], 
     weight = torch.randn(1536, 768, device=DEVICE, dtype=dtype) / 28
     integer = torch.randint(-127, 128, (1536, 768), device=DEVICE, dtype=torch.int8)
     scale = torch.rand(1536, device=DEVICE) / 500
+    slopes = torch.tensor([0.2, -1.0, 0.5, -1e-6], device=DEVICE, dtype=dtype)
     calls: dict[str, Callable[[Any, Tensor], Any]] = {
         "add_layer_norm": lambda f, x: f(x, vector, vector, 1e-12, x, vector)[0],
         "act_layer_norm": lambda f, x: f(x, vector, vector, vector, 1e-12, "gelu"),
@@ -87,6 +90,9 @@ def row_calls(backend: str, dtype: torch.dtype) -> dict[str, Callable[[Tensor], 
         "quantize_rows": lambda f, x: f(x)[0],
         "linear": lambda f, x: f(x, weight, None, "gelu"),
         "int8_linear": lambda f, x: f(x, integer, scale, None, "gelu"),
+        "rms_norm": lambda f, x: f(x, vector, 1e-6, x)[0],
+        "xielu": lambda f, x: f(x, *slopes.unbind()),
+        "linear_w8a16": lambda f, x: f(x, integer, scale, None, "gelu"),
     }
     return {
         name: (lambda x, name=name, call=call: call(kernels.kernel(backend, name), x))
@@ -192,6 +198,24 @@ def test_attention_gives_the_same_bits_every_time(dtype: torch.dtype) -> None:
     arguments = attention_arguments(lengths, lengths, 64, dtype)
     expected = kernel(**arguments)
     for _ in range(50):
+        assert torch.equal(kernel(**arguments), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("group", [1, 4, 6])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_over_long_caches(backend: str, group: int, dtype: torch.dtype) -> None:
+    """Single queries of several sequences, prompts among them: right, and the same every time."""
+    op = DECODING["attention_grouped"]
+    kernel = kernels.kernel(backend, op.name)
+    lengths, key_lengths = [1, 1, 70, 0, 1, 1], [4096, 1, 300, 9, 257, 0]
+    arguments = attention_arguments(lengths, key_lengths, 64, dtype) | {"causal": True}
+    arguments |= {name: arguments[name][:, : 12 // group] for name in "kv"}
+    with poisoned_empty():
+        verdict = parity(op, kernel, arguments, dtype)
+    assert verdict.ok, verdict.reason
+    expected = kernel(**arguments)
+    for _ in range(20):
         assert torch.equal(kernel(**arguments), expected)
 
 

@@ -122,7 +122,7 @@ TEST(attention_decode_against_float64) {
     test::for_each_isa([](Isa isa) {
         for (DType dtype : kTypes) {
             for (const auto& [heads, kv_heads, d] : std::vector<std::array<index_t, 3>>{
-                     {2, 2, 64}, {8, 2, 128}, {7, 1, 40}, {6, 2, 7}}) {
+                     {2, 2, 64}, {8, 2, 128}, {7, 1, 40}, {6, 2, 7}, {4, 2, 112}, {3, 3, 55}}) {
                 const Cache cache(dtype, heads, kv_heads, d, {1, 15, 16, 17, 255, 256, 257, 700});
                 attention_decode(cache.args());
                 const auto got = cache.out.values();

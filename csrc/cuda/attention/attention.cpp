@@ -10,12 +10,11 @@ namespace fastbert::cuda {
 
 namespace {
 
-constexpr const char* op = "attention_varlen";
 constexpr index_t max_tokens = index_t{1} << 31;
-constexpr int max_blocks_y = 65535;
+constexpr int max_blocks_y = 65535;  // and along z
 
-void check_heads(const char* what, const void* data, index_t tokens, index_t stride, index_t head,
-                 const AttentionVarlen& args) {
+void check_heads(const char* op, const char* what, const void* data, index_t tokens, index_t stride,
+                 index_t head, const AttentionVarlen& args) {
     if (tokens == 0) return;
     const index_t bytes = size_of(args.dtype);
     if (data == nullptr) fail(op, std::string(what) + " is missing.");
@@ -30,7 +29,7 @@ void check_heads(const char* what, const void* data, index_t tokens, index_t str
 
 }  // namespace
 
-void check_attention(const AttentionVarlen& args) {
+void check_attention(const char* op, const AttentionVarlen& args, const SingleQueries& singles) {
     check_float_dtype(op, "q", args.dtype);
     check_size(op, "total_q", args.total_q);
     check_size(op, "total_k", args.total_k);
@@ -42,6 +41,11 @@ void check_attention(const AttentionVarlen& args) {
     if (args.heads < 1 || args.heads > max_blocks_y) {
         fail(op, "there are " + std::to_string(args.heads) + " heads, expected 1 to 65535.");
     }
+    if (args.kv_heads < 1 || args.heads % args.kv_heads != 0) {
+        fail(op, "there are " + std::to_string(args.kv_heads) +
+                     " key/value heads, expected a divisor of the " + std::to_string(args.heads) +
+                     " heads.");
+    }
     if (args.total_q >= max_tokens || args.total_k >= max_tokens ||
         attention_slots(args.total_q, args.batch) >= max_tokens) {
         fail(op, "a batch has 2^31 tokens or more; split it.");
@@ -52,20 +56,26 @@ void check_attention(const AttentionVarlen& args) {
     if (args.batch > 0 && (args.cu_q == nullptr || args.cu_k == nullptr)) {
         fail(op, "cu_seqlens is missing.");
     }
-    check_heads("q", args.q, args.total_q, args.q_stride, args.q_head, args);
-    check_heads("k", args.k, args.total_k, args.k_stride, args.k_head, args);
-    check_heads("v", args.v, args.total_k, args.v_stride, args.v_head, args);
-    check_heads("out", args.out, args.total_q, index_t{args.heads} * args.dim, args.dim, args);
+    check_heads(op, "q", args.q, args.total_q, args.q_stride, args.q_head, args);
+    check_heads(op, "k", args.k, args.total_k, args.k_stride, args.k_head, args);
+    check_heads(op, "v", args.v, args.total_k, args.v_stride, args.v_head, args);
+    check_heads(op, "out", args.out, args.total_q, index_t{args.heads} * args.dim, args.dim, args);
+    if (!singles.apart) return;
+    if (singles.chunks < 1 || singles.chunks > max_blocks_y) {
+        fail(op, "the longest sequence has " + std::to_string(singles.chunks) + " chunks of " +
+                     std::to_string(decode_chunk) + " keys, expected 1 to 65535.");
+    }
+    if (singles.chunks > 1 && singles.parts == nullptr) fail(op, "the chunks' parts are missing.");
 }
 
-TensorShape attention_view(const void* data, index_t tokens, index_t stride, index_t head_stride,
-                           int rows, const AttentionVarlen& args) {
+TensorShape attention_view(const void* data, index_t tokens, int heads, index_t stride,
+                           index_t head_stride, int rows, const AttentionVarlen& args) {
     TensorShape shape;
     shape.data = data;
     shape.dtype = args.dtype;
     shape.rank = 3;
     shape.size[0] = args.dim;
-    shape.size[1] = args.heads;
+    shape.size[1] = heads;
     shape.size[2] = tokens;
     shape.stride[1] = head_stride;
     shape.stride[2] = stride;
@@ -75,25 +85,51 @@ TensorShape attention_view(const void* data, index_t tokens, index_t stride, ind
     return shape;
 }
 
-void attention_varlen(const AttentionVarlen& args, const Target& target) {
-    check_attention(args);
-    if (args.total_q == 0 || args.batch == 0) return;
-    const Launch launch(op, target.device);
-    const DeviceTraits device = device_traits(op, target.device);
+namespace {
+
+void start_form(const AttentionVarlen& args, const DeviceTraits& device, void* stream) {
     if (args.dtype == DType::f32) {
-        start_attention_f32(args, target.stream);
+        start_attention_f32(args, stream);
     } else if (device.major == 9) {
         if (args.dtype == DType::bf16) {
-            start_attention_sm90<DType::bf16>(args, device.multiprocessors, target.stream);
+            start_attention_sm90<DType::bf16>(args, device.multiprocessors, stream);
         } else {
-            start_attention_sm90<DType::f16>(args, device.multiprocessors, target.stream);
+            start_attention_sm90<DType::f16>(args, device.multiprocessors, stream);
         }
     } else if (args.dtype == DType::bf16) {
-        start_attention_sm80<DType::bf16>(args, target.stream);
+        start_attention_sm80<DType::bf16>(args, stream);
     } else {
-        start_attention_sm80<DType::f16>(args, target.stream);
+        start_attention_sm80<DType::f16>(args, stream);
     }
-    launch.check();
+}
+
+void start_decode(const AttentionVarlen& args, const SingleQueries& singles, void* stream) {
+    if (args.dtype == DType::f32) {
+        start_attention_decode<DType::f32>(args, singles, stream);
+    } else if (args.dtype == DType::bf16) {
+        start_attention_decode<DType::bf16>(args, singles, stream);
+    } else {
+        start_attention_decode<DType::f16>(args, singles, stream);
+    }
+}
+
+}  // namespace
+
+void attention_varlen(const char* op, const AttentionVarlen& args, const SingleQueries& singles,
+                      const Target& target) {
+    check_attention(op, args, singles);
+    if (args.total_q == 0 || args.batch == 0) return;
+    const Launch launch(op, target.device);
+    if (!singles.apart || !singles.only) {
+        AttentionVarlen others = args;
+        others.singles_apart = singles.apart;
+        start_form(others, device_traits(op, target.device), target.stream);
+        launch.check();
+    }
+    if (singles.apart) {
+        start_decode(args, singles, target.stream);
+        launch.check();
+    }
 }
 
 }  // namespace fastbert::cuda

@@ -18,8 +18,8 @@ namespace fastbert::cuda {
 // that sees no key gives zeros. Strides are in elements; rows of one head lie contiguous.
 struct AttentionVarlen {
     const void* q = nullptr;             // (total_q, heads, dim)
-    const void* k = nullptr;             // (total_k, heads, dim)
-    const void* v = nullptr;             // (total_k, heads, dim)
+    const void* k = nullptr;             // (total_k, kv_heads, dim)
+    const void* v = nullptr;             // (total_k, kv_heads, dim)
     void* out = nullptr;                 // (total_q, heads, dim) contiguous
     const std::int32_t* cu_q = nullptr;  // (batch + 1)
     const std::int32_t* cu_k = nullptr;  // (batch + 1)
@@ -33,12 +33,30 @@ struct AttentionVarlen {
     index_t bias_stride[3] = {};  // 0 where it is broadcast
     int batch = 0;
     int heads = 0;
+    int kv_heads = 0;  // query head h reads h / (heads / kv_heads)
     int dim = 0;
     DType dtype = DType::f32;
-    bool causal = false;  // query i sees keys j <= i + len_k - len_q
+    bool causal = false;         // query i sees keys j <= i + len_k - len_q
+    bool singles_apart = false;  // sequences of one query are left out: attention_decode has them
     float scale = 0;
 };
-void attention_varlen(const AttentionVarlen& args, const Target& target);
+
+// Sequences of a single query, apart from the others: a step of decoding, where reading keys and
+// values is what takes time. See attention/decode.cuh.
+struct SingleQueries {
+    bool apart = false;  // they are computed by the form of their own
+    bool only = false;   // there are no others
+    int chunks = 1;      // of decode_chunk keys, as many as the longest sequence has, at least 1
+    float* parts = nullptr;  // decode_part_floats() a head and chunk of every sequence; null: none
+};
+// Keys of a block of that form, and what it leaves of a head where a sequence has more: weighted
+// values, their maximum and their mass.
+constexpr int decode_chunk = 256;
+constexpr index_t decode_part_floats(int dim) { return dim + 2; }
+
+// `op` names the operation in messages.
+void attention_varlen(const char* op, const AttentionVarlen& args, const SingleQueries& singles,
+                      const Target& target);
 
 // Query rows of a warpgroup's tile in the sm_90 form, and of a block in the other two.
 constexpr int attention_rows = 64;
@@ -101,11 +119,11 @@ constexpr index_t attention_slots(index_t total_q, int batch) {
 }
 
 // Throws std::invalid_argument for a description that no form takes.
-void check_attention(const AttentionVarlen& args);
+void check_attention(const char* op, const AttentionVarlen& args, const SingleQueries& singles);
 
 // The copy engine's view of q, k or v: (dim, heads, tokens) in boxes of one head and `rows` tokens.
-TensorShape attention_view(const void* data, index_t tokens, index_t stride, index_t head_stride,
-                           int rows, const AttentionVarlen& args);
+TensorShape attention_view(const void* data, index_t tokens, int heads, index_t stride,
+                           index_t head_stride, int rows, const AttentionVarlen& args);
 
 // One per element type and form; what they start fits the description, which has been checked.
 void start_attention_f32(const AttentionVarlen& args, void* stream);
@@ -113,5 +131,8 @@ template <DType D>
 void start_attention_sm80(const AttentionVarlen& args, void* stream);
 template <DType D>
 void start_attention_sm90(const AttentionVarlen& args, int blocks, void* stream);
+template <DType D>
+void start_attention_decode(const AttentionVarlen& args, const SingleQueries& singles,
+                            void* stream);
 
 }  // namespace fastbert::cuda

@@ -22,14 +22,19 @@ void bind_attention(py::module_& m) {
     m.def("attention_shared_sm80", &attention_shared_sm80);
     m.def("attention_shared_f32", &attention_shared_f32);
     m.def("attention_slots", &attention_slots);
+    m.attr("decode_chunk") = decode_chunk;
+    m.def("decode_part_floats", &decode_part_floats);
     m.def(
         "attention_varlen",
         // Addresses of q, k, v and the result, then of the offsets; strides of q, k and v between
-        // tokens and between heads.
-        [](const std::array<address_t, 4>& operands, const std::array<address_t, 2>& offsets,
-           address_t key_bias, address_t bias, const std::array<index_t, 3>& bias_strides,
-           const std::array<index_t, 2>& totals, const std::array<index_t, 6>& strides, int batch,
-           int heads, int dim, int dtype, bool causal, float scale, int device, address_t stream) {
+        // tokens and between heads; heads of q, and of k and v. Of single queries: whether they are
+        // apart, whether there are no others, chunks, address of the parts.
+        [](const char* op, const std::array<address_t, 4>& operands,
+           const std::array<address_t, 2>& offsets, address_t key_bias, address_t bias,
+           const std::array<index_t, 3>& bias_strides, const std::array<index_t, 2>& totals,
+           const std::array<index_t, 6>& strides, int batch, const std::array<int, 2>& heads,
+           int dim, int dtype, bool causal, float scale,
+           const std::tuple<bool, bool, int, address_t>& singles, int device, address_t stream) {
             const auto pointer = [](address_t address) { return reinterpret_cast<void*>(address); };
             AttentionVarlen args;
             args.q = pointer(operands[0]);
@@ -50,12 +55,15 @@ void bind_attention(py::module_& m) {
             args.v_stride = strides[4];
             args.v_head = strides[5];
             args.batch = batch;
-            args.heads = heads;
+            args.heads = heads[0];
+            args.kv_heads = heads[1];
             args.dim = dim;
             args.dtype = static_cast<DType>(dtype);
             args.causal = causal;
             args.scale = scale;
-            attention_varlen(args, {device, pointer(stream)});
+            const auto [apart, only, chunks, parts] = singles;
+            attention_varlen(op, args, {apart, only, chunks, static_cast<float*>(pointer(parts))},
+                             {device, pointer(stream)});
         },
         py::call_guard<py::gil_scoped_release>());
 }

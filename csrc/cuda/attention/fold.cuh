@@ -39,7 +39,14 @@ __device__ inline Extent extent_of(const AttentionVarlen& args, int sequence) {
     e.len_q = args.cu_q[sequence + 1] - e.start_q;
     e.start_k = args.cu_k[sequence];
     e.len_k = args.cu_k[sequence + 1] - e.start_k;
+    // Without queries a sequence is nobody's work.
+    if (args.singles_apart && e.len_q == 1) e.len_q = 0;
     return e;
+}
+
+// The head of keys and values that a query head reads.
+__device__ inline int kv_head_of(const AttentionVarlen& args, int head) {
+    return head / (args.heads / args.kv_heads);
 }
 
 // The sequence that owns a slot of attention_slots: the last b with cu_q[b] / rows + b <= slot.

@@ -34,7 +34,9 @@ __global__ void __launch_bounds__(128) attention_sm80_kernel(const AttentionVarl
 #if !defined(__CUDA_ARCH_FEAT_SM90_ALL)
     constexpr int row_bytes = Sm80<DIM>::row_bytes, block_bytes = Sm80<DIM>::block_bytes;
     const index_t slot = blockIdx.x;
-    const int head = static_cast<int>(blockIdx.y);
+    // Places of the grid, which take no registers.
+    const int kv_head = static_cast<int>(blockIdx.y);
+    const int head = static_cast<int>(blockIdx.y * gridDim.z + blockIdx.z);
     const Extent extent = extent_of(args, sequence_of(args, slot));
     const int first_query =
         static_cast<int>(slot - (extent.start_q / attention_rows + extent.sequence)) *
@@ -46,8 +48,8 @@ __global__ void __launch_bounds__(128) attention_sm80_kernel(const AttentionVarl
     const std::uint32_t stages = queries + attention_rows * row_bytes;
     const auto keys_at = [&](int n) { return stages + n % 2 * 2 * block_bytes; };
     const auto values_at = [&](int n) { return keys_at(n) + block_bytes; };
-    const auto rows_of = [&](const void* data, index_t token, index_t stride, index_t head_stride) {
-        return static_cast<const std::uint16_t*>(data) + token * stride + head * head_stride;
+    const auto rows_of = [&](const void* data, index_t token, index_t stride, index_t offset) {
+        return static_cast<const std::uint16_t*>(data) + token * stride + offset;
     };
     const int keys =
         extent.visible(min(first_query + attention_rows, extent.len_q) - 1, args.causal);
@@ -55,13 +57,13 @@ __global__ void __launch_bounds__(128) attention_sm80_kernel(const AttentionVarl
     const auto fetch = [&](int n) {
         const index_t token = extent.start_k + n * keys_sm80;
         const int available = extent.len_k - n * keys_sm80;
-        copy_rows<DIM>(keys_at(n), rows_of(args.k, token, args.k_stride, args.k_head),
+        copy_rows<DIM>(keys_at(n), rows_of(args.k, token, args.k_stride, kv_head * args.k_head),
                        args.k_stride, keys_sm80, available);
-        copy_rows<DIM>(values_at(n), rows_of(args.v, token, args.v_stride, args.v_head),
+        copy_rows<DIM>(values_at(n), rows_of(args.v, token, args.v_stride, kv_head * args.v_head),
                        args.v_stride, keys_sm80, available);
     };
     copy_rows<DIM>(queries,
-                   rows_of(args.q, extent.start_q + first_query, args.q_stride, args.q_head),
+                   rows_of(args.q, extent.start_q + first_query, args.q_stride, head * args.q_head),
                    args.q_stride, attention_rows, extent.len_q - first_query);
     if (blocks > 0) fetch(0);
     ptx::copy_async_commit();
@@ -156,7 +158,8 @@ __global__ void __launch_bounds__(128) attention_sm80_kernel(const AttentionVarl
 template <DType D>
 void start_attention_sm80(const AttentionVarlen& args, void* stream) {
     const dim3 grid(static_cast<unsigned>(attention_slots(args.total_q, args.batch)),
-                    static_cast<unsigned>(args.heads));
+                    static_cast<unsigned>(args.kv_heads),
+                    static_cast<unsigned>(args.heads / args.kv_heads));
     with_dim(args.dim, [&](auto dim) {
         start_shared(attention_sm80_kernel<D, dim.value>, grid, 128,
                      attention_shared_sm80(dim.value), stream, args);

@@ -117,6 +117,7 @@ __device__ void fetch(const AttentionVarlen& args, Share share, const Sm90<DIM>&
     Ring<S::plan.stages> ring(0);
     while (share.any()) {
         const KeyRun run(args, share, S::plan.warpgroups, S::resident_keys);
+        const int kv_head = kv_head_of(args, run.head);
 #pragma unroll 1
         for (int n = 0; n < run.blocks(); ++n, ring.step()) {
             const int row = run.extent.start_k + n * keys_sm90;
@@ -125,13 +126,13 @@ __device__ void fetch(const AttentionVarlen& args, Share share, const Sm90<DIM>&
 #pragma unroll
             for (int block = 0; block < S::blocks; ++block) {
                 ptx::load_box(at.keys(ring.stage) + block * S::keys_block, k,
-                              at.keys_full(ring.stage), block * columns, run.head, row);
+                              at.keys_full(ring.stage), block * columns, kv_head, row);
             }
             ptx::barrier_arrive_expecting(at.values_full(ring.stage), S::keys_bytes);
 #pragma unroll
             for (int block = 0; block < S::blocks; ++block) {
                 ptx::load_box(at.values(ring.stage) + block * S::keys_block, v,
-                              at.values_full(ring.stage), block * columns, run.head, row);
+                              at.values_full(ring.stage), block * columns, kv_head, row);
             }
         }
         share.advance(args, run.tiles);
@@ -461,18 +462,19 @@ __global__ void __launch_bounds__(attention_plan_sm90(DIM).threads(), 1)
 
 template <DType D>
 void start_attention_sm90(const AttentionVarlen& args, int blocks, void* stream) {
-    const auto view = [&](const void* data, index_t tokens, index_t stride, index_t head_stride,
-                          int rows) {
+    const auto view = [&](const void* data, index_t tokens, int heads, index_t stride,
+                          index_t head_stride, int rows) {
         return tensor_map("attention_varlen",
-                          attention_view(data, tokens, stride, head_stride, rows, args));
+                          attention_view(data, tokens, heads, stride, head_stride, rows, args));
     };
-    const TensorMap q = view(args.q, args.total_q, args.q_stride, args.q_head, attention_rows);
+    const TensorMap q =
+        view(args.q, args.total_q, args.heads, args.q_stride, args.q_head, attention_rows);
     // Without keys there is nothing to describe, and nothing that is read.
     const bool keys = args.total_k > 0;
     const TensorMap k =
-        keys ? view(args.k, args.total_k, args.k_stride, args.k_head, keys_sm90) : q;
+        keys ? view(args.k, args.total_k, args.kv_heads, args.k_stride, args.k_head, keys_sm90) : q;
     const TensorMap v =
-        keys ? view(args.v, args.total_k, args.v_stride, args.v_head, keys_sm90) : q;
+        keys ? view(args.v, args.total_k, args.kv_heads, args.v_stride, args.v_head, keys_sm90) : q;
     const auto run = [&](auto dim) {
         constexpr AttentionPlan plan = attention_plan_sm90(dim.value);
         start_shared(attention_sm90_kernel<D, dim.value>, dim3(blocks), plan.threads(),

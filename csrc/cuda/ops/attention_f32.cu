@@ -35,7 +35,9 @@ template <int DIM>
 __global__ void __launch_bounds__(128) attention_f32_kernel(const AttentionVarlen args) {
     constexpr int row = DIM + 4, weights_row = keys_f32 + 4, columns = DIM / 8;
     const index_t slot = blockIdx.x;
-    const int head = static_cast<int>(blockIdx.y);
+    // Places of the grid, which take no registers.
+    const int kv_head = static_cast<int>(blockIdx.y);
+    const int head = static_cast<int>(blockIdx.y * gridDim.z + blockIdx.z);
     const Extent extent = extent_of(args, sequence_of(args, slot));
     const int first_query =
         static_cast<int>(slot - (extent.start_q / attention_rows + extent.sequence)) *
@@ -46,10 +48,11 @@ __global__ void __launch_bounds__(128) attention_f32_kernel(const AttentionVarle
     float* const k = q + attention_rows * row;
     float* const v = k + keys_f32 * row;
     float* const weights = v + keys_f32 * row;
-    const auto rows_of = [&](const void* data, index_t token, index_t stride, index_t head_stride) {
-        return static_cast<const float*>(data) + token * stride + head * head_stride;
+    const auto rows_of = [&](const void* data, index_t token, index_t stride, index_t offset) {
+        return static_cast<const float*>(data) + token * stride + offset;
     };
-    copy_rows<DIM>(q, rows_of(args.q, extent.start_q + first_query, args.q_stride, args.q_head),
+    copy_rows<DIM>(q,
+                   rows_of(args.q, extent.start_q + first_query, args.q_stride, head * args.q_head),
                    args.q_stride, attention_rows, extent.len_q - first_query);
 
     const int mine = static_cast<int>(threadIdx.x) / 8 * queries_each;
@@ -68,10 +71,10 @@ __global__ void __launch_bounds__(128) attention_f32_kernel(const AttentionVarle
         const index_t token = extent.start_k + first;
         // Everyone is done with the block before.
         __syncthreads();
-        copy_rows<DIM>(k, rows_of(args.k, token, args.k_stride, args.k_head), args.k_stride,
-                       keys_f32, extent.len_k - first);
-        copy_rows<DIM>(v, rows_of(args.v, token, args.v_stride, args.v_head), args.v_stride,
-                       keys_f32, extent.len_k - first);
+        copy_rows<DIM>(k, rows_of(args.k, token, args.k_stride, kv_head * args.k_head),
+                       args.k_stride, keys_f32, extent.len_k - first);
+        copy_rows<DIM>(v, rows_of(args.v, token, args.v_stride, kv_head * args.v_head),
+                       args.v_stride, keys_f32, extent.len_k - first);
         __syncthreads();
         // Keys eighth, eighth + 8, ...; sums in two halves, and a block's outputs by themselves
         // below: rounding errors of float32 grow with the length of a chain.
@@ -168,7 +171,8 @@ __global__ void __launch_bounds__(128) attention_f32_kernel(const AttentionVarle
 
 void start_attention_f32(const AttentionVarlen& args, void* stream) {
     const dim3 grid(static_cast<unsigned>(attention_slots(args.total_q, args.batch)),
-                    static_cast<unsigned>(args.heads));
+                    static_cast<unsigned>(args.kv_heads),
+                    static_cast<unsigned>(args.heads / args.kv_heads));
     with_dim(args.dim, [&](auto dim) {
         start_shared(attention_f32_kernel<dim.value>, grid, 128, attention_shared_f32(dim.value),
                      stream, args);

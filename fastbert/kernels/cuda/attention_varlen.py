@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastbert.kernels.cuda import _native
+from fastbert.kernels.cuda import _attention
 from fastbert.ops._op import Traits
 from fastbert.ops.attention_varlen import AttentionOperands
-from fastbert.ops.operands import address
 
-HEAD_DIMS = (32, 64, 80, 96, 128)
+HEAD_DIMS = _attention.HEAD_DIMS
 
 
 def supports(traits: Traits) -> str | None:
     """Return None, or why the kernel cannot serve these traits."""
-    if traits.head_dim is not None and traits.head_dim not in HEAD_DIMS:
-        return (
-            f"head_dim is {traits.head_dim}, the CUDA kernels have {', '.join(map(str, HEAD_DIMS))}"
-        )
-    return None
+    return _attention.supports(traits)
 
 
 def attention_varlen(o: AttentionOperands) -> Tensor:
@@ -28,25 +22,4 @@ def attention_varlen(o: AttentionOperands) -> Tensor:
     Raises:
         ValueError: also for a head_dim other than 32, 64, 80, 96 or 128, and for scale <= 0.
     """
-    q, k, v = map(_on_16_bytes, (o.q, o.k, o.v))
-    out = torch.empty((o.total_q, o.heads, o.dim), dtype=q.dtype, device=q.device)
-    _native.launch(
-        "attention_varlen", q,
-        (q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()),
-        (o.cu_seqlens_q.data_ptr(), o.cu_seqlens_k.data_ptr()),
-        address(o.key_bias), address(o.bias), o.bias_strides, (o.total_q, o.total_k),
-        (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]), o.batch, o.heads, o.dim, o.code,
-        o.causal, o.scale,
-    )  # fmt: skip
-    return out
-
-
-def _on_16_bytes(x: Tensor) -> Tensor:
-    """Return x, copied unless every head of every token starts on 16 bytes, as kernels load it.
-
-    Heads and tokens that lie on each other (strides of 0, of expanded tensors) have no box to load.
-    """
-    starts = (x.data_ptr(), *(stride * x.element_size() for stride in x.stride()[:2]))
-    if all(start > 0 and start % 16 == 0 for start in starts):
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
+    return _attention.attention("attention_varlen", o, _attention.SingleQueries())

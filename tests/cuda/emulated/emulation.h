@@ -308,6 +308,16 @@ inline float __fdividef(float a, float b) {
     return fabsf(b) > 8.5e37f && fabsf(b) < INFINITY ? 0.0f : a / b;
 }
 
+// Byte i of the result is the one that nibble i of the selector names, of b (4 to 7) and a.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    unsigned out = 0;
+    for (int i = 0; i < 4; ++i) {
+        const unsigned from = selector >> 4 * i & 7;
+        out |= ((from < 4 ? a : b) >> 8 * (from & 3) & 0xff) << 8 * i;
+    }
+    return out;
+}
+
 inline float __int_as_float(int bits) {
     float out;
     std::memcpy(&out, &bits, sizeof out);

@@ -1,0 +1,8 @@
+#include "cuda/attention/decode.cuh"
+
+namespace fastbert::cuda {
+
+template void start_attention_decode<DType::bf16>(const AttentionVarlen&, const SingleQueries&,
+                                                  void*);
+
+}  // namespace fastbert::cuda
