@@ -35,12 +35,18 @@ _PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 0}
 _INT8_PRECISIONS = {"int8_linear": 2, "linear_w8a16": 3}
 
 
+_READ = (Linear, Int8Linear, LayerNorm)
+
+
 def in_place(*parts: nn.Module) -> list[Tensor]:
     """Return the vectors that kernels read where they lie; empty where some must be copied.
 
     Args:
-        parts: a norm, a projection, or projections that are computed as one.
+        parts: a norm, a projection, or projections that are computed as one; or what someone put
+            in their place, of which kernels read nothing.
     """
+    if not all(isinstance(part, _READ) for part in parts):
+        return []
     names = ("weight", "bias") if isinstance(parts[0], LayerNorm) else ("bias",)
     vectors = [getattr(part, name) for part in parts for name in names]
     if any(v is None or v.dtype is not torch.float32 or not v.is_contiguous() for v in vectors):

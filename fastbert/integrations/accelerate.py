@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import os
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
+import torch
+
+import fastbert
 from fastbert.integrations.behind import swap_back_behind, swap_behind
-from fastbert.integrations.families import FAMILIES
+from fastbert.integrations.families import FAMILIES, family_of, origin_of, own_methods
 from fastbert.integrations.holders import modules_of
 from fastbert.integrations.serving import Choices, Server, server_of, swap, swap_back
-from fastbert.integrations.shell import base_of
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.quantization import METHOD, as_quantization
 from fastbert.runtime.plan import BACKENDS
@@ -101,8 +105,7 @@ def restore(model: Model) -> Model:
 def encoders_of(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the encoders of transformers that have a twin here, by path."""
     for path, module in modules_of(model):
-        base = base_of(type(module))
-        if base.__name__ in FAMILIES and base.__module__.startswith("transformers.models."):
+        if family_of(type(module)) is not None:
             yield path, module
 
 
@@ -124,9 +127,10 @@ def _check(module: Any) -> None:
     method = _method(settings)
     quantised = method is not None or getattr(module, "is_quantized", False)
     if quantised and method != METHOD:
+        by = "" if method is None else f" ({method})"
         raise ValueError(
-            f"The weights of this {kind} were quantised by another library ({method}), and only "
-            "that one reads them; load the model without it and pass quantization='int8' here."
+            f"The weights of this {kind} were quantised by another library{by}, and only that one "
+            "reads them; load the model without it and pass quantization='int8' here."
         )
 
 
@@ -148,5 +152,38 @@ def _no_encoder(model: Any) -> str:
         )
     return (
         f"There is no encoder in this {type(model).__name__} that fastbert has kernels for; "
-        f"accelerate() takes models of transformers, and objects that hold one of {known}."
+        f"{_advice(model)}; accelerate() takes models of transformers, and objects that hold one "
+        f"of {known}."
+    )
+
+
+def _advice(model: Any) -> str:
+    """Say, as a clause, what to do with what is no model that accelerate() serves."""
+    if isinstance(model, type):
+        return f"{model.__name__} is a class: load a model with it first"
+    if isinstance(model, (str, os.PathLike)):
+        return f"load the model that {str(model)!r} names first"
+    if inspect.isroutine(model):
+        return "give the model that it calls"
+    held = [type(module) for _, module in modules_of(model)]
+    recorded = (torch.jit.ScriptModule, torch.fx.GraphModule, torch.export.ExportedProgram)
+    if isinstance(model, recorded) or any(issubclass(kind, recorded) for kind in held):
+        return "torch recorded its operations: accelerate the model itself, and compile that"
+    derived = next((kind for kind in held if origin_of(kind) is not None), None)
+    if derived is not None:
+        return (
+            f"{derived.__name__} is a {origin_of(derived).__name__} with "
+            f"{', '.join(own_methods(derived))} of its own"
+        )
+    theirs = [kind for kind in held if kind.__module__.startswith("transformers.models.")]
+    if not theirs:
+        return "give the model itself, once it is loaded"
+    same = [kind.__name__ for kind in theirs if hasattr(fastbert, kind.__name__)]
+    if same:
+        return f"use fastbert.{same[0]} in the place of transformers' class"
+    if not any(getattr(kind, "_supports_sdpa", False) for kind in theirs):
+        return f"the family of {theirs[0].__name__} is none of its own"
+    return (
+        f"of {theirs[0].__name__}, attention alone can run on kernels (register_attention() of "
+        "fastbert.integrations.transformers, and attn_implementation='fastbert')"
     )

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastbert.integrations.families import base_of
 from fastbert.integrations.holders import modules_of
-from fastbert.integrations.shell import base_of
 from fastbert.kernels.openmp import on_one_thread
 from fastbert.locks import Lock
 

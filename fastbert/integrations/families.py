@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,42 @@ _FAMILIES = (
     Family("AlignTextModel"),
 )
 FAMILIES = {family.encoder: family for family in _FAMILIES}
+# What a class of one's own may define without changing what its forward computes.
+_HARMLESS = {
+    "__init__", "__repr__", "__str__", "_init_weights", "init_weights", "post_init", "train",
+    "eval", "from_pretrained", "save_pretrained", "state_dict", "load_state_dict",
+}  # fmt: skip
+
+
+def base_of(kind: type) -> Any:
+    """Return the class that an encoder's class is, or is an accelerated form of."""
+    return kind.__dict__.get("fastbert_base", kind)
+
+
+def origin_of(kind: type) -> Any:
+    """Return the class of transformers, of a known family, that a class is or is derived from."""
+    for base in kind.__mro__:
+        theirs = base.__module__.startswith("transformers.models.")
+        if theirs and base.__name__ in FAMILIES and base_of(base) is base:
+            return base
+    return None
+
+
+def own_methods(kind: type) -> list[str]:
+    """Return what a class derived from one of transformers does in its own way in a pass."""
+    origin, found = origin_of(kind), []
+    for base in kind.__mro__[: kind.__mro__.index(origin)]:
+        # One that was derived from an accelerated class, as fully_shard of torch does.
+        found += ["__class__"] if "fastbert_base" in vars(base) else []
+        for name, value in vars(base).items():
+            method = inspect.isroutine(value) or isinstance(value, (property, classmethod))
+            if method and name not in _HARMLESS and hasattr(origin, name):
+                found.append(name)
+    return found
+
+
+def family_of(kind: type) -> Family | None:
+    """Return the family whose forward an encoder's class has; None where it has another."""
+    base = base_of(kind)
+    origin = origin_of(base)
+    return None if origin is None or own_methods(base) else FAMILIES[origin.__name__]

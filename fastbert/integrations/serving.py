@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.errors import Changing, Unavailable
-from fastbert.integrations.families import FAMILIES, Family
+from fastbert.integrations.families import Family, base_of, family_of
 from fastbert.integrations.int8 import Int8Copy
 from fastbert.integrations.readers import ignores_padding
-from fastbert.integrations.shell import NotServed, Outgrown, Shell, base_of, shell_over
+from fastbert.integrations.shell import NotServed, Outgrown, Shell, shell_over
 from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.hooks import GLOBAL_HOOKS
 from fastbert.locks import Lock
 from fastbert.modeling.encoder import keeping_padding
 from fastbert.modeling.quantization import QuantizationConfig
+from fastbert.ops.operands import obstacle
 from fastbert.runtime.tracing import untraced
 
 # Where an accelerated instance keeps its Server.
@@ -187,7 +188,7 @@ _BY_CHOICE = "training='original' leaves passes with gradients to it"
 
 
 def _served(server: Server, module: Any, given: dict[str, Any]) -> Any:
-    family = FAMILIES.get(base_of(type(module)).__name__)
+    family = family_of(type(module))
     if family is None:
         raise NotServed(f"its class was made a {type(module).__name__}")
     read = given.keys() - set(family.unread)
@@ -228,6 +229,8 @@ def _why_not(
         return "hooks of the process look at all modules"
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a transform of torch.func follows each operation"
+    if torch._C._len_torch_dispatch_stack():
+        return "a mode of torch follows each operation"
     if getattr(config, "is_decoder", False):
         return "it is a decoder"
     if weights:
@@ -258,6 +261,9 @@ def _odd_input(module: Any, family: Family, given: dict[str, Any]) -> str | None
             continue
         if not isinstance(value, Tensor) or value.device != weight.device:
             return f"{name} is no tensor on {weight.device}"
+        kind = obstacle(value, memory=False)
+        if kind is not None:
+            return f"{name} is {kind}"
         dimensions = {"inputs_embeds": 3, "lengths": 1}.get(name, 2)
         if value.dim() != dimensions or not value.numel():
             return f"{name} has the shape {tuple(value.shape)}"
@@ -318,9 +324,13 @@ def _settle_mask(
     Raises:
         NotServed: for a text of which no token is left.
     """
-    with on_one_thread(given["attention_mask"]):
-        real = given["attention_mask"] != 0
+    mask = given["attention_mask"]
+    with on_one_thread(mask):
+        real = mask != 0
         everything, something = bool(real.all()), bool(real.any(dim=1).all())
+        scales = family.pads_with_zeros and bool((real & (mask != 1)).any())
+    if scales:
+        raise NotServed("attention_mask has other numbers than 0 and 1, which scale hidden states")
     if everything:
         # FlauBERT without a mask looks for padding among the ids.
         if not family.pads_with_zeros:

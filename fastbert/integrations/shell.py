@@ -12,7 +12,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import fastbert
 from fastbert.engine.reading import Reading
 from fastbert.integrations.building import structure
+from fastbert.integrations.families import base_of, family_of, origin_of
 from fastbert.layers.hooks import hooked
 from fastbert.layers.linear import Linear
 from fastbert.layers.norm import LayerNorm
@@ -31,6 +32,12 @@ _LEAVES: dict[type[nn.Module], type[nn.Module]] = {
     Linear: nn.Linear,
     LayerNorm: nn.LayerNorm,
     nn.Embedding: nn.Embedding,
+}
+# Their parameters, None among them.
+_HELD: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("weight", "bias"),
+    nn.LayerNorm: ("weight", "bias"),
+    nn.Embedding: ("weight",),
 }
 # Attributes of modules that change nothing of what a pass computes, or are followed by themselves.
 _UNCOMPARED = {"training", "gradient_checkpointing", "name_or_path", "warnings_issued"}
@@ -86,12 +93,13 @@ class Shell(NamedEncoder):
     def over(cls, original: Any) -> Self:
         """Build one over an encoder; see `shell_over`."""
         extra: dict[str, Any] = {}
-        base = base_of(type(original))
+        base = origin_of(type(original))
         if "add_pooling_layer" in inspect.signature(base.__init__).parameters:
             extra["add_pooling_layer"] = original.pooler is not None
         config = copy.deepcopy(original.config)
         values = config.to_dict()
         values.pop("quantization_config", None)
+        values["model_type"] = base.config_class.model_type
         shell = structure(lambda: cls(cls.config_class.from_dict(values), **extra))
         twin = structure(lambda: base(config, **extra))
         leaves = [
@@ -183,8 +191,7 @@ class Shell(NamedEncoder):
 def _take(leaf: _Leaf, theirs: nn.Module | None) -> None:
     """Put a layer of ours over the parameters of theirs; theirs itself where it is no plain one."""
     owner, name, ours = leaf.owner, leaf.name, leaf.ours
-    kind = _LEAVES.get(type(ours))
-    if kind is None or type(theirs) is not kind or hooked(theirs):
+    if not _holdable(theirs, _LEAVES.get(type(ours))):
         if owner._modules.get(name) is not theirs:
             setattr(owner, name, theirs)  # Parent counts this as a write
         return
@@ -198,13 +205,23 @@ def _take(leaf: _Leaf, theirs: nn.Module | None) -> None:
     owner._modules[name] = ours
 
 
+def _holdable(theirs: nn.Module | None, kind: type[nn.Module] | None) -> TypeGuard[nn.Module]:
+    """Return whether a layer is a plain one of a class, whose parameters one of ours can hold.
+
+    One whose weight was taken away, and is a plain tensor or computed for each pass, is not.
+    """
+    if theirs is None or type(theirs) is not kind or hooked(theirs):
+        return False
+    return all(name in theirs._parameters for name in _HELD[type(theirs)])
+
+
 def shell_over(original: Any) -> Shell:
     """Build a shell over an encoder of transformers, with nothing allocated.
 
     Raises:
         NotServed: where it is not what its constructor makes, or has what ours lacks.
     """
-    name = base_of(type(original)).__name__
+    name = origin_of(type(original)).__name__
     ours: Any = getattr(fastbert, name, None)
     if ours is None:
         raise NotServed(f"this version of fastbert has no {name}")
@@ -218,11 +235,6 @@ def shell_over(original: Any) -> Shell:
     if missing:
         raise NotServed(f"it has no parameter {missing[0]}")
     return shell
-
-
-def base_of(kind: type[nn.Module]) -> Any:
-    """Return the class of transformers that an encoder's class is, or is an accelerated form of."""
-    return kind.__dict__.get("fastbert_base", kind)
 
 
 def _read_by_modules(config: Any) -> dict[str, Any]:
@@ -243,14 +255,16 @@ def _difference(theirs: nn.Module | None, twin: nn.Module, path: str, leaf: bool
             return f"{path} was quantised by torch, which scales by all rows of a batch"
         return None  # called as a module
     kind, name = base_of(type(theirs)), path or type(theirs).__name__
-    if kind is not type(twin):
+    if kind is not type(twin) and (path or family_of(kind) is None):
         return f"{name} is a {kind.__name__}, not a {type(twin).__name__}"
     if not leaf and path:
         if "forward" in vars(theirs) or not _untouched(kind):
             return f"{name} has another forward"
         if any(_looks(hooks) for hooks in _hooks(theirs)):
             return f"{name} has hooks"
-    if not leaf and _children(theirs) != _children(twin):
+    # The forward of the encoder itself knows no further modules.
+    further = _children(theirs) - _children(twin)
+    if not leaf and (_children(twin) - _children(theirs) or (path and further)):
         return f"{name} holds other modules than it was built with"
     for key, value in _settings(twin):
         now = vars(theirs).get(key, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from fastbert.tokenizers import files
@@ -108,6 +109,14 @@ class _Model(SpmModel):
         for index in control:
             del found[self.processor.IdToPiece(index)]
         return found
+
+    def join(self, tokens: Sequence[str], specials: set[str]) -> str:
+        """Join pieces to text, with special and unknown tokens as they are written.
+
+        sentencepiece itself drops control pieces, and has a sign of its own for unknown text.
+        """
+        text = "".join(tokens)
+        return text.removeprefix("▁").replace("▁", " ")
 
 
 def _engine(

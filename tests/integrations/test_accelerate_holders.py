@@ -7,8 +7,11 @@ is, and everything around it must answer as before.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
+import warnings
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -221,7 +224,30 @@ OBJECTS: dict[str, Any] = {
     "private names of pydantic": lambda model: SimpleNamespace(
         __pydantic_private__={"_model": model}
     ),
+    "slots": lambda model: Slots(model),
+    "a set": lambda model: {model},
+    "a queue": lambda model: deque([model]),
+    "a partial function": lambda model: functools.partial(asked, model=model),
+    "a method": lambda model: model.forward,
+    "a list of a module": lambda model: aside([model]),
+    "a dictionary of lists of a module": lambda model: aside({"all": [model]}),
+    "a module that is no part": lambda model: aside(model),
+    "a module in a module in a list": lambda model: aside([nn.ModuleList([aside([model])])]),
 }
+
+
+class Slots:
+    __slots__ = ("model", "unset")
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+
+def aside(value: Any) -> nn.Module:
+    """Hold something past nn.Module, as people do who keep a teacher out of parameters()."""
+    module = nn.Linear(2, 2)
+    object.__setattr__(module, "teacher", value)
+    return module
 
 
 @pytest.mark.parametrize("how", OBJECTS)
@@ -317,7 +343,36 @@ class Other(nn.Module):
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "another library's": (Other, {}, TypeError, "no encoder in this Other.*BertModel"),
-    "no model": (lambda: "bert-base", {}, TypeError, "no encoder in this str"),
+    "a name": (
+        lambda: "bert-base",
+        {},
+        TypeError,
+        "no encoder in this str.*load the model that 'bert-base' names first",
+    ),
+    "a folder": (lambda: Path("here"), {}, TypeError, "load the model that 'here' names"),
+    "nothing": (lambda: None, {}, TypeError, "give the model itself"),
+    "a class": (lambda: transformers.BertModel, {}, TypeError, "BertModel is a class: load"),
+    "a function": (lambda: asked, {}, TypeError, "give the model that it calls"),
+    "a recording": (lambda: recorded(), {}, TypeError, "torch recorded.*accelerate the model"),
+    "an exported model": (lambda: exported(), {}, TypeError, "torch recorded its operations"),
+    "another family": (
+        lambda: of_family("GPT2", n_layer=1, n_embd=8, n_head=1, vocab_size=9),
+        {},
+        TypeError,
+        "of GPT2Model, attention alone can run on kernels .register_attention",
+    ),
+    "a family without that": (
+        lambda: of_family("DebertaV2", **_SIZES),
+        {},
+        TypeError,
+        "the family of DebertaV2Model is none of its own",
+    ),
+    "a decoder of ours": (
+        lambda: of_family("Apertus", **_SIZES, pad_token_id=0),
+        {},
+        TypeError,
+        "use fastbert.ApertusModel in the place of transformers' class",
+    ),
     "ours": (
         lambda: fastbert.BertModel(fastbert.BertConfig(num_hidden_layers=1, vocab_size=9)),
         {},
@@ -331,6 +386,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         ValueError,
         "quantised by another library.*bitsandbytes",
     ),
+    "quantised by nobody knows whom": (
+        lambda: quantised(None),
+        {},
+        ValueError,
+        "quantised by another library, and only",
+    ),
     "a backend": (lambda: plain("BertModel"), {"backend": "avx"}, ValueError, "no backend 'avx'"),
     "training": (lambda: plain("BertModel"), {"training": "x"}, ValueError, "training must be"),
     "precision": (lambda: plain("BertModel"), {"quantization": "int4"}, ValueError, "int8"),
@@ -342,10 +403,37 @@ def meta() -> Any:
         return transformers.BertModel(plain("BertModel").config)
 
 
-def quantised() -> Any:
+def quantised(method: str | None = "bitsandbytes") -> Any:
     model = plain("BertModel")
-    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    if method is None:
+        model.is_quantized = True
+    else:
+        model.config.quantization_config = {"quant_method": method, "load_in_8bit": True}
     return model
+
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": 9,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+}
+
+
+def of_family(family: str, **sizes: Any) -> Any:
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    return getattr(transformers, f"{family}Model")(config)
+
+
+def recorded() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+
+
+def exported() -> Any:
+    return torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
 
 
 @pytest.mark.parametrize("what", REFUSED)

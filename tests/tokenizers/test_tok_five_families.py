@@ -150,6 +150,14 @@ def test_xlm_roberta_as_transformers(folders: Path, tmp_path: Path) -> None:
     assert len(usual) > 50
     assert slow(usual, usual[::-1])["input_ids"] == theirs(usual, usual[::-1])["input_ids"]
     assert slow.get_vocab() == theirs.get_vocab()
+    for text in [*usual, "<mask> sat", "the</s>cat", "日 ① 🙂", ""]:
+        ids = theirs(text)["input_ids"]
+        for skip in (False, True):
+            assert slow.decode(ids, skip_special_tokens=skip) == theirs.decode(
+                ids, skip_special_tokens=skip
+            )
+        tokens = theirs.convert_ids_to_tokens(ids)
+        assert slow.convert_tokens_to_string(tokens) == theirs.convert_tokens_to_string(tokens)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = fastbert.AutoTokenizer.from_pretrained(tmp_path / "theirs")
     assert type(ours) is fastbert.XLMRobertaTokenizer
