@@ -135,10 +135,11 @@ class PreTrainedModel(Described, Trainable, Parent):
     def _from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> Any:
         dtype = loading.as_dtype(kwargs.pop("dtype", kwargs.pop("torch_dtype", None)))
         attention = kwargs.pop("attn_implementation", None)
-        model = cls(config, **kwargs)
-        if attention is not None:
-            model.set_attn_implementation(attention)
-        return model if dtype is None else model.to(dtype)
+        with torch.inference_mode(False):  # as in from_pretrained
+            model = cls(config, **kwargs)
+            if attention is not None:
+                model.set_attn_implementation(attention)
+            return model if dtype is None else model.to(dtype)
 
     def tied_weights(self) -> dict[str, str]:
         """Return the tied parameters, parameter -> its source, as the configuration asks for."""
@@ -410,18 +411,20 @@ class PreTrainedModel(Described, Trainable, Parent):
             RuntimeError: for tensors of the wrong shape (all listed).
             TypeError: for an unknown argument.
         """
-        model, report = loading.load(
-            cls,
-            pretrained_model_name_or_path,
-            model_args,
-            config=config,
-            state_dict=state_dict,
-            dtype=dtype,
-            quantization=kwargs.pop("quantization_config", None) or quantization,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
-            tolerate_missing=output_loading_info,
-            **kwargs,
-        )
+        # Tensors of inference mode have no versions: every pass would compare all their bytes.
+        with torch.inference_mode(False):
+            model, report = loading.load(
+                cls,
+                pretrained_model_name_or_path,
+                model_args,
+                config=config,
+                state_dict=state_dict,
+                dtype=dtype,
+                quantization=kwargs.pop("quantization_config", None) or quantization,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+                tolerate_missing=output_loading_info,
+                **kwargs,
+            )
         model.set_backend(backend, strict, batch_invariant)
         return (model, report) if output_loading_info else model
 

@@ -266,6 +266,28 @@ def test_weights_made_in_inference_mode_are_followed(engine: str) -> None:
         assert "every pass" in fastbert.explain(model)
 
 
+def loaded(model: Any, path: Path, how: str) -> Any:
+    if how == "from_config":
+        return fastbert.AutoModelForSequenceClassification.from_config(model.config)
+    given = {"quantization": "int8"} if how == "int8" else {}
+    return type(model).from_pretrained(path, **given)
+
+
+@pytest.mark.parametrize("how", ["from_pretrained", "int8", "from_config"])
+def test_weights_loaded_in_inference_mode_are_ordinary_ones(how: str, tmp_path: Path) -> None:
+    """Or every pass of a program that runs in inference mode would read all of them once more."""
+    made().save_pretrained(tmp_path)
+    with torch.inference_mode():
+        model = loaded(made(), tmp_path, how).eval()
+        answer(model)
+        assert "every pass" not in fastbert.explain(model)
+    assert not any(tensor.is_inference() for tensor in model.state_dict().values())
+    model.classifier.weight.requires_grad_(True)
+    with torch.enable_grad():
+        model(IDS).logits.sum().backward()
+    assert model.classifier.weight.grad is not None
+
+
 def test_int8_weights_are_followed(engine: str) -> None:
     model = made()
     quantize(model)
