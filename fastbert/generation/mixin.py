@@ -18,7 +18,8 @@ from fastbert.generation.logits_warpers import warpers
 from fastbert.generation.outputs import GenerateOutput, transition_scores
 from fastbert.generation.steps import Generation, GenerationState, Streamer
 from fastbert.generation.stopping import Decoder, MaxTime, StoppingCriterion, StopStrings
-from fastbert.layers.kv_cache import DynamicCache, as_cache
+from fastbert.layers.cache_view import as_cache
+from fastbert.layers.kv_cache import DynamicCache
 
 __all__ = ["GenerateOutput", "GenerationConfig", "GenerationMixin", "GenerationState", "Streamer"]
 

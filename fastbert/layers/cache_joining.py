@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fastbert.layers.cache_checks import check_layers
+from fastbert.layers.cache_layer import CacheLayer
 from fastbert.layers.cache_places import skipped_columns
 from fastbert.layers.cache_room import Room
-from fastbert.layers.kv_cache import CacheLayer, DynamicCache
+from fastbert.layers.kv_cache import DynamicCache
 from fastbert.runtime.pages import lasting
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastbert.layers.cache_layer import CacheLayer
 from fastbert.layers.cache_room import Room, with_room
-from fastbert.layers.kv_cache import CacheLayer, DynamicCache, StaticCache
+from fastbert.layers.kv_cache import DynamicCache, StaticCache
 from fastbert.ops.operands import obstacle
 from fastbert.runtime.pages import lasting
 

@@ -14,6 +14,7 @@ from fastbert.kernels.openmp import on_one_thread
 from fastbert.layers.attention import Scores, attend, distance_bias
 from fastbert.layers.block import Block, CrossAttention
 from fastbert.layers.bucket_bias import DistanceBias
+from fastbert.layers.cache_view import Cache, check_grown
 from fastbert.layers.called import (
     CalledEmbeddings,
     CalledLayer,
@@ -23,7 +24,6 @@ from fastbert.layers.called import (
 )
 from fastbert.layers.calling import listening
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, embed
-from fastbert.layers.kv_cache import Cache, check_grown
 from fastbert.layers.linear import Projection, project, running_on
 from fastbert.layers.norm import LayerNorm
 from fastbert.layers.recomputed_cache import RecomputedCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastbert.layers.kv_cache import Cache
+from fastbert.layers.cache_view import Cache
 
 
 class RecomputedCache(Cache):

@@ -15,10 +15,10 @@ from torch import Tensor
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.layers.cache_checks import check_layers
+from fastbert.layers.cache_view import Cache, as_cache
 from fastbert.layers.called import CalledEmbeddings
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables, check_no_indices
 from fastbert.layers.encoder import CrossInput
-from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.masks import cross_keys, lay_out
 from fastbert.modeling.encoder import EncoderPass, keeps_padding
 from fastbert.modeling.encoding import EncoderInputs, Options

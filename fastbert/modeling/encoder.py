@@ -17,10 +17,10 @@ from fastbert.engine.encoder_cache import EncoderCache, ModelSnapshot, retrying
 from fastbert.engine.reading import Reading
 from fastbert.engine.recompute import recomputed_pass
 from fastbert.layers.bucket_bias import DistanceBias
+from fastbert.layers.cache_view import Cache
 from fastbert.layers.called import CalledStack
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.encoder import CrossInput, EncoderOutput, ForwardOptions, Layers, encode_inputs
-from fastbert.layers.kv_cache import Cache
 from fastbert.layers.linear import Linear, project, running_on
 from fastbert.layers.masks import Layout
 from fastbert.modeling import pruning

@@ -120,7 +120,7 @@ def test_a_loop_of_proposals_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> 
             copies.append(capacity)
             return inner(old, capacity)
 
-        monkeypatch.setattr("fastbert.layers.kv_cache.with_room", counted)
+        monkeypatch.setattr("fastbert.layers.cache_layer.with_room", counted)
         monkeypatch.setattr("fastbert.layers.cache_places.with_room", counted)
         for at in range(21, 38):
             tried = torch.cat([text[:, at : at + 1], torch.full((1, 3), 7)], dim=1)

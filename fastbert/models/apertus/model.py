@@ -19,10 +19,10 @@ from fastbert.engine.encoder_cache import retrying
 from fastbert.layers.activation import XIELU, NamedActivation
 from fastbert.layers.cache_checks import check_layers
 from fastbert.layers.cache_places import check_skipped
+from fastbert.layers.cache_view import as_cache
 from fastbert.layers.encoder import EncoderOutput
 from fastbert.layers.grouped_attention import Attending
 from fastbert.layers.hooks import hooked
-from fastbert.layers.kv_cache import as_cache
 from fastbert.layers.linear import Int8Linear, Linear, running_on
 from fastbert.layers.rms_norm import RMSNorm
 from fastbert.layers.rotary import RotaryEmbedding

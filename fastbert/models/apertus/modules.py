@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastbert.layers.activation import XIELU, NamedActivation
+from fastbert.layers.cache_view import Cache, check_grown
 from fastbert.layers.decoder_block import DecoderBlock
 from fastbert.layers.grouped_attention import Attending, attend
-from fastbert.layers.kv_cache import Cache, check_grown
 from fastbert.layers.linear import Linear, plan_of_pass, project
 from fastbert.layers.parent import Parent
 from fastbert.layers.rms_norm import RMSNorm, add_norm, untouched

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fastbert.engine.encoder import Wanted
 from fastbert.engine.encoder_cache import ModelSnapshot
 from fastbert.layers.cache_checks import check_layers
+from fastbert.layers.cache_view import Cache, as_cache
 from fastbert.layers.called import CalledStack, LayerInputs
 from fastbert.layers.calling import call, hidden_of, tell
 from fastbert.layers.embeddings import EmbeddingInput, EmbeddingTables
 from fastbert.layers.encoder import Layers
-from fastbert.layers.kv_cache import Cache, as_cache
 from fastbert.layers.masks import Layout, for_all, lay_out
 from fastbert.modeling.base import PreTrainedModel
 from fastbert.modeling.encoder import EncoderPass, keeps_padding
