@@ -97,11 +97,23 @@ def _is_pooled(frame: FrameType) -> bool:
         return False
     if not isinstance(module, nn.Module) or not isinstance(model, nn.Module):
         return False
+    if not _reads_pooled(_outer(holder.f_back)):
+        return False
     parts = list(model.children())
     if module not in parts:
         return False
     behind = parts[parts.index(module) + 1 :]
     return bool(behind) and _is(behind[0], _BY_MASK) and all(map(_leaves_tokens, behind[1:]))
+
+
+def _reads_pooled(frame: FrameType | None) -> bool:
+    """Return whether who called a model of sentence-transformers reads no states of its tokens.
+
+    Its own methods and losses do not, unless encode() was asked for all features.
+    """
+    if frame is None or not frame.f_globals.get("__name__", "").startswith(f"{_ST}."):
+        return False
+    return frame.f_locals.get("output_value", "") is not None
 
 
 def _is(module: nn.Module, names: tuple[str, ...]) -> bool:

@@ -23,6 +23,7 @@ import sentence_transformers as st
 import torch
 import transformers
 from accelerating import IDS, MASK, asked, pair, plain, reasons, same, served, shells
+from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Normalize,
@@ -149,6 +150,37 @@ def test_padding_is_computed_for_modules_that_look_at_it(tiny: Path, packed: lis
         np.testing.assert_allclose(found, expected, atol=5e-5, rtol=0)
         assert packed and all(packed)
         packed.clear()
+
+
+def test_all_features_are_theirs(tiny: Path, packed: list[bool]) -> None:
+    """Whoever gets the features of a batch may look at those of masked tokens."""
+    model = sentence_model(tiny, Pooling(sentence_folders.HIDDEN), Normalize())
+    features = model.preprocess(TEXTS)
+    with torch.no_grad():
+        expected = model(dict(features))
+    each = model.encode(TEXTS, output_value=None)
+    fastbert.accelerate(model)
+    with torch.no_grad():
+        found = model(dict(features))
+    assert expected.keys() == found.keys()
+    for name, want in expected.items():
+        if isinstance(want, torch.Tensor):
+            same(want, found[name])
+    for one, other in zip(each, model.encode(TEXTS, output_value=None), strict=True):
+        for name, want in one.items():
+            if isinstance(want, torch.Tensor):
+                same(want, other[name])
+    assert packed and all(packed) and not reasons(model)
+
+
+def test_losses_leave_masked_tokens_out(tiny: Path, packed: list[bool]) -> None:
+    model = sentence_model(tiny, Pooling(sentence_folders.HIDDEN))
+    loss = losses.MultipleNegativesRankingLoss(model)
+    batches = [model.preprocess(TEXTS), model.preprocess(TEXTS[::-1])]
+    expected = loss([dict(batch) for batch in batches], None)
+    fastbert.accelerate(model)
+    same(expected, loss([dict(batch) for batch in batches], None))
+    assert packed and not any(packed) and not reasons(model)
 
 
 def test_a_sentence_model_is_saved_as_theirs(tiny: Path, tmp_path: Path) -> None:
