@@ -16,6 +16,9 @@ import weakref
 
 _made: weakref.WeakSet[Lock] = weakref.WeakSet()
 _held_by_fork: list[Lock] = []
+# One fork at a time: another thread's would add to that list while it is taken apart, and two that
+# take the locks in different orders would wait for each other.
+_fork = threading.RLock()
 
 
 class Lock:
@@ -36,6 +39,7 @@ class Lock:
 
 
 def _before_fork() -> None:
+    _fork.acquire()
     for lock in list(_made):
         lock.__enter__()
         _held_by_fork.append(lock)
@@ -44,6 +48,7 @@ def _before_fork() -> None:
 def _after_fork() -> None:
     while _held_by_fork:
         _held_by_fork.pop().__exit__()
+    _fork.release()
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 import fastbert
+from fastbert import locks
 from fastbert.locks import Lock
 from fastbert.pipelines import pipeline
 
@@ -168,3 +169,37 @@ def test_no_child_finds_a_lock_of_another_thread() -> None:
     thread.join()
     with lock:
         assert in_child(enter, seconds=10), "a thread may fork within its own lock"
+
+
+def test_two_threads_that_fork_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second must not find its locks taken back by the first, which is still at its own."""
+    others = [Lock() for _ in range(3)]
+    second_holds, over, errors = threading.Event(), threading.Event(), []
+    first, leave = threading.get_ident(), Lock.__exit__
+
+    def leave_and_linger(self: Lock, *error: object) -> None:
+        leave(self, *error)
+        if threading.get_ident() == first and not locks._held_by_fork:
+            second_holds.wait(0.5)
+
+    def fork() -> None:
+        try:
+            locks._before_fork()
+            second_holds.set()
+            over.wait(5)
+            locks._after_fork()
+        except RuntimeError as error:
+            errors.append(error)
+
+    monkeypatch.setattr(Lock, "__exit__", leave_and_linger)
+    locks._before_fork()
+    thread = threading.Thread(target=fork)
+    thread.start()
+    time.sleep(0.1)  # it waits for the first of all locks
+    locks._after_fork()
+    over.set()
+    thread.join(10)
+    assert not errors and second_holds.is_set()
+    for lock in others:
+        assert lock._lock.acquire(timeout=1)
+        lock._lock.release()
