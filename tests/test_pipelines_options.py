@@ -77,7 +77,11 @@ def test_labels_to_choose_from_may_be_any_sequence() -> None:
     wanted = choosing(TEXT, ["travel", "food"])
     for labels in (("travel", "food"), np.array(["travel", "food"]), {"travel": 1, "food": 2}):
         assert choosing(TEXT, labels) == wanted
-    assert choosing([TEXT], iter(["travel", "food"])) == [wanted]
+    assert (
+        list(choosing(iter([TEXT] * 3), np.array(["travel", "food"]), batch_size=1)) == [wanted] * 3
+    )
+    with pytest.raises(TypeError, match=r"list of labels.*not list_iterator"):
+        choosing(TEXT, iter(["travel", "food"]))
 
 
 def test_the_oldest_form_of_a_pair_is_a_pair() -> None:

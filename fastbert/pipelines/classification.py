@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -208,7 +208,8 @@ def _labels(given: str | Iterable[str] | None) -> list[str]:
     """
     if isinstance(given, str):
         given = [label.strip() for label in given.split(",") if label.strip()]
-    if given is not None and not isinstance(given, Iterable):
+    # An iterator would be empty for the second lot of a stream of texts.
+    if given is not None and (not isinstance(given, Iterable) or isinstance(given, Iterator)):
         raise TypeError(
             "candidate_labels is a list of labels, or a text with commas between them, not "
             f"{type(given).__name__}."
