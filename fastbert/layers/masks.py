@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastbert.runtime.packing import PackedBatch
 
@@ -186,7 +186,8 @@ def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0)
     """Return whether a token that the mask removes has a label, and so must be computed.
 
     Args:
-        labels: (batch, length), -100 where there is none; None has no labels.
+        labels: (batch, length), -100 where there is none, or the same numbers in another shape,
+            since losses read them flat; None has no labels.
         mask: (batch, length), zero where a token is removed; other masks remove nothing.
         shift: how many columns later the label of a token stands (1 for next-token prediction).
 
@@ -199,8 +200,10 @@ def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0)
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a torch tensor, not a {type(labels).__name__}.")
     _check_kind(mask)
-    mask = for_all(mask, labels.shape[0])
-    if mask.dim() != 2 or mask.shape != labels.shape:
+    if mask.dim() != 2 or not mask.shape[1] or labels.numel() % mask.shape[1]:
         return False
-    wanted = labels[:, shift:] != -100
-    return bool((wanted & (mask[:, : mask.shape[1] - shift] == 0)).any())
+    if shift:
+        labels = nn.functional.pad(labels, (0, shift), value=-100)[..., shift:]
+    wanted = labels.reshape(-1, mask.shape[1]) != -100
+    mask = for_all(mask, wanted.shape[0])
+    return mask.shape == wanted.shape and bool((wanted & (mask == 0)).any())

@@ -156,7 +156,16 @@ class Pipeline:
             )
 
     def tokenize(self, *texts: Any, **arguments: Any) -> BatchEncoding:
-        """Call the tokenizer; truncation, where asked for, is to what the model can take."""
+        """Call the tokenizer; truncation, where asked for, is to what the model can take.
+
+        Raises:
+            TypeError: for return_tensors, since texts become tensors a batch at a time.
+        """
+        if arguments.get("return_tensors") is not None:
+            raise TypeError(
+                f"{self.task} makes the model's tensors itself; leave out the tokenizer's "
+                "return_tensors."
+            )
         if arguments.get("truncation"):
             arguments.setdefault("max_length", self.longest)
         return self.tokenizer(*texts, **arguments)

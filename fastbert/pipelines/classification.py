@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -58,7 +58,8 @@ class TextClassification(Pipeline):
         if not one and top_k is not None:
             check_limit("top_k", top_k)
         rows = [self._row(item, tokenizer_kwargs) for item in items]
-        apply = _FUNCTIONS.get((function_to_apply or self._function()).lower())
+        name = function_to_apply or self._function()
+        apply = _FUNCTIONS.get(name.lower()) if isinstance(name, str) else None
         if apply is None:
             raise ValueError(
                 f"function_to_apply is {', '.join(_FUNCTIONS)} or None, not {function_to_apply!r}."
@@ -99,6 +100,9 @@ def _pair(item: Any) -> tuple[str, ...]:
             parts = (item["text"], item["text_pair"])
     elif isinstance(item, (list, tuple)) and len(item) == 2:
         parts = tuple(item)
+    elif isinstance(item, list) and len(item) == 1 and isinstance(item[0], list):
+        # The oldest form of a pair in transformers.
+        parts = tuple(item[0]) if len(item[0]) == 2 else (item,)
     for part in parts:
         if not isinstance(part, str):
             raise TypeError(
@@ -123,7 +127,7 @@ class ZeroShotClassification(Pipeline):
     def answer(
         self,
         items: list[Any],
-        candidate_labels: str | list[str] | None = None,
+        candidate_labels: str | Iterable[str] | None = None,
         hypothesis_template: str = "This example is {}.",
         multi_label: bool = False,
     ) -> list[Any]:
@@ -131,7 +135,8 @@ class ZeroShotClassification(Pipeline):
 
         Args:
             items: texts; cut where text and hypothesis together are too long.
-            candidate_labels: a list, or one text with commas between labels.
+            candidate_labels: a list, array or column of labels, or one text with commas between
+                them.
             hypothesis_template: the sentence that a label is put into, at "{}".
             multi_label: score every label by itself, entailment against contradiction.
 
@@ -139,14 +144,16 @@ class ZeroShotClassification(Pipeline):
             {"sequence", "labels", "scores"} for every text, the best label first.
 
         Raises:
+            TypeError: for labels that cannot be listed, or a template that is no text.
             ValueError: for no labels, a template without "{}", or a model whose labels name no
                 entailment.
         """
-        labels = candidate_labels or []
-        if isinstance(labels, str):
-            labels = [label.strip() for label in labels.split(",") if label.strip()]
-        if not labels:
-            raise ValueError("zero-shot-classification needs at least one label to choose from.")
+        labels = _labels(candidate_labels)
+        if not isinstance(hypothesis_template, str):
+            raise TypeError(
+                "hypothesis_template is a text with {} for the label, not "
+                f"{type(hypothesis_template).__name__}; leave it out for the usual one."
+            )
         if hypothesis_template.format(labels[0]) == hypothesis_template:
             raise ValueError(
                 f"The hypothesis_template {hypothesis_template!r} has no place for the label; put "
@@ -190,3 +197,24 @@ class ZeroShotClassification(Pipeline):
             "zero-shot-classification needs a model of entailment: one label of its configuration "
             f"must begin with 'entail', but it has {known}."
         )
+
+
+def _labels(given: str | Iterable[str] | None) -> list[str]:
+    """List the labels to choose from.
+
+    Raises:
+        TypeError: for what holds no labels.
+        ValueError: for no labels.
+    """
+    if isinstance(given, str):
+        given = [label.strip() for label in given.split(",") if label.strip()]
+    # An iterator would be empty for the second lot of a stream of texts.
+    if given is not None and (not isinstance(given, Iterable) or isinstance(given, Iterator)):
+        raise TypeError(
+            "candidate_labels is a list of labels, or a text with commas between them, not "
+            f"{type(given).__name__}."
+        )
+    labels = [] if given is None else list(given)
+    if not labels:
+        raise ValueError("zero-shot-classification needs at least one label to choose from.")
+    return labels

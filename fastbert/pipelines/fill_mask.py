@@ -13,6 +13,8 @@ from fastbert.pipelines.base import Pipeline, check_limit
 
 _log = logging.getLogger("fastbert")
 
+_TOP_K = 5
+
 
 class FillMask(Pipeline):
     """Scores the vocabulary at the masks only, never at the other tokens."""
@@ -28,7 +30,7 @@ class FillMask(Pipeline):
     def answer(
         self,
         items: list[Any],
-        top_k: int = 5,
+        top_k: int | None = None,
         targets: str | list[str] | None = None,
         tokenizer_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
@@ -36,7 +38,7 @@ class FillMask(Pipeline):
 
         Args:
             items: texts with the tokenizer's mask token.
-            top_k: how many tokens; with targets no more than there are targets.
+            top_k: how many tokens, 5 by default; with targets no more than there are targets.
             targets: the tokens to choose from; their scores stay those of the whole vocabulary.
             tokenizer_kwargs: further arguments of the tokenizer.
 
@@ -47,6 +49,7 @@ class FillMask(Pipeline):
         Raises:
             ValueError: for a text without mask, a tokenizer without one, or no usable target.
         """
+        top_k = _TOP_K if top_k is None else top_k
         check_limit("top_k", top_k)
         mask_id = self.tokenizer.mask_token_id
         if mask_id is None:

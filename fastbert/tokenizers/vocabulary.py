@@ -162,6 +162,15 @@ class Vocabulary(SpecialTokens):
             ) from None
 
     @property
+    def _tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` by the name that transformers' pipelines look for; or None.
+
+        Its token-classification asks the model behind it whether tokens tell that they go on with
+        a word, and guesses words from blanks where it finds nothing.
+        """
+        return getattr(self.engine, "backend", None)
+
+    @property
     def vocab_size(self) -> int:
         """The size of the base vocabulary; `len(tokenizer)` also counts the added tokens."""
         return self.engine.vocab_size
