@@ -200,10 +200,11 @@ def labelled_padding(labels: Tensor | None, mask: Tensor | None, shift: int = 0)
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a torch tensor, not a {type(labels).__name__}.")
     _check_kind(mask)
-    if mask.dim() != 2 or not mask.shape[1] or labels.numel() % mask.shape[1]:
+    length = mask.shape[-1] if mask.dim() in (1, 2) else 0
+    if not length or labels.numel() % length:
         return False
     if shift:
         labels = nn.functional.pad(labels, (0, shift), value=-100)[..., shift:]
-    wanted = labels.reshape(-1, mask.shape[1]) != -100
+    wanted = labels.reshape(-1, length) != -100
     mask = for_all(mask, wanted.shape[0])
     return mask.shape == wanted.shape and bool((wanted & (mask == 0)).any())

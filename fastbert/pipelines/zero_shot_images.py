@@ -120,8 +120,8 @@ class ZeroShotImageClassification(Pipeline):
         if not items:
             return []
         model: Any = self.model
-        asked = {"padding": True, **(tokenizer_kwargs or {}), "return_tensors": "pt"}
-        encoded = self.tokenize(sentences, **asked).to(self.device)
+        asked = {"padding": True, **(tokenizer_kwargs or {})}
+        encoded = self.tokenize(sentences, **asked).convert_to_tensors("pt").to(self.device)
         texts = _unit(model.get_text_features(**encoded).pooler_output)
         answers: list[Any] = []
         size = min(self._batch_size or _IMAGES, _IMAGES)
