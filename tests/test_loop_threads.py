@@ -1,18 +1,13 @@
-"""Torch's operators between two passes wake no threads, which would spin on the kernels' cores.
-
-What is counted are threads of this process after those of OpenMP were ended: a loop that takes
-several starts them anew.
-"""
+"""Torch's operators between two passes wake no threads, which would spin on the kernels' cores."""
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from started_threads import counting, started
 
 import fastbert
 from fastbert.embedding.modules import normalize
@@ -20,10 +15,8 @@ from fastbert.generation.greedy import likeliest
 from fastbert.kernels.openmp import on_one_thread
 
 VOCABULARY = 1 << 17
-PROCESS = ctypes.CDLL(None)
-pytestmark = pytest.mark.skipif(
-    not hasattr(PROCESS, "omp_pause_resource_all"), reason="this torch has no OpenMP of GNU's kind"
-)
+VOCABULARY = 1 << 17
+pytestmark = counting
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +25,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def started(run: Callable[[], object]) -> int:
-    """Count the threads that a call leaves behind where OpenMP had none."""
-    PROCESS.omp_pause_resource_all(1)
-    before = set(Path("/proc/self/task").iterdir())
-    run()
-    return len(set(Path("/proc/self/task").iterdir()) - before)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
-"""Modules of sentence-transformers behind an accelerated encoder: theirs, on the caller's thread.
-
-tests/test_loop_threads.py says how threads are counted.
-"""
+"""Modules of sentence-transformers behind an accelerated encoder, on the caller's thread."""
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +14,11 @@ import sentence_folders
 import sentence_transformers as st
 import torch
 from sentence_transformers.sentence_transformer import modules
+from started_threads import counting, started
 from torch import nn
 
 import fastbert
 
-PROCESS = ctypes.CDLL(None)
-counting = pytest.mark.skipif(
-    not hasattr(PROCESS, "omp_pause_resource_all"), reason="this torch has no OpenMP of GNU's kind"
-)
 # Enough elements in a batch for torch to share each operator of Pooling.
 TEXTS = [sentence_folders.TEXTS[index % 3] + " cat" * (index % 5) for index in range(512)]
 KINDS = (modules.Pooling, modules.LayerNorm, modules.Normalize)
@@ -53,13 +46,6 @@ def embedder(tiny: Path, mode: str = "mean") -> Any:
     ]
     parts = [modules.Transformer(str(tiny)), *behind]
     return st.SentenceTransformer(modules=parts, device="cpu").eval()
-
-
-def started(run: Callable[[], object]) -> int:
-    PROCESS.omp_pause_resource_all(1)
-    before = set(Path("/proc/self/task").iterdir())
-    run()
-    return len(set(Path("/proc/self/task").iterdir()) - before)
 
 
 @counting

@@ -38,6 +38,11 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.25,
     "rope_parameters": LLAMA3,
 }
+PADDED = {
+    "left": [[0, 0, 0, 1, 1, 1, 1], [1] * 7],
+    "right": [[1, 1, 1, 1, 0, 0, 0], [1] * 7],
+    "holes": [[1, 0, 1, 1, 0, 1, 1], [1] * 7],
+}
 
 
 def exact_norm(self: Any, hidden_states: Tensor) -> Tensor:

@@ -176,8 +176,8 @@ def test_nothing_and_nonsense(folder: Path) -> None:
         fastbert.AlignProcessor(None, processor.tokenizer)  # type: ignore[arg-type]
 
 
-def test_the_pipeline_equals(folder: Path, tmp_path: Path) -> None:
-    labels = ["cat", "dog", "car"]
+def pipelines(folder: Path) -> tuple[Any, Any]:
+    """Return ours and transformers' over the same files."""
     ours = fastbert.pipeline("zero-shot-image-classification", model=folder)
     other = transformers.pipeline(
         "zero-shot-image-classification",
@@ -185,6 +185,12 @@ def test_the_pipeline_equals(folder: Path, tmp_path: Path) -> None:
         tokenizer=transformers.BertTokenizer.from_pretrained(folder),
         image_processor=EfficientNetImageProcessorPil.from_pretrained(folder),
     )
+    return ours, other
+
+
+def test_the_pipeline_equals(folder: Path, tmp_path: Path) -> None:
+    labels = ["cat", "dog", "car"]
+    ours, other = pipelines(folder)
     image(50, 30).save(tmp_path / "two.png")
     given: list[Any] = [image(), str(tmp_path / "two.png")]
     found, expected = (
@@ -210,13 +216,7 @@ def test_the_pipeline_equals(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK", "LAB"])
 def test_the_pipeline_sees_what_theirs_sees(folder: Path, mode: str) -> None:
     labels = ["cat", "dog", "car"]
-    ours = fastbert.pipeline("zero-shot-image-classification", model=folder)
-    other = transformers.pipeline(
-        "zero-shot-image-classification",
-        model=transformers.AlignModel.from_pretrained(folder),
-        tokenizer=transformers.BertTokenizer.from_pretrained(folder),
-        image_processor=EfficientNetImageProcessorPil.from_pretrained(folder),
-    )
+    ours, other = pipelines(folder)
     given = image(50, 30, "RGB" if mode == "LAB" else mode)
     if mode == "LAB":
         given = Image.fromarray(np.array(given), "LAB")
